@@ -1,0 +1,50 @@
+# Two commands: `make demo` and `make test`. Each sets up what it needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test test-slow check format bench clean
+
+$(VENV)/base: constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) torch
+	touch $@
+
+$(VENV)/demo: pyproject.toml $(VENV)/base
+	$(PIP) --editable '.[demo]'
+	touch $@
+
+$(VENV)/dev: pyproject.toml $(VENV)/base
+	$(PIP) --editable '.[demo,dev]'
+	touch $@
+
+$(VENV)/bench: pyproject.toml $(VENV)/base
+	$(PIP) --editable '.[bench,dev]'
+	touch $@
+
+demo: $(VENV)/demo
+	$(BIN)/posteriori demo --output-dir runs/demo
+
+check: $(VENV)/dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+test: check
+	$(BIN)/pytest
+
+test-slow: $(VENV)/dev
+	$(BIN)/pytest -m slow
+
+format: $(VENV)/dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/bench
+	$(BIN)/python benchmarks/sampler.py
+	$(BIN)/python benchmarks/step.py
+
+clean:
+	rm -rf $(VENV) build dist runs src/*.egg-info

@@ -1,0 +1,62 @@
+"""posteriori: align language models by Bayesian inference.
+
+One target, prior(y|c) exp(r(c,y)/beta) / Z(c); any algorithm; and one honest number, how many nats
+the result is from the target. Names are imported when first used, so that `import posteriori` and
+the command line's help need no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "CausalLM": "models.causal",
+    "Completions": "types",
+    "Constraint": "evidence.constraint",
+    "Draws": "types",
+    "Estimate": "types",
+    "Exact": "diagnostics.exact",
+    "Finding": "types",
+    "Fit": "train.loop",
+    "Likelihood": "evidence.likelihood",
+    "PosterioriError": "errors",
+    "Report": "diagnostics.evaluate",
+    "Reward": "evidence.reward",
+    "TabularLM": "models.tabular",
+    "Target": "target",
+    "evaluate": "diagnostics.evaluate",
+    "exact": "diagnostics.exact",
+    "fit": "train.loop",
+    "load": "models.load",
+}
+
+__all__ = [*_WHERE, "__version__"]
+
+if TYPE_CHECKING:
+    from .diagnostics.evaluate import Report, evaluate
+    from .diagnostics.exact import Exact, exact
+    from .errors import PosterioriError
+    from .evidence.constraint import Constraint
+    from .evidence.likelihood import Likelihood
+    from .evidence.reward import Reward
+    from .models.causal import CausalLM
+    from .models.load import load
+    from .models.tabular import TabularLM
+    from .target import Target
+    from .train.loop import Fit, fit
+    from .types import Completions, Draws, Estimate, Finding
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'posteriori' has no attribute '{name}'")
+    value = getattr(import_module(f".{_WHERE[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,65 @@
+"""From draws to an estimate, and from one estimate a prompt to their mean."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ..numerics import variance_of_mean
+from ..types import Estimate, Kind
+
+
+def mean(values_n: Tensor) -> Estimate:
+    """The mean of independent draws with its standard error.
+
+    Infinite as soon as one value is; an infinity that was seen is certain, so its error is zero.
+    """
+    value = float(values_n.double().mean())
+    if math.isinf(value):
+        return Estimate(value, 0.0, "exact", len(values_n))
+    error = math.sqrt(float(variance_of_mean(values_n)))
+    return Estimate(value, error, "unbiased", len(values_n))
+
+
+def by_prompt(num_prompts: int, estimate: Callable[[int], Estimate], kind: Kind) -> Estimate:
+    """`estimate(i)` for every prompt i, and their mean."""
+    return combine([estimate(index) for index in range(num_prompts)], kind)
+
+
+def combine(per_prompt: Sequence[Estimate], kind: Kind) -> Estimate:
+    """The mean over prompts.
+
+    `standard_error` = sqrt(sum_c se_c^2) / P: the error for these prompts, whose draws are
+    independent. `standard_error_new_prompts` = s / sqrt(P) with s the spread of the prompts' own
+    values: the error if these prompts stand for all that might be asked. It contains the first.
+    """
+    values = torch.tensor([e.value for e in per_prompt], dtype=torch.float64)
+    errors = torch.tensor([e.standard_error for e in per_prompt], dtype=torch.float64)
+    num = len(per_prompt)
+    value = float(values.mean())
+    new_prompts = None
+    if num > 1 and math.isfinite(value):
+        new_prompts = float(values.std(unbiased=True)) / math.sqrt(num)
+    return Estimate(
+        value=value,
+        standard_error=float(errors.square().sum().sqrt()) / num,
+        kind="exact" if all(e.kind == "exact" for e in per_prompt) else kind,
+        num_draws=sum(e.num_draws for e in per_prompt),
+        per_prompt=tuple(per_prompt),
+        standard_error_new_prompts=new_prompts,
+    )
+
+
+def worst(per_prompt: Sequence[Estimate]) -> Estimate:
+    """The largest value over prompts, for a diagnosis that any one prompt can fail. NaN wins."""
+    values = torch.tensor([e.value for e in per_prompt], dtype=torch.float64)
+    return Estimate(
+        value=float(values.max()),
+        standard_error=math.nan,
+        kind="heuristic",
+        num_draws=sum(e.num_draws for e in per_prompt),
+        per_prompt=tuple(per_prompt),
+    )

@@ -1,0 +1,132 @@
+"""`evaluate`: one number that judges any algorithm, KL(pi, p*), and what explains it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..draw import draw, lm_tokens
+from ..errors import ConfigError
+from ..protocols import LanguageModel
+from ..seeds import generator
+from ..target import Target
+from ..types import Completions, Cost, Draws, Estimate, Finding
+from .aggregate import by_prompt, combine, mean, worst
+from .diversity import distinct_n, unique_fraction
+from .findings import findings_of
+from .mixture import Mixture, Stratum
+
+FIGURES = (
+    "log_z",
+    "elbo",
+    "kl_to_target",
+    "kl_to_prior",
+    "entropy",
+    "mean_reward",
+    "ess",
+    "pareto_k",
+    "distinct_2",
+    "unique_fraction",
+)
+
+
+class Report(dict[str, Estimate]):
+    """The figures of one policy by name, with the `findings` that a person should know.
+
+    `draws` are the policy's own (for histograms and samples), `cost` is what the report took.
+    """
+
+    def __init__(
+        self,
+        figures: dict[str, Estimate],
+        findings: Sequence[Finding],
+        draws: Draws,
+        cost: Cost,
+    ) -> None:
+        super().__init__(figures)
+        self.findings = tuple(findings)
+        self.draws = draws
+        self.cost = cost
+
+
+def evaluate(target: Target, lm: LanguageModel, num_samples: int = 2000, seed: int = 0) -> Report:
+    """How far is `lm` from the target? `num_samples` draws a prompt of `lm`, as many of the prior.
+
+    Figures, in nats per completion unless they say otherwise, each an `Estimate` for the mean over
+    prompts with one a prompt inside:
+
+    log_z: log sum_y prior e; elbo = E_pi[log p~ - log pi] = log_z - kl_to_target;
+    kl_to_target = KL(pi, p*); kl_to_prior = KL(pi, prior); entropy of pi; mean_reward = E_pi[r] in
+    the reward's own units; ess: what num_samples draws of pi are worth in draws of p*; pareto_k:
+    the tail of the weights that log_z rests on, the worst prompt's; distinct_2 and unique_fraction
+    of the draws.
+
+    Guarantee: elbo, kl_to_prior, entropy and mean_reward are unbiased; log_z is a lower bound in
+    expectation and kl_to_target consistent, both while pareto_k is small (a finding says when it
+    is not). Raises `ConfigError` below two draws. (arXiv 2205.11275, sections 3 and 4.)
+    """
+    if num_samples < 2:
+        raise ConfigError(f"num_samples={num_samples} must be at least 2, for an error bar")
+    of_policy = draw(target, lm, num_samples, generator(seed, "evaluate", "policy"))
+    if lm is target.prior:
+        of_prior, log_pi_of_prior = None, of_policy.log_proposal_N
+        cost = of_policy.cost
+    else:
+        of_prior = draw(target, target.prior, num_samples, generator(seed, "evaluate", "prior"))
+        with torch.no_grad():
+            log_pi_of_prior = lm.log_prob(of_prior.completions).double()
+        cost = of_policy.cost + of_prior.cost + Cost(lm_tokens=lm_tokens(of_prior.completions))
+    num_prompts = len(target.prompts)
+    mixtures = [
+        Mixture(
+            _stratum(of_policy, of_policy.log_proposal_N, index),
+            None if of_prior is None else _stratum(of_prior, log_pi_of_prior, index),
+        )
+        for index in range(num_prompts)
+    ]
+    figures = _figures(of_policy, mixtures, num_prompts)
+    prior_unique = (
+        None
+        if of_prior is None
+        else by_prompt(num_prompts, lambda i: unique_fraction(_of_prompt(of_prior, i)), "heuristic")
+    )
+    return Report(figures, findings_of(figures, of_policy, prior_unique), of_policy, cost)
+
+
+def _figures(draws: Draws, mixtures: list[Mixture], num_prompts: int) -> dict[str, Estimate]:
+    def mean_over_draws(values_N: Tensor) -> Estimate:
+        return by_prompt(num_prompts, lambda i: mean(values_N[_rows(draws, i)]), "unbiased")
+
+    return {
+        "log_z": combine([m.log_z() for m in mixtures], "lower_bound"),
+        "elbo": mean_over_draws(draws.log_weight),
+        "kl_to_target": combine([m.kl_to_target() for m in mixtures], "consistent"),
+        "kl_to_prior": mean_over_draws(draws.log_proposal_N - draws.log_prior_N),
+        "entropy": mean_over_draws(-draws.log_proposal_N),
+        "mean_reward": mean_over_draws(draws.reward_N),
+        "ess": combine([m.ess() for m in mixtures], "consistent"),
+        "pareto_k": worst([m.pareto_k() for m in mixtures]),
+        "distinct_2": by_prompt(
+            num_prompts, lambda i: distinct_n(_of_prompt(draws, i), 2), "heuristic"
+        ),
+        "unique_fraction": by_prompt(
+            num_prompts, lambda i: unique_fraction(_of_prompt(draws, i)), "heuristic"
+        ),
+    }
+
+
+def _rows(draws: Draws, index: int) -> Tensor:
+    return draws.completions.prompt_index_N == index
+
+
+def _of_prompt(draws: Draws, index: int) -> Completions:
+    return draws.completions.select(_rows(draws, index))
+
+
+def _stratum(draws: Draws, log_pi_N: Tensor, index: int) -> Stratum:
+    rows = _rows(draws, index)
+    return Stratum(
+        log_pi_N[rows].cpu(), draws.log_prior_N[rows].cpu(), draws.log_evidence_N[rows].cpu()
+    )

@@ -1,0 +1,208 @@
+"""Enumeration: on a tiny outcome space every figure is a sum, so every figure is exact."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import ModelError, SpaceTooLargeError
+from ..protocols import LanguageModel
+from ..target import Target
+from ..types import Completions
+
+MAX_OUTCOMES = 1_000_000
+
+
+@dataclass(frozen=True)
+class Exact:
+    """p*(y|c) = p~(y|c) / Z(c) over every outcome, prompt by prompt.
+
+    `outcomes[i]` are all completions of `target.prompts[i]`; the lists below hold float64 tensors
+    over them, in nats: `log_prior`, `log_evidence`, and `reward` in its own units. Raises
+    `ModelError` where the enumerated prior does not sum to one.
+    """
+
+    target: Target
+    outcomes: tuple[Completions, ...]
+    log_prior: tuple[Tensor, ...]
+    log_evidence: tuple[Tensor, ...]
+    reward: tuple[Tensor, ...]
+
+    @cached_property
+    def log_z(self) -> np.ndarray:
+        """log Z(c) = log sum_y prior(y|c) e(c, y), one a prompt, in the order of its prompts."""
+        return np.array([float(log_p.logsumexp(0)) for log_p in self._log_unnormalised])
+
+    @cached_property
+    def log_posterior(self) -> tuple[Tensor, ...]:
+        """log p*(y|c) over the outcomes of each prompt."""
+        return tuple(
+            log_p - log_z for log_p, log_z in zip(self._log_unnormalised, self.log_z, strict=True)
+        )
+
+    def log_prob(self, lm: LanguageModel) -> tuple[Tensor, ...]:
+        """log pi(y|c) of any language model over the same outcomes."""
+        if lm is self.target.prior:
+            return self.log_prior
+        return tuple(_scored(lm.in_float64(), outcomes) for outcomes in self.outcomes)
+
+    def evaluate(self, lm: LanguageModel, num_samples: int = 2000) -> dict[str, np.ndarray]:
+        """The figures of `posteriori.evaluate`, exact: an array a figure, one value a prompt.
+
+        log_z; elbo = E_pi[log p~ - log pi]; kl_to_target = KL(pi, p*); kl_from_target =
+        KL(p*, pi); kl_to_prior = KL(pi, prior); entropy of pi; mean_reward = E_pi[r]; tv, the total
+        variation; ess = num_samples / (1 + chi^2(p*, pi)), what so many draws of pi are worth.
+        (Figures that describe a set of draws, such as distinct_2, have no exact value.)
+        """
+        return self._evaluate(self.log_prob(lm), num_samples)
+
+    def evaluate_target(self, num_samples: int = 2000) -> dict[str, np.ndarray]:
+        """The same figures of the target itself: where every algorithm should arrive."""
+        return self._evaluate(self.log_posterior, num_samples)
+
+    def _evaluate(self, log_pi: tuple[Tensor, ...], num_samples: int) -> dict[str, np.ndarray]:
+        rows = [
+            _figures(
+                log_pi[i],
+                self.log_prior[i],
+                self.log_posterior[i],
+                self.reward[i],
+                float(self.log_z[i]),
+                num_samples,
+            )
+            for i in range(len(self.outcomes))
+        ]
+        return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+
+    @cached_property
+    def _log_unnormalised(self) -> tuple[Tensor, ...]:
+        return tuple(a + b for a, b in zip(self.log_prior, self.log_evidence, strict=True))
+
+
+def exact(target: Target) -> Exact:
+    """Enumerate every outcome of every prompt; up to a million outcomes a prompt.
+
+    A float32 model is evaluated in float64. Raises `SpaceTooLargeError` past that size.
+    """
+    outcomes = tuple(enumerate_outcomes(target, prompt) for prompt in target.prompts)
+    prior = target.prior.in_float64()
+    log_prior = tuple(_scored(prior, each) for each in outcomes)
+    scores = [target.score(each) for each in outcomes]
+    return Exact(
+        target,
+        outcomes,
+        log_prior,
+        tuple(s.log_evidence.cpu() for s in scores),
+        tuple(s.reward.cpu() for s in scores),
+    )
+
+
+def count_outcomes(vocab_size: int, num_eos: int, max_new_tokens: int) -> int:
+    """sum_{t<T} K^t E + K^T for K tokens that go on and E that end."""
+    going_on = vocab_size - num_eos
+    ended = sum(going_on**t for t in range(max_new_tokens)) * num_eos
+    return ended + going_on**max_new_tokens
+
+
+def enumerate_outcomes(target: Target, prompt) -> Completions:
+    """Every outcome of one prompt: shortest first, the truncated ones last."""
+    lm, depth = target.prior, target.max_new_tokens
+    count = count_outcomes(lm.vocab_size, len(lm.eos_token_ids), depth)
+    if count > MAX_OUTCOMES:
+        raise SpaceTooLargeError(
+            f"{lm.vocab_size} tokens and max_new_tokens={depth} make {count:.3g} outcomes a "
+            f"prompt, and enumeration stops at {MAX_OUTCOMES:,}",
+            where="exact",
+            hint="use posteriori.evaluate, which estimates the same figures with error bars",
+        )
+    eos = torch.tensor(lm.eos_token_ids)
+    others = torch.tensor([t for t in range(lm.vocab_size) if t not in lm.eos_token_ids])
+    prefix = torch.zeros(1, 0, dtype=torch.long)
+    tokens, lengths, ended = [], [], []
+    for t in range(depth):
+        finished = _extended(prefix, eos)
+        tokens.append(torch.nn.functional.pad(finished, (0, depth - t - 1)))
+        lengths.append(torch.full((len(finished),), t + 1))
+        ended.append(torch.ones(len(finished), dtype=torch.bool))
+        prefix = _extended(prefix, others)
+    tokens.append(prefix)
+    lengths.append(torch.full((len(prefix),), depth))
+    ended.append(torch.zeros(len(prefix), dtype=torch.bool))
+    template = lm.completions([prompt], [[int(eos[0])]], depth)
+    device = template.tokens_NL.device
+    return Completions(
+        prompt_set=template.prompt_set,
+        prompt_ids=template.prompt_ids,
+        prompt_index_N=torch.zeros(count, dtype=torch.long, device=device),
+        tokens_NL=torch.cat(tokens).to(device),
+        lengths_N=torch.cat(lengths).to(device),
+        ended_N=torch.cat(ended).to(device),
+        max_new_tokens=depth,
+        decode=template.decode,
+    )
+
+
+def _extended(prefix: Tensor, tokens: Tensor) -> Tensor:
+    """Every prefix followed by every token."""
+    left = prefix.repeat_interleave(len(tokens), 0)
+    return torch.cat([left, tokens.repeat(len(prefix))[:, None]], dim=1)
+
+
+def _scored(lm: LanguageModel, outcomes: Completions) -> Tensor:
+    with torch.no_grad():
+        log_prob = lm.log_prob(outcomes).double().cpu()
+    total = float(log_prob.logsumexp(0).exp())
+    if not abs(total - 1.0) < 1e-3:
+        raise ModelError(
+            f"the probabilities of all outcomes sum to {total:.6g}, not 1",
+            where=f"prompt {str(outcomes.prompt_set[0])[:60]!r}",
+            hint="its log_prob is not that of a distribution over outcomes: "
+            "check its EOS ids and its vocabulary",
+        )
+    return log_prob
+
+
+def _figures(
+    log_pi: Tensor,
+    log_prior: Tensor,
+    log_star: Tensor,
+    reward: Tensor,
+    log_z: float,
+    num_samples: int,
+) -> dict[str, float]:
+    pi = log_pi.exp()
+    kl_to_target = _kl(log_pi, log_star)
+    return {
+        "log_z": log_z,
+        "elbo": log_z - kl_to_target,
+        "kl_to_target": kl_to_target,
+        "kl_from_target": _kl(log_star, log_pi),
+        "kl_to_prior": _kl(log_pi, log_prior),
+        "entropy": -_sum(pi, log_pi),
+        "mean_reward": _sum(pi, reward),
+        "tv": 0.5 * float((pi - log_star.exp()).abs().sum()),
+        "ess": num_samples * math.exp(-_log_second_moment(log_star, log_pi)),
+    }
+
+
+def _kl(log_p: Tensor, log_q: Tensor) -> float:
+    """KL(p, q) = sum p (log p - log q), with 0 log 0 = 0 and +inf where q misses mass of p."""
+    on = log_p.exp() > 0
+    return float((log_p[on].exp() * (log_p[on] - log_q[on])).sum())
+
+
+def _sum(weight: Tensor, value: Tensor) -> float:
+    """sum w v over the outcomes that have any weight."""
+    on = weight > 0
+    return float((weight[on] * value[on]).sum())
+
+
+def _log_second_moment(log_star: Tensor, log_pi: Tensor) -> float:
+    """log E_pi[(p*/pi)^2] = log(1 + chi^2(p*, pi))."""
+    on = log_star > -math.inf
+    return float((2 * log_star[on] - log_pi[on]).logsumexp(0))

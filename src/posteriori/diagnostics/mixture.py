@@ -1,0 +1,114 @@
+"""log Z and KL(pi, p*) from draws of the policy and of the prior together.
+
+Draws of the policy alone cannot tell where the policy is missing mass: a collapsed policy gives
+every draw the same weight, and looks perfect. Draws of the prior alone miss what the policy has
+found. So Z is estimated by importance sampling from the even mixture m = (pi + prior) / 2, with as
+many draws of each (deterministic mixture sampling with the balance heuristic: Veach and Guibas
+1995; Owen and Zhou 2000). Its weights p~/m are at most 2 p~/prior = 2 e and at most 2 p~/pi.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..numerics import pareto_k, variance_of_mean
+from ..types import Estimate
+
+
+@dataclass(frozen=True)
+class Stratum:
+    """Draws from one component of the mixture, for one prompt; float64 [n], nats."""
+
+    log_pi_n: Tensor
+    log_prior_n: Tensor
+    log_evidence_n: Tensor
+
+    @property
+    def log_target_n(self) -> Tensor:
+        """log p~ = log prior + log e."""
+        return self.log_prior_n + self.log_evidence_n
+
+
+class Mixture:
+    """The strata of one prompt: draws of the policy first, then of the prior.
+
+    Where policy and prior are one model there is a single stratum, and m = prior.
+    """
+
+    def __init__(self, policy: Stratum, prior: Stratum | None) -> None:
+        self.policy = policy
+        self.strata = [policy] if prior is None else [policy, prior]
+        self.share = 1.0 / len(self.strata)
+        self.num_draws = sum(len(s.log_pi_n) for s in self.strata)
+        self.log_weight = [s.log_target_n - self._log_mixture(s) for s in self.strata]
+        pooled = torch.cat(self.log_weight)
+        self.log_z_value = float(pooled.logsumexp(0)) - math.log(len(pooled))
+
+    def log_z(self) -> Estimate:
+        """log of the mean weight p~/m: unbiased for Z, so below log Z in expectation (Jensen)."""
+        if self.log_z_value == -math.inf:
+            return Estimate(-math.inf, math.inf, "lower_bound", self.num_draws)
+        error = self._standard_error([self.share * v for v in self._relative_weights()])
+        return Estimate(self.log_z_value, error, "lower_bound", self.num_draws)
+
+    def kl_to_target(self) -> Estimate:
+        """KL(pi, p*) = log Z - E_pi[rho], rho = log p~ - log pi.
+
+        Both terms share the policy's draws, and the standard error takes account of it (delta
+        method on log Z). Consistent: the bias is that of log Z, O(1/N). +inf as soon as one draw
+        of the policy has evidence zero, and that is certain.
+        """
+        rho_n = self.policy.log_target_n - self.policy.log_pi_n
+        if bool(rho_n.isneginf().any()):
+            return Estimate(math.inf, 0.0, "exact", self.num_draws)
+        value = self.log_z_value - float(rho_n.mean())
+        influence = [self.share * v for v in self._relative_weights()]
+        influence[0] = influence[0] - rho_n
+        return Estimate(value, self._standard_error(influence), "consistent", self.num_draws)
+
+    def ess(self) -> Estimate:
+        """n / (1 + chi^2(p*, pi)): what n draws of the policy are worth in draws of the target.
+
+        The second moment E_p*[p*/pi] is taken over the mixture, so that mass of the target which
+        the policy misses counts against it; Kish's (sum w)^2 / sum w^2 cannot see it.
+        """
+        num = len(self.policy.log_pi_n)
+        if self.log_z_value == -math.inf:
+            return Estimate(0.0, math.inf, "consistent", self.num_draws)
+        log_terms = [
+            w - self.log_z_value + s.log_target_n - s.log_pi_n - self.log_z_value
+            for w, s in zip(self.log_weight, self.strata, strict=True)
+        ]
+        pooled = torch.cat(log_terms)
+        log_moment = float(pooled.logsumexp(0)) - math.log(len(pooled))
+        value = num * math.exp(-log_moment)
+        influence = [
+            self.share * (2 * v - (term - log_moment).exp())
+            for v, term in zip(self._relative_weights(), log_terms, strict=True)
+        ]
+        return Estimate(
+            value, value * self._standard_error(influence), "consistent", self.num_draws
+        )
+
+    def pareto_k(self) -> Estimate:
+        """k-hat of the weights p~/m, on which log Z and KL(pi, p*) rest."""
+        value = pareto_k(torch.cat(self.log_weight))
+        return Estimate(value, math.nan, "heuristic", self.num_draws)
+
+    def _relative_weights(self) -> list[Tensor]:
+        """w / Z-hat."""
+        return [(w - self.log_z_value).exp() for w in self.log_weight]
+
+    def _log_mixture(self, stratum: Stratum) -> Tensor:
+        if len(self.strata) == 1:
+            return stratum.log_pi_n
+        return torch.logaddexp(stratum.log_pi_n, stratum.log_prior_n) - math.log(2.0)
+
+    @staticmethod
+    def _standard_error(influence: list[Tensor]) -> float:
+        """Of a sum of independent stratum means."""
+        return math.sqrt(sum(float(variance_of_mean(each)) for each in influence))

@@ -1,0 +1,53 @@
+"""Drawing from a proposal and asking the target about the draws."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import torch
+
+from .protocols import LanguageModel
+from .target import Target
+from .types import Completions, Cost, Draws, Prompt
+
+
+def draw(
+    target: Target,
+    proposal: LanguageModel,
+    num_samples: int,
+    generator: torch.Generator | None = None,
+    prompts: Sequence[Prompt] | None = None,
+) -> Draws:
+    """y ~ proposal(.|c), `num_samples` a prompt, with log p~ and log proposal of each.
+
+    The proposal's log-probs are those that its sampler returns: no second pass. Where the proposal
+    is the prior itself, they serve as log prior too.
+    """
+    start = time.perf_counter()
+    asked = target.prompts if prompts is None else prompts
+    completions = proposal.sample(asked, num_samples, target.max_new_tokens, generator)
+    assert completions.log_prob_N is not None, "a sampler returns the log-probs of its draws"
+    log_proposal_N = completions.log_prob_N.double()
+    if proposal is target.prior:
+        log_prior_N, passes = log_proposal_N, 1
+    else:
+        log_prior_N, passes = target.log_prior(completions), 2
+    scores = target.score(completions)
+    return Draws(
+        completions=completions,
+        log_proposal_N=log_proposal_N,
+        log_prior_N=log_prior_N,
+        log_evidence_N=scores.log_evidence,
+        reward_N=scores.reward,
+        cost=Cost(
+            lm_tokens=passes * lm_tokens(completions),
+            evidence_calls=len(completions) * len(target.evidence),
+            seconds=time.perf_counter() - start,
+        ),
+    )
+
+
+def lm_tokens(completions: Completions) -> int:
+    """Tokens of one pass: every completion's own, and each prompt's once."""
+    return int(completions.lengths_N.sum()) + sum(len(ids) for ids in completions.prompt_ids)

@@ -1,0 +1,80 @@
+"""Typed errors: each says what is wrong, where, and what to do next.
+
+Every error that posteriori raises on purpose derives from `PosterioriError`, so that the command
+line can print it on one line and a script can catch the whole family or one kind.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class PosterioriError(Exception):
+    """`what` went wrong, `where` it did, and a `hint` on what to write or try instead."""
+
+    def __init__(self, what: str, *, where: str | None = None, hint: str | None = None) -> None:
+        self.what, self.where, self.hint = what, where, hint
+        super().__init__(self.__str__())
+
+    def __str__(self) -> str:
+        head = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{head}; {self.hint}" if self.hint else head
+
+
+class ConfigError(PosterioriError):
+    """A setting is unknown, ill-typed or out of its range."""
+
+
+class UnknownNameError(ConfigError):
+    """A name that no registry or table knows, with the nearest one that it does."""
+
+
+class DataError(PosterioriError):
+    """A file of prompts or columns cannot be read as such."""
+
+
+class ModelError(PosterioriError):
+    """A language model cannot be found, loaded or used in the way asked for."""
+
+
+class PromptError(PosterioriError):
+    """A prompt that the model cannot take: too long for its context, or without a first token."""
+
+
+class OutcomeError(PosterioriError):
+    """A token sequence that lies outside the outcome space of the target."""
+
+
+class EvidenceError(PosterioriError):
+    """A reward, likelihood or constraint returned something that is not evidence, or raised."""
+
+
+class ObjectiveError(PosterioriError):
+    """An objective is asked for something that its mathematics does not allow."""
+
+
+class NonFiniteError(PosterioriError):
+    """A loss or gradient is not finite; the update that it belongs to was not made."""
+
+
+class CheckpointError(PosterioriError):
+    """A checkpoint or run directory cannot be written, found or trusted."""
+
+
+class SpaceTooLargeError(PosterioriError):
+    """Enumeration was asked for over more outcomes than it can hold."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A hint that names the nearest of `known`, or all of them when none is near."""
+    options = sorted(known)
+    near = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
+    if near:
+        return f"did you mean '{near[0]}'?"
+    return f"known: {', '.join(options)}" if options else "none are known"
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
+    """The error for a name that is not among `known`: `unknown objective 'dgp'; did you mean …`."""
+    return UnknownNameError(f"unknown {kind} '{name}'", hint=did_you_mean(name, known))

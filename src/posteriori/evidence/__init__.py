@@ -1,0 +1,1 @@
+"""Evidence: what a completion must show to count, one file a kind."""

@@ -1,0 +1,172 @@
+"""Calling a user's function the way TRL's trainers call reward functions, and checking its answer.
+
+By keyword: `prompts`, `completions` (strings, or message lists where the prompt is a conversation),
+`completion_ids` (lists of ints, end of sequence included, no padding), every data-set column, and
+`trainer_state`, `log_extra`, `log_metric`. A function without `**kwargs` gets those it names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import math
+from collections.abc import Callable, Iterable
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import EvidenceError
+from ..protocols import Columns
+from ..types import Completions
+
+
+@dataclass
+class TrainerState:
+    """What a reward function may read of the run that calls it."""
+
+    global_step: int = 0
+    max_steps: int = 0
+
+
+@dataclass
+class CallContext:
+    """The run around the evidence: its state, and what functions log through it."""
+
+    trainer_state: TrainerState = field(default_factory=TrainerState)
+    metrics: dict[str, float] = field(default_factory=dict)
+    extra: dict[str, list[Any]] = field(default_factory=dict)
+
+    def log_metric(self, name: str, value: float) -> None:
+        self.metrics[name] = float(value)
+
+    def log_extra(self, column: str, values: Iterable[Any]) -> None:
+        self.extra[column] = list(values)
+
+
+_context: ContextVar[CallContext | None] = ContextVar("posteriori_call_context", default=None)
+
+
+@contextmanager
+def calling_within(context: CallContext):
+    """Functions called inside see `context` as their trainer state and log into it."""
+    token = _context.set(context)
+    try:
+        yield context
+    finally:
+        _context.reset(token)
+
+
+def call_user_function(
+    fn: Callable[..., Any], completions: Completions, columns: Columns, *, name: str
+) -> list[Any]:
+    """The function's list of answers, one a completion. Raises `EvidenceError` where it cannot."""
+    context = _context.get() or CallContext()
+    texts = completions.texts
+    arguments: dict[str, Any] = {
+        "prompts": completions.prompts,
+        "completions": [
+            text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
+            for prompt, text in zip(completions.prompts, texts, strict=True)
+        ],
+        "completion_ids": completions.completion_ids,
+        **columns,
+        "trainer_state": context.trainer_state,
+        "log_extra": context.log_extra,
+        "log_metric": context.log_metric,
+    }
+    try:
+        answer = fn(**_accepted(fn, arguments, name))
+        if inspect.isawaitable(answer):
+            answer = asyncio.run(_wait(answer))
+    except EvidenceError:
+        raise
+    except Exception as error:  # whatever a user's function raises becomes one typed error
+        raise EvidenceError(
+            f"it raised {type(error).__name__}: {error}",
+            where=name,
+            hint=f"the call was for {len(completions)} completions, the first {texts[0][:60]!r}",
+        ) from error
+    return _as_list(answer, len(completions), name)
+
+
+def numbers(answers: list[Any], completions: Completions, *, name: str, unit: str) -> Tensor:
+    """The answers as float64 [N], NaN where an answer is None ("does not apply").
+
+    Raises `EvidenceError` for anything that is not a finite number, and names the completion.
+    """
+    values = []
+    for row, answer in enumerate(answers):
+        if answer is None:
+            values.append(math.nan)
+            continue
+        value = _as_float(answer)
+        if value is None or math.isnan(value) or value == math.inf:
+            shown = answer if value is None else value
+            raise EvidenceError(
+                f"it returned {shown!r} for completion {row} ({completions.texts[row][:60]!r})",
+                where=name,
+                hint=f"return one finite {unit} a completion, or None where it does not apply",
+            )
+        values.append(value)
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def function_name(fn: Any) -> str:
+    return getattr(fn, "__name__", None) or type(fn).__name__
+
+
+def _accepted(fn: Callable[..., Any], arguments: dict[str, Any], name: str) -> dict[str, Any]:
+    try:
+        parameters = inspect.signature(fn).parameters.values()
+    except (TypeError, ValueError):
+        return arguments
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+        return arguments
+    wanted = {p.name for p in parameters if p.kind is not inspect.Parameter.VAR_POSITIONAL}
+    missing = [
+        p.name
+        for p in parameters
+        if p.default is inspect.Parameter.empty
+        and p.kind is not inspect.Parameter.VAR_POSITIONAL
+        and p.name not in arguments
+    ]
+    if missing:
+        raise EvidenceError(
+            f"it needs an argument '{missing[0]}' that nothing provides",
+            where=name,
+            hint=f"add a data-set column of that name; there are: {', '.join(arguments)}",
+        )
+    return {key: value for key, value in arguments.items() if key in wanted}
+
+
+def _as_list(answer: Any, expected: int, name: str) -> list[Any]:
+    if isinstance(answer, str) or not hasattr(answer, "__len__") or not hasattr(answer, "__iter__"):
+        raise EvidenceError(
+            f"it returned {type(answer).__name__} {str(answer)[:40]!r}",
+            where=name,
+            hint="return a list with one number a completion",
+        )
+    if len(answer) != expected:
+        raise EvidenceError(
+            f"it returned {len(answer)} values for {expected} completions",
+            where=name,
+            hint="return one value a completion, in their order",
+        )
+    return answer.tolist() if hasattr(answer, "tolist") else list(answer)
+
+
+def _as_float(answer: Any) -> float | None:
+    if isinstance(answer, str | bytes):
+        return None
+    try:
+        return float(answer)
+    except (TypeError, ValueError):
+        return None
+
+
+async def _wait(awaitable: Any) -> Any:
+    return await awaitable

@@ -1,0 +1,68 @@
+"""A sequence-classification model as a reward function."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import EvidenceError, ModelError
+from ..types import Prompt
+
+
+class SequenceScorer:
+    """r(c, y) = the single logit of a sequence-classification model on prompt and completion.
+
+    Conversations go through the tokenizer's chat template, as TRL's trainers do it. Texts are
+    scored in batches of similar length.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any = None, batch_size: int = 32) -> None:
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        path = str(model) if isinstance(model, str | Path) else model.config.name_or_path
+        try:
+            if isinstance(model, str | Path):
+                model = AutoModelForSequenceClassification.from_pretrained(path)
+            self.tokenizer = tokenizer or AutoTokenizer.from_pretrained(path)
+        except (OSError, ValueError) as error:
+            raise ModelError(
+                f"cannot load a sequence-classification model from '{path}': "
+                f"{str(error).splitlines()[0]}",
+                where="Reward",
+                hint="give its directory or hub id, or pass tokenizer= beside a model object",
+            ) from error
+        if model.config.num_labels != 1:
+            raise EvidenceError(
+                f"the model at '{path}' has {model.config.num_labels} labels, a reward has one",
+                where="Reward",
+                hint="wrap it in a function that returns the number you mean",
+            )
+        self.model = model.eval()
+        self.batch_size = batch_size
+        self.__name__ = Path(path or "sequence classifier").name
+        if self.tokenizer.pad_token is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        if self.model.config.pad_token_id is None:
+            self.model.config.pad_token_id = self.tokenizer.pad_token_id
+
+    def __call__(self, prompts: list[Prompt], completions: list[Any], **_: Any) -> list[float]:
+        texts = [self._text(p, c) for p, c in zip(prompts, completions, strict=True)]
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        scores = [0.0] * len(texts)
+        for start in range(0, len(order), self.batch_size):
+            rows = order[start : start + self.batch_size]
+            inputs = self.tokenizer([texts[i] for i in rows], return_tensors="pt", padding=True).to(
+                self.model.device
+            )
+            with torch.no_grad():
+                logits = self.model(**inputs).logits[:, 0].float()
+            for row, value in zip(rows, logits.tolist(), strict=True):
+                scores[row] = value
+        return scores
+
+    def _text(self, prompt: Prompt, completion: Any) -> str:
+        if isinstance(prompt, str):
+            return prompt + completion
+        return self.tokenizer.apply_chat_template(prompt + completion, tokenize=False)

@@ -1,0 +1,43 @@
+"""Likelihoods as evidence: Bayes' rule in its plainest form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import EvidenceError
+from ..protocols import Columns, Scores
+from ..types import Completions
+from .call import call_user_function, function_name, numbers
+
+
+class Likelihood:
+    """log e(c, y) = log P(observed | c, y).
+
+    `fn` is called like a reward function and returns the probability, in [0, 1], of what has been
+    observed (that a classifier finds the text harmless, that a judge says yes), so the target is
+    the prior given that observation. Probability 0 rules a completion out; None says that the
+    observation tells nothing of it (probability 1). The evidence is at most 1, so rejection from
+    the prior is exact.
+
+    Raises `EvidenceError` for a value outside [0, 1], NaN, or a function that fails.
+    """
+
+    def __init__(self, fn: Callable[..., Any]) -> None:
+        self.fn = fn
+        self.name = f"likelihood function '{function_name(fn)}'"
+
+    def score(self, completions: Completions, columns: Columns) -> Scores:
+        answers = call_user_function(self.fn, completions, columns, name=self.name)
+        p_N = numbers(answers, completions, name=self.name, unit="probability")
+        p_N = p_N.nan_to_num(nan=1.0, neginf=-1.0)
+        wrong = (p_N < 0) | (p_N > 1)
+        if bool(wrong.any()):
+            row = int(wrong.nonzero()[0])
+            raise EvidenceError(
+                f"it returned {answers[row]!r} for completion {row} "
+                f"({completions.texts[row][:60]!r})",
+                where=self.name,
+                hint="a likelihood is a probability in [0, 1]; for other scores use Reward",
+            )
+        return Scores(log_evidence=p_N.log(), reward=p_N)

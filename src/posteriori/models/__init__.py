@@ -1,0 +1,1 @@
+"""Language models: transformers ones, explicit tables, and how they are loaded."""

@@ -1,0 +1,84 @@
+"""LoRA adapters on a shared model: the prior is the same weights with the adapter off.
+
+PEFT changes a model in place, so after a policy's adapter has been added, the prior's `CausalLM`
+and the policy's hold one and the same PEFT model. Each states which adapter it means (the prior:
+none), and switches to it before every forward pass.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTuner
+from transformers import PreTrainedModel
+
+from ..config import LoraSettings
+from ..errors import ModelError
+
+_ACTIVE = "_posteriori_active_adapter"
+_UNSET = "<unset>"
+
+
+def activate(model: torch.nn.Module, adapter: str | None) -> None:
+    """Make `model` compute with `adapter` (None: the bare weights); free when it already does."""
+    if not isinstance(model, PeftModel) or getattr(model, _ACTIVE, _UNSET) == adapter:
+        return
+    tuner = cast(BaseTuner, model.base_model)
+    if adapter is None:
+        tuner.disable_adapter_layers()
+    else:
+        tuner.enable_adapter_layers()
+        tuner.set_adapter(adapter)
+    setattr(model, _ACTIVE, adapter)
+
+
+def add_adapter(
+    model: PreTrainedModel | PeftModel, settings: LoraSettings, seed: int
+) -> tuple[PeftModel, str]:
+    """A new LoRA adapter (float32, starting as the identity) on `model`; returns both."""
+    target = settings.target_modules
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=cast(int, settings.alpha),
+        lora_dropout=0.0,
+        target_modules=target if isinstance(target, str) else list(target),
+        task_type="CAUSAL_LM",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            if isinstance(model, PeftModel):
+                name = _new_name(model)
+                model.add_adapter(name, config)
+                peft_model = model
+            else:
+                name = "policy"
+                peft_model = get_peft_model(model, config, adapter_name=name)  # type: ignore[assignment]
+        except ValueError as error:
+            raise ModelError(
+                f"LoRA cannot be added: {error}",
+                hint="set lora.target_modules to names of this model's linear layers",
+            ) from error
+    setattr(peft_model, _ACTIVE, _UNSET)
+    activate(peft_model, name)
+    for parameter_name, parameter in peft_model.named_parameters():
+        if parameter.requires_grad and f".{name}." in parameter_name:
+            parameter.data = parameter.data.float()
+    return peft_model, name
+
+
+def adapter_parameters(model: PeftModel, adapter: str) -> dict[str, torch.nn.Parameter]:
+    """The parameters of one adapter, by name."""
+    found = {n: p for n, p in model.named_parameters() if f".{adapter}." in n}
+    if not found:
+        raise ModelError(f"the model has no adapter named '{adapter}'")
+    return found
+
+
+def _new_name(model: PeftModel) -> str:
+    number = 2
+    while f"policy-{number}" in model.peft_config:
+        number += 1
+    return f"policy-{number}"

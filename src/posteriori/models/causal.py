@@ -1,0 +1,282 @@
+"""`CausalLM`: any transformers causal language model as a distribution over completions."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..config import LoraSettings
+from ..errors import ModelError
+from ..types import Completions, Prompt
+from . import adapters, memory, weights
+from .generate import Forward, generate
+from .prompts import (
+    build_completions,
+    check_length,
+    encode_prompt,
+    end_tokens,
+    start_token,
+)
+from .score import length_sorted_batches, token_log_prob
+from .warp import Warp
+
+
+class CausalLM:
+    """pi(y|c) = prod_t softmax(f(c, y_<t))[y_t], over the outcome space of `posteriori.types`.
+
+    `model` and `tokenizer` are plain transformers objects. Dropout is off, whatever the mode: the
+    log-probs have to be those of the distribution that draws. Sampling settings of the checkpoint
+    (a generation config's temperature or repetition penalty) are ignored; to change the
+    distribution pass a `Warp`, which counts in `log_prob` as well.
+
+    `compute_dtype` other than the weights' own runs the matrix products in it (autocast) over
+    master weights, which is how a bfloat16 policy is trained. Log-probs are computed from the
+    logits in float32 at least and come as float64.
+
+    `adapter` names the PEFT adapter that is part of this distribution (None: the bare weights).
+    Several `CausalLM` may share one PEFT model, each with an adapter of its own.
+    """
+
+    def __init__(
+        self,
+        model: weights.Model,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        compute_dtype: torch.dtype | None = None,
+        adapter: str | None = None,
+        warp: Warp | None = None,
+        memory_gib: float = 1.0,
+    ) -> None:
+        self.model: torch.nn.Module = model.eval()
+        self.tokenizer = tokenizer
+        self.adapter = adapter
+        self.warp = warp or Warp()
+        self.memory_gib = memory_gib
+        self.compute_dtype = compute_dtype or memory.embedding_weight(self._base).dtype
+        self._eos_token_ids = end_tokens(tokenizer, self._base)
+        self._start = start_token(tokenizer, self._base.config)
+        accepted = inspect.signature(self._base.forward).parameters
+        self._takes_positions = "position_ids" in accepted
+        self._takes_logits_to_keep = "logits_to_keep" in accepted
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """What an optimiser trains and accelerate prepares."""
+        return self.model
+
+    @module.setter
+    def module(self, module: torch.nn.Module) -> None:
+        self.model = module
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        return self._eos_token_ids
+
+    @property
+    def vocab_size(self) -> int:
+        return memory.embedding_weight(self._base).shape[0]
+
+    @property
+    def context_length(self) -> int | None:
+        """How many tokens the model can take, prompt included; None where it names no limit."""
+        return getattr(self._base.config, "max_position_embeddings", None)
+
+    def encode(self, prompt: Prompt) -> tuple[int, ...]:
+        """Token ids of a prompt; an empty one starts from BOS."""
+        return encode_prompt(self.tokenizer, prompt, self._start)
+
+    def decode(self, ids: list[list[int]]) -> list[str]:
+        """Texts without special tokens."""
+        return self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+
+    def sample(
+        self,
+        prompts: Sequence[Prompt],
+        num_samples: int,
+        max_new_tokens: int,
+        generator: torch.Generator | None = None,
+    ) -> Completions:
+        """y ~ pi(.|c): `num_samples` completions a prompt, prompt by prompt, with log pi(y|c).
+
+        Raises `PromptError` where a prompt does not fit. With the same generator state the draws
+        are the same, whatever else is in the batch, up to rounding.
+        """
+        prompt_ids = tuple(self.encode(prompt) for prompt in prompts)
+        for prompt, ids in zip(prompts, prompt_ids, strict=True):
+            check_length(prompt, ids, max_new_tokens, self.context_length)
+        rows = [p for p in range(len(prompt_ids)) for _ in range(num_samples)]
+        uniform_RT = torch.rand(
+            len(rows), max_new_tokens, dtype=torch.float64, generator=generator
+        ).to(self.device)
+        longest = max(len(ids) for ids in prompt_ids) + max_new_tokens
+        with self._computing(), torch.no_grad():
+            out = generate(
+                self._forward(),
+                prompt_ids,
+                rows,
+                uniform_RT,
+                eos_token_ids=self.eos_token_ids,
+                warp=self.warp,
+                rows_at_once=memory.rows_for_sampling(self._base, longest, self.memory_gib),
+            )
+        return Completions(
+            prompt_set=tuple(prompts),
+            prompt_ids=prompt_ids,
+            prompt_index_N=torch.tensor(rows, device=self.device),
+            tokens_NL=out.tokens_RT[:, : int(out.lengths_R.max())],
+            lengths_N=out.lengths_R,
+            ended_N=out.ended_R,
+            max_new_tokens=max_new_tokens,
+            decode=self.decode,
+            log_prob_N=out.log_prob_R,
+        )
+
+    def log_prob(self, completions: Completions) -> Tensor:
+        """log pi(y|c), float64 [N], nats per completion, the end-of-sequence token included.
+
+        Differentiable where gradients are enabled. Raises `PromptError` where a completion and its
+        prompt exceed the model's context.
+        """
+        longest = int(completions.lengths_N.max())
+        for prompt, ids in zip(completions.prompt_set, completions.prompt_ids, strict=True):
+            check_length(prompt, ids, longest, self.context_length)
+        batches = self.micro_batches(completions)
+        eos = torch.tensor(self.eos_token_ids, device=self.device)
+        with self._computing():
+            parts = [
+                token_log_prob(self._forward(), completions.select(batch), eos, self.warp)
+                .double()
+                .sum(-1)
+                for batch in batches
+            ]
+        order = torch.cat(batches).to(self.device)
+        return torch.cat(parts)[torch.argsort(order)]
+
+    def micro_batches(self, completions: Completions) -> list[Tensor]:
+        """Positions that cover the completions once, in groups of similar length that fit."""
+        cells = memory.cells_for_scoring(self._base, self.memory_gib, torch.is_grad_enabled())
+        return length_sorted_batches(completions, cells)
+
+    def completions(
+        self,
+        prompts: Sequence[Prompt],
+        completion_ids: Sequence[Sequence[int]],
+        max_new_tokens: int | None = None,
+    ) -> Completions:
+        """Completions from outside: one prompt a completion, or a single prompt for all.
+
+        Raises `OutcomeError` for ids outside the vocabulary or after an end of sequence.
+        """
+        return build_completions(
+            prompts,
+            completion_ids,
+            encode=self.encode,
+            decode=self.decode,
+            eos_token_ids=self.eos_token_ids,
+            vocab_size=self.vocab_size,
+            max_new_tokens=max_new_tokens,
+            device=self.device,
+        )
+
+    def in_float64(self) -> CausalLM:
+        """A copy whose arithmetic is float64, where it is float32 now; otherwise this model.
+
+        A reduced-precision model is left as it is: there rounding is part of the distribution.
+        """
+        if self.compute_dtype != torch.float32:
+            return self
+        copied = copy.deepcopy(weights.unwrapped(self.model)).double()
+        return self._like(copied, self.adapter, torch.float64)
+
+    def as_policy(self, kind: Literal["full", "lora"], lora: LoraSettings, seed: int) -> CausalLM:
+        """A trainable policy that starts as this very distribution.
+
+        `full`: a copy with float32 master weights. `lora`: an adapter on these same weights; this
+        model goes on without it. Raises `ModelError` for a LoRA policy on a model that is itself
+        an adapter, or one that is warped.
+        """
+        if self.warp != Warp():
+            raise ModelError(
+                "a warped model cannot be trained: its log-prob is not that of its weights",
+                hint="load the prior without temperature, top_k, top_p and min_new_tokens",
+            )
+        if kind == "full":
+            return self._like(weights.full_copy(self.model, self.adapter), None)
+        if self.adapter is not None:
+            raise ModelError(
+                "a LoRA policy needs plain weights below it, and this model is an adapter",
+                hint="load it with posteriori.load(path, merge_adapter=True)",
+            )
+        self.model, name = adapters.add_adapter(weights.unwrapped(self.model), lora, seed)
+        return self._like(self.model, name)
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """The adapter's tensors, or all weights of a model without one."""
+        return weights.trained_state(self.model, self.adapter)
+
+    def load_trained_state(self, state: Mapping[str, Tensor]) -> None:
+        """Put back what `trained_state` returned, bit for bit."""
+        weights.load_trained_state(self.model, self.adapter, state)
+
+    def save_pretrained(self, directory: Path | str) -> None:
+        """Model (or adapter) and tokenizer, as plain transformers and PEFT load them."""
+        weights.save(self.model, self.adapter, Path(directory))
+        self.tokenizer.save_pretrained(directory)
+
+    def warped(self, **settings: float) -> CausalLM:
+        """The same model with its next-token distributions changed by a `Warp`."""
+        other = self._like(weights.unwrapped(self.model), self.adapter)
+        other.warp = Warp(**{**asdict(self.warp), **settings})
+        return other
+
+    @property
+    def _base(self) -> PreTrainedModel:
+        return weights.base_model(self.model)
+
+    def _forward(self) -> Forward:
+        # A wrapper for several processes sees the passes that have gradients to share, only those.
+        model = self.model if torch.is_grad_enabled() else weights.unwrapped(self.model)
+        return Forward(
+            model,
+            self._base.config,
+            self._takes_positions,
+            self._takes_logits_to_keep,
+            self.device,
+        )
+
+    @contextlib.contextmanager
+    def _computing(self) -> Iterator[None]:
+        """The right adapter is on, dropout is off, and products run in `compute_dtype`."""
+        adapters.activate(weights.unwrapped(self.model), self.adapter)
+        if self.model.training:
+            self.model.eval()
+        if self.compute_dtype == memory.embedding_weight(self._base).dtype:
+            yield
+        else:
+            with torch.autocast(self.device.type, dtype=self.compute_dtype):
+                yield
+
+    def _like(
+        self, model: weights.Model, adapter: str | None, dtype: torch.dtype | None = None
+    ) -> CausalLM:
+        return CausalLM(
+            model,
+            self.tokenizer,
+            compute_dtype=dtype or self.compute_dtype,
+            adapter=adapter,
+            warp=self.warp,
+            memory_gib=self.memory_gib,
+        )

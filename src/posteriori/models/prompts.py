@@ -1,0 +1,171 @@
+"""From prompts to token ids, and from outside ids to `Completions`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ..errors import ModelError, OutcomeError, PromptError
+from ..types import Completions, Prompt
+
+
+def encode_prompt(tokenizer, prompt: Prompt, start_token_id: int | None) -> tuple[int, ...]:
+    """Token ids of a string or of a conversation (by the chat template, open for the reply).
+
+    An empty prompt becomes the start token (BOS, else EOS), because a causal model has no
+    next-token distribution before its first token.
+    """
+    if isinstance(prompt, str):
+        ids = tokenizer(prompt)["input_ids"] if prompt else []
+    elif getattr(tokenizer, "chat_template", None) is None:
+        raise PromptError(
+            "the prompt is a conversation, and this tokenizer has no chat template",
+            where=_name(prompt),
+            hint="give strings, or set tokenizer.chat_template",
+        )
+    else:
+        ids = tokenizer.apply_chat_template(
+            prompt, add_generation_prompt=True, tokenize=True, return_dict=True
+        )["input_ids"]
+    if ids:
+        return tuple(ids)
+    if start_token_id is None:
+        raise PromptError(
+            "the prompt is empty, and the model has neither a BOS nor an EOS token to start from",
+            where=_name(prompt),
+            hint="begin the prompt with some text",
+        )
+    return (start_token_id,)
+
+
+def check_length(
+    prompt: Prompt, ids: Sequence[int], max_new_tokens: int, context: int | None
+) -> None:
+    """Raise `PromptError` when the prompt and `max_new_tokens` exceed the model's context."""
+    if max_new_tokens < 1:
+        raise PromptError(f"max_new_tokens={max_new_tokens} must be at least 1")
+    if context is not None and len(ids) + max_new_tokens > context:
+        raise PromptError(
+            f"the prompt has {len(ids)} tokens and max_new_tokens is {max_new_tokens}, "
+            f"but the model's context holds {context}",
+            where=_name(prompt),
+            hint=f"shorten the prompt to {max(context - max_new_tokens, 0)} tokens or lower "
+            "max_new_tokens",
+        )
+
+
+def build_completions(
+    prompts: Sequence[Prompt],
+    completion_ids: Sequence[Sequence[int]],
+    *,
+    encode: Callable[[Prompt], tuple[int, ...]],
+    decode: Callable[[list[list[int]]], list[str]],
+    eos_token_ids: Sequence[int],
+    vocab_size: int,
+    max_new_tokens: int | None,
+    device: torch.device,
+) -> Completions:
+    """`Completions` from ids that came from outside, checked to be token sequences that can be.
+
+    `prompts` holds one prompt a completion, or a single one for all. Raises `OutcomeError` for an
+    empty sequence, an id outside the vocabulary, or an end of sequence before the last token.
+    """
+    if len(prompts) == 1:
+        prompts = list(prompts) * len(completion_ids)
+    if len(prompts) != len(completion_ids):
+        raise OutcomeError(
+            f"{len(prompts)} prompts for {len(completion_ids)} completions",
+            hint="give one prompt a completion, or a single prompt for all",
+        )
+    eos = set(eos_token_ids)
+    for row, ids in enumerate(completion_ids):
+        _check_ids(row, ids, eos, vocab_size)
+    lengths = [len(ids) for ids in completion_ids]
+    width = max(lengths, default=1)
+    padded = [list(ids) + [0] * (width - len(ids)) for ids in completion_ids]
+    prompt_set: list[Prompt] = []
+    positions: dict[str, int] = {}
+    index = []
+    for prompt in prompts:
+        key = prompt if isinstance(prompt, str) else repr(prompt)
+        if key not in positions:
+            positions[key] = len(prompt_set)
+            prompt_set.append(prompt)
+        index.append(positions[key])
+    return Completions(
+        prompt_set=tuple(prompt_set),
+        prompt_ids=tuple(encode(prompt) for prompt in prompt_set),
+        prompt_index_N=torch.tensor(index, dtype=torch.long, device=device),
+        tokens_NL=torch.tensor(padded, dtype=torch.long, device=device).view(-1, width),
+        lengths_N=torch.tensor(lengths, dtype=torch.long, device=device),
+        ended_N=torch.tensor(
+            [ids[-1] in eos for ids in completion_ids], dtype=torch.bool, device=device
+        ),
+        max_new_tokens=max_new_tokens or width,
+        decode=decode,
+    )
+
+
+def _check_ids(row: int, ids: Sequence[int], eos: set[int], vocab_size: int) -> None:
+    if not ids:
+        raise OutcomeError(
+            f"completion {row} is empty", hint="the shortest outcome is the EOS token alone"
+        )
+    foreign = [i for i in ids if not 0 <= i < vocab_size]
+    if foreign:
+        raise OutcomeError(
+            f"completion {row} has token id {foreign[0]}, outside the vocabulary of {vocab_size}"
+        )
+    early = [at for at, i in enumerate(ids[:-1]) if i in eos]
+    if early:
+        raise OutcomeError(
+            f"completion {row} goes on after its end-of-sequence token at position {early[0]}",
+            hint="cut it after the first EOS",
+        )
+
+
+def left_padded(prompt_ids: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Prompts as one tensor [P, L] that ends with every prompt's last token, and its mask."""
+    width = max(len(ids) for ids in prompt_ids)
+    rows = [[0] * (width - len(ids)) + list(ids) for ids in prompt_ids]
+    mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in prompt_ids]
+    return torch.tensor(rows, device=device), torch.tensor(mask, device=device)
+
+
+def start_token(tokenizer, config) -> int | None:
+    """The token that an empty prompt starts from: BOS, else EOS, else none."""
+    for value in (
+        getattr(tokenizer, "bos_token_id", None),
+        getattr(config, "bos_token_id", None),
+        getattr(tokenizer, "eos_token_id", None),
+    ):
+        if value is not None:
+            return int(value)
+    return None
+
+
+def end_tokens(tokenizer, model) -> tuple[int, ...]:
+    """Every id that ends a completion: the tokenizer's EOS and the generation config's."""
+    found: set[int] = set()
+    for value in (
+        getattr(tokenizer, "eos_token_id", None),
+        getattr(getattr(model, "generation_config", None), "eos_token_id", None),
+        getattr(model.config, "eos_token_id", None),
+    ):
+        if isinstance(value, int):
+            found.add(value)
+        elif value is not None:
+            found.update(int(v) for v in value)
+    if not found:
+        raise ModelError(
+            "the model names no end-of-sequence token",
+            hint="set tokenizer.eos_token or model.generation_config.eos_token_id",
+        )
+    return tuple(sorted(found))
+
+
+def _name(prompt: Prompt) -> str:
+    text = prompt if isinstance(prompt, str) else str(prompt[-1].get("content", prompt[-1]))
+    return f"prompt {text[:60]!r}"

@@ -1,0 +1,262 @@
+"""`TabularLM`: a language model that is an explicit table, so that everything about it is exact.
+
+The table holds one row of next-token logits for every prompt and every prefix without an end of
+sequence. Prefixes are numbered breadth-first: with K non-EOS tokens, the prefix (y_1 .. y_t) has
+number 1 + K + .. + K^(t-1) + sum_s digit(y_s) K^(t-s).
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ..config import LoraSettings
+from ..errors import ModelError, OutcomeError, PromptError, did_you_mean
+from ..types import Completions, Prompt
+from .inverse_cdf import draw_tokens
+from .prompts import build_completions
+
+
+class TabularLM(torch.nn.Module):
+    """pi(y|c) = prod_t softmax(logits[c, prefix(y_<t)])[y_t], in float64.
+
+    `logits` [P, R, V] with R = sum_{t<T} K^t prefixes; `vocabulary` names the V tokens, and
+    `eos_token_id` is the one that ends a completion. Every log-prob is exact to float64 rounding,
+    and differentiable in `logits`.
+    """
+
+    def __init__(
+        self,
+        logits: Tensor,
+        prompts: Sequence[str],
+        vocabulary: Sequence[str],
+        *,
+        eos_token_id: int = 0,
+    ) -> None:
+        super().__init__()
+        num_prompts, num_prefixes, vocab_size = logits.shape
+        if num_prompts != len(prompts) or vocab_size != len(vocabulary):
+            raise ModelError(
+                f"the table is {tuple(logits.shape)} for {len(prompts)} prompts "
+                f"and {len(vocabulary)} tokens",
+                hint="its shape is [prompts, prefixes, vocabulary]",
+            )
+        self.logits = torch.nn.Parameter(logits.double(), requires_grad=False)
+        self.prompts = tuple(prompts)
+        self.vocabulary = tuple(vocabulary)
+        self.eos_token_id = eos_token_id
+        self.max_new_tokens = _depth(num_prefixes, vocab_size - 1)
+        others = [token for token in range(vocab_size) if token != eos_token_id]
+        digit = torch.zeros(vocab_size, dtype=torch.long)
+        digit[others] = torch.arange(len(others))
+        self._digit_V = digit
+
+    @classmethod
+    def random(
+        cls,
+        vocabulary: Sequence[str],
+        max_new_tokens: int,
+        prompts: Sequence[str] = ("",),
+        *,
+        seed: int = 0,
+        scale: float = 1.0,
+    ) -> TabularLM:
+        """A table of normal logits with standard deviation `scale`; token 0 ends a completion."""
+        branching = len(vocabulary) - 1
+        prefixes = sum(branching**t for t in range(max_new_tokens))
+        generator = torch.Generator().manual_seed(seed)
+        shape = (len(prompts), prefixes, len(vocabulary))
+        logits = torch.randn(shape, generator=generator, dtype=torch.float64) * scale
+        return cls(logits, prompts, vocabulary)
+
+    @property
+    def module(self) -> torch.nn.Module:
+        return self
+
+    @module.setter
+    def module(self, module: torch.nn.Module) -> None:
+        if module is not self:
+            raise ModelError("a table cannot be wrapped for several processes")
+
+    @property
+    def device(self) -> torch.device:
+        return self.logits.device
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        return (self.eos_token_id,)
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self.vocabulary)
+
+    def encode(self, prompt: Prompt) -> tuple[int, ...]:
+        """The prompt's own number: a table reads no tokens of it."""
+        if prompt not in self.prompts:
+            raise PromptError(
+                f"the table has no prompt {prompt!r}", hint=did_you_mean(str(prompt), self.prompts)
+            )
+        return (self.prompts.index(prompt),)
+
+    def decode(self, ids: list[list[int]]) -> list[str]:
+        return [" ".join(self.vocabulary[i] for i in row if i != self.eos_token_id) for row in ids]
+
+    def sample(
+        self,
+        prompts: Sequence[Prompt],
+        num_samples: int,
+        max_new_tokens: int,
+        generator: torch.Generator | None = None,
+    ) -> Completions:
+        """y ~ pi(.|c), prompt by prompt, with log pi(y|c)."""
+        self._check_depth(max_new_tokens)
+        prompt_ids = tuple(self.encode(prompt) for prompt in prompts)
+        index_N = torch.arange(len(prompts), device=self.device).repeat_interleave(num_samples)
+        table_N = torch.tensor([ids[0] for ids in prompt_ids], device=self.device)[index_N]
+        num_rows = len(index_N)
+        uniform_NT = torch.rand(
+            num_rows, max_new_tokens, dtype=torch.float64, generator=generator
+        ).to(self.device)
+        tokens_NT = torch.zeros(num_rows, max_new_tokens, dtype=torch.long, device=self.device)
+        lengths_N = torch.full((num_rows,), max_new_tokens, device=self.device)
+        ended_N = torch.zeros(num_rows, dtype=torch.bool, device=self.device)
+        prefix_N = torch.zeros_like(index_N)
+        with torch.no_grad():
+            for t in range(max_new_tokens):
+                log_prob_NV = self.logits[table_N, prefix_N].log_softmax(-1)
+                token_N = draw_tokens(log_prob_NV, uniform_NT[:, t]).where(~ended_N, 0)
+                tokens_NT[:, t] = token_N
+                ends_N = (token_N == self.eos_token_id) & ~ended_N
+                lengths_N[ends_N] = t + 1
+                ended_N |= ends_N
+                prefix_N = self._child(prefix_N, token_N, t).where(~ended_N, 0)
+        drawn = Completions(
+            prompt_set=tuple(prompts),
+            prompt_ids=prompt_ids,
+            prompt_index_N=index_N,
+            tokens_NL=tokens_NT,
+            lengths_N=lengths_N,
+            ended_N=ended_N,
+            max_new_tokens=max_new_tokens,
+            decode=self.decode,
+        )
+        return replace(drawn, log_prob_N=self.log_prob(drawn).detach())
+
+    def log_prob(self, completions: Completions) -> Tensor:
+        """log pi(y|c), float64 [N], nats; differentiable in `logits`."""
+        self._check_depth(int(completions.lengths_N.max()))
+        tokens_NL, mask_NL = completions.tokens_NL, completions.mask_NL
+        table_P = torch.tensor([self.encode(p)[0] for p in completions.prompt_set])
+        table_N = table_P.to(self.device)[completions.prompt_index_N]
+        prefix_N = torch.zeros_like(table_N)
+        prefixes = []
+        for t in range(tokens_NL.shape[1]):
+            prefixes.append(prefix_N)
+            prefix_N = self._child(prefix_N, tokens_NL[:, t], t)
+        prefix_NL = torch.stack(prefixes, dim=1).where(mask_NL, 0)
+        log_prob_NLV = self.logits[table_N[:, None], prefix_NL].log_softmax(-1)
+        chosen_NL = log_prob_NLV.gather(-1, tokens_NL[..., None])[..., 0]
+        return chosen_NL.masked_fill(~mask_NL, 0.0).sum(-1)
+
+    def completions(
+        self,
+        prompts: Sequence[Prompt],
+        completion_ids: Sequence[Sequence[int]],
+        max_new_tokens: int | None = None,
+    ) -> Completions:
+        """Completions from outside: one prompt a completion, or a single prompt for all."""
+        return build_completions(
+            prompts,
+            completion_ids,
+            encode=self.encode,
+            decode=self.decode,
+            eos_token_ids=self.eos_token_ids,
+            vocab_size=self.vocab_size,
+            max_new_tokens=max_new_tokens,
+            device=self.device,
+        )
+
+    def micro_batches(self, completions: Completions) -> list[Tensor]:
+        """A table scores everything at once."""
+        return [torch.arange(len(completions))]
+
+    def in_float64(self) -> TabularLM:
+        return self
+
+    def as_policy(
+        self,
+        kind: Literal["full", "lora"],
+        lora: LoraSettings,  # noqa: ARG002 - part of the protocol
+        seed: int,  # noqa: ARG002 - part of the protocol
+    ) -> TabularLM:
+        """A copy of the table whose logits train; a table has no low-rank form."""
+        if kind == "lora":
+            raise ModelError("a table cannot take a LoRA adapter", hint="use policy='full'")
+        policy = copy.deepcopy(self)
+        policy.logits.requires_grad_(True)
+        return policy
+
+    def trained_state(self) -> dict[str, Tensor]:
+        return {"logits": self.logits.data}
+
+    def load_trained_state(self, state: Mapping[str, Tensor]) -> None:
+        self.logits.data.copy_(state["logits"])
+
+    def save_pretrained(self, directory: Path) -> None:
+        """`table.safetensors` and `table.json`, as `TabularLM.from_pretrained` reads them."""
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        save_file({"logits": self.logits.data}, directory / "table.safetensors")
+        about = {
+            "prompts": self.prompts,
+            "vocabulary": self.vocabulary,
+            "eos_token_id": self.eos_token_id,
+        }
+        (directory / "table.json").write_text(json.dumps(about, indent=2) + "\n")
+
+    @classmethod
+    def from_pretrained(cls, directory: Path | str) -> TabularLM:
+        about = json.loads((Path(directory) / "table.json").read_text())
+        logits = load_file(Path(directory) / "table.safetensors")["logits"]
+        return cls(
+            logits, about["prompts"], about["vocabulary"], eos_token_id=about["eos_token_id"]
+        )
+
+    def _child(self, prefix_N: Tensor, token_N: Tensor, depth: int) -> Tensor:
+        """The number of prefix + token; meaningless (0) past an end of sequence or the last row."""
+        branching = self.vocab_size - 1
+        first = sum(branching**t for t in range(depth))
+        child = (
+            first
+            + branching**depth
+            + (prefix_N - first) * branching
+            + self._digit_V.to(token_N.device)[token_N]
+        )
+        return child.where((child >= 0) & (child < self.logits.shape[1]), 0)
+
+    def _check_depth(self, length: int) -> None:
+        if length > self.max_new_tokens:
+            raise OutcomeError(
+                f"the table ends at {self.max_new_tokens} tokens, and {length} were asked for"
+            )
+
+
+def _depth(num_prefixes: int, branching: int) -> int:
+    depth, total = 0, 0
+    while total < num_prefixes:
+        total += branching**depth
+        depth += 1
+    if total != num_prefixes:
+        raise ModelError(
+            f"{num_prefixes} prefixes do not make a full tree with {branching} branches",
+            hint="a table of depth T has 1 + K + .. + K^(T-1) rows for K non-EOS tokens",
+        )
+    return depth

@@ -1,0 +1,1 @@
+"""Fine-tuning objectives: one file an algorithm, a few lines of mathematics over log-ratios."""

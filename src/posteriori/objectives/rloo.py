@@ -1,0 +1,25 @@
+"""REINFORCE with a leave-one-out baseline."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..types import Draws
+from .base import ScoreFunction, log_ratio, mean_of_others
+
+
+class RLOO(ScoreFunction):
+    """grad KL(pi, p*) = -E_pi[(rho - b) grad log pi],  rho = log prior + log e - log pi.
+
+    b is the mean of rho over the prompt's other draws, independent of the draw itself, so the
+    gradient is unbiased (Kool et al. 2019; Ahmadian et al. 2024, arXiv 2402.14740). At the fixed
+    point rho = log Z(c) for every draw: the gradient's variance vanishes with its mean.
+    """
+
+    name = "rloo"
+    divergence = "KL(policy, target)"
+
+    def weigh(self, draws: Draws) -> Tensor:
+        rho_N = log_ratio(draws, self.name)
+        prompt_N = draws.completions.prompt_index_N
+        return rho_N - mean_of_others(rho_N, prompt_N, objective=self.name)

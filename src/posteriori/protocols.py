@@ -1,0 +1,132 @@
+"""The seams: what a language model, a piece of evidence and an objective must be able to do.
+
+Prior, proposal and policy are roles that a `LanguageModel` plays, not classes of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from .types import Completions, Draws, Prompt
+
+if TYPE_CHECKING:
+    from .config import LoraSettings
+
+Columns = Mapping[str, Sequence[Any]]
+"""Data-set columns, one value a completion."""
+
+
+@runtime_checkable
+class LanguageModel(Protocol):
+    """A distribution pi(y|c) over the outcome space of `posteriori.types`, given a prompt."""
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]: ...
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    def sample(
+        self,
+        prompts: Sequence[Prompt],
+        num_samples: int,
+        max_new_tokens: int,
+        generator: torch.Generator | None = None,
+    ) -> Completions:
+        """`num_samples` draws a prompt, prompt by prompt, with their log-probs."""
+        ...
+
+    def log_prob(self, completions: Completions) -> Tensor:
+        """log pi(y|c), float64 [N], nats; differentiable where gradients are enabled."""
+        ...
+
+    def completions(
+        self,
+        prompts: Sequence[Prompt],
+        completion_ids: Sequence[Sequence[int]],
+        max_new_tokens: int | None = None,
+    ) -> Completions:
+        """Completions from outside, one prompt each (or one prompt for all)."""
+        ...
+
+    def micro_batches(self, completions: Completions) -> list[Tensor]:
+        """Positions that cover the completions once, in groups that fit in memory together."""
+        ...
+
+    def in_float64(self) -> LanguageModel:
+        """The same distribution with rounding pushed to float64, for enumeration."""
+        ...
+
+
+@runtime_checkable
+class TrainableLM(LanguageModel, Protocol):
+    """A language model that can be turned into a policy, trained and saved."""
+
+    module: torch.nn.Module
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def as_policy(
+        self, kind: Literal["full", "lora"], lora: LoraSettings, seed: int
+    ) -> TrainableLM:
+        """A policy that starts as this very distribution, with parameters of its own."""
+        ...
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """The tensors that training changes, by name."""
+        ...
+
+    def load_trained_state(self, state: Mapping[str, Tensor]) -> None:
+        """Put back what `trained_state` returned, bit for bit."""
+        ...
+
+    def save_pretrained(self, directory: Path) -> None:
+        """Save in the format that the model's own ecosystem loads."""
+        ...
+
+
+class Scores(NamedTuple):
+    """What one piece of evidence says of N completions; float64 [N] each.
+
+    `log_evidence` (nats) may be -inf, never NaN or +inf. `reward` is in the units of the user's
+    function: r for a reward, the probability for a likelihood, 0 or 1 for a constraint.
+    """
+
+    log_evidence: Tensor
+    reward: Tensor
+
+
+@runtime_checkable
+class Evidence(Protocol):
+    """log e(c, y): how strongly a completion speaks for what is wanted."""
+
+    def score(self, completions: Completions, columns: Columns) -> Scores:
+        """Raises `EvidenceError` where the user's function fails or returns no evidence."""
+        ...
+
+
+class Objective(Protocol):
+    """A fine-tuning algorithm: what one step's draws say about how to move the policy.
+
+    A step's loss is the mean over its draws of `loss`. `weigh` sees all draws of the step at once
+    and without gradient; `loss` then sees any part of them, so that the loop may split a step into
+    micro-batches without changing its gradient.
+    """
+
+    name: str
+    divergence: str | None
+    """What the expected gradient descends, as a formula; None if the objective has no target."""
+
+    def weigh(self, draws: Draws) -> Tensor:
+        """A constant for each draw, float64 [N]."""
+        ...
+
+    def loss(self, log_prob_n: Tensor, weight_n: Tensor) -> Tensor:
+        """The loss of each draw, [n], from its log-prob under the policy."""
+        ...

@@ -1,0 +1,158 @@
+"""The target: which distribution is wanted, as prior times evidence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .errors import ConfigError, EvidenceError
+from .protocols import Evidence, LanguageModel
+from .types import Completions, Prompt
+
+
+class LogDensity(NamedTuple):
+    """log p~(y|c) of N completions and its parts; float64 [N], nats (reward in its own units)."""
+
+    prior: Tensor
+    evidence: Tensor
+    total: Tensor
+    reward: Tensor
+
+
+class EvidenceScores(NamedTuple):
+    """The summed log-evidence [N] and reward [N] of all evidence."""
+
+    log_evidence: Tensor
+    reward: Tensor
+
+
+class Target:
+    """p*(y|c) = prior(y|c) e(c, y) / Z(c), the posterior that alignment approximates.
+
+    With `Reward(r, beta)` as evidence this is the optimum of KL-regularised RL,
+    argmax_pi E_pi[r] - beta KL(pi, prior) (Korbak et al. 2022, arXiv 2205.11275, section 3).
+
+    `evidence` is multiplied together, so log-evidence adds up. `columns` are data-set columns, one
+    value a prompt, that reward functions receive by name. The target owns its prompts and
+    `max_new_tokens`: every estimate about it is over these prompts, in their order.
+
+    Raises `ConfigError` for no prompts, repeated prompts, or columns of another length.
+    """
+
+    def __init__(
+        self,
+        prior: LanguageModel,
+        evidence: Sequence[Evidence] | Evidence,
+        prompts: Sequence[Prompt],
+        max_new_tokens: int,
+        columns: Mapping[str, Sequence[Any]] | None = None,
+        temper: float = 1.0,
+    ) -> None:
+        if isinstance(prompts, str):
+            raise ConfigError("prompts is one string", hint='write prompts=["..."]')
+        if not prompts:
+            raise ConfigError("prompts is empty", hint='an empty prompt is written prompts=[""]')
+        if max_new_tokens < 1:
+            raise ConfigError(f"max_new_tokens={max_new_tokens} must be at least 1")
+        if not (math.isfinite(temper) and temper >= 0):
+            raise ConfigError(f"temper={temper} must be a number of at least 0")
+        self.prior = prior
+        self.evidence = tuple(evidence) if isinstance(evidence, Sequence) else (evidence,)
+        self.prompts = tuple(prompts)
+        self.max_new_tokens = max_new_tokens
+        self.columns = {name: list(values) for name, values in (columns or {}).items()}
+        self.temper = temper
+        self._position = {_key(prompt): at for at, prompt in enumerate(self.prompts)}
+        if len(self._position) != len(self.prompts) and self.columns:
+            raise ConfigError(
+                "a prompt is there twice, so its columns are ambiguous",
+                hint="make the prompts unique",
+            )
+        for name, values in self.columns.items():
+            if len(values) != len(self.prompts):
+                raise ConfigError(
+                    f"column '{name}' has {len(values)} values for {len(self.prompts)} prompts"
+                )
+
+    def tempered(self, t: float) -> Target:
+        """prior x evidence^t: the path from the prior (t = 0) to this target (t = 1).
+
+        0^0 = 1: at t = 0 even what the evidence rules out has its prior probability.
+        """
+        return Target(
+            self.prior,
+            self.evidence,
+            self.prompts,
+            self.max_new_tokens,
+            self.columns,
+            self.temper * t,
+        )
+
+    def log_density(self, completions: Completions) -> LogDensity:
+        """log p~(y|c) = log prior(y|c) + log e(c, y), unnormalised, without gradient.
+
+        Raises `OutcomeError` for a completion that is no outcome at this `max_new_tokens`, and
+        `EvidenceError` where the evidence fails.
+        """
+        completions.check_outcomes(self.max_new_tokens)
+        with torch.no_grad():
+            log_prior_N = self.prior.log_prob(completions).double()
+        scores = self.score(completions)
+        total_N = log_prior_N + scores.log_evidence
+        return LogDensity(log_prior_N, scores.log_evidence, total_N, scores.reward)
+
+    def log_prior(self, completions: Completions) -> Tensor:
+        """log prior(y|c), float64 [N], without gradient."""
+        with torch.no_grad():
+            return self.prior.log_prob(completions).double()
+
+    def score(self, completions: Completions) -> EvidenceScores:
+        """log e(c, y) and the reward, each summed over the evidence; float64 [N] on the CPU's side
+        of the user's functions and then on the completions' device.
+
+        Where several kinds of evidence come together, the reward is that of the `Reward`s alone if
+        there are any: probabilities and yes-or-no answers do not add up with it.
+        """
+        columns = self._columns_of(completions)
+        device = completions.tokens_NL.device
+        log_evidence_N = torch.zeros(len(completions), dtype=torch.float64, device=device)
+        rewards: list[Tensor] = []
+        others: list[Tensor] = []
+        for evidence in self.evidence:
+            scores = evidence.score(completions, columns)
+            log_evidence_N = log_evidence_N + self._tempered(scores.log_evidence.to(device))
+            kind = rewards if getattr(evidence, "is_reward", False) else others
+            kind.append(scores.reward.to(device))
+        reward_N = sum(rewards or others, torch.zeros_like(log_evidence_N))
+        return EvidenceScores(log_evidence_N, reward_N)
+
+    def _tempered(self, log_evidence_N: Tensor) -> Tensor:
+        if self.temper == 1.0:
+            return log_evidence_N
+        if self.temper == 0.0:
+            return torch.zeros_like(log_evidence_N)
+        return self.temper * log_evidence_N
+
+    def _columns_of(self, completions: Completions) -> dict[str, list[Any]]:
+        """Each column's value for each completion, looked up by the completion's prompt."""
+        if not self.columns:
+            return {}
+        positions = []
+        for prompt in completions.prompt_set:
+            if _key(prompt) not in self._position:
+                raise EvidenceError(
+                    f"the prompt {str(prompt)[:60]!r} is not one of the target's, "
+                    "so its columns are unknown",
+                    hint="score completions of target.prompts",
+                )
+            positions.append(self._position[_key(prompt)])
+        rows = [positions[i] for i in completions.prompt_index_N.tolist()]
+        return {name: [values[row] for row in rows] for name, values in self.columns.items()}
+
+
+def _key(prompt: Prompt) -> str:
+    return prompt if isinstance(prompt, str) else repr(prompt)

@@ -1,0 +1,1 @@
+"""Fine-tuning: one loop that does not know which algorithm it runs."""

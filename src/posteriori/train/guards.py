@@ -1,0 +1,65 @@
+"""Guards between the backward pass and the update: nothing non-finite ever reaches the weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..errors import NonFiniteError
+from ..protocols import Objective, TrainableLM
+from ..types import Draws
+
+_SHOWN = 3
+
+
+def check_draws(draws: Draws, weight_N: Tensor, step: int) -> None:
+    """Raise `NonFiniteError` where a log-prob or a weight of the loss is not a finite number."""
+    for name, values_N in (
+        ("log-prob under the policy", draws.log_proposal_N),
+        ("log-prob under the prior", draws.log_prior_N),
+        ("weight in the loss", weight_N),
+    ):
+        bad = (~torch.isfinite(values_N)).nonzero()[:, 0]
+        if len(bad):
+            raise _error(f"the {name} is {float(values_N[bad[0]])}", draws, bad.tolist(), step)
+
+
+def check_gradient(
+    grad_norm: Tensor,
+    policy: TrainableLM,
+    objective: Objective,
+    draws: Draws,
+    weight_N: Tensor,
+    step: int,
+) -> None:
+    """Raise `NonFiniteError` where the gradient is not finite, and find the draws that made it so.
+
+    Only then is every draw's own gradient computed, one by one.
+    """
+    if bool(torch.isfinite(grad_norm)):
+        return
+    parameters = [p for p in policy.module.parameters() if p.requires_grad]
+    bad = []
+    for row in range(len(draws)):
+        log_prob = policy.log_prob(draws.completions.select([row]))
+        loss = objective.loss(log_prob, weight_N[[row]]).sum()
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        if not all(bool(torch.isfinite(g).all()) for g in gradients if g is not None):
+            bad.append(row)
+    raise _error(f"the gradient norm is {float(grad_norm)}", draws, bad, step)
+
+
+def _error(what: str, draws: Draws, rows: list[int], step: int) -> NonFiniteError:
+    if rows:
+        shown = "; ".join(
+            f"{draws.texts[row][:60]!r} after {str(draws.prompts[row])[:40]!r}"
+            for row in rows[:_SHOWN]
+        )
+        blame = f"made by {len(rows)} of {len(draws)} completions: {shown}"
+    else:
+        blame = "no single completion makes it so: their sum overflows"
+    return NonFiniteError(
+        f"{what}, {blame}",
+        where=f"step {step}",
+        hint="the update was not made; look at these completions' rewards, or lower learning_rate",
+    )

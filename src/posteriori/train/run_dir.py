@@ -1,0 +1,125 @@
+"""A run directory: config, versions, metrics as JSON lines, checkpoints, policy, report.
+
+Files are written so that a kill at any moment leaves a directory that can be read and resumed:
+whole files and folders appear under their name only when complete, and a metrics line that was cut
+short is dropped when the run goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointError
+
+_PACKAGES = ("posteriori", "torch", "transformers", "peft", "accelerate", "numpy")
+
+
+class RunDirectory:
+    """`path` holds config.json, versions.json, metrics.jsonl, checkpoints/, policy/, report.html.
+
+    Raises `CheckpointError` when the directory already holds a run and `resume` is false, or when
+    it holds another run than the one being resumed.
+    """
+
+    def __init__(self, path: Path | str, config: Mapping[str, Any], *, resume: bool) -> None:
+        self.path = Path(path)
+        self.checkpoints = self.path / "checkpoints"
+        self.metrics_file = self.path / "metrics.jsonl"
+        self.config_file = self.path / "config.json"
+        if self.config_file.exists():
+            if not resume:
+                raise CheckpointError(
+                    f"'{self.path}' already holds a run",
+                    hint="resume it (resume=True, --resume) or choose another output_dir",
+                )
+            self._check_same(config)
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        write_whole(self.config_file, json.dumps(config, indent=2) + "\n")
+        write_whole(self.path / "versions.json", json.dumps(versions(), indent=2) + "\n")
+
+    @property
+    def policy(self) -> Path:
+        return self.path / "policy"
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines that are whole, in order."""
+        return read_metrics(self.metrics_file) if self.metrics_file.exists() else []
+
+    def keep_metrics_before(self, step: int) -> list[dict[str, Any]]:
+        """Drop the lines of steps that a resumed run will make again; returns what stays."""
+        kept = [line for line in self.metrics() if line["step"] < step]
+        text = "".join(json.dumps(line) + "\n" for line in kept)
+        write_whole(self.metrics_file, text)
+        return kept
+
+    def append_metrics(self, line: Mapping[str, Any]) -> None:
+        with self.metrics_file.open("a") as file:
+            file.write(json.dumps(jsonable(line)) + "\n")
+
+    def _check_same(self, config: Mapping[str, Any]) -> None:
+        before = json.loads(self.config_file.read_text())
+        now = json.loads(json.dumps(config))
+        for key in sorted({*before, *now}):
+            if before.get(key) != now.get(key):
+                raise CheckpointError(
+                    f"'{self.path}' was made with {key} = {before.get(key)!r}, "
+                    f"and this run has {now.get(key)!r}",
+                    hint="resume with the same settings, or choose another output_dir",
+                )
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics file; a last line that was cut short by a kill is left out."""
+    lines = path.read_text().split("\n")
+    found = []
+    for number, line in enumerate(lines, start=1):
+        if not line:
+            continue
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number == len(lines):
+                break
+            raise CheckpointError(
+                f"line {number} is not JSON: {error}", where=str(path), hint="delete that line"
+            ) from error
+    return found
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that is either the old or the new one, whenever the process dies."""
+    incoming = path.with_name(f".{path.name}.incoming")
+    with incoming.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(incoming, path)
+
+
+def jsonable(value: Any) -> Any:
+    """JSON has no infinities: they become the strings "inf", "-inf" and "nan"."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(item) for item in value]
+    return value
+
+
+def versions() -> dict[str, str]:
+    """What the run was made with."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed as a package"
+    return found

@@ -1,0 +1,199 @@
+"""The values that flow between the parts: completions, draws, estimates and findings.
+
+The outcome space. For a prompt c and T = `max_new_tokens`, an outcome y is a token sequence that
+either ends with its first end-of-sequence token at length <= T (that token belongs to y and its
+log-prob counts), or has length T and no such token (truncated). Under any autoregressive model
+these outcomes are exclusive and exhaustive, so sum_y pi(y|c) = 1. Every log-prob, KL, entropy and
+log Z of the library is over this space, in nats per completion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from .errors import OutcomeError
+
+Message = dict[str, Any]
+Prompt = str | list[Message]
+"""A plain string, or a conversation: messages with a `role` and a `content`."""
+
+Kind = Literal["exact", "unbiased", "consistent", "lower_bound", "upper_bound", "heuristic"]
+Level = Literal["info", "warn", "stop"]
+
+
+@dataclass(frozen=True)
+class Completions:
+    """N completions of P prompts, as ragged rows in one padded tensor.
+
+    Shapes: `tokens_NL` [N, L] holds each completion's ids, end-of-sequence included, followed by
+    zeros that mean nothing: `lengths_N` alone says where a row ends, so a padding id can never be
+    mistaken for a token. `prompt_index_N` [N] points into `prompt_set`. `ended_N` [N] is true
+    where the last token is an end of sequence. `log_prob_N` [N] (nats) is under the distribution
+    that drew the completion, and None where nobody drew it.
+    """
+
+    prompt_set: tuple[Prompt, ...]
+    prompt_ids: tuple[tuple[int, ...], ...]
+    prompt_index_N: Tensor
+    tokens_NL: Tensor
+    lengths_N: Tensor
+    ended_N: Tensor
+    max_new_tokens: int
+    decode: Callable[[list[list[int]]], list[str]] = field(repr=False, compare=False)
+    log_prob_N: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.tokens_NL.shape[0]
+
+    @cached_property
+    def completion_ids(self) -> list[list[int]]:
+        """Each completion's token ids, end-of-sequence included and no padding."""
+        rows = zip(self.tokens_NL.tolist(), self.lengths_N.tolist(), strict=True)
+        return [row[:length] for row, length in rows]
+
+    @cached_property
+    def texts(self) -> list[str]:
+        """Each completion as text, without special tokens. Decoded once, when first asked for."""
+        return self.decode(self.completion_ids)
+
+    @cached_property
+    def prompts(self) -> list[Prompt]:
+        """Each completion's own prompt: as many as there are completions."""
+        return [self.prompt_set[i] for i in self.prompt_index_N.tolist()]
+
+    @property
+    def truncated_N(self) -> Tensor:
+        """True where the completion ran into `max_new_tokens` before it ended."""
+        return ~self.ended_N
+
+    @property
+    def mask_NL(self) -> Tensor:
+        """True on the tokens that belong to a completion."""
+        columns = torch.arange(self.tokens_NL.shape[1], device=self.tokens_NL.device)
+        return columns < self.lengths_N[:, None]
+
+    def select(self, index: Tensor | Sequence[int] | slice) -> Completions:
+        """The completions at `index` (positions, a mask or a slice), in that order."""
+        if not isinstance(index, slice):
+            index = torch.as_tensor(index, device=self.tokens_NL.device)
+        return replace(
+            self,
+            prompt_index_N=self.prompt_index_N[index],
+            tokens_NL=self.tokens_NL[index],
+            lengths_N=self.lengths_N[index],
+            ended_N=self.ended_N[index],
+            log_prob_N=None if self.log_prob_N is None else self.log_prob_N[index],
+        )
+
+    def check_outcomes(self, max_new_tokens: int) -> None:
+        """Raise `OutcomeError` unless every row is an outcome for that T."""
+        too_long = self.lengths_N > max_new_tokens
+        too_short = ~self.ended_N & (self.lengths_N < max_new_tokens)
+        for bad, why in ((too_long, "is longer than"), (too_short, "does not end and is short of")):
+            if bool(bad.any()):
+                row = int(bad.nonzero()[0])
+                raise OutcomeError(
+                    f"completion {row} ({self.completion_ids[row]}) {why} "
+                    f"max_new_tokens={max_new_tokens}, so it is not an outcome",
+                    hint="draw with the target's max_new_tokens, or end it with the EOS token",
+                )
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a result took: tokens run through language models, evidence calls, wall seconds."""
+
+    lm_tokens: int = 0
+    evidence_calls: int = 0
+    seconds: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            self.lm_tokens + other.lm_tokens,
+            self.evidence_calls + other.evidence_calls,
+            self.seconds + other.seconds,
+        )
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Completions with everything that the target says about them.
+
+    All tensors are float64 [N] in nats: `log_proposal_N` under the distribution that drew them,
+    `log_prior_N`, `log_evidence_N`, and `log_weight` = log prior + log evidence - log proposal.
+    `reward_N` [N] is in the units of the user's own function. `cost` is what it took.
+    """
+
+    completions: Completions
+    log_proposal_N: Tensor
+    log_prior_N: Tensor
+    log_evidence_N: Tensor
+    reward_N: Tensor
+    cost: Cost = Cost()
+
+    def __len__(self) -> int:
+        return len(self.completions)
+
+    @property
+    def log_weight(self) -> Tensor:
+        """log w = log prior + log evidence - log proposal, unnormalised; [N]."""
+        return self.log_prior_N + self.log_evidence_N - self.log_proposal_N
+
+    @property
+    def texts(self) -> list[str]:
+        return self.completions.texts
+
+    @property
+    def prompts(self) -> list[Prompt]:
+        return self.completions.prompts
+
+    @property
+    def completion_ids(self) -> list[list[int]]:
+        return self.completions.completion_ids
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something a person should know, in words: its level, the figure it rests on, what to try."""
+
+    level: Level
+    name: str
+    message: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        return f"[{self.level}] {self.message}" + (f" {self.hint}" if self.hint else "")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its error bar, and what kind of claim it is.
+
+    `standard_error` is the Monte Carlo error of `value` for the prompts at hand: how far another
+    seed would land. With several prompts `value` is their mean and `per_prompt` holds one estimate
+    each. `standard_error_new_prompts` instead treats the prompts as a sample of all prompts one
+    might ask, so it contains the spread between them as well; None with a single prompt.
+
+    `kind`: exact; unbiased; consistent (bias vanishes as 1/num_draws); lower_bound or upper_bound
+    (in expectation); heuristic (no guarantee).
+    """
+
+    value: float
+    standard_error: float
+    kind: Kind
+    num_draws: int
+    findings: tuple[Finding, ...] = ()
+    per_prompt: tuple[Estimate, ...] = ()
+    standard_error_new_prompts: float | None = None
+
+    def __float__(self) -> float:
+        return self.value
+
+    def __str__(self) -> str:
+        return f"{self.value:.4g} ± {self.standard_error:.2g}"
