@@ -7,9 +7,9 @@ names the key and what to write instead.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from .errors import ConfigError, did_you_mean
 
@@ -20,12 +20,17 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
 
 
+def _names(value: Any) -> Any:
+    """TOML and JSON know lists only, and a strict tuple refuses them."""
+    return tuple(value) if isinstance(value, list) else value
+
+
 class LoraSettings(Strict):
     """A LoRA adapter: rank r, scale alpha/r, on every linear layer unless named otherwise."""
 
     rank: int = Field(default=16, ge=1)
     alpha: float = Field(default=32.0, gt=0)
-    target_modules: str | tuple[str, ...] = "all-linear"
+    target_modules: Annotated[str | tuple[str, ...], BeforeValidator(_names)] = "all-linear"
 
 
 class FitSettings(Strict):
@@ -47,7 +52,83 @@ class FitSettings(Strict):
     seed: int = Field(0, ge=0)
 
 
+class PriorSettings(Strict):
+    """Which language model is the prior, and how it computes; see `posteriori.load`."""
+
+    path: str = "tiny"
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = "auto"
+    device: str | None = None
+    merge_adapter: bool = False
+    memory_gib: float = Field(default=1.0, gt=0)
+
+
+class EvidenceSettings(Strict):
+    """One piece of evidence: its kind, and the function or reward model that says it."""
+
+    kind: str
+    function: str | None = None
+    model: str | None = None
+    beta: float | None = Field(None, gt=0)
+
+
+class RunFitSettings(FitSettings):
+    """`FitSettings`, and which objective they are for."""
+
+    objective: str = "rloo"
+
+
+class EvaluateSettings(Strict):
+    """How many draws a prompt the policy is judged by."""
+
+    num_samples: int = Field(default=2000, ge=2)
+    seed: int = Field(default=0, ge=0)
+
+
+def _prompts(value: Any) -> Any:
+    if isinstance(value, str) or (isinstance(value, list) and value and all(map(is_prompt, value))):
+        return value
+    raise ValueError(
+        'write a file name (.jsonl or .txt) or a list of strings, such as ["The food here is"]'
+    )
+
+
+def is_prompt(value: Any) -> bool:
+    """A string, or a conversation: messages whose role and content are strings."""
+    if isinstance(value, str):
+        return True
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(
+            isinstance(message, dict)
+            and isinstance(message.get("role"), str)
+            and isinstance(message.get("content"), str)
+            for message in value
+        )
+    )
+
+
+class RunConfig(Strict):
+    """A run from a file: the target (prior, evidence, prompts, length), and what to do with it.
+
+    Paths are relative to the file's own directory, so that a run is the same wherever it is started
+    from. `fit` may be missing where a config only says what policies are evaluated against.
+    """
+
+    output_dir: str | None = None
+    prompts: Annotated[Any, BeforeValidator(_prompts)]
+    max_new_tokens: int = Field(ge=1)
+    prior: PriorSettings = PriorSettings()
+    evidence: list[EvidenceSettings] = Field(min_length=1)
+    fit: RunFitSettings | None = None
+    evaluate: EvaluateSettings = EvaluateSettings()
+
+
 SettingsT = TypeVar("SettingsT", bound=BaseModel)
+
+
+_SHOWN = 60
+"""Characters of a refused value that its error shows."""
 
 
 def parse(model: type[SettingsT], values: Mapping[str, Any], *, where: str) -> SettingsT:
@@ -55,7 +136,8 @@ def parse(model: type[SettingsT], values: Mapping[str, Any], *, where: str) -> S
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
-        first = error.errors()[0]
+        # A misspelt key is the cause where another one is missing, so it is told first.
+        first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
         raise ConfigError(*_explain(model, first), where=where) from error
 
 
@@ -66,9 +148,11 @@ def _explain(model: type[BaseModel], error: Any) -> tuple[str]:
         return (f"unknown key '{path}'; {did_you_mean(str(error['loc'][-1]), known)}",)
     if error["type"] == "missing":
         return (f"'{path}' is missing; write {path} = ...",)
-    shown = error.get("input")
-    message = error["msg"][0].lower() + error["msg"][1:]
-    return (f"'{path}' = {shown!r} is not valid: {message}",)
+    shown = repr(error.get("input"))
+    shown = shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "..."
+    message = error["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    return (f"'{path}' = {shown} is not valid: {message}",)
 
 
 def _fields_at(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:

@@ -144,7 +144,8 @@ def _accepted(fn: Callable[..., Any], arguments: dict[str, Any], name: str) -> d
 
 
 def _as_list(answer: Any, expected: int, name: str) -> list[Any]:
-    if isinstance(answer, str) or not hasattr(answer, "__len__") or not hasattr(answer, "__iter__"):
+    is_list = hasattr(answer, "__len__") and hasattr(answer, "__iter__")
+    if isinstance(answer, str) or not is_list or getattr(answer, "shape", None) == ():
         raise EvidenceError(
             f"it returned {type(answer).__name__} {str(answer)[:40]!r}",
             where=name,

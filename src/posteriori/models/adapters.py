@@ -70,8 +70,9 @@ def add_adapter(
 
 
 def adapter_parameters(model: PeftModel, adapter: str) -> dict[str, torch.nn.Parameter]:
-    """The parameters of one adapter, by name."""
-    found = {n: p for n, p in model.named_parameters() if f".{adapter}." in n}
+    """The parameters of one adapter, by names that do not depend on what it is called here."""
+    within = f".{adapter}."
+    found = {n.replace(within, "."): p for n, p in model.named_parameters() if within in n}
     if not found:
         raise ModelError(f"the model has no adapter named '{adapter}'")
     return found

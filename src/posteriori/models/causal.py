@@ -18,7 +18,8 @@ from ..config import LoraSettings
 from ..errors import ModelError
 from ..types import Completions, Prompt
 from . import adapters, memory, weights
-from .generate import Forward, generate
+from .forward import Forward
+from .generate import generate
 from .prompts import (
     build_completions,
     check_length,
@@ -263,7 +264,7 @@ class CausalLM:
         adapters.activate(weights.unwrapped(self.model), self.adapter)
         if self.model.training:
             self.model.eval()
-        if self.compute_dtype == memory.embedding_weight(self._base).dtype:
+        if self.compute_dtype in (torch.float32, torch.float64):
             yield
         else:
             with torch.autocast(self.device.type, dtype=self.compute_dtype):

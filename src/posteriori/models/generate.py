@@ -8,52 +8,19 @@ memory is split. A draw is a function of the model, its prompt and its own row o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedConfig
 
+from .forward import Forward
 from .inverse_cdf import draw_tokens
-from .prompts import left_padded
 from .warp import Warp
 
 _KEEP_UNTIL_LIVE = 0.8
 """Rows that have ended are dropped once fewer than this share of the batch is live: copying the
 cache costs about as much as a fifth of a batch costs in one step."""
-
-
-@dataclass(frozen=True)
-class Forward:
-    """A transformers model as the sampler needs it: what it takes, and what it costs."""
-
-    model: Callable
-    config: PreTrainedConfig
-    takes_positions: bool
-    takes_logits_to_keep: bool
-    device: torch.device
-
-    def __call__(self, ids: Tensor, mask: Tensor, num_logits: int, cache: DynamicCache | None):
-        """Logits [R, num_logits, V] at the last columns of `ids` [R, L].
-
-        `mask` [R, L'] covers the cached columns too; positions count what it lets through, so left
-        padding shifts nothing.
-        """
-        extra: dict[str, Tensor | int] = {}
-        if self.takes_positions:
-            extra["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-        if self.takes_logits_to_keep:
-            extra["logits_to_keep"] = num_logits
-        out = self.model(
-            input_ids=ids,
-            attention_mask=mask,
-            past_key_values=cache,
-            use_cache=cache is not None,
-            **extra,
-        )
-        return out.logits[:, -num_logits:]
 
 
 @dataclass
@@ -120,17 +87,12 @@ def _generate_chunk(
 ) -> Rows:
     num_rows, max_new_tokens = uniform_RT.shape
     result = Rows.empty(num_rows, max_new_tokens, forward.device)
-    ids_PL, mask_PL = left_padded(prompt_ids, forward.device)
-    cache = DynamicCache(config=forward.config)
-    logits_RV = forward(ids_PL, mask_PL, 1, cache)[parent_R, 0]
-    _keep_rows(cache, parent_R)
-    mask_RL = mask_PL[parent_R]
+    rows = forward.prefill(prompt_ids, parent_R)
     row_R = torch.arange(num_rows, device=forward.device)
     live_R = torch.ones_like(row_R, dtype=torch.bool)
     for t in range(max_new_tokens):
-        log_prob_RV = warp.log_softmax(logits_RV, row_R.new_tensor(t), eos)
-        token_R = draw_tokens(log_prob_RV, uniform_RT[row_R, t])
-        step_R = log_prob_RV.gather(1, token_R[:, None])[:, 0].double()
+        warped_RV = warp.logits(rows.logits_RV, row_R.new_tensor(t), eos)
+        token_R, step_R = draw_tokens(warped_RV, uniform_RT[row_R, t])
         ends_R = torch.isin(token_R, eos) & live_R
         result.tokens_RT[row_R, t] = token_R.where(live_R, 0)
         result.log_prob_R[row_R] += step_R.where(live_R, 0.0)
@@ -142,19 +104,7 @@ def _generate_chunk(
             break
         if num_live < _KEEP_UNTIL_LIVE * len(row_R):
             keep = live_R.nonzero()[:, 0]
-            _keep_rows(cache, keep)
-            row_R, live_R, token_R, mask_RL = (
-                row_R[keep],
-                live_R[keep],
-                token_R[keep],
-                mask_RL[keep],
-            )
-        mask_RL = torch.cat([mask_RL, mask_RL.new_ones(len(row_R), 1)], dim=1)
-        logits_RV = forward(token_R[:, None], mask_RL, 1, cache)[:, 0]
+            rows.keep(keep)
+            row_R, live_R, token_R = row_R[keep], live_R[keep], token_R[keep]
+        forward.extend(rows, token_R[:, None])
     return result
-
-
-def _keep_rows(cache: DynamicCache, index_R: Tensor) -> None:
-    """Row i of the cache becomes what row `index_R[i]` was; rows may repeat or vanish."""
-    for layer in cache.layers:
-        layer.reorder_cache(cast(torch.LongTensor, index_R))

@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 from peft import PeftModel
+from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -18,15 +19,13 @@ from transformers.utils import logging as transformers_logging
 
 from ..errors import ConfigError, ModelError, did_you_mean
 from .causal import CausalLM
+from .precision import fast_dtype, mixed_precision
 from .warp import Warp
 
 BUNDLED = {"tiny": Path(__file__).parent / "tiny"}
 """Models that the package carries, by name."""
 
 DTypeName = Literal["auto", "float32", "bfloat16", "float16", "float64"]
-
-_LARGE = 50_000_000
-"""Parameters above which reduced precision pays: below, a step is overhead and not arithmetic."""
 
 
 def load(
@@ -47,8 +46,9 @@ def load(
     model, a GGUF file, or a directory with a PEFT adapter (its base model is found from its config;
     `merge_adapter` folds it into the weights).
 
-    `dtype="auto"` computes in bfloat16 where the device multiplies it natively and the model has
-    more than 50 million parameters, and in float32 otherwise. `temperature`, `top_k`, `top_p` and
+    `dtype="auto"` multiplies in bfloat16 where the device does so natively and the model has more
+    than 50 million parameters (see `models.precision` for what stays float32), and computes in
+    float32 otherwise. `temperature`, `top_k`, `top_p` and
     `min_new_tokens` change the distribution itself: draws and log-probs alike.
 
     Raises `ModelError` when nothing can be loaded from `path`, and says why.
@@ -60,37 +60,39 @@ def load(
     if adapter_config.is_file():
         base = _base_of_adapter(adapter_config)
         plain, tokenizer = _load_plain(base, _tokenizer_place(where))
-        model: PreTrainedModel | PeftModel = _cast(plain, dtype, target)
-        model = PeftModel.from_pretrained(model, str(where), adapter_name="default")
+        placed, compute = _placed(plain, dtype, target)
+        model: PreTrainedModel | PeftModel = _with_adapter(placed, where)
         if merge_adapter:
             model = model.merge_and_unload()
     else:
         plain, tokenizer = _load_plain(str(where) if where.exists() else str(path), None)
-        model = _cast(plain, dtype, target)
+        model, compute = _placed(plain, dtype, target)
     model.requires_grad_(False)
     adapter = "default" if isinstance(model, PeftModel) else None
-    return CausalLM(model, tokenizer, adapter=adapter, warp=warp, memory_gib=memory_gib)
+    return CausalLM(
+        model,
+        tokenizer,
+        compute_dtype=compute,
+        adapter=adapter,
+        warp=warp,
+        memory_gib=memory_gib,
+    )
 
 
-def fast_dtype(num_parameters: int, device: torch.device) -> torch.dtype:
-    """bfloat16 where the device multiplies it natively and the model is large enough to gain."""
-    if num_parameters < _LARGE:
-        return torch.float32
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        native = device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.bfloat16 if native else torch.float32
-
-
-def _cast(model: PreTrainedModel, dtype: DTypeName, device: torch.device) -> PreTrainedModel:
-    if dtype == "auto":
-        chosen = fast_dtype(model.num_parameters(), device)
-    else:
-        chosen = getattr(torch, dtype, None) if dtype in _DTYPES else None
-        if chosen is None:
-            raise ConfigError(f"unknown dtype '{dtype}'", hint=did_you_mean(dtype, _DTYPES))
-    return model.to(device=device, dtype=chosen)  # type: ignore[return-value]
+def _placed(
+    model: PreTrainedModel, dtype: DTypeName, device: torch.device
+) -> tuple[PreTrainedModel, torch.dtype]:
+    """The model on its device in the precision asked for, and the dtype that it computes in."""
+    if dtype not in _DTYPES:
+        raise ConfigError(f"unknown dtype '{dtype}'", hint=did_you_mean(dtype, _DTYPES))
+    chosen = (
+        fast_dtype(model.num_parameters(), device) if dtype == "auto" else getattr(torch, dtype)
+    )
+    model.to(device)  # pyright: ignore[reportArgumentType] - transformers decorates `to`
+    if chosen in (torch.bfloat16, torch.float16):
+        return mixed_precision(model, chosen), chosen
+    model.to(chosen)  # pyright: ignore[reportArgumentType]
+    return model, chosen
 
 
 _DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
@@ -109,17 +111,24 @@ def _load_plain(
     transformers_logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(tokenizer_path or place, **gguf)
-        model = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32, **gguf)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        model, info = AutoModelForCausalLM.from_pretrained(
+            place, dtype=torch.float32, output_loading_info=True, **gguf
+        )
+    except _UNREADABLE as error:
         raise ModelError(
-            f"cannot load a causal language model from '{path}': {first_line}",
+            f"cannot load a causal language model from '{path}': {_first_line(error)}",
             hint="give a directory with config.json, weights and a tokenizer, a hub id, "
             f"a .gguf file, an adapter directory, or one of: {', '.join(BUNDLED)}",
         ) from error
     finally:
         transformers_logging.set_verbosity(verbosity)
         transformers_logging.enable_progress_bar()
+    if info["missing_keys"]:
+        raise ModelError(
+            f"'{path}' has no weights for {len(info['missing_keys'])} tensors of a causal language "
+            f"model, such as '{min(info['missing_keys'])}': they would be random",
+            hint="give a model with a language-modelling head",
+        )
     return drop_quantisation_state(model), tokenizer
 
 
@@ -134,8 +143,31 @@ def drop_quantisation_state(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
+_UNREADABLE = (OSError, ValueError, KeyError, ImportError, SafetensorError)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else repr(error)
+
+
+def _with_adapter(model: PreTrainedModel, directory: Path) -> PeftModel:
+    # PEFT draws random weights before it reads the adapter's: nobody's random state but its own.
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return PeftModel.from_pretrained(model, str(directory), adapter_name="default")
+    except _UNREADABLE as error:
+        raise ModelError(
+            f"cannot load a PEFT adapter from '{directory}': {_first_line(error)}",
+            hint="its directory holds adapter_config.json and adapter_model.safetensors",
+        ) from error
+
+
 def _base_of_adapter(adapter_config: Path) -> str:
-    base = json.loads(adapter_config.read_text()).get("base_model_name_or_path")
+    try:
+        base = json.loads(adapter_config.read_text()).get("base_model_name_or_path")
+    except ValueError as error:
+        raise ModelError(f"not JSON: {error}", where=str(adapter_config)) from error
     if not base:
         raise ModelError(
             f"'{adapter_config}' does not say which base model the adapter belongs to",

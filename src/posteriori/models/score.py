@@ -1,8 +1,8 @@
 """Scoring: log pi(y|c) of given completions, with logits for completion tokens only.
 
-Completions are scored in micro-batches of similar length. Prompts are padded on the left and
-completions on the right, so that in one micro-batch all completions start at the same column and
-`logits_to_keep` leaves out the prompts. The last token of a completion is predicted and never fed.
+Completions are scored in micro-batches of similar length. Each distinct prompt of a micro-batch is
+run once, for the logits after its last token; then the completions, padded on the right, continue
+its cache. The last token of a completion is predicted and never fed.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from ..types import Completions
-from .generate import Forward
-from .prompts import left_padded
+from .forward import Forward
 from .warp import Warp
 
 
@@ -39,26 +38,25 @@ def token_log_prob(forward: Forward, completions: Completions, eos: Tensor, warp
     device = forward.device
     width = int(completions.lengths_N.max())
     tokens_NT = completions.tokens_NL[:, :width].to(device)
-    index_N = completions.prompt_index_N.tolist()
-    prompt_NP, prompt_mask_NP = left_padded([completions.prompt_ids[i] for i in index_N], device)
-    ids_NL = torch.cat([prompt_NP, tokens_NT[:, :-1]], dim=1)
-    # Columns past a completion's end need no mask: causal attention never looks ahead.
-    mask_NL = torch.cat([prompt_mask_NP, torch.ones_like(tokens_NT[:, :-1])], dim=1)
-    logits_NTV = forward(ids_NL, mask_NL, width, None)
-    mask_NT = completions.mask_NL[:, :width].to(device)
-    if warp == Warp():
-        chosen_NT = _chosen_log_softmax(logits_NTV, tokens_NT)
-    else:
-        position_T = torch.arange(width, device=device).expand(len(completions), -1)
-        log_prob_NTV = warp.log_softmax(logits_NTV, position_T, eos)
-        chosen_NT = log_prob_NTV.gather(-1, tokens_NT[..., None])[..., 0]
-    return chosen_NT.masked_fill(~mask_NT, 0.0)
+    used, parent_N = torch.unique(completions.prompt_index_N.to(device), return_inverse=True)
+    rows = forward.prefill([completions.prompt_ids[i] for i in used.tolist()], parent_N)
+    chosen_NT = _chosen(rows.logits_RV[:, None], tokens_NT[:, :1], 0, eos, warp)
+    if width > 1:
+        # Columns past a completion's end need no mask: causal attention never looks ahead.
+        logits_NTV = forward.extend(rows, tokens_NT[:, :-1])
+        later_NT = _chosen(logits_NTV, tokens_NT[:, 1:], 1, eos, warp)
+        chosen_NT = torch.cat([chosen_NT, later_NT], dim=1)
+    return chosen_NT.masked_fill(~completions.mask_NL[:, :width].to(device), 0.0)
 
 
-def _chosen_log_softmax(logits_NTV: Tensor, tokens_NT: Tensor) -> Tensor:
-    """log-softmax at the chosen tokens; cross-entropy keeps one copy of the logits, not two."""
-    logits = logits_NTV if logits_NTV.dtype == torch.float64 else logits_NTV.float()
+def _chosen(logits_NTV: Tensor, tokens_NT: Tensor, first: int, eos: Tensor, warp: Warp) -> Tensor:
+    """log-softmax at the chosen tokens, [N, T]; the first column is the completion's token `first`.
+
+    Cross-entropy gives it with one copy of the logits, where log-softmax and gather keep two.
+    """
+    position_T = torch.arange(first, first + tokens_NT.shape[1], device=tokens_NT.device)
+    warped_NTV = warp.logits(logits_NTV, position_T.expand_as(tokens_NT), eos)
     loss = torch.nn.functional.cross_entropy(
-        logits.flatten(0, 1), tokens_NT.flatten(), reduction="none"
+        warped_NTV.flatten(0, 1), tokens_NT.flatten(), reduction="none"
     )
     return -loss.view_as(tokens_NT)

@@ -131,8 +131,8 @@ class TabularLM(torch.nn.Module):
         prefix_N = torch.zeros_like(index_N)
         with torch.no_grad():
             for t in range(max_new_tokens):
-                log_prob_NV = self.logits[table_N, prefix_N].log_softmax(-1)
-                token_N = draw_tokens(log_prob_NV, uniform_NT[:, t]).where(~ended_N, 0)
+                drawn_N, _ = draw_tokens(self.logits[table_N, prefix_N], uniform_NT[:, t])
+                token_N = drawn_N.where(~ended_N, 0)
                 tokens_NT[:, t] = token_N
                 ends_N = (token_N == self.eos_token_id) & ~ended_N
                 lengths_N[ends_N] = t + 1

@@ -18,7 +18,7 @@ from ..errors import ConfigError
 
 @dataclass(frozen=True)
 class Warp:
-    """log pi'(v) = log-softmax of the logits over temperature, restricted by top-k, then top-p.
+    """log pi'(v) = log-softmax of logits / temperature, restricted by top-k, then top-p.
 
     `min_new_tokens` forbids an end of sequence among the first so many tokens. The defaults change
     nothing. Tokens that a restriction leaves out have log-prob -inf.
@@ -42,8 +42,8 @@ class Warp:
         if wrong:
             raise ConfigError(wrong)
 
-    def log_softmax(self, logits: Tensor, position: Tensor, eos: Tensor) -> Tensor:
-        """Log-probs of the next token, at least float32, shape of `logits` [..., V].
+    def logits(self, logits: Tensor, position: Tensor, eos: Tensor) -> Tensor:
+        """The next token's unnormalised log-probs, at least float32, shape of `logits` [..., V].
 
         `position` [...] (or a scalar) counts the completion's tokens before this one; `eos` holds
         the end-of-sequence ids.
@@ -64,4 +64,4 @@ class Warp:
             before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
             cut = torch.zeros_like(x, dtype=torch.bool).scatter(-1, order, before >= self.top_p)
             x = x.masked_fill(cut, -math.inf)
-        return x.log_softmax(-1)
+        return x

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ..errors import CheckpointError
@@ -27,6 +28,24 @@ def save_checkpoint(
     has its name is complete.
     """
     final = folder / f"{_PREFIX}{step:08d}"
+    if final.exists():
+        return final
+    try:
+        _write(folder, final, step, policy, optimizer)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"the checkpoint cannot be written: {error}",
+            where=str(final),
+            hint="make room; the checkpoint before it is whole, and the run resumes from there",
+        ) from error
+    for old in _finished(folder)[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def _write(
+    folder: Path, final: Path, step: int, policy: TrainableLM, optimizer: torch.optim.Optimizer
+) -> None:
     incoming = folder / f".incoming-{step:08d}"
     shutil.rmtree(incoming, ignore_errors=True)
     incoming.mkdir(parents=True)
@@ -38,13 +57,8 @@ def save_checkpoint(
     for file in incoming.iterdir():
         _flush(file)
     _flush(incoming)
-    if final.exists():
-        shutil.rmtree(final)
     os.replace(incoming, final)
     _flush(folder)
-    for old in _finished(folder)[:-keep]:
-        shutil.rmtree(old)
-    return final
 
 
 def latest_checkpoint(folder: Path) -> Path | None:

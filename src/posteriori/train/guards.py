@@ -49,6 +49,17 @@ def check_gradient(
     raise _error(f"the gradient norm is {float(grad_norm)}", draws, bad, step)
 
 
+def check_weights(policy: TrainableLM, step: int) -> None:
+    """Raise `NonFiniteError` where a weight of the policy is not finite, before it is saved."""
+    for name, tensor in policy.trained_state().items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise NonFiniteError(
+                f"the weight '{name}' is not finite after the update",
+                where=f"step {step}",
+                hint="resume from the last checkpoint with a lower learning_rate",
+            )
+
+
 def _error(what: str, draws: Draws, rows: list[int], step: int) -> NonFiniteError:
     if rows:
         shown = "; ".join(

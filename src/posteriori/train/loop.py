@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -111,6 +112,7 @@ class Trainer:
         self.policy.module, self.optimizer = self.accelerator.prepare(self.policy.module, optimizer)
         self.history: list[dict[str, Any]] = []
         self.finished = 0
+        self.updating = False
         self.context = CallContext(TrainerState(max_steps=settings.steps))
 
     def run(self) -> Fit:
@@ -122,11 +124,15 @@ class Trainer:
                 while self.finished < self.settings.steps:
                     record = self._step(self.finished)
                     self.finished += 1
+                    self.updating = False
                     self._record(record)
                     if self.finished % every == 0 or self.finished == self.settings.steps:
                         self._checkpoint()
         except (PosterioriError, KeyboardInterrupt):
-            self._checkpoint()
+            # Half an update, or weights that are not finite, are no good state.
+            if not self.updating:
+                with contextlib.suppress(PosterioriError):
+                    self._checkpoint()
             raise
         if self.run_directory:
             self.policy.save_pretrained(self.run_directory.policy)
@@ -160,6 +166,7 @@ class Trainer:
         rate = learning_rate(settings, step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        self.updating = True
         self.optimizer.step()
         return {
             "step": step,
@@ -207,6 +214,7 @@ class Trainer:
 
     def _checkpoint(self) -> None:
         if self.run_directory:
+            guards.check_weights(self.policy, self.finished)
             save_checkpoint(
                 self.run_directory.checkpoints,
                 self.finished,

@@ -40,7 +40,13 @@ class RunDirectory:
                     hint="resume it (resume=True, --resume) or choose another output_dir",
                 )
             self._check_same(config)
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CheckpointError(
+                f"the run cannot be kept in '{self.path}': {error.strerror}",
+                hint="choose another output_dir",
+            ) from error
         write_whole(self.config_file, json.dumps(config, indent=2) + "\n")
         write_whole(self.path / "versions.json", json.dumps(versions(), indent=2) + "\n")
 
@@ -64,7 +70,14 @@ class RunDirectory:
             file.write(json.dumps(jsonable(line)) + "\n")
 
     def _check_same(self, config: Mapping[str, Any]) -> None:
-        before = json.loads(self.config_file.read_text())
+        try:
+            before = json.loads(self.config_file.read_text())
+        except ValueError as error:
+            raise CheckpointError(
+                f"not JSON: {error}",
+                where=str(self.config_file),
+                hint="choose another output_dir",
+            ) from error
         now = json.loads(json.dumps(config))
         for key in sorted({*before, *now}):
             if before.get(key) != now.get(key):

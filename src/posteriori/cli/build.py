@@ -1,0 +1,85 @@
+"""From a checked plan to the objects that it names: here torch comes in, and models are loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from ..errors import ModelError
+from ..evidence.reward import Reward
+from ..models.causal import CausalLM
+from ..models.load import load
+from ..models.prompts import check_length
+from ..registry import find
+from ..target import Target
+from .check import Plan, find_model
+from .functions import load_function
+
+
+def build_target(plan: Plan) -> Target:
+    """The plan's target. Evidence comes first: it is quick to load, and likely to be wrong.
+
+    Raises `PromptError` where a prompt does not fit into the prior's context.
+    """
+    evidence = [_build_evidence(plan, index) for index in range(len(plan.config.evidence))]
+    prior = load_model(plan, plan.prior)
+    steps = plan.config.max_new_tokens
+    for prompt in plan.data.prompts:
+        check_length(prompt, prior.encode(prompt), steps, prior.context_length)
+    return Target(prior, evidence, plan.data.prompts, steps, plan.data.columns)
+
+
+def load_model(plan: Plan, path: str) -> CausalLM:
+    """A model that computes the way the config says of its prior."""
+    settings = plan.config.prior
+    return load(
+        path,
+        device=settings.device,
+        dtype=settings.dtype,
+        merge_adapter=settings.merge_adapter,
+        memory_gib=settings.memory_gib,
+    )
+
+
+def load_policy(plan: Plan, path: str, target: Target) -> CausalLM:
+    """A policy to be judged. Raises `ModelError` where its tokens are not those of the prior: its
+    log-probs would then be of other texts."""
+    policy, prior = load_model(plan, path), target.prior
+    assert isinstance(prior, CausalLM)
+    same = (
+        policy.eos_token_ids == prior.eos_token_ids
+        and policy.tokenizer.get_vocab() == prior.tokenizer.get_vocab()
+    )
+    if not same:
+        raise ModelError(
+            f"the tokens of '{path}' are not those of the prior '{plan.prior}'",
+            hint="compare models that share the prior's tokenizer and end-of-sequence tokens",
+        )
+    return policy
+
+
+def about(plan: Plan) -> dict[str, Any]:
+    """What a run directory records of its target; a run is resumed only where it is the same."""
+    config = plan.config
+    data = json.dumps([plan.data.prompts, plan.data.columns], sort_keys=True)
+    return {
+        "prior": config.prior.model_dump(mode="json", exclude_none=True),
+        "evidence": [each.model_dump(mode="json", exclude_none=True) for each in config.evidence],
+        "prompts": config.prompts,
+        "prompts_sha256": hashlib.sha256(data.encode()).hexdigest(),
+        "max_new_tokens": config.max_new_tokens,
+    }
+
+
+def _build_evidence(plan: Plan, index: int) -> Any:
+    settings = plan.config.evidence[index]
+    where = f"{plan.file}: evidence.{index}"
+    if settings.model is not None:
+        model = find_model(settings.model, plan.folder, f"{where}.model")
+        assert settings.beta is not None
+        return Reward(model, beta=settings.beta)
+    assert settings.function is not None
+    function = load_function(settings.function, plan.folder, f"{where}.function")
+    kind = find("evidence", settings.kind)
+    return kind(function) if settings.beta is None else kind(function, beta=settings.beta)

@@ -1,0 +1,140 @@
+"""All that can be wrong with a run before anything is loaded: a config becomes a `Plan`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from .. import registry
+from ..config import EvidenceSettings, RunConfig
+from ..errors import CheckpointError, ConfigError, ModelError, PosterioriError, unknown_name
+from .bundled import bundled_models
+from .functions import check_function
+from .prompts_file import PromptData, read_prompts
+from .read_config import read_config
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A config whose names, files and prompts have all been found. Paths are resolved."""
+
+    config: RunConfig
+    file: Path
+    data: PromptData
+    prior: str
+    output_dir: Path | None
+
+    @property
+    def folder(self) -> Path:
+        return self.file.parent
+
+    @property
+    def policy(self) -> Path:
+        """Where `fit` leaves the policy."""
+        if self.output_dir is None:
+            raise ConfigError(
+                "'output_dir' is missing",
+                where=str(self.file),
+                hint='write output_dir = "runs/name", or name the policies on the command line',
+            )
+        return self.output_dir / "policy"
+
+
+def make_plan(path: Path, overrides: list[str]) -> Plan:
+    """Read and check a config. Raises a `PosterioriError` about the first thing that is wrong."""
+    config = read_config(path, overrides)
+    folder = path.parent
+    if config.fit is not None:
+        _known("objective", config.fit.objective, f"{path}: fit.objective")
+    for index, evidence in enumerate(config.evidence):
+        _check_evidence(evidence, folder, f"{path}: evidence.{index}")
+    prior = find_model(config.prior.path, folder, f"{path}: prior.path")
+    if isinstance(config.prompts, str):
+        data = read_prompts(folder / config.prompts)
+    else:
+        data = PromptData(list(config.prompts))
+    output_dir = None if config.output_dir is None else folder / config.output_dir
+    return Plan(config, path, data, prior, output_dir)
+
+
+def check_fit(plan: Plan, *, resume: bool) -> None:
+    """What only `fit` needs: its settings, and a directory that holds no other run."""
+    if plan.config.fit is None:
+        raise ConfigError(
+            "'fit' is missing", where=str(plan.file), hint="write a table [fit] with steps = 200"
+        )
+    run = plan.policy.parent
+    if run.exists() and not run.is_dir():
+        raise ConfigError(f"output_dir '{run}' is a file", where=str(plan.file), hint="rename it")
+    if (run / "config.json").exists() and not resume:
+        raise CheckpointError(
+            f"'{run}' already holds a run",
+            hint="go on with it by --resume, or choose another output_dir "
+            "(--set output_dir=runs/other)",
+        )
+
+
+def find_model(path: str, folder: Path, where: str) -> str:
+    """A bundled name, an existing file or directory (made absolute), or a hub id as it is.
+
+    Raises `ModelError` for what looks like a path and is not there.
+    """
+    bundled = bundled_models()
+    if path in bundled:
+        return path
+    place = (folder / Path(path).expanduser()).absolute()
+    if place.exists():
+        known = ("config.json", "adapter_config.json")
+        if place.is_dir() and not any((place / name).is_file() for name in known):
+            raise ModelError(
+                f"'{place}' holds no model: it has neither config.json nor adapter_config.json",
+                where=where,
+                hint="give a directory that save_pretrained wrote",
+            )
+        return str(place)
+    if path.startswith(("~", ".", "/")) or path.endswith(".gguf") or not _HUB_ID.fullmatch(path):
+        raise ModelError(
+            f"there is no model at '{place}'",
+            where=where,
+            hint=f"check the path, or use one that is bundled: {', '.join(sorted(bundled))}",
+        )
+    return path
+
+
+def _check_evidence(evidence: EvidenceSettings, folder: Path, where: str) -> None:
+    kind = evidence.kind
+    _known("evidence", kind, f"{where}.kind")
+    if kind == "reward" and evidence.beta is None:
+        raise ConfigError(
+            "'beta' is missing", where=where, hint="a reward needs it; write beta = 0.1"
+        )
+    if kind != "reward" and evidence.beta is not None:
+        raise ConfigError(
+            f"a {kind} has no 'beta'", where=where, hint="remove it; only a reward has a price"
+        )
+    if kind != "reward" and evidence.model is not None:
+        raise ConfigError(
+            f"a {kind} cannot be a 'model'", where=where, hint="give it as function = ..."
+        )
+    if (evidence.function is None) == (evidence.model is None):
+        what = "both 'function' and 'model'" if evidence.function else "'function' is missing"
+        raise ConfigError(
+            what if evidence.function is None else f"{what} are given",
+            where=where,
+            hint='write function = "my_reward.py:score"'
+            + (' or model = "a sequence-classification model"' if kind == "reward" else ""),
+        )
+    if evidence.function is not None:
+        check_function(evidence.function, folder, f"{where}.function")
+    if evidence.model is not None:
+        find_model(evidence.model, folder, f"{where}.model")
+
+
+def _known(kind: str, name: str, where: str) -> None:
+    known = registry.names(kind)
+    if name not in known:
+        error: PosterioriError = unknown_name(kind, name, known)
+        raise ConfigError(error.what, where=where, hint=error.hint)

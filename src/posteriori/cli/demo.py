@@ -1,0 +1,95 @@
+"""`posteriori demo`: the library's claim on a real language model, in two minutes on two cores."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .demo_plan import FULL, QUICK, Scale, Trial, make_room, offensiveness, prompts, trials
+from .options import AsJson, Quiet, Seed
+from .output import print_json, stdout
+
+if TYPE_CHECKING:
+    from ..diagnostics.evaluate import Report
+    from ..target import Target
+    from ..train.loop import Fit
+
+
+def demo(
+    output_dir: Annotated[
+        Path, typer.Option(help="Where runs and report go; what is there is set aside.")
+    ] = Path("runs/demo"),
+    seed: Seed = 0,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A few steps only, to see that everything works.")
+    ] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> int:
+    """Align the bundled model to be less offensive: by reward alone, and as inference."""
+    score = offensiveness()
+    scale = QUICK if quick else FULL
+    make_room(output_dir)
+
+    from ..evidence.reward import Reward
+    from ..models.load import load
+    from ..target import Target
+    from .demo_show import print_demo, write_demo
+    from .judge import judge
+    from .progress import no_bars_of_transformers, status
+
+    with status("loading the bundled model", quiet=quiet):
+        prior = load("tiny", memory_gib=scale.memory_gib)
+    no_bars_of_transformers()
+    targets = {
+        beta: Target(prior, Reward(score, beta=beta), prompts(), scale.max_new_tokens)
+        for beta in scale.betas
+    }
+    names = {trial.name: trial for trial in trials(scale)}
+    fits = {
+        name: _fit(targets[trial.beta], trial, scale, output_dir / trial.folder, seed, quiet=quiet)
+        for name, trial in names.items()
+    }
+    reports: dict[str, Report] = {}
+    for name, beta, model in [
+        ("prior", scale.betas[-1], prior),
+        *((name, trial.beta, fits[name].policy) for name, trial in names.items()),
+    ]:
+        reports |= judge(
+            targets[beta], {name: model}, num_samples=scale.judged_by, seed=seed, quiet=quiet
+        )
+    evaluation = write_demo(output_dir, targets[scale.betas[-1]], names, fits, reports, scale, seed)
+    if as_json:
+        print_json(evaluation)
+    else:
+        print_demo(stdout(), names, reports, scale, output_dir)
+    return 0
+
+
+def _fit(
+    target: Target, trial: Trial, scale: Scale, folder: Path, seed: int, *, quiet: bool
+) -> Fit:
+    from ..train.loop import fit
+    from .progress import fit_progress
+
+    with fit_progress(trial.name, scale.steps, quiet=quiet) as on_step:
+        result = fit(
+            target,
+            trial.objective,
+            output_dir=folder,
+            on_step=on_step,
+            config={"beta": trial.beta, "prior": "tiny", "max_new_tokens": scale.max_new_tokens},
+            steps=scale.steps,
+            num_samples=scale.num_samples,
+            learning_rate=scale.learning_rate,
+            warmup_steps=scale.warmup_steps,
+            checkpoint_every=scale.steps,
+            keep_checkpoints=1,
+            seed=seed,
+        )
+    # Three times the policy's size, and of no use once the policy has been saved beside it.
+    shutil.rmtree(folder / "checkpoints")
+    return result

@@ -1,0 +1,119 @@
+"""What the demo says in the end: the table, three draws a policy, the findings, the conclusion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from ..diagnostics.evaluate import Report
+from ..report import PolicyResult, write_report
+from ..target import Target
+from ..train.loop import Fit
+from ..train.run_dir import versions
+from ..types import Estimate
+from .demo_plan import Scale, Trial
+from .demo_words import conclusion
+from .judge import evaluation_json, write_evaluation
+from .output import visible
+from .tables import print_findings, print_table, shown
+
+_ROWS = ("kl_to_target", "kl_to_prior", "entropy", "unique_fraction", "distinct_2", "ess", "log_z")
+_DRAWS_SHOWN = 3
+
+
+def print_demo(
+    console: Console,
+    trials: Mapping[str, Trial],
+    reports: Mapping[str, Report],
+    scale: Scale,
+    folder: Path,
+) -> None:
+    """Everything that a person reads on the terminal."""
+    targets = [f"beta {b:g}" for b in _betas(trials, reports, scale)]
+    offence = [shown(mean_offence(report)) for report in reports.values()]
+    print_table(
+        console,
+        reports,
+        title=f"one prior, one reward; {scale.judged_by} draws for each of the prompts",
+        first_rows={"target of this column": targets, "mean P(offensive)": offence},
+        rows=_ROWS,
+    )
+    console.print()
+    print_draws(console, reports)
+    console.print()
+    print_findings(console, reports)
+    console.print()
+    console.print(Text(conclusion(trials, reports)), soft_wrap=True)
+    console.print(f"\nreport: {folder / 'report.html'}", soft_wrap=True)
+
+
+def print_draws(console: Console, reports: Mapping[str, Report]) -> None:
+    """The first draws of each policy for one prompt: what the figures look like in words."""
+    for name, report in reports.items():
+        index = report.draws.completions.prompt_index_N == 0
+        draws = report.draws.completions.select(index.nonzero()[:_DRAWS_SHOWN, 0])
+        texts = " | ".join(visible(text.strip()) for text in draws.texts)
+        prompt = visible(str(draws.prompts[0]))
+        console.print(Text.assemble((f"{name}: ", "bold"), f"{prompt}... {texts}"), soft_wrap=True)
+
+
+def write_demo(
+    folder: Path,
+    target: Target,
+    trials: Mapping[str, Trial],
+    fits: Mapping[str, Fit],
+    reports: Mapping[str, Report],
+    scale: Scale,
+    seed: int,
+) -> dict[str, Any]:
+    """`evaluation.json` and `report.html`; returns what the first holds."""
+    config = {**asdict(scale), "betas": list(scale.betas), "seed": seed}
+    betas = dict(zip(reports, _betas(trials, reports, scale), strict=True))
+    evaluation = evaluation_json(
+        reports,
+        num_samples=scale.judged_by,
+        seed=seed,
+        demo=config,
+        beta_of_target=betas,
+        conclusion=conclusion(trials, reports),
+    )
+    write_evaluation(folder / "evaluation.json", evaluation)
+    described = {
+        name: f"{trial.objective}, {scale.steps} steps, judged by the target at beta {trial.beta:g}"
+        for name, trial in trials.items()
+    }
+    write_report(
+        folder / "report.html",
+        title="Reward alone collapses, inference does not",
+        target=target,
+        results=[
+            PolicyResult(name, reports[name], fits[name].history, described[name])
+            for name in trials
+        ],
+        prior=PolicyResult(
+            "prior",
+            reports["prior"],
+            [],
+            f"the bundled model, judged by the target at beta {betas['prior']:g}",
+        ),
+        config=config,
+        versions=versions(),
+    )
+    return evaluation
+
+
+def mean_offence(report: Report) -> Estimate:
+    """The reward is minus this probability."""
+    from dataclasses import replace
+
+    reward = report["mean_reward"]
+    return replace(reward, value=-reward.value)
+
+
+def _betas(trials: Mapping[str, Trial], reports: Mapping[str, Report], scale: Scale) -> list[float]:
+    return [trials[name].beta if name in trials else scale.betas[-1] for name in reports]

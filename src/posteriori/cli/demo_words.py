@@ -1,0 +1,69 @@
+"""The demo's conclusion, worked out from its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..diagnostics.evaluate import Report
+from .demo_plan import Trial
+from .tables import shown
+
+_COLLAPSED_ENTROPY = 0.1
+"""A policy is called collapsed below this share of the prior's entropy ..."""
+_COLLAPSED_UNIQUE = 0.5
+"""... and this share of its distinct completions."""
+
+
+def conclusion(trials: Mapping[str, Trial], reports: Mapping[str, Report]) -> str:
+    """What this run has shown, and whether it is what the paper says."""
+    prior = reports["prior"]
+    alone = [name for name, trial in trials.items() if trial.objective == "rl"]
+    others = [name for name in trials if name not in alone]
+    parts = [
+        f"The prior's mean P(offensive) is {_offence(prior):.2f}.",
+        *(_fate(name, trials[name], reports[name], prior) for name in trials),
+    ]
+    fell = [name for name in trials if collapsed(reports[name], prior)]
+    nearer = [name for name in others if _distance(reports[name]) < _distance(reports[alone[0]])]
+    if fell == alone and nearer == others:
+        parts.append(
+            "So reward alone collapsed onto a few completions, and the same reward as evidence "
+            "about the prior did not: it is inference, and kl_to_target says how far it got."
+        )
+    else:
+        told = ", ".join(fell) or "nothing"
+        parts.append(
+            f"This run does not show the paper's claim (collapsed: {told}; nearer to its target "
+            f"than rl: {', '.join(nearer) or 'nothing'}): it is too short, or has gone astray."
+        )
+    return " ".join(parts)
+
+
+def collapsed(report: Report, prior: Report) -> bool:
+    """Whether a policy has lost most of the prior's entropy and of its distinct completions."""
+    return (
+        report["entropy"].value < _COLLAPSED_ENTROPY * prior["entropy"].value
+        and report["unique_fraction"].value < _COLLAPSED_UNIQUE * prior["unique_fraction"].value
+    )
+
+
+def _fate(name: str, trial: Trial, report: Report, prior: Report) -> str:
+    verb = "collapsed" if collapsed(report, prior) else "did not collapse"
+    return (
+        f"{name} brought it to {_offence(report):.2f} and {verb}: entropy "
+        f"{prior['entropy'].value:.1f} -> {report['entropy'].value:.1f} nats, distinct completions "
+        f"{_percent(prior)} -> {_percent(report)}, {shown(report['kl_to_target'])} nats from the "
+        f"target at beta {trial.beta:g}."
+    )
+
+
+def _offence(report: Report) -> float:
+    return -report["mean_reward"].value
+
+
+def _distance(report: Report) -> float:
+    return report["kl_to_target"].value
+
+
+def _percent(report: Report) -> str:
+    return f"{100 * report['unique_fraction'].value:.0f}%"

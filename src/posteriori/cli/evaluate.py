@@ -1,0 +1,65 @@
+"""`posteriori evaluate`: how far are policies from a config's target?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import ModelError
+from .check import Plan, find_model, make_plan
+from .options import AsJson, ConfigFile, Overrides, Quiet
+
+
+def evaluate(
+    config: ConfigFile,
+    policies: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[POLICY]...",
+            help="Model or adapter directories, or hub ids; the run's own policy if none is given.",
+        ),
+    ] = None,
+    num_samples: Annotated[
+        int | None, typer.Option(min=2, help="Draws a prompt, instead of the config's.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Instead of the config's.")] = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> int:
+    """Judge policies against the target of CONFIG, side by side with its prior."""
+    plan = make_plan(config, overrides or [])
+    names = _policies(plan, policies or [])
+
+    from .build import build_target, load_policy
+    from .judge import evaluation_json, judge, show
+    from .progress import status
+
+    settings = plan.config.evaluate
+    judging = {
+        "num_samples": settings.num_samples if num_samples is None else num_samples,
+        "seed": settings.seed if seed is None else seed,
+    }
+    with status(f"loading '{plan.prior}' and {len(names)} policies", quiet=quiet):
+        target = build_target(plan)
+        models = {name: load_policy(plan, path, target) for name, path in names.items()}
+    reports = judge(target, {"prior": target.prior, **models}, **judging, quiet=quiet)
+    evaluation = evaluation_json(reports, **judging, config=str(plan.file))
+    title = f"against the target of {plan.file}, {judging['num_samples']} draws a prompt"
+    return show(reports, evaluation, title=title, as_json=as_json)
+
+
+def _policies(plan: Plan, given: list[str]) -> dict[str, str]:
+    """Each policy's name in the table, and where it is. Paths count from the current directory,
+    where the shell has completed them."""
+    if given:
+        return {name: find_model(name, Path.cwd(), "POLICY") for name in given}
+    if not plan.policy.is_dir():
+        raise ModelError(
+            f"there is no policy at '{plan.policy}'",
+            where=str(plan.file),
+            hint="run `posteriori fit` first, or name the policies on the command line",
+        )
+    return {"policy": str(plan.policy.absolute())}

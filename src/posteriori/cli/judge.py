@@ -1,0 +1,68 @@
+"""Policies evaluated against a target, one after another, and what is kept of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .output import print_json, stdout
+from .progress import status
+from .tables import must_stop, print_findings, print_table, report_json
+
+if TYPE_CHECKING:
+    from ..diagnostics.evaluate import Report
+    from ..protocols import LanguageModel
+    from ..target import Target
+
+
+def judge(
+    target: Target,
+    models: Mapping[str, LanguageModel],
+    *,
+    num_samples: int,
+    seed: int,
+    quiet: bool,
+) -> dict[str, Report]:
+    """A report a model, in their order."""
+    from ..diagnostics.evaluate import evaluate
+
+    reports = {}
+    size = f"{len(target.prompts)} prompts x {num_samples} draws"
+    for name, model in models.items():
+        with status(f"evaluating {name}: {size}", quiet=quiet):
+            reports[name] = evaluate(target, model, num_samples=num_samples, seed=seed)
+    return reports
+
+
+def evaluation_json(
+    reports: Mapping[str, Report], *, num_samples: int, seed: int, **more: Any
+) -> dict[str, Any]:
+    """What `evaluation.json` and `--json` hold."""
+    return {
+        "num_samples": num_samples,
+        "seed": seed,
+        **more,
+        "policies": {name: report_json(report) for name, report in reports.items()},
+    }
+
+
+def show(
+    reports: Mapping[str, Report], evaluation: Mapping[str, Any], *, title: str, as_json: bool
+) -> int:
+    """Print the table and the findings, or the JSON; returns the command's exit code."""
+    if as_json:
+        print_json(evaluation)
+    else:
+        console = stdout()
+        print_table(console, reports, title=title)
+        print_findings(console, reports)
+    return 1 if must_stop(reports) else 0
+
+
+def write_evaluation(path: Path, evaluation: Mapping[str, Any]) -> None:
+    import json
+
+    from ..train.run_dir import write_whole
+
+    write_whole(path, json.dumps(evaluation, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

@@ -1,0 +1,86 @@
+"""The entry point: verbs, exit codes, and errors as one line.
+
+Exit codes: 0 when all is well; 1 when a run failed or a finding says stop; 2 for wrong use or a
+wrong config; 130 when interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from .. import __version__
+from ..errors import (
+    EvidenceError,
+    NonFiniteError,
+    ObjectiveError,
+    OutcomeError,
+    PosterioriError,
+)
+from .demo import demo
+from .doctor import doctor
+from .evaluate import evaluate
+from .fit import fit
+from .ls import ls
+from .output import visible
+
+_RUN_FAILED = (EvidenceError, NonFiniteError, ObjectiveError, OutcomeError)
+
+_INTERRUPTED = 130
+"""128 + SIGINT; typer returns it for an interrupt of its own accord."""
+
+app = typer.Typer(
+    name="posteriori",
+    help="Align language models by Bayesian inference: state a target, pick an algorithm, and see "
+    "how far the result is from the target.",
+    add_completion=False,
+    invoke_without_command=True,
+    pretty_exceptions_enable=False,
+)
+for _verb in (demo, fit, evaluate, ls, doctor):
+    app.command()(_verb)
+
+
+@app.callback()
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"posteriori {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def main() -> None:
+    """What the `posteriori` command calls."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; returns its exit code."""
+    try:
+        code = app(args=list(arguments), prog_name="posteriori", standalone_mode=False)
+    except PosterioriError as error:
+        _complain(str(error))
+        return 1 if isinstance(error, _RUN_FAILED) else 2
+    except (KeyboardInterrupt, typer.Abort):
+        code = _INTERRUPTED
+    except Exception as error:
+        # typer carries click inside, so its errors for wrong use have no public class to name.
+        message = getattr(error, "format_message", None)
+        if message is None:
+            raise
+        _complain(f"{message().rstrip('.')}; see posteriori --help")
+        return 2
+    if code == _INTERRUPTED:
+        _complain("interrupted; a fit goes on from its newest checkpoint with --resume")
+    return code if isinstance(code, int) else 0
+
+
+def _complain(text: str) -> None:
+    sys.stderr.write(f"error: {visible(' '.join(text.split()))}\n")

@@ -1,0 +1,40 @@
+"""What the verbs print with: plain when nobody is watching, and never raw text from a model."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from rich.console import Console
+
+_PLAIN_WIDTH = 200
+"""Columns of a table that goes to a file or a pipe, where a terminal's width means nothing."""
+
+
+def stdout() -> Console:
+    """For results. Markup is off: what is printed may come from a model or a user's file."""
+    return _console(sys.stdout)
+
+
+def stderr() -> Console:
+    """For progress and errors."""
+    return _console(sys.stderr)
+
+
+def _console(stream: Any) -> Console:
+    width = None if stream.isatty() else _PLAIN_WIDTH
+    return Console(file=stream, width=width, markup=False, highlight=False, emoji=False)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output; infinities must have become strings before."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def visible(text: str) -> str:
+    """`text` on one line, with control characters and invisible ones as escapes: a completion can
+    hold terminal commands."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
+    )

@@ -1,0 +1,87 @@
+"""Progress on standard error: a live bar in a terminal, a few plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from .output import stderr
+
+_PLAIN_LINES = 5
+"""Lines that a fit without a terminal prints."""
+
+
+@contextmanager
+def fit_progress(
+    name: str, steps: int, *, quiet: bool = False
+) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """An `on_step` callback for `fit` that shows the step, the reward, the KL and the entropy."""
+    console = stderr()
+    if quiet:
+        yield _silent
+    elif console.is_terminal:
+        with _bar(console) as progress:
+            task = progress.add_task(name, total=steps, figures="")
+
+            def show(record: dict[str, Any]) -> None:
+                progress.update(task, completed=record["step"] + 1, figures=_figures(record))
+
+            yield show
+    else:
+        every = max(1, steps // _PLAIN_LINES)
+        start = time.perf_counter()
+
+        def write(record: dict[str, Any]) -> None:
+            done = record["step"] + 1
+            if done % every == 0 or done == steps:
+                seconds = time.perf_counter() - start
+                console.print(f"{name}: step {done}/{steps}, {_figures(record)}, {seconds:.0f} s")
+
+        yield write
+
+
+@contextmanager
+def status(text: str, *, quiet: bool = False) -> Iterator[None]:
+    """Say what is being done while it is being done."""
+    console = stderr()
+    if quiet:
+        yield
+    elif console.is_terminal:
+        with console.status(text):
+            yield
+    else:
+        console.print(text)
+        yield
+
+
+def no_bars_of_transformers() -> None:
+    """Saving a model draws a bar of its own across this one."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
+def _bar(console: Any) -> Progress:
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[figures]}", markup=False),
+        TimeRemainingColumn(),
+        console=console,
+    )
+
+
+def _silent(record: dict[str, Any]) -> None:
+    del record
+
+
+def _figures(record: dict[str, Any]) -> str:
+    return (
+        f"reward {record['mean_reward']:.3f}, KL to prior {record['kl_to_prior']:.2f}, "
+        f"entropy {record['entropy']:.2f}"
+    )

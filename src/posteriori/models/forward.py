@@ -1,0 +1,77 @@
+"""One pass of a transformers model, as the sampler and the scorer use it: prompts are run once.
+
+Both begin with `Forward.prefill`: every distinct prompt goes through the model a single time, and
+its key-value cache is then shared among the prompt's completions. (Gradients flow back through it.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedConfig
+
+from .prompts import left_padded
+
+
+@dataclass
+class Prefilled:
+    """R rows so far: their cache, the mask of what it holds [R, L], and the next logits [R, V]."""
+
+    cache: DynamicCache
+    mask_RL: Tensor
+    logits_RV: Tensor
+
+    def keep(self, index_R: Tensor) -> None:
+        """Row i becomes what row `index_R[i]` was; rows may repeat or vanish."""
+        for layer in self.cache.layers:
+            layer.reorder_cache(cast(torch.LongTensor, index_R))
+        self.mask_RL = self.mask_RL[index_R]
+        self.logits_RV = self.logits_RV[index_R]
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A transformers model, and which of the optional arguments it takes."""
+
+    model: Callable
+    config: PreTrainedConfig
+    takes_positions: bool
+    takes_logits_to_keep: bool
+    device: torch.device
+
+    def __call__(
+        self, ids_RL: Tensor, mask_RL: Tensor, num_logits: int, cache: DynamicCache
+    ) -> Tensor:
+        """Logits [R, num_logits, V] at the last columns of `ids_RL`, which go into the cache.
+
+        The mask covers the cached columns too. Positions count what it lets through, so left
+        padding shifts nothing.
+        """
+        extra: dict[str, Tensor | int] = {}
+        if self.takes_positions:
+            extra["position_ids"] = (mask_RL.cumsum(-1) - 1).clamp(min=0)[:, -ids_RL.shape[1] :]
+        if self.takes_logits_to_keep:
+            extra["logits_to_keep"] = num_logits
+        out = self.model(
+            input_ids=ids_RL, attention_mask=mask_RL, past_key_values=cache, use_cache=True, **extra
+        )
+        return out.logits[:, -num_logits:]
+
+    def prefill(self, prompt_ids: Sequence[Sequence[int]], parent_R: Tensor) -> Prefilled:
+        """Run P prompts once, then let row r continue prompt `parent_R[r]`."""
+        ids_PL, mask_PL = left_padded(prompt_ids, self.device)
+        cache = DynamicCache(config=self.config)
+        rows = Prefilled(cache, mask_PL, self(ids_PL, mask_PL, 1, cache)[:, 0])
+        rows.keep(parent_R)
+        return rows
+
+    def extend(self, rows: Prefilled, ids_RT: Tensor) -> Tensor:
+        """Feed T more tokens a row; the logits after each, [R, T, V]."""
+        rows.mask_RL = torch.cat([rows.mask_RL, torch.ones_like(ids_RT)], dim=1)
+        logits_RTV = self(ids_RT, rows.mask_RL, ids_RT.shape[1], rows.cache)
+        rows.logits_RV = logits_RTV[:, -1]
+        return logits_RTV

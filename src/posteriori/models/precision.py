@@ -1,0 +1,55 @@
+"""Reduced precision that keeps log-probs honest.
+
+On the hardware that has it, bfloat16 multiplies several times faster than float32, and three
+quarters of what it costs in accuracy can be had back for almost nothing: only the matrix products
+of the layers run in it, while embeddings, norms, the residual stream and above all the output head
+stay in float32. (Logits of size 20 rounded to bfloat16 are off by up to 0.06 each, and a
+completion's log-prob adds up one such error a token.)
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+_LARGE = 50_000_000
+"""Parameters above which reduced precision pays: below, a step is overhead and not arithmetic."""
+
+
+class Float32Linear(nn.Linear):
+    """A linear layer that leaves autocast: its product and its result are float32 at least."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name is nn.Linear's
+        with torch.autocast(input.device.type, enabled=False):
+            # A slice of hidden states in 3-D would be multiplied row by row.
+            return super().forward(input.to(self.weight.dtype).contiguous())
+
+
+def mixed_precision(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """Store the layers' matrices of a float32 model in `dtype`, and mark its head as float32.
+
+    The model then has to run under autocast to `dtype`, as `CausalLM(compute_dtype=...)` does it.
+    """
+    head = model.get_output_embeddings()
+    if type(head) is nn.Linear:
+        # The class is changed in place, so names, tying and copies of the model stay as they are.
+        head.__class__ = Float32Linear
+    for module in model.modules():
+        if module is not head and isinstance(module, nn.Linear | Conv1D):
+            module.weight.data = module.weight.data.to(dtype)
+            if module.bias is not None:
+                module.bias.data = module.bias.data.to(dtype)
+    return model
+
+
+def fast_dtype(num_parameters: int, device: torch.device) -> torch.dtype:
+    """bfloat16 where the device multiplies it natively and the model is large enough to gain."""
+    if num_parameters < _LARGE:
+        return torch.float32
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.bfloat16 if native else torch.float32

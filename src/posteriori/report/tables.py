@@ -1,0 +1,144 @@
+"""The tables: figures side by side, prompt by prompt, and what everything cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..target import Target
+from ..types import Estimate
+from .curves import to_float
+from .result import PolicyResult
+from .text import number, one_line, prompt_text, seconds, visible, with_error
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """How a figure is shown: its name, its unit, and what it says in a few words."""
+
+    name: str
+    unit: str
+    says: str
+    percent: bool = False
+
+
+MEANINGS = {
+    "kl_to_target": Meaning("KL to the target", "nats", "distance from the posterior; 0 is there"),
+    "entropy": Meaning("Entropy", "nats", "how varied its completions are"),
+    "unique_fraction": Meaning(
+        "Distinct completions", "of its draws", "low: it repeats itself", percent=True
+    ),
+    "distinct_2": Meaning("Distinct token pairs", "of all its pairs", "", percent=True),
+    "mean_reward": Meaning("Mean reward", "reward", "what it gained"),
+    "kl_to_prior": Meaning("KL to the prior", "nats", "what it paid for that"),
+    "elbo": Meaning("ELBO", "nats", "rises to log Z as the distance goes to 0"),
+    "log_z": Meaning("log Z of its target", "nats", "how well the prior fits the evidence"),
+    "ess": Meaning("Effective draws", "draws", "what its draws are worth in draws of the target"),
+    "pareto_k": Meaning("Pareto k of the weights", "", "above 0.7, do not trust log Z and KL"),
+}
+
+KINDS = {
+    "exact": "no sampling error",
+    "unbiased": "right on average, at any number of draws",
+    "consistent": "its bias vanishes as the draws grow in number",
+    "lower_bound": "on average below the true value",
+    "upper_bound": "on average above the true value",
+    "heuristic": "a description of these draws, without a guarantee",
+}
+
+
+def comparison(policies: Sequence[PolicyResult]) -> list[dict[str, Any]]:
+    """One row a figure and one cell a policy. Figures that have no entry above come last."""
+    present = {key for policy in policies for key in policy.report}
+    keys = [k for k in MEANINGS if k in present] + sorted(present - set(MEANINGS))
+    return [_row(key, [policy.report.get(key) for policy in policies]) for key in keys]
+
+
+def _row(key: str, estimates: Sequence[Estimate | None]) -> dict[str, Any]:
+    meaning = MEANINGS.get(key, Meaning(key.replace("_", " ").capitalize(), "", ""))
+    kinds = [e.kind for e in estimates if e is not None]
+    usual = max(kinds, key=kinds.count)
+    cells = [
+        {
+            "value": "not measured" if e is None else with_error(e, percent=meaning.percent),
+            "kind": "" if e is None or e.kind == usual else e.kind.replace("_", " "),
+        }
+        for e in estimates
+    ]
+    return {
+        "meaning": meaning,
+        "kind": usual.replace("_", " "),
+        "kind_says": KINDS.get(usual, ""),
+        "cells": cells,
+    }
+
+
+def by_prompt(
+    policies: Sequence[PolicyResult], target: Target, most: int = 100
+) -> list[dict[str, Any]]:
+    """KL to the target prompt by prompt, the worst first, for at most `most` prompts."""
+    columns = [_per_prompt(policy, len(target.prompts)) for policy in policies]
+    if len(target.prompts) < 2 or not any(columns):
+        return []
+    rows = []
+    for index, prompt in enumerate(target.prompts):
+        cells = [column[index] if column else None for column in columns]
+        known = [e.value for e in cells if e is not None and not math.isnan(e.value)]
+        shown = [{"value": "not measured" if e is None else with_error(e)} for e in cells]
+        rows.append((max(known, default=math.inf), one_line(prompt_text(prompt), 120), shown))
+    rows.sort(key=lambda row: -row[0])
+    return [{"prompt": prompt, "cells": cells} for _, prompt, cells in rows[:most]]
+
+
+def _per_prompt(policy: PolicyResult, num_prompts: int) -> tuple[Estimate, ...]:
+    kl = policy.report.get("kl_to_target")
+    return kl.per_prompt if kl is not None and len(kl.per_prompt) == num_prompts else ()
+
+
+def costs(policies: Sequence[PolicyResult]) -> list[dict[str, str]]:
+    """Training, summed over the history, and evaluation, for each policy."""
+    return [
+        {
+            "name": one_line(policy.name),
+            "steps": f"{len(policy.history):,}",
+            "draws": _total(policy, "draws"),
+            "tokens": _total(policy, "lm_tokens"),
+            "seconds": _seconds(policy),
+            "eval_draws": f"{len(policy.report.draws):,}",
+            "eval_tokens": f"{policy.report.cost.lm_tokens:,}",
+            "eval_calls": f"{policy.report.cost.evidence_calls:,}",
+            "eval_seconds": seconds(policy.report.cost.seconds),
+        }
+        for policy in policies
+    ]
+
+
+def _sum(policy: PolicyResult, key: str) -> float:
+    values = [to_float(record[key]) for record in policy.history if key in record]
+    return math.fsum(values) if values and all(map(math.isfinite, values)) else math.nan
+
+
+def _total(policy: PolicyResult, key: str) -> str:
+    if not policy.history:
+        return "0"
+    total = _sum(policy, key)
+    return f"{total:,.0f}" if math.isfinite(total) else number(total)
+
+
+def _seconds(policy: PolicyResult) -> str:
+    return seconds(_sum(policy, "seconds")) if policy.history else seconds(0.0)
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested settings as `a.b` and their values, the way `--set a.b=c` writes them."""
+    rows = []
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            rows += flat(value, f"{name}.")
+        else:
+            shown = "not set" if value is None else str(value)
+            rows.append((visible(name, 200), visible(shown, 1000)))
+    return rows

@@ -1,0 +1,76 @@
+"""`posteriori evaluate`: any policies, side by side."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from helpers import tiny_lm, word_tokenizer
+
+
+def test_the_runs_own_policy_by_default(job):
+    assert job.fit("--quiet").code == 0
+    result = job.evaluate("--json", "--quiet")
+    assert list(result.json["policies"]) == ["prior", "policy"]
+    # The same policy, draws and seed as after the fit: the same figures, but for rounding.
+    after_fit = json.loads((job.output / "evaluation.json").read_text())["policies"]["rloo"]
+    for name, figure in result.json["policies"]["policy"]["figures"].items():
+        if isinstance(figure["value"], float):
+            assert figure["value"] == pytest.approx(after_fit["figures"][name]["value"], rel=1e-4)
+
+
+def test_several_side_by_side_with_draws_and_seed_of_choice(job, monkeypatch):
+    monkeypatch.chdir(job.folder)
+    tiny_lm("gpt2", seed=1).save_pretrained(job.folder / "other")
+    result = job.evaluate("model", "other", "--num-samples", "30", "--seed", "7", "--json")
+    assert result.code == 0, result.err
+    assert result.json["num_samples"] == 30
+    assert result.json["seed"] == 7
+    policies = result.json["policies"]
+    assert list(policies) == ["prior", "model", "other"]
+    assert policies["other"]["figures"]["kl_to_prior"]["num_draws"] == 60
+    text = job.evaluate("model", "other", "--quiet").out
+    assert text.splitlines()[1].split() == ["prior", "model", "other"]
+
+
+def test_an_adapter_is_a_policy(job):
+    job.change("learning_rate = 1e-2", 'learning_rate = 1e-2\npolicy = "lora"')
+    assert job.fit("--quiet").code == 0
+    assert job.evaluate("--quiet").code == 0
+
+
+def test_no_policy_yet(job, nothing_loads):
+    result = job.evaluate()
+    assert result.code == 2
+    assert result.error == (
+        f"{job.config}: there is no policy at '{job.output}/policy'; run `posteriori fit` first, "
+        "or name the policies on the command line"
+    )
+
+
+def test_a_policy_that_is_not_there(job, nothing_loads):
+    result = job.evaluate("./nowhere")
+    assert result.code == 2
+    assert result.error.startswith("POLICY: there is no model at '")
+
+
+def test_a_policy_with_other_tokens_is_refused(job):
+    other = tiny_lm("gpt2")
+    other.tokenizer = word_tokenizer(words=("<eos>", "a", "b", "c", "d", "f"))
+    other.save_pretrained(job.folder / "other")
+    result = job.evaluate(str(job.folder / "other"), "--quiet")
+    assert result.code == 2
+    assert "are not those of the prior" in result.error
+
+
+@pytest.mark.parametrize("settings", [("--num-samples", "1"), ("--seed", "-1")])
+def test_numbers_out_of_range(job, nothing_loads, settings):
+    result = job.evaluate(*settings)
+    assert result.code == 2
+    assert f"Invalid value for '{settings[0]}'" in result.error
+
+
+def test_a_config_without_fit_is_enough(job):
+    text = job.config.read_text()
+    job.write("run.toml", text.replace(text[text.index("[fit]") : text.index("[evaluate]")], ""))
+    assert job.evaluate(str(job.folder / "model"), "--quiet").code == 0

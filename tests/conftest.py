@@ -1,0 +1,75 @@
+"""One torch thread a worker, fixtures, and a guard on torch's global state."""
+
+from __future__ import annotations
+
+import os
+
+# Before torch is imported, and inherited by the processes that tests start: two busy torch
+# processes with as many threads as cores slow each other down a hundredfold.
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TOKENIZERS_PARALLELISM"):
+    os.environ[_name] = "false" if _name == "TOKENIZERS_PARALLELISM" else "1"
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+import torch
+from helpers import CASES, PROMPTS, WORDS, OracleCase, tiny_lm
+
+import posteriori as po
+
+torch.set_num_threads(1)
+
+
+def _global_state() -> dict[str, object]:
+    return {
+        "default dtype": torch.get_default_dtype(),
+        "grad mode": torch.is_grad_enabled(),
+        "inference mode": torch.is_inference_mode_enabled(),
+        "threads": torch.get_num_threads(),
+        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
+        "autocast": torch.is_autocast_enabled("cpu"),
+        "random state": torch.get_rng_state().numpy().tobytes(),
+    }
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "moves_rng: this test is meant to move torch's global RNG")
+
+
+@pytest.fixture(autouse=True)
+def leaves_torch_as_it_was(request):
+    """Fails a test after which torch's global state is another: the library must not touch it."""
+    before = _global_state()
+    yield
+    after = _global_state()
+    if request.node.get_closest_marker("moves_rng"):
+        del before["random state"]
+    changed = [name for name, value in before.items() if value != after[name]]
+    assert not changed, f"the test changed torch's global {', '.join(changed)}"
+
+
+@pytest.fixture(params=CASES)
+def case(request) -> OracleCase:
+    """Each of the oracle's cases."""
+    return OracleCase(request.param)
+
+
+@pytest.fixture
+def case_1() -> OracleCase:
+    return OracleCase("case_1")
+
+
+@pytest.fixture
+def table() -> po.TabularLM:
+    """A random table: four tokens, three steps, two prompts."""
+    return po.TabularLM.random(WORDS[:4], 3, ("x", "y"), seed=1)
+
+
+@pytest.fixture
+def gpt2() -> po.CausalLM:
+    return tiny_lm("gpt2")
+
+
+@pytest.fixture
+def prompts() -> list[str]:
+    """Three prompts of different lengths."""
+    return list(PROMPTS)

@@ -1,0 +1,237 @@
+"""Models, prompts and settings that cannot work: a typed error that says what to write instead."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from helpers import tiny_lm, word_tokenizer
+
+import posteriori as po
+from posteriori.errors import (
+    ConfigError,
+    ModelError,
+    OutcomeError,
+    PosterioriError,
+    PromptError,
+    SpaceTooLargeError,
+    UnknownNameError,
+)
+
+
+def flat(completions, **kwargs):
+    return [0.0] * len(completions)
+
+
+def target(lm, prompts=("a",), max_new_tokens=3, **settings) -> po.Target:
+    return po.Target(lm, po.Reward(flat, beta=1.0), list(prompts), max_new_tokens, **settings)
+
+
+class TestModels:
+    @pytest.mark.parametrize("suffix", ["", "model.gguf"])
+    def test_that_do_not_exist(self, tmp_path, suffix):
+        with pytest.raises(ModelError, match="there is no model at"):
+            po.load(tmp_path / "nothing" / suffix)
+
+    def test_that_no_hub_knows(self):
+        with pytest.raises(ModelError, match="cannot load a causal language model from 'no/such'"):
+            po.load("no/such")
+
+    def test_that_are_an_empty_directory(self, tmp_path):
+        with pytest.raises(ModelError, match="cannot load") as caught:
+            po.load(tmp_path)
+        assert "config.json" in caught.value.hint
+
+    def test_whose_weights_are_damaged(self, tmp_path, case_1):
+        lm = case_1.prior()
+        lm.save_pretrained(tmp_path)
+        weights = tmp_path / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:1000])
+        with pytest.raises(ModelError, match="cannot load"):
+            po.load(tmp_path)
+
+    def test_whose_config_is_not_json(self, tmp_path, case_1):
+        case_1.prior().save_pretrained(tmp_path)
+        (tmp_path / "config.json").write_text("{")
+        with pytest.raises(ModelError, match="cannot load"):
+            po.load(tmp_path)
+
+    def test_without_an_end_of_sequence(self):
+        model = tiny_lm().model
+        model.config.eos_token_id = model.generation_config.eos_token_id = None
+        tokenizer = word_tokenizer()
+        tokenizer.eos_token = None
+        with pytest.raises(ModelError, match="names no end-of-sequence token"):
+            po.CausalLM(model, tokenizer)
+
+    def test_adapters_that_do_not_name_their_base(self, tmp_path):
+        (tmp_path / "adapter_config.json").write_text("{}")
+        with pytest.raises(ModelError, match="does not say which base model"):
+            po.load(tmp_path)
+
+    def test_adapters_whose_config_is_not_json(self, tmp_path):
+        (tmp_path / "adapter_config.json").write_text("{")
+        with pytest.raises(ModelError):
+            po.load(tmp_path)
+
+    def test_with_an_unknown_dtype(self, case_1):
+        with pytest.raises(ConfigError, match="unknown dtype 'float31'; did you mean 'float32'"):
+            po.load(case_1.path, dtype="float31")
+
+    def test_that_cannot_be_trained(self):
+        class Sampled:
+            eos_token_ids, vocab_size = (0,), 2
+
+        with pytest.raises(ConfigError, match="Sampled, which cannot be trained"):
+            po.fit(target(Sampled()), "rloo", steps=1)
+
+    def test_with_a_warp_cannot_become_a_policy(self, gpt2):
+        with pytest.raises(ModelError, match="a warped model cannot be trained"):
+            po.fit(target(gpt2.warped(temperature=0.5)), "rloo", steps=1)
+
+    def test_lora_on_layers_that_are_not_there(self, gpt2):
+        with pytest.raises(ModelError, match="LoRA cannot be added"):
+            po.fit(target(gpt2), "rloo", steps=1, policy="lora", lora={"target_modules": "q_proj"})
+
+    def test_lora_on_a_table(self, table):
+        with pytest.raises(ModelError, match="a table cannot take a LoRA adapter"):
+            po.fit(target(table, ["x"]), "rloo", steps=1, policy="lora")
+
+
+class TestPrompts:
+    def test_longer_than_the_context(self, gpt2):
+        long = " ".join(["a"] * 30)
+        for run in (
+            lambda: po.fit(target(gpt2, ["b", long]), "rloo", steps=1, num_samples=2),
+            lambda: po.evaluate(target(gpt2, ["b", long]), gpt2, num_samples=2),
+            lambda: gpt2.log_prob(gpt2.completions([long], [[1, 2, 3]])),
+        ):
+            with pytest.raises(PromptError, match="the prompt has 30 tokens") as caught:
+                run()
+            assert caught.value.where.startswith("prompt 'a a a")
+            assert "shorten the prompt to 29 tokens" in caught.value.hint
+
+    def test_that_just_fit(self, gpt2):
+        assert len(gpt2.sample([" ".join(["a"] * 29)], 4, 3, torch.Generator().manual_seed(0))) == 4
+
+    def test_conversations_without_a_chat_template(self, gpt2):
+        conversation = [{"role": "user", "content": "a b"}]
+        with pytest.raises(PromptError, match="no chat template"):
+            gpt2.sample([conversation], 1, 3)
+
+    def test_empty_ones_without_a_first_token(self):
+        lm = tiny_lm()
+        lm._start = None
+        with pytest.raises(PromptError, match="the prompt is empty"):
+            lm.sample([""], 1, 3)
+
+    def test_a_table_does_not_know(self, table):
+        with pytest.raises(PromptError, match="the table has no prompt 'z'"):
+            table.sample(["z"], 1, 3)
+
+    def test_that_are_one_string(self, gpt2):
+        with pytest.raises(ConfigError, match=r'write prompts=\["..."\]'):
+            po.Target(gpt2, po.Reward(flat, beta=1.0), "a b", 3)
+
+    def test_that_are_none_at_all(self, gpt2):
+        with pytest.raises(ConfigError, match="prompts is empty"):
+            target(gpt2, [])
+
+
+class TestTargets:
+    @pytest.mark.parametrize("length", [0, -1])
+    def test_without_room_for_a_token(self, gpt2, length):
+        with pytest.raises(ConfigError, match="must be at least 1"):
+            target(gpt2, max_new_tokens=length)
+
+    @pytest.mark.parametrize("temper", [-0.5, math.nan, math.inf])
+    def test_tempered_beyond_reason(self, gpt2, temper):
+        with pytest.raises(ConfigError, match="must be a number of at least 0"):
+            target(gpt2).tempered(temper)
+
+    def test_with_a_column_of_another_length(self, gpt2):
+        with pytest.raises(ConfigError, match="column 'answer' has 1 values for 2 prompts"):
+            target(gpt2, ["a", "b"], columns={"answer": [1]})
+
+    def test_with_a_repeated_prompt_and_columns(self, gpt2):
+        with pytest.raises(ConfigError, match="columns are ambiguous"):
+            target(gpt2, ["a", "a"], columns={"answer": [1, 2]})
+
+    def test_too_large_to_enumerate(self, gpt2):
+        with pytest.raises(SpaceTooLargeError, match=r"outcomes a prompt"):
+            po.exact(target(gpt2, max_new_tokens=20))
+
+
+class TestCompletions:
+    @pytest.mark.parametrize(
+        ("ids", "message"),
+        [
+            ([[]], "completion 0 is empty"),
+            ([[1, 0], [1, 9, 0]], "completion 1 has token id 9"),
+            ([[-1, 0]], "has token id -1"),
+            ([[1, 0, 2]], "goes on after its end-of-sequence token at position 1"),
+        ],
+    )
+    def test_that_are_no_token_sequences(self, gpt2, ids, message):
+        with pytest.raises(OutcomeError, match=message):
+            gpt2.completions(["a"], ids)
+
+    def test_with_another_number_of_prompts(self, gpt2):
+        with pytest.raises(OutcomeError, match="2 prompts for 3 completions"):
+            gpt2.completions(["a", "b"], [[0]] * 3)
+
+    @pytest.mark.parametrize(
+        ("ids", "message"), [([1, 2, 3, 4], "is longer than"), ([1, 2], "does not end")]
+    )
+    def test_that_are_no_outcomes_of_the_target(self, gpt2, ids, message):
+        with pytest.raises(OutcomeError, match=message):
+            target(gpt2).log_density(gpt2.completions(["a"], [ids]))
+
+    def test_of_prompts_whose_columns_are_unknown(self, gpt2):
+        with_columns = target(gpt2, ["a"], columns={"answer": [1]})
+        with pytest.raises(PosterioriError, match="is not one of the target's"):
+            with_columns.log_density(gpt2.completions(["b"], [[0]]))
+
+
+class TestSettings:
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({}, "'steps' is missing"),
+            ({"steps": 0}, "'steps' = 0"),
+            ({"steps": 2.5}, "'steps' = 2.5"),
+            ({"steps": True}, "'steps' = True"),
+            ({"steps": 1, "learning_rate": math.inf}, "'learning_rate' = inf"),
+            ({"steps": 1, "learning_rate": math.nan}, "'learning_rate' = nan"),
+            ({"steps": 1, "learning_rate": -1.0}, "'learning_rate' = -1.0"),
+            ({"steps": 1, "learning_rte": 1.0}, "did you mean 'learning_rate'"),
+            ({"steps": 1, "num_samples": 0}, "'num_samples' = 0"),
+            ({"steps": 1, "policy": "lola"}, "'policy' = 'lola'"),
+            ({"steps": 1, "lora": {"rnk": 4}}, "did you mean 'rank'"),
+        ],
+    )
+    def test_of_fit(self, table, settings, message):
+        with pytest.raises(ConfigError, match=message):
+            po.fit(target(table, ["x"]), "rloo", **settings)
+
+    def test_of_an_unknown_objective(self, table):
+        with pytest.raises(UnknownNameError, match="unknown objective 'rlo'; did you mean 'rloo'"):
+            po.fit(target(table, ["x"]), "rlo", steps=1)
+
+    def test_of_evaluate(self, table):
+        with pytest.raises(ConfigError, match="must be at least 2"):
+            po.evaluate(target(table, ["x"]), table, num_samples=1)
+
+    @pytest.mark.parametrize(
+        "warp",
+        [{"temperature": 0.0}, {"temperature": math.inf}, {"top_k": -1}, {"top_p": 0.0}]
+        + [{"top_p": 1.5}, {"min_new_tokens": -1}],
+    )
+    def test_of_a_warp(self, gpt2, warp):
+        with pytest.raises(ConfigError, match=next(iter(warp))):
+            gpt2.warped(**warp)
+
+    def test_to_resume_without_a_directory(self, table):
+        with pytest.raises(ConfigError, match="needs the run's output_dir"):
+            po.fit(target(table, ["x"]), "rloo", steps=1, resume=True)
