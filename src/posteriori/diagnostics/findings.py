@@ -11,6 +11,9 @@ from ..types import Draws, Estimate, Finding
 COLLAPSED_SHARE = 0.5
 """A policy with less than half of the prior's distinct completions is called collapsed."""
 
+LARGE_ERROR = 0.1
+"""A standard error of log_z past which it rests on fewer than a hundred effective draws."""
+
 
 def findings_of(
     figures: Mapping[str, Estimate], draws: Draws, prior_unique: Estimate | None
@@ -53,17 +56,24 @@ def _ruled_out(draws: Draws) -> Finding | None:
 
 
 def _untrusted_weights(pareto_k: Estimate, log_z: Estimate) -> Finding | None:
-    draws_each = log_z.per_prompt[0].num_draws if log_z.per_prompt else log_z.num_draws
+    """By the tail of the weights, or by how few of them carry log_z: se^2 = 1/ess - 1/N."""
+    draws_each = log_z.per_prompt[0].num_draws
     limit = reliable_k(draws_each)
-    bad = [e.value for e in pareto_k.per_prompt if not e.value <= limit]
-    if not bad:
+    heavy = [e.value for e in pareto_k.per_prompt if not e.value <= limit]
+    errors = [e.standard_error for e in log_z.per_prompt if math.isfinite(e.standard_error)]
+    loose = [error for error in errors if error > LARGE_ERROR]
+    if heavy:
+        shown = "unknown (too few weights)" if any(map(math.isnan, heavy)) else f"{max(heavy):.2f}"
+        why = f"pareto_k is {shown}, above {limit:.2f}, for {len(heavy)}"
+    elif loose:
+        why = f"the standard error of log_z is up to {max(loose):.2f} nats for {len(loose)}"
+    else:
         return None
-    shown = "unknown (too few weights)" if any(map(math.isnan, bad)) else f"{max(bad):.2f}"
     return Finding(
         "warn",
         "weights_not_trusted",
-        f"pareto_k is {shown}, above {limit:.2f}, for {len(bad)} of {len(pareto_k.per_prompt)} "
-        "prompts: log_z rests on few draws, is likely too low, and kl_to_target with it.",
+        f"{why} of {len(log_z.per_prompt)} prompts: log_z rests on few of the draws, is likely too "
+        "low, and kl_to_target with it.",
         "Raise num_samples, or evaluate a policy that is nearer to the target.",
     )
 

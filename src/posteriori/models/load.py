@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from peft import PeftModel
@@ -111,9 +111,10 @@ def _load_plain(
     transformers_logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(tokenizer_path or place, **gguf)
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             place, dtype=torch.float32, output_loading_info=True, **gguf
         )
+        model, info = loaded
     except _UNREADABLE as error:
         raise ModelError(
             f"cannot load a causal language model from '{path}': {_first_line(error)}",

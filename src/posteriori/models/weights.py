@@ -36,7 +36,8 @@ def full_copy(model: torch.nn.Module, adapter: str | None) -> PreTrainedModel:
     """A trainable copy with float32 master weights, its adapter folded in."""
     copied = copy.deepcopy(unwrapped(model)).float()
     if isinstance(copied, PeftModel):
-        copied = copied.merge_and_unload() if adapter is not None else copied.unload()
+        # Whichever adapter is on at the moment, it is this one that gets folded in.
+        copied = copied.merge_and_unload(adapter_names=[adapter]) if adapter else copied.unload()
     assert isinstance(copied, PreTrainedModel)
     copied.requires_grad_(True)
     return copied

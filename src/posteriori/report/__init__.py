@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .figures import figure
 from .page import write_report
 from .result import PolicyResult
+from .summary import figure
 
 __all__ = ["PolicyResult", "figure", "write_report"]

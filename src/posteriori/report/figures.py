@@ -5,21 +5,23 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import matplotlib.style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ..types import Estimate
 from .curves import DRAWABLE, curve
 from .result import PolicyResult
-from .text import one_line, with_error
-from .theme import EITHER, Style, Theme, label, settings, style_of
+from .text import one_line
+from .theme import Style, Theme, label, settings, style_of
 
 Draw = Callable[[Theme], Figure]
 Entry = tuple[PolicyResult, int | None]
 SIZE = (5.2, 3.5)
+NAME = 28
+"""Longer names are cut in the figures."""
 ERRORS_SHOWN = 2.0
 """Error bars are this many standard errors long on either side: about 95%."""
 
@@ -38,25 +40,6 @@ def svg(draw: Draw, theme: Theme) -> str:
     return buffer.getvalue()
 
 
-def figure(results: Sequence[PolicyResult], prior: PolicyResult | None, path: str | Path) -> Path:
-    """Save the one figure of a README: entropy over training, and KL(policy, target) at its end.
-
-    Transparent, in colours that can be read on white and on black; SVG or PNG by the suffix.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with matplotlib.style.context(settings(EITHER), after_reset=True):
-        drawn = Figure(figsize=(10, 3.8), layout="constrained")
-        left, right = drawn.subplots(1, 2, width_ratios=(1.2, 1))
-        draw_training(left, results, prior, "entropy", EITHER)
-        left.set(title="Entropy while training", ylabel="nats per completion")
-        draw_distance(right, results, prior, EITHER)
-        _legend(drawn, left)
-        unstamped = {"Date": None, "Creator": None} if path.suffix == ".svg" else None
-        drawn.savefig(path, metadata=unstamped)
-    return path
-
-
 def plane(results: Sequence[PolicyResult], prior: PolicyResult | None, theme: Theme) -> Figure:
     """Reward against KL(policy, prior): what each policy bought, and what it paid in nats."""
     drawn = Figure(figsize=SIZE, layout="constrained")
@@ -65,24 +48,24 @@ def plane(results: Sequence[PolicyResult], prior: PolicyResult | None, theme: Th
         if not on_plane(result):
             continue
         paid, reward = result.report["kl_to_prior"], result.report["mean_reward"]
-        _point(
+        draw_point(
             axes,
             (paid.value, paid.standard_error),
             (reward.value, reward.standard_error),
             style_of(index, theme),
-            label(one_line(result.name, 40)),
+            label(one_line(result.name, NAME)),
         )
     axes.axvline(0, color=theme.muted, linewidth=0.8)
     axes.margins(x=0.08, y=0.12)
     axes.set(xlabel="KL(policy, prior), nats per completion", ylabel="mean reward")
-    _legend(drawn, axes)
+    add_legend(drawn, axes)
     return drawn
 
 
 def on_plane(result: PolicyResult) -> bool:
     """Whether both of its coordinates are known and finite."""
     found = (result.report.get("kl_to_prior"), result.report.get("mean_reward"))
-    return all(e is not None and _fits(e.value) for e in found)
+    return all(e is not None and fits(e.value) for e in found)
 
 
 def training(
@@ -93,7 +76,7 @@ def training(
     axes = drawn.subplots()
     draw_training(axes, results, prior, key, theme)
     axes.set_ylabel("nats per completion")
-    _legend(drawn, axes)
+    add_legend(drawn, axes)
     return drawn
 
 
@@ -121,19 +104,20 @@ def draw_training(
             linestyle=style.dash,
             marker=style.marker,
             markevery=(index * every // max(1, len(results)), every),
-            label=label(one_line(result.name, 40)),
+            label=label(one_line(result.name, NAME)),
         )
         log_z = result.report.get("log_z")
-        if key == "elbo" and log_z is not None and _fits(log_z.value):
+        if key == "elbo" and log_z is not None and fits(log_z.value):
             levels.append((log_z, style))
     _levels(axes, levels, theme)
     level = None if prior is None else prior.report.get(key)
-    if prior is not None and key == "entropy" and level is not None and _fits(level.value):
+    if prior is not None and key == "entropy" and level is not None and fits(level.value):
         style = style_of(None, theme)
-        name = label(one_line(prior.name, 40))
+        name = label(one_line(prior.name, NAME))
         axes.axhline(level.value, color=style.color, linestyle=style.dash, label=name)
     if key == "entropy":
         axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     axes.set_xlabel("training step")
 
 
@@ -167,35 +151,7 @@ def _levels(axes: Axes, levels: Sequence[tuple[Estimate, Style]], theme: Theme) 
         )
 
 
-def draw_distance(
-    axes: Axes, results: Sequence[PolicyResult], prior: PolicyResult | None, theme: Theme
-) -> None:
-    """KL(policy, target) of each policy with its error bar, and the figure itself beside it."""
-    shown = entries(results, prior)
-    for row, (result, index) in enumerate(shown):
-        kl = result.report.get("kl_to_target")
-        end = 0.0
-        if kl is not None and _fits(kl.value):
-            _point(axes, (kl.value, kl.standard_error), (row, 0.0), style_of(index, theme), None)
-            end = kl.value + _bar(kl.standard_error)
-        axes.annotate(
-            "unknown" if kl is None else with_error(kl),
-            (end, row),
-            xytext=(9, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=9,
-            color=theme.ink,
-        )
-    axes.set_yticks(range(len(shown)), [label(one_line(r.name, 24)) for r, _ in shown])
-    axes.set(title="Distance from the target", xlabel="KL(policy, target), nats per completion")
-    axes.set_ylim(len(shown) - 0.5, -0.5)
-    low, high = axes.get_xlim() if axes.has_data() else (0.0, 1.0)
-    axes.set_xlim(min(0.0, low), high + 0.3 * (high - min(0.0, low)))
-    axes.grid(visible=False, axis="y")
-
-
-def _point(
+def draw_point(
     axes: Axes,
     x: tuple[float, float],
     y: tuple[float, float],
@@ -205,8 +161,8 @@ def _point(
     axes.errorbar(
         x[0],
         y[0],
-        xerr=_bar(x[1]),
-        yerr=_bar(y[1]),
+        xerr=error_bar(x[1]),
+        yerr=error_bar(y[1]),
         color=style.color,
         marker=style.marker,
         markersize=8,
@@ -218,19 +174,22 @@ def _point(
         )
 
 
-def _bar(error: float) -> float:
-    return ERRORS_SHOWN * error if _fits(error) else 0.0
+def error_bar(error: float) -> float:
+    return ERRORS_SHOWN * error if fits(error) else 0.0
 
 
-def _legend(drawn: Figure, axes: Axes) -> None:
+def add_legend(drawn: Figure, axes: Axes) -> None:
     """Above the axes, in as many columns as fit; nothing in the axes is covered."""
     handles, labels = axes.get_legend_handles_labels()
     if not handles:
         return
     room = 13 * drawn.get_figwidth() - 2
     columns = max(1, min(len(labels), int(room // (max(map(len, labels)) + 9))))
+    # A figure grows with its legend, so that its axes keep their size.
+    lines = math.ceil(len(labels) / columns)
+    drawn.set_figheight(drawn.get_figheight() + 0.19 * (lines - 1))
     drawn.legend(handles, labels, loc="outside upper left", ncols=columns)
 
 
-def _fits(value: float) -> bool:
+def fits(value: float) -> bool:
     return abs(value) < DRAWABLE

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from .curves import DRAWABLE
-from .figures import SIZE, entries
+from .figures import NAME, SIZE, entries
 from .result import PolicyResult
 from .text import number, one_line
 from .theme import Theme, label, style_of
@@ -59,7 +59,7 @@ def _edges(reward_N: np.ndarray) -> np.ndarray:
 
 
 def _title(result: PolicyResult, reward_N: np.ndarray, num_draws: int) -> str:
-    name = label(one_line(result.name, 40))
+    name = label(one_line(result.name, NAME))
     ruled_out = 1 - len(reward_N) / num_draws if num_draws else 0.0
     mean = number(float(reward_N.mean())) if len(reward_N) else number(math.nan)
     title = f"{name}   mean {mean}"

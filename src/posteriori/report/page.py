@@ -148,9 +148,13 @@ def _about(target: Target, results: Sequence[PolicyResult]) -> str:
     )
     betas = sorted({b for each in target.evidence if (b := getattr(each, "beta", None))})
     at = f" at beta {', '.join(number(b) for b in betas)}" if len(betas) == 1 else ""
-    prompts = f"{len(target.prompts):,} prompt{'s' if len(target.prompts) != 1 else ''}"
     policies = f"{len(results)} {'policy' if len(results) == 1 else 'policies'}"
     return (
-        f"{policies}, {prompts}, completions of up to {target.max_new_tokens} tokens. "
+        f"{policies}, {_plural(len(target.prompts), 'prompt')}, completions of up to "
+        f"{_plural(target.max_new_tokens, 'token')}. "
         f"The target is the prior times its evidence: {evidence or 'none'}{at}."
     )
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

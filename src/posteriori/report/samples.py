@@ -51,6 +51,7 @@ def samples(policies: Sequence[PolicyResult], target: Target) -> list[dict[str, 
             ],
         }
         for prompt, drawn in zip(prompts, columns, strict=True)
+        if any(drawn)
     ]
 
 

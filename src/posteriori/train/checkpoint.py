@@ -53,7 +53,7 @@ def _write(
     save_file(state, incoming / "policy.safetensors")
     torch.save(optimizer.state_dict(), incoming / "optimizer.pt")
     torch.save(_random_state(), incoming / "random.pt")
-    (incoming / "state.json").write_text(json.dumps({"step": step}) + "\n")
+    (incoming / "state.json").write_text(json.dumps({"step": step}) + "\n", encoding="utf-8")
     for file in incoming.iterdir():
         _flush(file)
     _flush(incoming)
@@ -70,7 +70,7 @@ def latest_checkpoint(folder: Path) -> Path | None:
 def load_checkpoint(path: Path, policy: TrainableLM, optimizer: torch.optim.Optimizer) -> int:
     """Put policy, optimiser and random states back; returns the number of finished steps."""
     try:
-        step = int(json.loads((path / "state.json").read_text())["step"])
+        step = int(json.loads((path / "state.json").read_text(encoding="utf-8"))["step"])
         state = load_file(path / "policy.safetensors", device=str(policy.device))
         optimizer_state = torch.load(
             path / "optimizer.pt", weights_only=True, map_location=policy.device

@@ -66,12 +66,12 @@ class RunDirectory:
         return kept
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
-        with self.metrics_file.open("a") as file:
+        with self.metrics_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(jsonable(line)) + "\n")
 
     def _check_same(self, config: Mapping[str, Any]) -> None:
         try:
-            before = json.loads(self.config_file.read_text())
+            before = json.loads(self.config_file.read_text(encoding="utf-8"))
         except ValueError as error:
             raise CheckpointError(
                 f"not JSON: {error}",
@@ -90,7 +90,7 @@ class RunDirectory:
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of a metrics file; a last line that was cut short by a kill is left out."""
-    lines = path.read_text().split("\n")
+    lines = path.read_text(encoding="utf-8").split("\n")
     found = []
     for number, line in enumerate(lines, start=1):
         if not line:
@@ -109,7 +109,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 def write_whole(path: Path, text: str) -> None:
     """Write a file that is either the old or the new one, whenever the process dies."""
     incoming = path.with_name(f".{path.name}.incoming")
-    with incoming.open("w") as file:
+    with incoming.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
