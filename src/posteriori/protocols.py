@@ -67,7 +67,10 @@ class LanguageModel(Protocol):
 class TrainableLM(LanguageModel, Protocol):
     """A language model that can be turned into a policy, trained and saved."""
 
-    module: torch.nn.Module
+    @property
+    def module(self) -> torch.nn.Module:
+        """What holds the parameters that an optimiser moves."""
+        ...
 
     @property
     def device(self) -> torch.device: ...

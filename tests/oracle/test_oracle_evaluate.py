@@ -1,16 +1,17 @@
 """`po.evaluate` against exact figures: right within its error bars, and the bars are honest.
 
-How often an exact estimator would fail these asserts was found by simulating it 20,000 times from
-the exact tables (multinomial counts of the 781 outcomes), for each policy and beta used here:
+How often a correct implementation would fail these asserts was found by simulating the estimators
+20,000 times from the exact tables (multinomial counts of the 781 outcomes), for each policy, beta
+and number of draws used here:
 
-* |z| > 5 never occurred for any figure of the expert and of a fitted policy with 2,000 draws, at
-  most once for log Z, and z has standard deviation 1.00 to 1.03 (a normal z: 6e-7).
-* The prior judged against beta 1 or 2 has heavier weights: |z| > 5 at 2e-4 for KL(prior, p*), z has
-  standard deviation 1.09 at most. At beta 0.5 they are too heavy for 2,000 draws (|z| > 5 at 9e-3,
-  standard deviation 1.44), so that case is left to the finding which says so, and to the figures
-  that are plain means.
+* Expert and fitted policy, 1,000 draws: |z| > 5 did not occur (6e-7 for a normal z), and z has a
+  standard deviation of 1.00 to 1.05.
+* The prior judged against beta 2 or 1 has heavier weights: with 2,000 draws |z| > 5 at 2e-4 for
+  KL(prior, p*), at 5e-5 for log Z and never for the plain means; standard deviation 1.09 at most.
+* The prior judged against beta 0.5 is beyond 2,000 draws (|z| > 5 at 9e-3, standard deviation
+  1.44), as its pareto_k says; its plain means are checked, log Z and KL(prior, p*) are not.
 
-Seeds are fixed. RMS of 120 z outside [1/1.5, 1.5]: 7e-13 above, 3e-8 below.
+Seeds are fixed. The RMS of 120 normal z lies outside [1/1.5, 1.5] at 3e-8.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import posteriori as po
 SEEDS = range(20)
 MEANS = ("elbo", "kl_to_prior", "entropy", "mean_reward")
 FIGURES = ("log_z", "kl_to_target", *MEANS)
-NUM_SAMPLES = 2000
+NUM_SAMPLES = {"prior": 2000, "expert": 1000, "fitted": 1000}
 
 
 @lru_cache
@@ -54,7 +55,7 @@ def z_scores(role: str, beta: float, figures, seeds=SEEDS) -> dict[str, list[flo
         lm = policy_of(role, case, target)
         exact = po.exact(target).evaluate(lm)
         for seed in seeds:
-            report = po.evaluate(target, lm, num_samples=NUM_SAMPLES, seed=seed)
+            report = po.evaluate(target, lm, num_samples=NUM_SAMPLES[role], seed=seed)
             for figure in figures:
                 whole = report[figure]
                 pairs = [*zip(whole.per_prompt, exact[figure], strict=True)]
@@ -70,16 +71,19 @@ def per_prompt(z: list[float]) -> list[float]:
     return [value for at, value in enumerate(z) if at % 4 != 3]
 
 
-CHECKED = [("expert", 2.0), ("expert", 0.5), ("fitted", 0.5), ("prior", 2.0), ("prior", 1.0)]
+CHECKED = [("expert", 0.5), ("fitted", 0.5), ("prior", 2.0), ("prior", 1.0)]
+CHECKED_SLOWLY = [("expert", 2.0), ("expert", 1.0), ("fitted", 2.0), ("fitted", 1.0)]
 
 
-@pytest.mark.parametrize(("role", "beta"), CHECKED)
+@pytest.mark.parametrize(
+    ("role", "beta"),
+    [*CHECKED, *(pytest.param(*pair, marks=pytest.mark.slow) for pair in CHECKED_SLOWLY)],
+)
 def test_figures_are_within_five_standard_errors_and_these_are_honest(role, beta):
     for figure, z in z_scores(role, beta, FIGURES).items():
         assert len(z) == 2 * 4 * len(SEEDS)
         assert max(map(abs, z)) < 5, figure
         assert 1 / 1.5 < rms(per_prompt(z)) < 1.5, figure
-        assert 1 / 1.5 < rms([v for at, v in enumerate(z) if at % 4 == 3]) < 1.5, figure
 
 
 def test_plain_means_hold_where_the_weights_are_heavy():

@@ -57,7 +57,7 @@ class CausalLM:
         warp: Warp | None = None,
         memory_gib: float = 1.0,
     ) -> None:
-        self.model: torch.nn.Module = model.eval()
+        self.model = model.eval()
         self.tokenizer = tokenizer
         self.adapter = adapter
         self.warp = warp or Warp()
@@ -73,10 +73,6 @@ class CausalLM:
     def module(self) -> torch.nn.Module:
         """What an optimiser trains and accelerate prepares."""
         return self.model
-
-    @module.setter
-    def module(self, module: torch.nn.Module) -> None:
-        self.model = module
 
     @property
     def device(self) -> torch.device:
@@ -199,7 +195,7 @@ class CausalLM:
         """
         if self.compute_dtype != torch.float32:
             return self
-        copied = copy.deepcopy(weights.unwrapped(self.model)).double()
+        copied = copy.deepcopy(self.model).double()
         return self._like(copied, self.adapter, torch.float64)
 
     def as_policy(self, kind: Literal["full", "lora"], lora: LoraSettings, seed: int) -> CausalLM:
@@ -221,7 +217,7 @@ class CausalLM:
                 "a LoRA policy needs plain weights below it, and this model is an adapter",
                 hint="load it with posteriori.load(path, merge_adapter=True)",
             )
-        self.model, name = adapters.add_adapter(weights.unwrapped(self.model), lora, seed)
+        self.model, name = adapters.add_adapter(self.model, lora, seed)
         return self._like(self.model, name)
 
     def trained_state(self) -> dict[str, Tensor]:
@@ -239,7 +235,7 @@ class CausalLM:
 
     def warped(self, **settings: float) -> CausalLM:
         """The same model with its next-token distributions changed by a `Warp`."""
-        other = self._like(weights.unwrapped(self.model), self.adapter)
+        other = self._like(self.model, self.adapter)
         other.warp = Warp(**{**asdict(self.warp), **settings})
         return other
 
@@ -248,10 +244,8 @@ class CausalLM:
         return weights.base_model(self.model)
 
     def _forward(self) -> Forward:
-        # A wrapper for several processes sees the passes that have gradients to share, only those.
-        model = self.model if torch.is_grad_enabled() else weights.unwrapped(self.model)
         return Forward(
-            model,
+            self.model,
             self._base.config,
             self._takes_positions,
             self._takes_logits_to_keep,
@@ -261,7 +255,7 @@ class CausalLM:
     @contextlib.contextmanager
     def _computing(self) -> Iterator[None]:
         """The right adapter is on, dropout is off, and products run in `compute_dtype`."""
-        adapters.activate(weights.unwrapped(self.model), self.adapter)
+        adapters.activate(self.model, self.adapter)
         if self.model.training:
             self.model.eval()
         if self.compute_dtype in (torch.float32, torch.float64):

@@ -81,11 +81,6 @@ class TabularLM(torch.nn.Module):
     def module(self) -> torch.nn.Module:
         return self
 
-    @module.setter
-    def module(self, module: torch.nn.Module) -> None:
-        if module is not self:
-            raise ModelError("a table cannot be wrapped for several processes")
-
     @property
     def device(self) -> torch.device:
         return self.logits.device

@@ -109,7 +109,12 @@ class Trainer:
             self.parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
         self.accelerator = Accelerator(cpu=self.policy.device.type == "cpu")
-        self.policy.module, self.optimizer = self.accelerator.prepare(self.policy.module, optimizer)
+        if self.accelerator.num_processes > 1:
+            raise ConfigError(
+                f"fit runs in one process, and {self.accelerator.num_processes} were launched",
+                hint="start it with plain python",
+            )
+        self.optimizer = self.accelerator.prepare(optimizer)
         self.history: list[dict[str, Any]] = []
         self.finished = 0
         self.updating = False
