@@ -6,9 +6,12 @@ import os
 
 # Before torch is imported, and inherited by the processes that tests start: two busy torch
 # processes with as many threads as cores slow each other down a hundredfold.
-for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TOKENIZERS_PARALLELISM"):
-    os.environ[_name] = "false" if _name == "TOKENIZERS_PARALLELISM" else "1"
-os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ |= {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_OFFLINE": "1",
+}
 
 import pytest
 import torch

@@ -123,7 +123,7 @@ def test_no_objective_trains_on_evidence_of_zero(table, objective, name):
 
 
 def test_evidence_that_rules_out_some_draws_is_counted(table):
-    """The constraint "does not start with a": KL(pi, p*) is infinite for the prior, log Z finite."""
+    """Constraint "does not start with a": the prior's KL(pi, p*) is infinite, log Z is not."""
     constraint = po.Constraint(lambda completion_ids, **kw: [y[0] != 1 for y in completion_ids])
     bad = target(table, constraint)
     report = po.evaluate(bad, table, num_samples=500)

@@ -225,8 +225,14 @@ class TestSettings:
 
     @pytest.mark.parametrize(
         "warp",
-        [{"temperature": 0.0}, {"temperature": math.inf}, {"top_k": -1}, {"top_p": 0.0}]
-        + [{"top_p": 1.5}, {"min_new_tokens": -1}],
+        [
+            {"temperature": 0.0},
+            {"temperature": math.inf},
+            {"top_k": -1},
+            {"top_p": 0.0},
+            {"top_p": 1.5},
+            {"min_new_tokens": -1},
+        ],
     )
     def test_of_a_warp(self, gpt2, warp):
         with pytest.raises(ConfigError, match=next(iter(warp))):

@@ -1,4 +1,4 @@
-"""A small run that can be killed at a chosen moment: `python victim.py OUTPUT_DIR POLICY MOMENT`."""
+"""A run that can be killed at a chosen moment: `python victim.py OUTPUT_DIR POLICY MOMENT`."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def test_the_posterior_of_a_hard_constraint(case):
     for name in ("log_z", "kl_to_prior", "entropy"):
         close(star[name], expected[name])
     log_star = exact.log_posterior
-    rewards = torch.tensor(reward([ids for ids in exact.outcomes[0].completion_ids]))
+    rewards = torch.tensor(reward(exact.outcomes[0].completion_ids))
     close([float((p.exp() * rewards).sum()) for p in log_star], expected["mean_reward"])
     assert np.all(np.isposinf(exact.evaluate(target.prior)["kl_to_target"]))
 

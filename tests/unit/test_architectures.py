@@ -1,4 +1,4 @@
-"""`CausalLM` is right for any transformers causal model: drawn, re-scored and plain log-probs agree.
+"""`CausalLM` is right for any transformers model: drawn, re-scored and plain log-probs agree.
 
 The reference is one plain forward pass an outcome: unpadded, uncached, alone in its batch.
 """

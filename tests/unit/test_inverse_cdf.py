@@ -1,5 +1,4 @@
-"""Drawing by inversion: each uniform number has one token, and a token owns as much of [0, 1) as its
-probability."""
+"""Drawing by inversion: a token owns as much of [0, 1) as its probability."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The expected gradient of every objective is the gradient of what it says it minimises.
 
-No randomness: on a table of two words and two steps every tuple of draws is written down, weighed by
-its probability, and the loop's own loss (the mean over the draws) is summed over all of them.
+No randomness: on a table of two words and two steps every tuple of draws is written down, weighed
+by its probability, and the loop's own loss (the mean over the draws) is summed over all of them.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class World:
         return itertools.product(*per_prompt)
 
     def expected_gradient(self, objective, scored: Tensor | None = None) -> Tensor:
-        """E over all draws of the gradient of the mean loss. `scored`: another log pi to descend."""
+        """E over all draws of the gradient of the mean loss; `scored`: another log pi."""
         log_pi = self.log_pi()
         values = torch.cat(log_pi)
         pool = Pool(self)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from typing import ClassVar
 
 import pytest
 import torch
@@ -134,9 +135,9 @@ def test_an_empty_prompt_starts_from_the_first_token():
 
 
 class TestTheCheckpointsOwnSettings:
-    """A generation config that samples at temperature 0.5, without repetition, from the top token."""
+    """A generation config with a temperature, a penalty, restrictions and two ends."""
 
-    SETTINGS = {
+    SETTINGS: ClassVar = {
         "do_sample": True,
         "temperature": 0.5,
         "top_k": 1,
@@ -166,8 +167,8 @@ class TestTheCheckpointsOwnSettings:
     def test_every_end_of_sequence_ends(self, loaded):
         assert loaded.eos_token_ids == (0, 3)
         drawn = loaded.sample(PROMPTS, 100, 5, generator())
-        last = Counter(ids[-1] for ids, e in zip(drawn.completion_ids, drawn.ended_N) if e)
-        assert last.keys() == {0, 3}
+        last = {drawn.completion_ids[row][-1] for row in drawn.ended_N.nonzero()[:, 0]}
+        assert last == {0, 3}
         assert not any({0, 3} & set(ids[:-1]) for ids in drawn.completion_ids)
         outcomes = loaded.completions(["a b"], outcome_ids(6, 3, eos=(0, 3)), 3)
         assert float(loaded.log_prob(outcomes).exp().sum()) == pytest.approx(1.0, abs=1e-6)
@@ -264,8 +265,7 @@ def test_dropout_never_plays_a_part():
 
 
 def test_reduced_precision_sums_are_not_quantised(case_1):
-    """bfloat16 has 8 bits: log-probs of such a model still add up to 1e-3 over a few tokens, and are
-    no multiples of 1/64."""
+    """bfloat16 has 8 bits: sums of log-probs in it would be multiples of 1/64."""
     lm = po.load(case_1.path, dtype="bfloat16")
     drawn = lm.sample(PROMPTS, 50, 4, generator())
     assert drawn.log_prob_N.dtype == torch.float64

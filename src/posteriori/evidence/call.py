@@ -11,6 +11,7 @@ import asyncio
 import inspect
 import math
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -81,7 +82,7 @@ def call_user_function(
     try:
         answer = fn(**_accepted(fn, arguments, name))
         if inspect.isawaitable(answer):
-            answer = asyncio.run(_wait(answer))
+            answer = _run(answer)
     except EvidenceError:
         raise
     except Exception as error:  # whatever a user's function raises becomes one typed error
@@ -169,5 +170,15 @@ def _as_float(answer: Any) -> float | None:
         return None
 
 
-async def _wait(awaitable: Any) -> Any:
-    return await awaitable
+def _run(awaitable: Any) -> Any:
+    """What an asynchronous function returns, also inside a running event loop (a notebook's)."""
+
+    async def wait() -> Any:
+        return await awaitable
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(wait())
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, wait()).result()

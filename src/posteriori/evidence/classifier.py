@@ -22,9 +22,13 @@ class SequenceScorer:
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
         path = str(model) if isinstance(model, str | Path) else model.config.name_or_path
+        missing: list[str] = []
         try:
             if isinstance(model, str | Path):
-                model = AutoModelForSequenceClassification.from_pretrained(path)
+                model, info = AutoModelForSequenceClassification.from_pretrained(
+                    path, output_loading_info=True
+                )
+                missing = sorted(info["missing_keys"])
             self.tokenizer = tokenizer or AutoTokenizer.from_pretrained(path)
         except (OSError, ValueError) as error:
             raise ModelError(
@@ -33,6 +37,13 @@ class SequenceScorer:
                 where="Reward",
                 hint="give its directory or hub id, or pass tokenizer= beside a model object",
             ) from error
+        if missing:
+            raise ModelError(
+                f"the model at '{path}' has no weights for its head ('{missing[0]}'): "
+                "its scores would be random",
+                where="Reward",
+                hint="give a model that was trained for sequence classification",
+            )
         if model.config.num_labels != 1:
             raise EvidenceError(
                 f"the model at '{path}' has {model.config.num_labels} labels, a reward has one",
@@ -53,9 +64,10 @@ class SequenceScorer:
         scores = [0.0] * len(texts)
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
-            inputs = self.tokenizer([texts[i] for i in rows], return_tensors="pt", padding=True).to(
-                self.model.device
-            )
+            # Padding on the left would shift the positions of models that learned them.
+            inputs = self.tokenizer(
+                [texts[i] for i in rows], return_tensors="pt", padding=True, padding_side="right"
+            ).to(self.model.device)
             with torch.no_grad():
                 logits = self.model(**inputs).logits[:, 0].float()
             for row, value in zip(rows, logits.tolist(), strict=True):

@@ -15,6 +15,13 @@ from .forward import Forward
 from .warp import Warp
 
 
+_SPREAD = 1.25
+"""A micro-batch's longest row may be a quarter longer than its shortest: the rest is padding."""
+
+_WORTH_SPLITTING = 1024
+"""Tokens below which a micro-batch is too small to be worth closing for the sake of padding."""
+
+
 def length_sorted_batches(completions: Completions, cells: int) -> list[Tensor]:
     """Positions in groups of similar total length, each of at most `cells` tokens (or one row).
 
@@ -23,14 +30,17 @@ def length_sorted_batches(completions: Completions, cells: int) -> list[Tensor]:
     """
     prompt_lengths = torch.tensor([len(ids) for ids in completions.prompt_ids])
     total = prompt_lengths[completions.prompt_index_N.cpu()] + completions.lengths_N.cpu()
-    order = torch.argsort(total, stable=True)
-    groups: list[list[int]] = [[]]
-    for position in order.tolist():
-        width = int(total[position])
-        if groups[-1] and width * (len(groups[-1]) + 1) > cells:
+    ordered, order = torch.sort(total, stable=True)
+    groups: list[list[int]] = []
+    shortest = 0
+    for position, width in zip(order.tolist(), ordered.tolist(), strict=True):
+        size = len(groups[-1]) if groups else 0
+        uneven = width > _SPREAD * shortest and width * size >= _WORTH_SPLITTING
+        if size == 0 or width * (size + 1) > cells or uneven:
             groups.append([])
+            shortest = width
         groups[-1].append(position)
-    return [torch.tensor(group) for group in groups if group]
+    return [torch.tensor(group) for group in groups]
 
 
 def token_log_prob(forward: Forward, completions: Completions, eos: Tensor, warp: Warp) -> Tensor:
