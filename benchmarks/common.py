@@ -28,11 +28,11 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def tiny_gpt2(seed: int = 0) -> GPT2LMHeadModel:
-    """Two layers, 128 wide, random weights: the step is overhead as much as arithmetic."""
+    """Two layers, 64 wide, random weights: a step is overhead as much as arithmetic."""
     torch.manual_seed(seed)
     config = GPT2Config(
         vocab_size=1000,
-        n_embd=128,
+        n_embd=64,
         n_layer=2,
         n_head=4,
         n_positions=256,

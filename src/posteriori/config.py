@@ -56,7 +56,7 @@ class PriorSettings(Strict):
     """Which language model is the prior, and how it computes; see `posteriori.load`."""
 
     path: str = "tiny"
-    dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = "auto"
+    dtype: Literal["auto", "mixed", "float32", "bfloat16", "float16", "float64"] = "auto"
     device: str | None = None
     merge_adapter: bool = False
     memory_gib: float = Field(default=1.0, gt=0)

@@ -132,6 +132,20 @@ def test_an_interrupted_command_says_how_to_go_on(cli, job, monkeypatch):
     assert "--resume" in result.error
 
 
+def test_a_place_that_cannot_be_written_is_told_in_one_line(job):
+    job.write("runs", "a file where a folder should be")
+    result = job.fit("--quiet")
+    assert result.code == 2
+    assert f"the run cannot be kept in '{job.output}'" in result.error
+
+
+def test_a_reader_that_leaves_early_is_no_error():
+    program = "from posteriori.cli.main import main; import time; time.sleep(0.5); main()"
+    command = f'{sys.executable} -c "{program}" ls | true'
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.stderr == ""
+
+
 def test_a_bug_keeps_its_traceback(monkeypatch):
     def bug(*_, **__):
         raise RuntimeError("a bug")

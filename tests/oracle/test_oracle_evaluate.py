@@ -98,8 +98,11 @@ def test_heavy_weights_are_reported(case):
     findings = {finding.name: finding for finding in report.findings}
     assert "weights_not_trusted" in findings
     assert "pareto_k is" in findings["weights_not_trusted"].message
+    assert all(estimate.value > 0.7 for estimate in report["pareto_k"].per_prompt)
     near = case.target(2.0)
-    assert not po.evaluate(near, near.prior, num_samples=2000).findings
+    report = po.evaluate(near, near.prior, num_samples=2000)
+    assert not report.findings
+    assert all(estimate.value < 0.5 for estimate in report["pareto_k"].per_prompt)
 
 
 def test_the_mean_over_prompts_knows_both_errors(case):

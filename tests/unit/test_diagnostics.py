@@ -63,6 +63,33 @@ def test_the_prior_alone_is_importance_sampling(target):
     assert mixture.log_z().standard_error == pytest.approx(by_hand, rel=1e-3)
 
 
+def test_standard_errors_are_those_of_the_delta_method(target, policy):
+    """Worked out by sums over all outcomes: with m = (pi + prior) / 2, log Z moves with half of
+    w = p~/(Z m) of either sample, E_pi[rho] with rho, and log E_m[(p*)^2 / (m pi)] besides."""
+    num = 1_000_000
+    mixture = Mixture(*strata(target, policy, num))
+    exact = po.exact(target)
+    log_pi, log_prior = exact.log_prob(policy)[0].detach(), exact.log_prior[0]
+    log_star = exact.log_posterior[0]
+    log_m = torch.logaddexp(log_pi, log_prior) - math.log(2)
+    w, rho = (log_star - log_m).exp(), log_star - log_pi
+    moment = (2 * log_star - log_m - log_pi).exp()
+    moment = moment / float((log_star - log_pi + log_star).exp().sum())
+
+    def error(of_pi: torch.Tensor, of_prior: torch.Tensor) -> float:
+        def variance(log_q, value):
+            mean = (log_q.exp() * value).sum()
+            return float((log_q.exp() * (value - mean) ** 2).sum())
+
+        return math.sqrt((variance(log_pi, of_pi) + variance(log_prior, of_prior)) / num)
+
+    assert mixture.log_z().standard_error == pytest.approx(error(w / 2, w / 2), rel=1e-3)
+    of_kl = error(w / 2 - rho, w / 2)
+    assert mixture.kl_to_target().standard_error == pytest.approx(of_kl, rel=1e-3)
+    of_ess = error(w - moment / 2, w - moment / 2) * mixture.ess().value
+    assert mixture.ess().standard_error == pytest.approx(of_ess, rel=1e-3)
+
+
 def test_at_the_posterior_itself_nothing_is_uncertain(target):
     exact = po.exact(target)
     log_star = exact.log_posterior[0]

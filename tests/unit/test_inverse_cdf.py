@@ -80,6 +80,26 @@ def test_the_largest_number_below_one_draws_the_last_token_that_can_be(vocab):
         assert int(draw(log_prob_V.to(dtype), LAST)) == vocab - 3
 
 
+@pytest.mark.parametrize("vocab", [6, 900, 5000])
+def test_no_number_falls_off_the_end_whatever_the_rows_mass(vocab):
+    """Rows that are not normalised, at the largest number below one."""
+    logits_RV = torch.randn(300, vocab, generator=torch.Generator().manual_seed(3)) * 2
+    logits_RV[:, -1] = -math.inf
+    token_R, log_prob_R = draw_tokens(logits_RV, LAST.expand(300))
+    assert token_R.tolist() == [vocab - 2] * 300
+    assert bool(log_prob_R.isfinite().all())
+
+
+def test_float32_masses_are_added_up_in_float64():
+    """Both ends of every interval to 1e-9, where a float32 running sum is off by 1e-7."""
+    logits_V = torch.randn(1000, generator=torch.Generator().manual_seed(4))
+    mass_V = (logits_V - logits_V.max()).exp().double()
+    high_V = mass_V.cumsum(-1) / mass_V.sum()
+    low_V = torch.cat([torch.zeros(1, dtype=torch.float64), high_V[:-1]])
+    assert torch.equal(draw(logits_V, low_V + 1e-9), torch.arange(1000))
+    assert torch.equal(draw(logits_V, high_V - 1e-9), torch.arange(1000))
+
+
 def test_rows_do_not_see_each_other():
     log_prob_RV = torch.stack([log_probs(2000, seed) for seed in range(8)])
     uniform_R = torch.rand(8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)

@@ -103,6 +103,16 @@ def test_a_tie_at_the_threshold_is_not_mistaken_for_a_heavy_tail(tail):
     assert pareto_k(log_w) < 0.5
 
 
+def test_a_tie_at_the_threshold_counts_as_part_of_the_tail():
+    """Above the tie are ten equal draws: by themselves they would have the same shape wherever they
+    lie, and with the tie the tail is the heavier the further out they are."""
+    far_out = [
+        pareto_k(torch.tensor([0.0] * 1000 + [3.0] * 990 + [rare] * 10)) for rare in (4, 6, 8, 12)
+    ]
+    assert far_out == sorted(far_out)
+    assert far_out[0] < 0 < far_out[-1]
+
+
 def test_weights_that_span_everything_are_heavy():
     assert pareto_k(torch.linspace(-5000, 0, 1000)) > 1
 

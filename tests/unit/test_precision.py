@@ -9,7 +9,7 @@ import torch
 
 import posteriori as po
 from posteriori.config import LoraSettings
-from posteriori.models.precision import Float32Linear, fast_dtype
+from posteriori.models.precision import OutputHead, gains_from_bfloat16
 from posteriori.seeds import generator
 
 PROMPTS = ["The food here is", "You", "My boss is a"]
@@ -17,7 +17,7 @@ PROMPTS = ["The food here is", "You", "My boss is a"]
 
 @pytest.fixture(scope="module")
 def half() -> po.CausalLM:
-    return po.load("tiny", dtype="bfloat16")
+    return po.load("tiny", dtype="mixed")
 
 
 def test_only_the_layers_matrices_are_reduced(half):
@@ -25,7 +25,7 @@ def test_only_the_layers_matrices_are_reduced(half):
     reduced = {name for name, dtype in dtypes.items() if dtype == torch.bfloat16}
     assert reduced
     assert all("_proj" in name for name in reduced)
-    assert type(half.model.get_output_embeddings()) is Float32Linear
+    assert type(half.model.get_output_embeddings()) is OutputHead
 
 
 def test_logits_are_float32_and_not_rounded_to_bfloat16(half):
@@ -50,9 +50,7 @@ def test_sampled_log_probs_are_rescored_without_bias_and_nearer_than_plain_bfloa
     error = float(difference.std()) / len(drawn) ** 0.5
     # A mean off by five standard errors happens by chance once in 1.7 million.
     assert abs(float(difference.mean())) < 5 * error
-    plain = po.load("tiny")
-    plain.model.to(torch.bfloat16)
-    plain.compute_dtype = torch.float32
+    plain = po.load("tiny", dtype="bfloat16")
     with torch.no_grad():
         rounded = plain.log_prob(drawn) - drawn.log_prob_N
     assert float(difference.abs().mean()) < 0.5 * float(rounded.abs().mean())
@@ -60,7 +58,7 @@ def test_sampled_log_probs_are_rescored_without_bias_and_nearer_than_plain_bfloa
 
 @pytest.mark.parametrize("kind", ["full", "lora"])
 def test_a_policy_starts_as_its_reduced_prior_with_float32_weights_to_train(kind):
-    prior = po.load("tiny", dtype="bfloat16")
+    prior = po.load("tiny", dtype="mixed")
     drawn = prior.sample(PROMPTS, 8, 8, generator(0))
     before = prior.log_prob(drawn).detach()
     policy = prior.as_policy(kind, LoraSettings(rank=2), seed=0)
@@ -71,5 +69,5 @@ def test_a_policy_starts_as_its_reduced_prior_with_float32_weights_to_train(kind
 
 
 def test_small_models_stay_in_float32():
-    assert fast_dtype(4_000_000, torch.device("cpu")) == torch.float32
+    assert not gains_from_bfloat16(4_000_000, torch.device("cpu"))
     assert po.load("tiny").compute_dtype == torch.float32

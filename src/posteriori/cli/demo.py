@@ -42,7 +42,7 @@ def demo(
     from .progress import no_bars_of_transformers, status
 
     with status("loading the bundled model", quiet=quiet):
-        prior = load("tiny", memory_gib=scale.memory_gib)
+        prior = load("tiny")
     no_bars_of_transformers()
     targets = {
         beta: Target(prior, Reward(score, beta=beta), prompts(), scale.max_new_tokens)
@@ -85,7 +85,10 @@ def _fit(
             steps=scale.steps,
             num_samples=scale.num_samples,
             learning_rate=scale.learning_rate,
+            decay=scale.decay,
             warmup_steps=scale.warmup_steps,
+            max_grad_norm=scale.max_grad_norm,
+            policy=scale.policy,
             checkpoint_every=scale.steps,
             keep_checkpoints=1,
             seed=seed,

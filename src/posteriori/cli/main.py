@@ -6,6 +6,7 @@ wrong config; 130 when interrupted.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -68,6 +69,13 @@ def run(arguments: Sequence[str]) -> int:
     except PosterioriError as error:
         _complain(str(error))
         return 1 if isinstance(error, _RUN_FAILED) else 2
+    except BrokenPipeError:
+        # Whoever read the output has had enough of it; nothing more may be written there.
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        return 1
+    except OSError as error:
+        _complain(f"{error.strerror or error}: '{error.filename}'; check the path and its rights")
+        return 1
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED
     except Exception as error:

@@ -258,7 +258,7 @@ class CausalLM:
         adapters.activate(self.model, self.adapter)
         if self.model.training:
             self.model.eval()
-        if self.compute_dtype in (torch.float32, torch.float64):
+        if self.compute_dtype == memory.embedding_weight(self._base).dtype:
             yield
         else:
             with torch.autocast(self.device.type, dtype=self.compute_dtype):

@@ -19,13 +19,13 @@ from transformers.utils import logging as transformers_logging
 
 from ..errors import ConfigError, ModelError, did_you_mean
 from .causal import CausalLM
-from .precision import fast_dtype, mixed_precision
+from .precision import gains_from_bfloat16, mixed_precision, with_output_head
 from .warp import Warp
 
 BUNDLED = {"tiny": Path(__file__).parent / "tiny"}
 """Models that the package carries, by name."""
 
-DTypeName = Literal["auto", "float32", "bfloat16", "float16", "float64"]
+DTypeName = Literal["auto", "mixed", "float32", "bfloat16", "float16", "float64"]
 
 
 def load(
@@ -46,10 +46,13 @@ def load(
     model, a GGUF file, or a directory with a PEFT adapter (its base model is found from its config;
     `merge_adapter` folds it into the weights).
 
-    `dtype="auto"` multiplies in bfloat16 where the device does so natively and the model has more
-    than 50 million parameters (see `models.precision` for what stays float32), and computes in
-    float32 otherwise. `temperature`, `top_k`, `top_p` and
-    `min_new_tokens` change the distribution itself: draws and log-probs alike.
+    `dtype="auto"` is "mixed" where the device multiplies bfloat16 natively and the model has more
+    than 50 million parameters, and "float32" otherwise. "mixed" runs the layers' matrix products in
+    bfloat16 and all else, the output head above all, in float32 (see `models.precision`);
+    "bfloat16" runs everything in it, faster still, at three times the rounding error in log-probs.
+
+    `temperature`, `top_k`, `top_p` and `min_new_tokens` change the distribution itself: draws and
+    log-probs alike.
 
     Raises `ModelError` when nothing can be loaded from `path`, and says why.
     """
@@ -85,17 +88,18 @@ def _placed(
     """The model on its device in the precision asked for, and the dtype that it computes in."""
     if dtype not in _DTYPES:
         raise ConfigError(f"unknown dtype '{dtype}'", hint=did_you_mean(dtype, _DTYPES))
-    chosen = (
-        fast_dtype(model.num_parameters(), device) if dtype == "auto" else getattr(torch, dtype)
-    )
+    if dtype == "auto":
+        dtype = "mixed" if gains_from_bfloat16(model.num_parameters(), device) else "float32"
+    with_output_head(model)
     model.to(device)  # pyright: ignore[reportArgumentType] - transformers decorates `to`
-    if chosen in (torch.bfloat16, torch.float16):
-        return mixed_precision(model, chosen), chosen
+    if dtype == "mixed":
+        return mixed_precision(model, torch.bfloat16), torch.bfloat16
+    chosen = getattr(torch, dtype)
     model.to(chosen)  # pyright: ignore[reportArgumentType]
     return model, chosen
 
 
-_DTYPES = ("auto", "float32", "bfloat16", "float16", "float64")
+_DTYPES = ("auto", "mixed", "float32", "bfloat16", "float16", "float64")
 
 
 def _load_plain(

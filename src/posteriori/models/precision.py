@@ -18,24 +18,32 @@ _LARGE = 50_000_000
 """Parameters above which reduced precision pays: below, a step is overhead and not arithmetic."""
 
 
-class Float32Linear(nn.Linear):
-    """A linear layer that leaves autocast: its product and its result are float32 at least."""
+class OutputHead(nn.Linear):
+    """An output layer that leaves autocast: its product is in its own weights' precision."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name is nn.Linear's
         with torch.autocast(input.device.type, enabled=False):
-            # A slice of hidden states in 3-D would be multiplied row by row.
+            # A slice of the hidden states would be multiplied row by row, several times slower.
             return super().forward(input.to(self.weight.dtype).contiguous())
 
 
+def with_output_head(model: PreTrainedModel) -> PreTrainedModel:
+    """The model with its linear head made an `OutputHead`.
+
+    The class is changed in place, so names, tied weights and copies of the model stay as they are.
+    """
+    head = model.get_output_embeddings()
+    if type(head) is nn.Linear:
+        head.__class__ = OutputHead
+    return model
+
+
 def mixed_precision(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
-    """Store the layers' matrices of a float32 model in `dtype`, and mark its head as float32.
+    """Store the layers' matrices of a float32 model in `dtype`, and all else in float32.
 
     The model then has to run under autocast to `dtype`, as `CausalLM(compute_dtype=...)` does it.
     """
     head = model.get_output_embeddings()
-    if type(head) is nn.Linear:
-        # The class is changed in place, so names, tying and copies of the model stay as they are.
-        head.__class__ = Float32Linear
     for module in model.modules():
         if module is not head and isinstance(module, nn.Linear | Conv1D):
             module.weight.data = module.weight.data.to(dtype)
@@ -44,12 +52,10 @@ def mixed_precision(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedMod
     return model
 
 
-def fast_dtype(num_parameters: int, device: torch.device) -> torch.dtype:
-    """bfloat16 where the device multiplies it natively and the model is large enough to gain."""
+def gains_from_bfloat16(num_parameters: int, device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 natively and the model is large enough to gain."""
     if num_parameters < _LARGE:
-        return torch.float32
+        return False
     if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        native = device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.bfloat16 if native else torch.float32
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -14,7 +14,6 @@ from ..types import Completions
 from .forward import Forward
 from .warp import Warp
 
-
 _SPREAD = 1.25
 """A micro-batch's longest row may be a quarter longer than its shortest: the rest is padding."""
 
