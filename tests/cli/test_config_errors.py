@@ -138,6 +138,16 @@ REFUSED = {
         "prior.path: '{folder}/runs' holds no model: it has neither config.json nor "
         "adapter_config.json; give a directory that save_pretrained wrote",
     ),
+    "a missing prior in a folder that is there": (
+        ('path = "model"', 'path = "runs/modle"'),
+        "prior.path: there is no model at '{folder}/runs/modle'; check the path, or use one that "
+        "is bundled: tiny",
+    ),
+    "a slip in a bundled name": (
+        ('path = "model"', 'path = "tinny"'),
+        "prior.path: there is no model at '{folder}/tinny'; check the path, or use one that is "
+        "bundled: tiny",
+    ),
     "a missing GGUF file": (
         ('path = "model"', 'path = "model.gguf"'),
         "prior.path: there is no model at '{folder}/model.gguf'; check the path, or use one that "

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,13 +97,25 @@ def find_model(path: str, folder: Path, where: str) -> str:
                 hint="give a directory that save_pretrained wrote",
             )
         return str(place)
-    if path.startswith(("~", ".", "/")) or path.endswith(".gguf") or not _HUB_ID.fullmatch(path):
+    if _is_meant_as_path(path, place, bundled):
         raise ModelError(
             f"there is no model at '{place}'",
             where=where,
             hint=f"check the path, or use one that is bundled: {', '.join(sorted(bundled))}",
         )
     return path
+
+
+def _is_meant_as_path(path: str, place: Path, bundled: Iterable[str]) -> bool:
+    """Rather a path or a bundled name with a slip in it than a hub id, for which a machine without
+    network waits half a minute."""
+    return (
+        path.startswith(("~", ".", "/"))
+        or path.endswith(".gguf")
+        or ("/" in path and place.parent.is_dir())
+        or bool(difflib.get_close_matches(path, bundled, n=1, cutoff=0.8))
+        or not _HUB_ID.fullmatch(path)
+    )
 
 
 def _check_evidence(evidence: EvidenceSettings, folder: Path, where: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,16 +36,29 @@ def demo(
     scale = QUICK if quick else FULL
     make_room(output_dir)
 
+    with one_thread():
+        return _demo(score, scale, output_dir, seed, as_json=as_json, quiet=quiet)
+
+
+def _demo(
+    score: Callable[..., list[float]],
+    scale: Scale,
+    output_dir: Path,
+    seed: int,
+    *,
+    as_json: bool,
+    quiet: bool,
+) -> int:
     from ..evidence.reward import Reward
     from ..models.load import load
     from ..target import Target
     from .demo_show import print_demo, write_demo
     from .judge import judge
-    from .progress import no_bars_of_transformers, status
+    from .progress import hush_transformers, status
 
     with status("loading the bundled model", quiet=quiet):
         prior = load("tiny")
-    no_bars_of_transformers()
+    hush_transformers()
     targets = {
         beta: Target(prior, Reward(score, beta=beta), prompts(), scale.max_new_tokens)
         for beta in scale.betas
@@ -67,6 +82,20 @@ def demo(
     else:
         print_demo(stdout(), names, reports, scale, output_dir)
     return 0
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """The bundled model's products are too small to be shared: a second thread gains little on an
+    idle machine, and on a busy one the two wait for each other, ten times as long."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _fit(

@@ -8,7 +8,7 @@ from ..diagnostics.evaluate import Report
 from .demo_plan import Trial
 from .tables import shown
 
-_COLLAPSED_ENTROPY = 0.1
+_COLLAPSED_ENTROPY = 0.5
 """A policy is called collapsed below this share of the prior's entropy ..."""
 _COLLAPSED_UNIQUE = 0.5
 """... and this share of its distinct completions."""
@@ -20,7 +20,7 @@ def conclusion(trials: Mapping[str, Trial], reports: Mapping[str, Report]) -> st
     alone = [name for name, trial in trials.items() if trial.objective == "rl"]
     others = [name for name in trials if name not in alone]
     parts = [
-        f"The prior's mean P(offensive) is {_offence(prior):.2f}.",
+        f"The prior's mean P(offensive) is {_offence(prior):.3f}.",
         *(_fate(name, trials[name], reports[name], prior) for name in trials),
     ]
     fell = [name for name in trials if collapsed(reports[name], prior)]
@@ -50,7 +50,7 @@ def collapsed(report: Report, prior: Report) -> bool:
 def _fate(name: str, trial: Trial, report: Report, prior: Report) -> str:
     verb = "collapsed" if collapsed(report, prior) else "did not collapse"
     return (
-        f"{name} brought it to {_offence(report):.2f} and {verb}: entropy "
+        f"{name} brought it to {_offence(report):.3f} and {verb}: entropy "
         f"{prior['entropy'].value:.1f} -> {report['entropy'].value:.1f} nats, distinct completions "
         f"{_percent(prior)} -> {_percent(report)}, {shown(report['kl_to_target'])} nats from the "
         f"target at beta {trial.beta:g}."

@@ -86,12 +86,12 @@ def _threads() -> Iterator[Check]:
 def _devices() -> Iterator[Check]:
     import torch
 
-    from ..models.load import fast_dtype
+    from ..models.precision import gains_from_bfloat16
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     name = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or "cpu"
     yield Check("device", "ok", f"{device.type} ({name})")
-    native = fast_dtype(10**9, device) == torch.bfloat16
+    native = gains_from_bfloat16(10**9, device)
     words = "multiplied natively" if native else "slow here; dtype auto stays with float32"
     yield Check("bfloat16", "ok", words)
 

@@ -42,7 +42,7 @@ def evaluate(
         "num_samples": settings.num_samples if num_samples is None else num_samples,
         "seed": settings.seed if seed is None else seed,
     }
-    with status(f"loading '{plan.prior}' and {len(names)} policies", quiet=quiet):
+    with status(f"loading '{plan.prior}' and {', '.join(names)}", quiet=quiet):
         target = build_target(plan)
         models = {name: load_policy(plan, path, target) for name, path in names.items()}
     reports = judge(target, {"prior": target.prior, **models}, **judging, quiet=quiet)

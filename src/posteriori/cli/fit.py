@@ -72,14 +72,14 @@ def _run(plan: Plan, *, resume: bool, as_json: bool, quiet: bool) -> int:
     from ..train.run_dir import versions
     from .build import about, build_target
     from .judge import evaluation_json, judge, show, write_evaluation
-    from .progress import fit_progress, no_bars_of_transformers, status
+    from .progress import fit_progress, hush_transformers, status
 
     config, folder = plan.config, plan.policy.parent
     assert config.fit is not None
     objective, steps = config.fit.objective, config.fit.steps
     with status(f"loading '{plan.prior}'", quiet=quiet):
         target = build_target(plan)
-    no_bars_of_transformers()
+    hush_transformers()
     with fit_progress(objective, steps, quiet=quiet) as on_step:
         result = run_fit(
             target,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -58,11 +59,13 @@ def status(text: str, *, quiet: bool = False) -> Iterator[None]:
         yield
 
 
-def no_bars_of_transformers() -> None:
-    """Saving a model draws a bar of its own across this one."""
+def hush_transformers() -> None:
+    """Saving a model draws a bar of its own across this one, and adapters warn of a name that
+    transformers is going to change in itself."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.")
 
 
 def _bar(console: Any) -> Progress:

@@ -75,6 +75,10 @@ def must_stop(reports: Mapping[str, Report]) -> bool:
     return any(f.level == "stop" for report in reports.values() for f in report.findings)
 
 
+_MOST_DIGITS = 5
+"""Decimals beyond which powers of ten are easier to read."""
+
+
 def shown(estimate: Estimate, key: str = "") -> str:
     """Value ± standard error, to the error's second digit; shares in per cent."""
     value, error = estimate.value, estimate.standard_error
@@ -87,7 +91,9 @@ def shown(estimate: Estimate, key: str = "") -> str:
         return f"{value:.2f}{unit}"
     if error == 0:
         return f"{value:.4g}{unit}"
-    digits = min(4, max(0, 1 - math.floor(math.log10(error))))
+    digits = max(0, 1 - math.floor(math.log10(error)))
+    if digits > _MOST_DIGITS:
+        return f"{value:.2g} ± {error:.1g}{unit}"
     return f"{value:.{digits}f} ± {error:.{digits}f}{unit}"
 
 

@@ -7,6 +7,7 @@ none), and switches to it before every forward pass.
 
 from __future__ import annotations
 
+import warnings
 from typing import cast
 
 import torch
@@ -46,7 +47,11 @@ def add_adapter(
         target_modules=target if isinstance(target, str) else list(target),
         task_type="CAUSAL_LM",
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # PEFT asks transformers by a name that transformers is about to drop.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        # PEFT corrects itself on GPT-2's transposed layers, and says so.
+        warnings.filterwarnings("ignore", "fan_in_fan_out is set to False", UserWarning)
         torch.manual_seed(seed)
         try:
             if isinstance(model, PeftModel):
@@ -55,7 +60,9 @@ def add_adapter(
                 peft_model = model
             else:
                 name = "policy"
-                peft_model = get_peft_model(model, config, adapter_name=name)  # type: ignore[assignment]
+                wrapped = get_peft_model(model, config, adapter_name=name)
+                assert isinstance(wrapped, PeftModel)
+                peft_model = wrapped
         except ValueError as error:
             raise ModelError(
                 f"LoRA cannot be added: {error}",
