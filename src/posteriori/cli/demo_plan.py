@@ -94,7 +94,12 @@ def make_room(folder: Path) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"'{folder}' is a file", hint="choose another --output-dir")
-    own = ["report.html", "evaluation.json", *(trial.folder for trial in trials(FULL))]
+    own = [
+        "report.html",
+        "figure.svg",
+        "evaluation.json",
+        *(trial.folder for trial in trials(FULL)),
+    ]
     there = [folder / name for name in own if (folder / name).exists()]
     if not there:
         folder.mkdir(parents=True, exist_ok=True)

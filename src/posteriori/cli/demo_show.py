@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ..diagnostics.evaluate import Report
-from ..report import PolicyResult, write_report
+from ..report import PolicyResult, figure, write_report
 from ..target import Target
 from ..train.loop import Fit
 from ..train.run_dir import versions
@@ -71,7 +71,7 @@ def write_demo(
     scale: Scale,
     seed: int,
 ) -> dict[str, Any]:
-    """`evaluation.json` and `report.html`; returns what the first holds."""
+    """`evaluation.json`, `report.html` and its one figure; returns what the first holds."""
     config = {**asdict(scale), "betas": list(scale.betas), "seed": seed}
     betas = dict(zip(reports, _betas(trials, reports, scale), strict=True))
     evaluation = evaluation_json(
@@ -87,30 +87,30 @@ def write_demo(
         name: f"{trial.objective}, {scale.steps} steps, judged by the target at beta {trial.beta:g}"
         for name, trial in trials.items()
     }
+    results = [
+        PolicyResult(name, reports[name], fits[name].history, described[name]) for name in trials
+    ]
+    prior = PolicyResult(
+        "prior",
+        reports["prior"],
+        [],
+        f"the bundled model, judged by the target at beta {betas['prior']:g}",
+    )
     write_report(
         folder / "report.html",
         title="Reward alone collapses, inference does not",
         target=target,
-        results=[
-            PolicyResult(name, reports[name], fits[name].history, described[name])
-            for name in trials
-        ],
-        prior=PolicyResult(
-            "prior",
-            reports["prior"],
-            [],
-            f"the bundled model, judged by the target at beta {betas['prior']:g}",
-        ),
+        results=results,
+        prior=prior,
         config=config,
         versions=versions(),
     )
+    figure(results, prior, folder / "figure.svg")
     return evaluation
 
 
 def mean_offence(report: Report) -> Estimate:
     """The reward is minus this probability."""
-    from dataclasses import replace
-
     reward = report["mean_reward"]
     return replace(reward, value=-reward.value)
 
