@@ -147,9 +147,12 @@ class CausalLM:
         Differentiable where gradients are enabled. Raises `PromptError` where a completion and its
         prompt exceed the model's context.
         """
-        longest = int(completions.lengths_N.max())
-        for prompt, ids in zip(completions.prompt_set, completions.prompt_ids, strict=True):
-            check_length(prompt, ids, longest, self.context_length)
+        longest_P = torch.zeros(len(completions.prompt_ids), dtype=torch.long, device=self.device)
+        longest_P.scatter_reduce_(0, completions.prompt_index_N, completions.lengths_N, "amax")
+        for at, longest in enumerate(longest_P.tolist()):
+            if longest:
+                prompt, ids = completions.prompt_set[at], completions.prompt_ids[at]
+                check_length(prompt, ids, longest, self.context_length)
         batches = self.micro_batches(completions)
         eos = torch.tensor(self.eos_token_ids, device=self.device)
         with self._computing():
