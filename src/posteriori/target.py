@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .errors import ConfigError, EvidenceError
-from .protocols import Evidence, LanguageModel
+from .protocols import Evidence, LanguageModel, Scores
 from .types import Completions, Prompt
 
 
@@ -20,13 +20,6 @@ class LogDensity(NamedTuple):
     prior: Tensor
     evidence: Tensor
     total: Tensor
-    reward: Tensor
-
-
-class EvidenceScores(NamedTuple):
-    """The summed log-evidence [N] and reward [N] of all evidence."""
-
-    log_evidence: Tensor
     reward: Tensor
 
 
@@ -99,8 +92,7 @@ class Target:
         `EvidenceError` where the evidence fails.
         """
         completions.check_outcomes(self.max_new_tokens)
-        with torch.no_grad():
-            log_prior_N = self.prior.log_prob(completions).double()
+        log_prior_N = self.log_prior(completions)
         scores = self.score(completions)
         total_N = log_prior_N + scores.log_evidence
         return LogDensity(log_prior_N, scores.log_evidence, total_N, scores.reward)
@@ -110,7 +102,7 @@ class Target:
         with torch.no_grad():
             return self.prior.log_prob(completions).double()
 
-    def score(self, completions: Completions) -> EvidenceScores:
+    def score(self, completions: Completions) -> Scores:
         """log e(c, y) and the reward, each summed over the evidence; float64 [N] on the CPU's side
         of the user's functions and then on the completions' device.
 
@@ -128,7 +120,7 @@ class Target:
             kind = rewards if getattr(evidence, "is_reward", False) else others
             kind.append(scores.reward.to(device))
         reward_N = sum(rewards or others, torch.zeros_like(log_evidence_N))
-        return EvidenceScores(log_evidence_N, reward_N)
+        return Scores(log_evidence_N, reward_N)
 
     def _tempered(self, log_evidence_N: Tensor) -> Tensor:
         if self.temper == 1.0:

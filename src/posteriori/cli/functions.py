@@ -108,7 +108,7 @@ def _from_file(file: Path) -> Any:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except BaseException:
+    except BaseException:  # a module that was cut short must not be found half-made; it goes on up
         del sys.modules[name]
         raise
     return module

@@ -71,7 +71,7 @@ def run(arguments: Sequence[str]) -> int:
         return 1 if isinstance(error, _RUN_FAILED) else 2
     except BrokenPipeError:
         # Whoever read the output has had enough of it; nothing more may be written there.
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until exit
         return 1
     except OSError as error:
         _complain(f"{error.strerror or error}: '{error.filename}'; check the path and its rights")

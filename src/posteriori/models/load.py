@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from peft import PeftModel
@@ -95,11 +95,11 @@ def _placed(
     if dtype == "mixed":
         return mixed_precision(model, torch.bfloat16), torch.bfloat16
     chosen = getattr(torch, dtype)
-    model.to(chosen)  # pyright: ignore[reportArgumentType]
+    model.to(chosen)  # pyright: ignore[reportArgumentType] - transformers decorates `to`
     return model, chosen
 
 
-_DTYPES = ("auto", "mixed", "float32", "bfloat16", "float16", "float64")
+_DTYPES: tuple[str, ...] = get_args(DTypeName)
 
 
 def _load_plain(
