@@ -20,6 +20,7 @@ from ..types import Completions, Prompt
 from . import adapters, memory, weights
 from .forward import Forward
 from .generate import generate
+from .packing import packed_linears, packing_pays
 from .prompts import (
     build_completions,
     check_length,
@@ -119,7 +120,9 @@ class CausalLM:
             len(rows), max_new_tokens, dtype=torch.float64, generator=generator
         ).to(self.device)
         longest = max(len(ids) for ids in prompt_ids) + max_new_tokens
-        with self._computing(), torch.no_grad():
+        at_once = memory.rows_for_sampling(self._base, longest, self.memory_gib)
+        steps = max_new_tokens * -(-len(rows) // at_once)
+        with self._computing(), self._packed(min(len(rows), at_once), steps), torch.no_grad():
             out = generate(
                 self._forward(),
                 prompt_ids,
@@ -127,7 +130,7 @@ class CausalLM:
                 uniform_RT,
                 eos_token_ids=self.eos_token_ids,
                 warp=self.warp,
-                rows_at_once=memory.rows_for_sampling(self._base, longest, self.memory_gib),
+                rows_at_once=at_once,
             )
         return Completions(
             prompt_set=tuple(prompts),
@@ -266,6 +269,11 @@ class CausalLM:
         else:
             with torch.autocast(self.device.type, dtype=self.compute_dtype):
                 yield
+
+    def _packed(self, rows: int, steps: int) -> contextlib.AbstractContextManager[None]:
+        if not packing_pays(self._base.num_parameters(), steps):
+            return contextlib.nullcontext()
+        return packed_linears(self.model, rows, self.compute_dtype)
 
     def _like(
         self, model: weights.Model, adapter: str | None, dtype: torch.dtype | None = None
