@@ -45,6 +45,10 @@ class LanguageModel(Protocol):
         """log pi(y|c), float64 [N], nats; differentiable where gradients are enabled."""
         ...
 
+    def token_log_prob(self, completions: Completions) -> Tensor:
+        """log pi(y_t|c, y_<t), float64 [N, L], zero beyond a completion's end; sums to it."""
+        ...
+
     def completions(
         self,
         prompts: Sequence[Prompt],

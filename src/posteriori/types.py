@@ -34,8 +34,8 @@ class Completions:
     Shapes: `tokens_NL` [N, L] holds each completion's ids, end-of-sequence included, followed by
     zeros that mean nothing: `lengths_N` alone says where a row ends, so a padding id can never be
     mistaken for a token. `prompt_index_N` [N] points into `prompt_set`. `ended_N` [N] is true
-    where the last token is an end of sequence. `log_prob_N` [N] (nats) is under the distribution
-    that drew the completion, and None where nobody drew it.
+    where the last token is an end of sequence. `token_log_prob_NL` (nats, float64, zero beyond a
+    row's end) is under the distribution that drew the completion, and None where nobody drew it.
     """
 
     prompt_set: tuple[Prompt, ...]
@@ -46,10 +46,15 @@ class Completions:
     ended_N: Tensor
     max_new_tokens: int
     decode: Callable[[list[list[int]]], list[str]] = field(repr=False, compare=False)
-    log_prob_N: Tensor | None = None
+    token_log_prob_NL: Tensor | None = None
 
     def __len__(self) -> int:
         return self.tokens_NL.shape[0]
+
+    @cached_property
+    def log_prob_N(self) -> Tensor | None:
+        """log q(y|c) under the distribution q that drew it, end of sequence included; [N]."""
+        return None if self.token_log_prob_NL is None else self.token_log_prob_NL.sum(-1)
 
     @cached_property
     def completion_ids(self) -> list[list[int]]:
@@ -88,7 +93,9 @@ class Completions:
             tokens_NL=self.tokens_NL[index],
             lengths_N=self.lengths_N[index],
             ended_N=self.ended_N[index],
-            log_prob_N=None if self.log_prob_N is None else self.log_prob_N[index],
+            token_log_prob_NL=(
+                None if self.token_log_prob_NL is None else self.token_log_prob_NL[index]
+            ),
         )
 
     def check_outcomes(self, max_new_tokens: int) -> None:

@@ -132,16 +132,17 @@ class CausalLM:
                 warp=self.warp,
                 rows_at_once=at_once,
             )
+        width = int(out.lengths_R.max())
         return Completions(
             prompt_set=tuple(prompts),
             prompt_ids=prompt_ids,
             prompt_index_N=torch.tensor(rows, device=self.device),
-            tokens_NL=out.tokens_RT[:, : int(out.lengths_R.max())],
+            tokens_NL=out.tokens_RT[:, :width],
             lengths_N=out.lengths_R,
             ended_N=out.ended_R,
             max_new_tokens=max_new_tokens,
             decode=self.decode,
-            log_prob_N=out.log_prob_R,
+            token_log_prob_NL=out.log_prob_RT[:, :width],
         )
 
     def log_prob(self, completions: Completions) -> Tensor:
@@ -150,6 +151,10 @@ class CausalLM:
         Differentiable where gradients are enabled. Raises `PromptError` where a completion and its
         prompt exceed the model's context.
         """
+        return self.token_log_prob(completions).sum(-1)
+
+    def token_log_prob(self, completions: Completions) -> Tensor:
+        """log pi(y_t|c, y_<t), float64 [N, L], zero beyond a completion's end; as `log_prob`."""
         longest_P = torch.zeros(len(completions.prompt_ids), dtype=torch.long, device=self.device)
         longest_P.scatter_reduce_(0, completions.prompt_index_N, completions.lengths_N, "amax")
         for at, longest in enumerate(longest_P.tolist()):
@@ -160,13 +165,13 @@ class CausalLM:
         eos = torch.tensor(self.eos_token_ids, device=self.device)
         with self._computing():
             parts = [
-                token_log_prob(self._forward(), completions.select(batch), eos, self.warp)
-                .double()
-                .sum(-1)
+                token_log_prob(self._forward(), completions.select(batch), eos, self.warp).double()
                 for batch in batches
             ]
+        width = completions.tokens_NL.shape[1]
+        padded = [torch.nn.functional.pad(part, (0, width - part.shape[1])) for part in parts]
         order = torch.cat(batches).to(self.device)
-        return torch.cat(parts)[torch.argsort(order)]
+        return torch.cat(padded)[torch.argsort(order)]
 
     def micro_batches(self, completions: Completions) -> list[Tensor]:
         """Positions that cover the completions once, in groups of similar length that fit."""

@@ -25,12 +25,12 @@ cache costs about as much as a fifth of a batch costs in one step."""
 
 @dataclass
 class Rows:
-    """The outcome of a batch of rows: ids [R, T] padded with 0, lengths, ends, log-probs [R]."""
+    """The outcome of a batch of rows: ids and log-probs [R, T], padded with 0; lengths, ends."""
 
     tokens_RT: Tensor
     lengths_R: Tensor
     ended_R: Tensor
-    log_prob_R: Tensor
+    log_prob_RT: Tensor
 
     @staticmethod
     def empty(rows: int, max_new_tokens: int, device: torch.device) -> Rows:
@@ -38,7 +38,7 @@ class Rows:
             torch.zeros(rows, max_new_tokens, dtype=torch.long, device=device),
             torch.full((rows,), max_new_tokens, dtype=torch.long, device=device),
             torch.zeros(rows, dtype=torch.bool, device=device),
-            torch.zeros(rows, dtype=torch.float64, device=device),
+            torch.zeros(rows, max_new_tokens, dtype=torch.float64, device=device),
         )
 
 
@@ -72,7 +72,7 @@ def generate(
         result.tokens_RT[row_index] = part.tokens_RT
         result.lengths_R[row_index] = part.lengths_R
         result.ended_R[row_index] = part.ended_R
-        result.log_prob_R[row_index] = part.log_prob_R
+        result.log_prob_RT[row_index] = part.log_prob_RT
     return result
 
 
@@ -95,7 +95,7 @@ def _generate_chunk(
         token_R, step_R = draw_tokens(warped_RV, uniform_RT[row_R, t])
         ends_R = torch.isin(token_R, eos) & live_R
         result.tokens_RT[row_R, t] = token_R.where(live_R, 0)
-        result.log_prob_R[row_R] += step_R.where(live_R, 0.0)
+        result.log_prob_RT[row_R, t] = step_R.where(live_R, 0.0)
         result.lengths_R[row_R[ends_R]] = t + 1
         result.ended_R[row_R[ends_R]] = True
         live_R = live_R & ~ends_R

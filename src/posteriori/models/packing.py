@@ -38,12 +38,12 @@ def packed_linears(model: nn.Module, rows: int, dtype: torch.dtype) -> Iterator[
     layers = [module for module in model.modules() if _can_be_packed(module)]
     for layer in layers:
         kept = layer.weight.dtype if isinstance(layer, OutputHead) else dtype
-        layer.forward = _packed_forward(layer, rows, kept)
+        vars(layer)["forward"] = _packed_forward(layer, rows, kept)
     try:
         yield
     finally:
         for layer in layers:
-            del layer.forward
+            del vars(layer)["forward"]
 
 
 def _can_be_packed(module: nn.Module) -> TypeGuard[nn.Linear]:

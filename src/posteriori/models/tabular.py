@@ -143,10 +143,14 @@ class TabularLM(torch.nn.Module):
             max_new_tokens=max_new_tokens,
             decode=self.decode,
         )
-        return replace(drawn, log_prob_N=self.log_prob(drawn).detach())
+        return replace(drawn, token_log_prob_NL=self.token_log_prob(drawn).detach())
 
     def log_prob(self, completions: Completions) -> Tensor:
         """log pi(y|c), float64 [N], nats; differentiable in `logits`."""
+        return self.token_log_prob(completions).sum(-1)
+
+    def token_log_prob(self, completions: Completions) -> Tensor:
+        """log pi(y_t|c, y_<t), float64 [N, L], zero beyond a completion's end."""
         self._check_depth(int(completions.lengths_N.max()))
         tokens_NL, mask_NL = completions.tokens_NL, completions.mask_NL
         table_P = torch.tensor([self.encode(p)[0] for p in completions.prompt_set])
@@ -159,7 +163,7 @@ class TabularLM(torch.nn.Module):
         prefix_NL = torch.stack(prefixes, dim=1).where(mask_NL, 0)
         log_prob_NLV = self.logits[table_N[:, None], prefix_NL].log_softmax(-1)
         chosen_NL = log_prob_NLV.gather(-1, tokens_NL[..., None])[..., 0]
-        return chosen_NL.masked_fill(~mask_NL, 0.0).sum(-1)
+        return chosen_NL.masked_fill(~mask_NL, 0.0)
 
     def completions(
         self,
