@@ -49,6 +49,7 @@ class FitSettings(Strict):
     micro_batch_size: int | None = Field(None, ge=1)
     checkpoint_every: int | None = Field(None, ge=1)
     keep_checkpoints: int = Field(2, ge=1)
+    replay: int = Field(0, ge=0)
     seed: int = Field(0, ge=0)
 
 
@@ -72,9 +73,10 @@ class EvidenceSettings(Strict):
 
 
 class RunFitSettings(FitSettings):
-    """`FitSettings`, and which objective they are for."""
+    """`FitSettings`, and which objective they are for, with settings of its own."""
 
     objective: str = "rloo"
+    objective_settings: dict[str, Any] = {}
 
 
 class EvaluateSettings(Strict):

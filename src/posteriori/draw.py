@@ -27,17 +27,16 @@ def draw(
     start = time.perf_counter()
     asked = target.prompts if prompts is None else prompts
     completions = proposal.sample(asked, num_samples, target.max_new_tokens, generator)
-    assert completions.log_prob_N is not None, "a sampler returns the log-probs of its draws"
-    log_proposal_N = completions.log_prob_N.double()
+    assert completions.token_log_prob_NL is not None, "a sampler returns its draws' log-probs"
     if proposal is target.prior:
-        log_prior_N, passes = log_proposal_N, 1
+        token_log_prior_NL, passes = completions.token_log_prob_NL, 1
     else:
-        log_prior_N, passes = target.log_prior(completions), 2
+        token_log_prior_NL, passes = target.token_log_prior(completions), 2
     scores = target.score(completions)
     return Draws(
         completions=completions,
-        log_proposal_N=log_proposal_N,
-        log_prior_N=log_prior_N,
+        log_proposal_N=completions.token_log_prob_NL.sum(-1),
+        log_prior_N=token_log_prior_NL.sum(-1),
         log_evidence_N=scores.log_evidence,
         reward_N=scores.reward,
         cost=Cost(
@@ -45,6 +44,7 @@ def draw(
             evidence_calls=len(completions) * len(target.evidence),
             seconds=time.perf_counter() - start,
         ),
+        token_log_prior_NL=token_log_prior_NL,
     )
 
 

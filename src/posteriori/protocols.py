@@ -1,4 +1,4 @@
-"""The seams: what a language model, a piece of evidence and an objective must be able to do.
+"""The seams: what a language model and a piece of evidence must be able to do.
 
 Prior, proposal and policy are roles that a `LanguageModel` plays, not classes of their own.
 """
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_ch
 import torch
 from torch import Tensor
 
-from .types import Completions, Draws, Prompt
+from .types import Completions, Prompt
 
 if TYPE_CHECKING:
     from .config import LoraSettings
@@ -30,6 +30,10 @@ class LanguageModel(Protocol):
 
     @property
     def vocab_size(self) -> int: ...
+
+    def decode(self, ids: list[list[int]]) -> list[str]:
+        """Texts without special tokens."""
+        ...
 
     def sample(
         self,
@@ -58,8 +62,11 @@ class LanguageModel(Protocol):
         """Completions from outside, one prompt each (or one prompt for all)."""
         ...
 
-    def micro_batches(self, completions: Completions) -> list[Tensor]:
-        """Positions that cover the completions once, in groups that fit in memory together."""
+    def micro_batches(self, completions: Completions, together: int = 1) -> list[Tensor]:
+        """Positions that cover the completions once, in groups that fit in memory together.
+
+        So many neighbouring completions (rows 0 and 1, 2 and 3, .. for 2) stay in one group.
+        """
         ...
 
     def in_float64(self) -> LanguageModel:
@@ -115,25 +122,4 @@ class Evidence(Protocol):
 
     def score(self, completions: Completions, columns: Columns) -> Scores:
         """Raises `EvidenceError` where the user's function fails or returns no evidence."""
-        ...
-
-
-class Objective(Protocol):
-    """A fine-tuning algorithm: what one step's draws say about how to move the policy.
-
-    A step's loss is the mean over its draws of `loss`. `weigh` sees all draws of the step at once
-    and without gradient; `loss` then sees any part of them, so that the loop may split a step into
-    micro-batches without changing its gradient.
-    """
-
-    name: str
-    divergence: str | None
-    """What the expected gradient descends, as a formula; None if the objective has no target."""
-
-    def weigh(self, draws: Draws) -> Tensor:
-        """A constant for each draw, float64 [N]."""
-        ...
-
-    def loss(self, log_prob_n: Tensor, weight_n: Tensor) -> Tensor:
-        """The loss of each draw, [n], from its log-prob under the policy."""
         ...

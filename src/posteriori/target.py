@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .errors import ConfigError, EvidenceError
 from .protocols import Evidence, LanguageModel, Scores
-from .types import Completions, Prompt
+from .types import Completions, Prompt, prompt_key
 
 
 class LogDensity(NamedTuple):
@@ -59,7 +59,7 @@ class Target:
         self.max_new_tokens = max_new_tokens
         self.columns = {name: list(values) for name, values in (columns or {}).items()}
         self.temper = temper
-        self._position = {_key(prompt): at for at, prompt in enumerate(self.prompts)}
+        self._position = {prompt_key(prompt): at for at, prompt in enumerate(self.prompts)}
         if len(self._position) != len(self.prompts) and self.columns:
             raise ConfigError(
                 "a prompt is there twice, so its columns are ambiguous",
@@ -99,8 +99,12 @@ class Target:
 
     def log_prior(self, completions: Completions) -> Tensor:
         """log prior(y|c), float64 [N], without gradient."""
+        return self.token_log_prior(completions).sum(-1)
+
+    def token_log_prior(self, completions: Completions) -> Tensor:
+        """log prior(y_t|c, y_<t), float64 [N, L], zero beyond a completion's end; no gradient."""
         with torch.no_grad():
-            return self.prior.log_prob(completions).double()
+            return self.prior.token_log_prob(completions).double()
 
     def score(self, completions: Completions) -> Scores:
         """log e(c, y) and the reward, each summed over the evidence; float64 [N] on the CPU's side
@@ -133,18 +137,18 @@ class Target:
         """Each column's value for each completion, looked up by the completion's prompt."""
         if not self.columns:
             return {}
-        positions = []
-        for prompt in completions.prompt_set:
-            if _key(prompt) not in self._position:
-                raise EvidenceError(
-                    f"the prompt {str(prompt)[:60]!r} is not one of the target's, "
-                    "so its columns are unknown",
-                    hint="score completions of target.prompts",
-                )
-            positions.append(self._position[_key(prompt)])
-        rows = [positions[i] for i in completions.prompt_index_N.tolist()]
+        rows = self.prompt_positions(completions).tolist()
         return {name: [values[row] for row in rows] for name, values in self.columns.items()}
 
-
-def _key(prompt: Prompt) -> str:
-    return prompt if isinstance(prompt, str) else repr(prompt)
+    def prompt_positions(self, completions: Completions) -> Tensor:
+        """Where in `prompts` each completion's prompt stands; [N]. Raises `EvidenceError`."""
+        positions = []
+        for prompt in completions.prompt_set:
+            if prompt_key(prompt) not in self._position:
+                raise EvidenceError(
+                    f"the prompt {str(prompt)[:60]!r} is not one of the target's",
+                    hint="score completions of target.prompts",
+                )
+            positions.append(self._position[prompt_key(prompt)])
+        device = completions.prompt_index_N.device
+        return torch.tensor(positions, device=device)[completions.prompt_index_N]

@@ -23,6 +23,20 @@ Message = dict[str, Any]
 Prompt = str | list[Message]
 """A plain string, or a conversation: messages with a `role` and a `content`."""
 
+
+def prompt_key(prompt: Prompt) -> str:
+    """What makes two prompts the same one."""
+    return prompt if isinstance(prompt, str) else repr(prompt)
+
+
+def cat_padded(parts_NL: Sequence[Tensor]) -> Tensor:
+    """Rows of several widths one after another, padded on the right with zeros; [N, L]."""
+    width = max(part.shape[1] for part in parts_NL)
+    return torch.cat(
+        [torch.nn.functional.pad(part, (0, width - part.shape[1])) for part in parts_NL]
+    )
+
+
 Kind = Literal["exact", "unbiased", "consistent", "lower_bound", "upper_bound", "heuristic"]
 Level = Literal["info", "warn", "stop"]
 
@@ -98,6 +112,38 @@ class Completions:
             ),
         )
 
+    @staticmethod
+    def concat(parts: Sequence[Completions]) -> Completions:
+        """All completions of `parts` in order, prompts that are the same one counted once."""
+        place: dict[str, int] = {}
+        prompts: list[Prompt] = []
+        prompt_ids: list[tuple[int, ...]] = []
+        index_parts = []
+        for part in parts:
+            for prompt, ids in zip(part.prompt_set, part.prompt_ids, strict=True):
+                if prompt_key(prompt) not in place:
+                    place[prompt_key(prompt)] = len(prompts)
+                    prompts.append(prompt)
+                    prompt_ids.append(ids)
+            moved = [place[prompt_key(prompt)] for prompt in part.prompt_set]
+            new_P = torch.tensor(moved, device=part.prompt_index_N.device)
+            index_parts.append(new_P[part.prompt_index_N])
+        log_probs = [part.token_log_prob_NL for part in parts]
+        return replace(
+            parts[0],
+            prompt_set=tuple(prompts),
+            prompt_ids=tuple(prompt_ids),
+            prompt_index_N=torch.cat(index_parts),
+            tokens_NL=cat_padded([part.tokens_NL for part in parts]),
+            lengths_N=torch.cat([part.lengths_N for part in parts]),
+            ended_N=torch.cat([part.ended_N for part in parts]),
+            token_log_prob_NL=(
+                None
+                if any(each is None for each in log_probs)
+                else cat_padded([each for each in log_probs if each is not None])
+            ),
+        )
+
     def check_outcomes(self, max_new_tokens: int) -> None:
         """Raise `OutcomeError` unless every row is an outcome for that T."""
         too_long = self.lengths_N > max_new_tokens
@@ -135,6 +181,8 @@ class Draws:
     All tensors are float64 [N] in nats: `log_proposal_N` under the distribution that drew them,
     `log_prior_N`, `log_evidence_N`, and `log_weight` = log prior + log evidence - log proposal.
     `reward_N` [N] is in the units of the user's own function. `cost` is what it took.
+    `log_proposal_N` is NaN where nobody knows what drew a completion (it came from a data set), and
+    then so are the log-weights. `token_log_prior_NL` [N, L] is the prior's log-prob token by token.
     """
 
     completions: Completions
@@ -143,9 +191,40 @@ class Draws:
     log_evidence_N: Tensor
     reward_N: Tensor
     cost: Cost = Cost()
+    token_log_prior_NL: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.completions)
+
+    def select(self, index: Tensor | Sequence[int] | slice) -> Draws:
+        """The draws at `index` (positions, a mask or a slice), in that order; the cost stays."""
+        if not isinstance(index, slice):
+            index = torch.as_tensor(index, device=self.log_prior_N.device)
+        tokens_NL = self.token_log_prior_NL
+        return Draws(
+            self.completions.select(index),
+            self.log_proposal_N[index],
+            self.log_prior_N[index],
+            self.log_evidence_N[index],
+            self.reward_N[index],
+            self.cost,
+            None if tokens_NL is None else tokens_NL[index],
+        )
+
+    @staticmethod
+    def concat(parts: Sequence[Draws]) -> Draws:
+        """All draws of `parts`, in order; their costs add up."""
+        tokens = [part.token_log_prior_NL for part in parts]
+        whole = not any(each is None for each in tokens)
+        return Draws(
+            Completions.concat([part.completions for part in parts]),
+            torch.cat([part.log_proposal_N for part in parts]),
+            torch.cat([part.log_prior_N for part in parts]),
+            torch.cat([part.log_evidence_N for part in parts]),
+            torch.cat([part.reward_N for part in parts]),
+            sum((part.cost for part in parts), Cost()),
+            cat_padded([each for each in tokens if each is not None]) if whole else None,
+        )
 
     @property
     def log_weight(self) -> Tensor:

@@ -26,13 +26,14 @@ class PoisonedWeight(RLOO):
     """The weight of the completions that start with "b" is `value`, from step 2 on."""
 
     def __init__(self, value: float) -> None:
+        super().__init__()
         self.value, self.steps = value, 0
 
-    def weigh(self, draws):
+    def weigh(self, draws, log_prob_N):
         self.steps += 1
-        weight_N = super().weigh(draws)
+        weight_N = super().weigh(draws, log_prob_N)["weight_N"]
         starts_with_b = draws.completions.tokens_NL[:, 0] == B
-        return weight_N.masked_fill(starts_with_b & (self.steps > 2), self.value)
+        return {"weight_N": weight_N.masked_fill(starts_with_b & (self.steps > 2), self.value)}
 
 
 def fit(target, objective, run, **settings) -> po.Fit:
@@ -44,8 +45,8 @@ def fit(target, objective, run, **settings) -> po.Fit:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (math.nan, "the weight in the loss is nan"),
-        (math.inf, "the weight in the loss is inf"),
+        (math.nan, "the loss's constant 'weight_N' is nan"),
+        (math.inf, "the loss's constant 'weight_N' is inf"),
         (1e60, "the gradient norm is (inf|nan)"),
     ],
 )

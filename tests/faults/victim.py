@@ -60,7 +60,7 @@ def die_within_a_checkpoint() -> None:
     def interrupted(state, path):
         calls.append(path)
         save(state, path)
-        if len(calls) == 3:
+        if len(calls) == 4:
             Path(path).write_bytes(Path(path).read_bytes()[:100])
             die()
 

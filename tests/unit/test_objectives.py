@@ -6,209 +6,160 @@ by its probability, and the loop's own loss (the mean over the draws) is summed 
 
 from __future__ import annotations
 
-import itertools
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
+from objective_cases import CASES, ObjectiveCase, kl_to_target, minus_log_evidence
+from worlds import World
 
 import posteriori as po
 from posteriori.config import FitSettings
+from posteriori.draw import draw
+from posteriori.objectives.base import Objective
 from posteriori.objectives.rl import RL
 from posteriori.objectives.rloo import RLOO
-from posteriori.registry import find, names
+from posteriori.registry import names
 from posteriori.train.loop import Trainer
-from posteriori.types import Draws
 
-WORDS = ("<eos>", "a", "b")
-DEPTH = 2
-
-
-def reward(completions, **kwargs):
-    """Neither constant, nor additive over tokens, nor blind to the end of the sequence."""
-    worth = {"": 0.3, "a": -0.7, "b": 1.1, "a a": 0.2, "a b": -1.3, "b a": 0.9, "b b": 0.4}
-    return [worth[text] for text in completions]
-
-
-class World:
-    """Every outcome of a policy that differs from the prior, and the target's view of it."""
-
-    def __init__(self, prompts: tuple[str, ...], num_samples: int) -> None:
-        prior = po.TabularLM.random(WORDS, DEPTH, prompts, seed=3)
-        self.policy = po.TabularLM.random(WORDS, DEPTH, prompts, seed=4).requires_grad_(True)
-        self.target = po.Target(prior, po.Reward(reward, beta=0.7), prompts, DEPTH)
-        exact = po.exact(self.target)
-        self.outcomes = exact.outcomes
-        self.log_prior = exact.log_prior
-        self.log_evidence = exact.log_evidence
-        self.num_samples = num_samples
-
-    def log_pi(self) -> list[Tensor]:
-        return [self.policy.log_prob(outcomes) for outcomes in self.outcomes]
-
-    def tuples(self):
-        """Every way to draw `num_samples` outcomes for each prompt, as rows of all outcomes."""
-        per_prompt = [
-            itertools.product(range(len(outcomes)), repeat=self.num_samples)
-            for outcomes in self.outcomes
-        ]
-        return itertools.product(*per_prompt)
-
-    def expected_gradient(self, objective, scored: Tensor | None = None) -> Tensor:
-        """E over all draws of the gradient of the mean loss; `scored`: another log pi."""
-        log_pi = self.log_pi()
-        values = torch.cat(log_pi)
-        pool = Pool(self)
-        total = torch.zeros((), dtype=torch.float64)
-        for chosen in self.tuples():
-            rows = torch.tensor(
-                [pool.start[p] + row for p, rows in enumerate(chosen) for row in rows]
-            )
-            draws = pool.draws(rows, values.detach())
-            weight_N = objective.weigh(draws)
-            descended = values if scored is None else scored
-            loss = objective.loss(descended[rows], weight_N).mean()
-            total = total + values.detach()[rows].sum().exp() * loss
-        (gradient,) = torch.autograd.grad(total, [self.policy.logits])
-        return gradient
-
-    def gradient_of(self, divergence) -> Tensor:
-        parts = zip(self.log_pi(), self.log_prior, self.log_evidence, strict=True)
-        mean = torch.stack([divergence(*part) for part in parts]).mean()
-        return torch.autograd.grad(mean, [self.policy.logits])[0]
-
-
-class Pool:
-    """The outcomes of all prompts one after another, from which tuples of draws are taken."""
-
-    def __init__(self, world: World) -> None:
-        sizes = [len(outcomes) for outcomes in world.outcomes]
-        self.start = [sum(sizes[:p]) for p in range(len(sizes))]
-        prompts = [prompt for o in world.outcomes for prompt in o.prompts]
-        ids = [y for o in world.outcomes for y in o.completion_ids]
-        self.completions = world.policy.completions(prompts, ids, DEPTH)
-        self.log_prior = torch.cat(world.log_prior)
-        self.log_evidence = torch.cat(world.log_evidence)
-
-    def draws(self, rows: Tensor, log_pi: Tensor) -> Draws:
-        evidence = self.log_evidence[rows]
-        return Draws(
-            self.completions.select(rows), log_pi[rows], self.log_prior[rows], evidence, evidence
-        )
-
-
-def kl_to_target(log_pi, log_prior, log_evidence):
-    log_star = (log_prior + log_evidence).log_softmax(0)
-    return (log_pi.exp() * (log_pi - log_star)).sum()
-
-
-def minus_log_evidence(log_pi, log_prior, log_evidence):
-    return -(log_pi.exp() * log_evidence).sum()
-
-
-DIVERGENCES = {"rl": minus_log_evidence, "reinforce": kl_to_target, "rloo": kl_to_target}
 WORLDS = {"two draws": (("x",), 2), "three draws": (("x",), 3), "two prompts": (("x", "y"), 2)}
 EXACT = 1e-8
+DECLARED = [case for case in CASES if case.divergence]
 
 
-def test_every_objective_is_among_these_cases():
-    assert DIVERGENCES.keys() == names("objective").keys()
-    for name, divergence in DIVERGENCES.items():
-        objective = find("objective", name)
-        assert objective.name == name
-        says = "KL(policy, target)" if divergence is kl_to_target else None
-        assert objective.divergence == says
+def ready(case: ObjectiveCase, world: World) -> Objective:
+    """The objective, prepared for that world and in the state that the test assumes."""
+    objective = case.make()
+    objective.prepare(world.target, lambda: world.policy, seed=0)
+    if case.arrange:
+        case.arrange(objective, world)
+    return objective
+
+
+def test_every_objective_is_among_the_cases():
+    assert {case.name for case in CASES} == names("objective").keys()
+    for case in CASES:
+        objective = case.make()
+        assert objective.name == case.name
+        if objective.divergence is not None:
+            assert case.divergence is not None, "what is declared is shown"
 
 
 @pytest.mark.parametrize("world", WORLDS)
-@pytest.mark.parametrize("name", DIVERGENCES)
-def test_the_expected_gradient_is_that_of_the_divergence(name, world):
+@pytest.mark.parametrize("case", DECLARED, ids=str)
+def test_the_expected_gradient_is_that_of_the_divergence(case, world):
     world = World(*WORLDS[world])
-    expected = world.gradient_of(DIVERGENCES[name])
+    expected = world.gradient_of(case.divergence)
     assert float(expected.abs().max()) > 0.01
-    gradient = world.expected_gradient(find("objective", name)())
+    gradient = world.expected_gradient(ready(case, world))
     torch.testing.assert_close(gradient, expected, rtol=0, atol=EXACT)
+
+
+@pytest.mark.parametrize("case", [case for case in DECLARED if case.any_proposal], ids=str)
+def test_draws_from_elsewhere_give_the_same_gradient(case):
+    world = World(("x", "y"), 2, elsewhere=True)
+    gradient = world.expected_gradient(ready(case, world))
+    torch.testing.assert_close(gradient, world.gradient_of(case.divergence), rtol=0, atol=EXACT)
 
 
 def test_reinforce_borrows_its_baseline_from_other_prompts():
     """One draw a prompt is enough for it, and the gradient is still unbiased."""
     world = World(("x", "y"), 1)
-    gradient = world.expected_gradient(find("objective", "reinforce")())
+    case = next(case for case in CASES if case.name == "reinforce")
+    gradient = world.expected_gradient(ready(case, world))
     torch.testing.assert_close(gradient, world.gradient_of(kl_to_target), rtol=0, atol=EXACT)
 
 
 class WithoutPrior(RLOO):
-    def weigh(self, draws):
-        return super().weigh(replaced(draws, log_prior_N=torch.zeros_like(draws.log_prior_N)))
+    def weigh(self, draws, log_prob_N):
+        without = replace(draws, log_prior_N=torch.zeros_like(draws.log_prior_N))
+        return super().weigh(without, log_prob_N)
 
 
 class WithHalfOfBeta(RLOO):
-    def weigh(self, draws):
-        return super().weigh(replaced(draws, log_evidence_N=2 * draws.log_evidence_N))
+    def weigh(self, draws, log_prob_N):
+        return super().weigh(replace(draws, log_evidence_N=2 * draws.log_evidence_N), log_prob_N)
 
 
 class WithItsOwnDrawInTheBaseline(RLOO):
-    def weigh(self, draws):
-        return draws.log_weight - draws.log_weight.mean()
+    def advantage(self, draws, log_prob_N):
+        rho_N = draws.log_prior_N + draws.log_evidence_N - log_prob_N
+        return rho_N - rho_N.mean()
 
 
 class WithoutBaselineSign(RLOO):
-    def weigh(self, draws):
-        return -super().weigh(draws)
+    def advantage(self, draws, log_prob_N):
+        return -super().advantage(draws, log_prob_N)
 
 
 class RewardWithItsOwnDrawInTheBaseline(RL):
-    def weigh(self, draws):
+    def advantage(self, draws, log_prob_N):
         return draws.log_evidence_N - draws.log_evidence_N.mean()
 
 
-def replaced(draws: Draws, **fields) -> Draws:
-    return Draws(**{**draws.__dict__, **fields})
+class WithoutRatio(RLOO):
+    def weigh(self, draws, log_prob_N):
+        return {"weight_N": self.advantage(draws, log_prob_N)}
 
 
-@pytest.mark.parametrize(
-    ("mutant", "divergence"),
-    [
-        (WithoutPrior, kl_to_target),
-        (WithHalfOfBeta, kl_to_target),
-        (WithItsOwnDrawInTheBaseline, kl_to_target),
-        (WithoutBaselineSign, kl_to_target),
-        (RewardWithItsOwnDrawInTheBaseline, minus_log_evidence),
-    ],
-)
+class WithTheProposalInRho(RLOO):
+    def advantage(self, draws, log_prob_N):
+        return super().advantage(draws, draws.log_proposal_N)
+
+
+ON_POLICY: list[tuple[type[Objective], Callable]] = [
+    (WithoutPrior, kl_to_target),
+    (WithHalfOfBeta, kl_to_target),
+    (WithItsOwnDrawInTheBaseline, kl_to_target),
+    (WithoutBaselineSign, kl_to_target),
+    (RewardWithItsOwnDrawInTheBaseline, minus_log_evidence),
+]
+ELSEWHERE: list[tuple[type[Objective], Callable]] = [
+    (WithoutRatio, kl_to_target),
+    (WithTheProposalInRho, kl_to_target),
+]
+
+
+@pytest.mark.parametrize(("mutant", "divergence"), ON_POLICY)
 def test_wrong_variants_are_caught(mutant, divergence):
     world = World(("x",), 2)
     wrong = world.expected_gradient(mutant()) - world.gradient_of(divergence)
     assert float(wrong.abs().max()) > 1e4 * EXACT
 
 
-def test_leaving_out_the_end_of_sequence_is_caught():
-    world = World(("x",), 2)
-    outcomes = world.outcomes[0]
-    log_prob_NLV = world.policy.logits.log_softmax(-1)
-    # The log-probs of the same outcomes, their EOS counted as certain.
-    first, second = outcomes.tokens_NL[:, 0], outcomes.tokens_NL[:, 1]
-    one = log_prob_NLV[0, 0, first].where(first != 0, 0.0)
-    two = log_prob_NLV[0, first.clamp(min=1), second].where((first != 0) & (second != 0), 0.0)
-    without_eos = one + two
-    wrong = world.expected_gradient(RLOO(), without_eos) - world.gradient_of(kl_to_target)
+@pytest.mark.parametrize(("mutant", "divergence"), ELSEWHERE)
+def test_wrong_variants_are_caught_on_draws_from_elsewhere(mutant, divergence):
+    world = World(("x",), 2, elsewhere=True)
+    wrong = world.expected_gradient(mutant()) - world.gradient_of(divergence)
     assert float(wrong.abs().max()) > 1e4 * EXACT
+
+
+@pytest.mark.parametrize("case", DECLARED, ids=str)
+def test_leaving_out_the_end_of_sequence_is_caught(case):
+    world = World(("x",), 2)
+    completions = world.outcomes.completions
+    token_log_prob_NL = world.policy.token_log_prob(completions)
+    without_eos = token_log_prob_NL.masked_fill(completions.tokens_NL == 0, 0.0)
+    wrong = world.expected_gradient(ready(case, world), without_eos)
+    assert float((wrong - world.gradient_of(case.divergence)).abs().max()) > 1e4 * EXACT
 
 
 def test_at_the_posterior_every_draw_has_the_same_weight():
     """rho = log Z for every outcome: the gradient's noise vanishes with the gradient."""
     world = World(("x",), 2)
-    log_star = po.exact(world.target).log_posterior[0]
-    pool = Pool(world)
-    rows = torch.arange(len(log_star))
-    for name in ("rloo", "reinforce"):
-        weight_N = find("objective", name)().weigh(pool.draws(rows, log_star))
-        torch.testing.assert_close(weight_N, torch.zeros_like(weight_N), rtol=0, atol=1e-12)
+    log_star = world.exact.log_posterior[0]
+    at_posterior = replace(world.outcomes, log_proposal_N=log_star)
+    for case in CASES:
+        if case.name in ("rloo", "reinforce"):
+            weight_N = case.make().weigh(at_posterior, log_star)["weight_N"]
+            torch.testing.assert_close(weight_N, torch.zeros_like(weight_N), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("size", [1, 3, 7, None])
 @pytest.mark.parametrize("kind", ["table", "gpt2"])
-def test_micro_batches_leave_the_gradient_unchanged(request, size, kind):
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_micro_batches_leave_the_gradient_unchanged(request, case, size, kind):
     lm = request.getfixturevalue(kind)
     prompts = ["x", "y"] if kind == "table" else ["a", "b c d"]
     flat = po.Reward(lambda completion_ids, **kw: [len(y) / 1.5 for y in completion_ids], beta=1.0)
@@ -216,15 +167,15 @@ def test_micro_batches_leave_the_gradient_unchanged(request, size, kind):
 
     def gradient(micro_batch_size):
         settings = FitSettings(steps=1, num_samples=8, micro_batch_size=micro_batch_size)
-        trainer = Trainer(target, RLOO(), settings, None, None)
-        completions = trainer.policy.sample(prompts, 8, 3, torch.Generator().manual_seed(0))
-        log_pi = completions.log_prob_N.double()
-        density = target.log_density(completions)
-        draws = Draws(completions, log_pi, density.prior, density.evidence, density.reward)
-        trainer._backward(draws, RLOO().weigh(draws))
-        return torch.cat([p.grad.flatten() for p in trainer.parameters])
+        trainer = Trainer(target, case.make(), settings, None, None)
+        generator = torch.Generator().manual_seed(0)
+        draws = trainer.objective.draw(target, trainer.policy, prompts, 8, generator)
+        log_prob_N = trainer.policy.log_prob(draws.completions).detach()
+        constants = trainer.objective.weigh(draws, log_prob_N)
+        trainer.updater.backward(draws, constants)
+        return torch.cat([p.grad.flatten() for p in trainer.updater.parameters])
 
-    whole = gradient(16)
+    whole = gradient(None if size else 16)
     tolerance = 1e-12 if kind == "table" else 1e-6
     assert float(whole.abs().max()) > 1e3 * tolerance
     torch.testing.assert_close(gradient(size), whole, rtol=0, atol=tolerance)
@@ -243,3 +194,25 @@ def test_the_loop_descends_the_divergence_it_says(table):
     ]
     assert distances == sorted(distances, reverse=True)
     assert distances[-1] < 0.1 * exact.evaluate(table)["kl_to_target"].mean()
+
+
+def test_figures_of_draws_from_elsewhere_are_the_policys():
+    """With every outcome drawn once and q as its weight, the ratio gives the exact figures."""
+    world = World(("x",), 2, elsewhere=True)
+    prior = world.target.prior
+    drawn = draw(world.target, prior, 20_000, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        log_pi_N = world.policy.log_prob(drawn.completions)
+    figures = RLOO(proposal="prior").observe(drawn, log_pi_N)
+    exact = world.exact.evaluate(world.policy)
+    ratio_N = (log_pi_N - drawn.log_proposal_N).exp()
+    for name in ("elbo", "entropy", "kl_to_prior"):
+        # Delta method for a self-normalised mean; at 5.5 standard errors a false alarm in 2.6e7.
+        values_N = {
+            "elbo": drawn.log_prior_N + drawn.log_evidence_N - log_pi_N,
+            "entropy": -log_pi_N,
+            "kl_to_prior": log_pi_N - drawn.log_prior_N,
+        }[name]
+        error = float((ratio_N * (values_N - figures[name])).std()) / len(drawn) ** 0.5
+        assert abs(figures[name] - float(exact[name][0])) < 5.5 * error
+    assert figures["ratio_variance"] == pytest.approx(float(ratio_N.var(unbiased=False)))

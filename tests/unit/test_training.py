@@ -11,6 +11,8 @@ import torch
 
 import posteriori as po
 from posteriori.config import FitSettings
+from posteriori.errors import ConfigError
+from posteriori.objectives.base import Objective
 from posteriori.train.run_dir import jsonable, read_metrics, write_whole
 from posteriori.train.schedule import learning_rate, prompts_of_step
 
@@ -97,16 +99,37 @@ def test_weight_decay_pulls_the_weights(target):
 
 
 def test_an_objective_may_be_an_object(target):
-    class Halved:
-        name, divergence = "halved", None
+    class Halved(Objective):
+        name = "halved"
 
-        def weigh(self, draws):
-            return torch.ones(len(draws), dtype=torch.float64)
+        def weigh(self, draws, log_prob_N):
+            return {"half_N": torch.full_like(log_prob_N, 0.5)}
 
-        def loss(self, log_prob_n, weight_n):
-            return 0.5 * weight_n * log_prob_n
+        def loss(self, token_log_prob_nL, constants):
+            return constants["half_N"] * token_log_prob_nL.sum(-1)
 
     assert len(po.fit(target, Halved(), steps=2, num_samples=2).history) == 2
+    with pytest.raises(ConfigError, match=r"objective_settings go with an objective's name"):
+        po.fit(target, Halved(), objective_settings={"x": 1}, steps=2)
+    with pytest.raises(ConfigError, match=r"'halved' cannot use draws of earlier steps"):
+        po.fit(target, Halved(), steps=2, replay=3)
+
+
+def test_an_objectives_settings_are_checked(target):
+    with pytest.raises(ConfigError, match=r"unknown key 'propsal'; did you mean 'proposal'\?"):
+        po.fit(target, "rloo", objective_settings={"propsal": "prior"}, steps=2)
+
+
+def test_replayed_draws_join_a_step(target):
+    fitted = po.fit(target, "rloo", steps=4, num_samples=4, replay=2)
+    plain = po.fit(target, "rloo", steps=4, num_samples=4)
+    assert fitted.history[0] == plain.history[0] | {
+        key: fitted.history[0][key] for key in ("seconds", "draw_seconds")
+    }
+    passes = [each["lm_tokens"] - plain.history[0]["lm_tokens"] for each in fitted.history]
+    assert passes[0] == 0
+    assert passes[3] > passes[1] > 0
+    assert [each["draws"] for each in fitted.history] == [8] * 4, "fresh ones"
 
 
 def test_a_run_directory_holds_what_the_run_was(target, tmp_path):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import registry
-from ..config import EvidenceSettings, RunConfig
+from ..config import EvidenceSettings, RunConfig, RunFitSettings
 from ..errors import CheckpointError, ConfigError, ModelError, PosterioriError, unknown_name
 from .bundled import bundled_models
 from .functions import check_function
@@ -50,7 +50,7 @@ def make_plan(path: Path, overrides: list[str]) -> Plan:
     config = read_config(path, overrides)
     folder = path.parent
     if config.fit is not None:
-        _known("objective", config.fit.objective, f"{path}: fit.objective")
+        _check_objective(config.fit, f"{path}: fit")
     for index, evidence in enumerate(config.evidence):
         _check_evidence(evidence, folder, f"{path}: evidence.{index}")
     prior = find_model(config.prior.path, folder, f"{path}: prior.path")
@@ -145,6 +145,16 @@ def _check_evidence(evidence: EvidenceSettings, folder: Path, where: str) -> Non
         check_function(evidence.function, folder, f"{where}.function")
     if evidence.model is not None:
         find_model(evidence.model, folder, f"{where}.model")
+
+
+def _check_objective(fit: RunFitSettings, where: str) -> None:
+    _known("objective", fit.objective, f"{where}.objective")
+    if fit.objective_settings:
+        try:
+            registry.find("objective", fit.objective)(**fit.objective_settings)
+        except ConfigError as error:
+            place = f"{where}.objective_settings"
+            raise ConfigError(error.what, where=place, hint=error.hint) from error
 
 
 def _known(kind: str, name: str, where: str) -> None:

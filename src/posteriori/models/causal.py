@@ -173,10 +173,18 @@ class CausalLM:
         order = torch.cat(batches).to(self.device)
         return torch.cat(padded)[torch.argsort(order)]
 
-    def micro_batches(self, completions: Completions) -> list[Tensor]:
-        """Positions that cover the completions once, in groups of similar length that fit."""
+    def micro_batches(self, completions: Completions, together: int = 1) -> list[Tensor]:
+        """Positions that cover the completions once, in groups of similar length that fit.
+
+        So many neighbouring completions (a pair: 2) stay in one group.
+        """
         cells = memory.cells_for_scoring(self._base, self.memory_gib, torch.is_grad_enabled())
-        return length_sorted_batches(completions, cells)
+        if together == 1:
+            return length_sorted_batches(completions, cells)
+        first_U = torch.arange(0, len(completions), together)
+        longest_U = first_U + completions.lengths_N.view(-1, together).argmax(-1).cpu()
+        units = length_sorted_batches(completions.select(longest_U), max(1, cells // together))
+        return [(first_U[unit][:, None] + torch.arange(together)).flatten() for unit in units]
 
     def completions(
         self,

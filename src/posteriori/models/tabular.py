@@ -183,7 +183,7 @@ class TabularLM(torch.nn.Module):
             device=self.device,
         )
 
-    def micro_batches(self, completions: Completions) -> list[Tensor]:
+    def micro_batches(self, completions: Completions, together: int = 1) -> list[Tensor]:  # noqa: ARG002
         """A table scores everything at once."""
         return [torch.arange(len(completions))]
 

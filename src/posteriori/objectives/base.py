@@ -1,56 +1,137 @@
-"""What the score-function objectives share: draws from the policy, and baselines."""
+"""What an objective is: where its draws come from, what it makes of them, and its loss."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from ..errors import ObjectiveError
-from ..types import Draws
+from ..config import Strict, parse
+from ..draw import draw
+from ..protocols import TrainableLM
+from ..target import Target
+from ..types import Draws, Prompt
+
+Constants = Mapping[str, Tensor]
+"""What an objective knows of each draw before the gradient: tensors [N, ...], by name."""
 
 
-class ScoreFunction:
-    """loss_i = -A_i log pi(y_i|c_i), with the advantage A_i a constant: `weigh` computes it.
+class Objective(torch.nn.Module):
+    """A fine-tuning algorithm: what one step's draws say about how to move the policy.
 
-    The gradient of its mean estimates -E_pi[A grad log pi]. Unbiased as long as the baseline inside
-    A_i does not depend on draw i itself (Williams 1992).
+    A step is draw, `weigh`, `loss`, update, `observe`. `weigh` sees all draws at once and without
+    gradient; `loss` then sees any part of them, so that the loop may split a step into
+    micro-batches without changing its gradient. The step's loss is the mean of `loss`.
+
+    Parameters of the module (a learned log Z, a value head) are trained with the policy, each group
+    at its own rate (`parameter_groups`); its buffers are kept in checkpoints.
     """
 
-    def loss(self, log_prob_n: Tensor, weight_n: Tensor) -> Tensor:
-        return -weight_n * log_prob_n
+    name: ClassVar[str]
+    divergence: str | None = None
+    """What the expected gradient descends, as a formula; None if that is no divergence."""
+    fixed_point: ClassVar[str] = "the target"
+    """The policy at which the expected gradient vanishes, in words."""
+    replays: ClassVar[bool] = False
+    """Whether draws of earlier steps may join a step (their ratios to the policy are known)."""
+    needs_log_prob: ClassVar[bool] = True
+    """Whether `weigh` reads log pi of draws that the policy of this very step did not make."""
+    rows_together: ClassVar[int] = 1
+    """So many neighbouring draws (a pair: 2) have one loss, and stay in one micro-batch."""
+    epochs: int = 1
+    """Updates that are made from one step's draws."""
+
+    Settings: ClassVar[type[Strict]] = Strict
+    """The algorithm's own settings, a strict pydantic model."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__()
+        self.settings: Any = parse(self.Settings, settings, where=f"objective '{self.name}'")
+
+    @property
+    def on_policy(self) -> bool:
+        """Whether `draw` draws from the policy as it stands."""
+        return True
+
+    def prepare(self, target: Target, new_policy: Callable[[], TrainableLM], seed: int) -> None:
+        """Called once before the first step (and before a checkpoint is loaded): makes parameters.
+
+        `new_policy` makes one more policy that starts as the prior, for a proposal of one's own.
+        """
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Groups of this module's own parameters for the optimiser: {"params": [...], "lr": x}."""
+        return []
+
+    def draw(
+        self,
+        target: Target,
+        policy: TrainableLM,
+        prompts: Sequence[Prompt],
+        num_samples: int,
+        generator: torch.Generator,
+    ) -> Draws:
+        """One step's fresh draws."""
+        return draw(target, policy, num_samples, generator, prompts)
+
+    def weigh(self, draws: Draws, log_prob_N: Tensor) -> Constants:
+        """Constants of each draw, from all draws of the step and log pi of each.
+
+        `log_prob_N` is under the policy before the update; without `needs_log_prob` it is NaN for
+        draws that this policy did not make.
+        """
+        raise NotImplementedError
+
+    def loss(self, token_log_prob_nL: Tensor, constants: Constants) -> Tensor:
+        """The loss of each draw, [n] (of each group of `rows_together`), in nats.
+
+        `token_log_prob_nL` is log pi(y_t|c, y_<t), with gradient, zero beyond a completion's end.
+        """
+        raise NotImplementedError
+
+    def observe(self, draws: Draws, log_prob_N: Tensor) -> dict[str, float]:
+        """Called after the update with log pi from before it; returns figures for the record."""
+        return policy_figures(draws, log_prob_N)
 
 
-def log_ratio(draws: Draws, objective: str) -> Tensor:
-    """rho = log prior + log evidence - log pi, float64 [N], for draws from the policy itself.
+def policy_figures(draws: Draws, log_prob_N: Tensor) -> dict[str, float]:
+    """Estimates over draws from the policy, nats per completion (reward in its own units).
 
-    E_pi[rho] = log Z - KL(pi, p*) is the ELBO. Raises `ObjectiveError` where a draw has evidence
-    zero: KL(pi, p*) is then infinite, and no gradient step on samples makes it finite.
+    Draws from elsewhere count with their ratio pi/q, normalised by its sum within each prompt
+    (consistent, biased at few draws); `ratio_variance` is the variance of pi/q, which is 0 where
+    the policy itself drew.
     """
-    refuse_hard_evidence(draws, f"'{objective}' minimises KL(policy, target), which is infinite")
-    return draws.log_weight
+    log_ratio_N = log_prob_N - draws.log_proposal_N
+    prompt_N = draws.completions.prompt_index_N
+    share_N = (log_ratio_N - log_sum_by(log_ratio_N, prompt_N)[prompt_N]).exp()
+    share_N = share_N / len(prompt_N.unique())
+    log_weight_N = draws.log_prior_N + draws.log_evidence_N - log_prob_N
+    figures = {
+        "elbo": _mean(share_N, log_weight_N),
+        "mean_reward": _mean(share_N, draws.reward_N),
+        "kl_to_prior": _mean(share_N, log_prob_N - draws.log_prior_N),
+        "entropy": _mean(share_N, -log_prob_N),
+    }
+    if bool((log_ratio_N != 0).any()):
+        figures["ratio_variance"] = float(log_ratio_N.exp().var(unbiased=False))
+    return figures
 
 
-def refuse_hard_evidence(draws: Draws, why: str) -> None:
-    """Raise `ObjectiveError` if the evidence of any draw is zero (log e = -inf)."""
-    ruled_out = draws.log_evidence_N.isneginf()
-    if bool(ruled_out.any()):
-        row = int(ruled_out.nonzero()[0])
-        raise ObjectiveError(
-            f"{why}: the evidence rules out {int(ruled_out.sum())} of {len(draws)} draws, "
-            f"the first {draws.texts[row][:60]!r}",
-            hint="soften the evidence (a Reward with a finite penalty, or a Likelihood above 0)",
-        )
+def _mean(share_N: Tensor, values_N: Tensor) -> float:
+    return float((share_N * values_N).sum())
 
 
-def mean_of_others(values_N: Tensor, group_N: Tensor, *, objective: str) -> Tensor:
-    """For each draw the mean over the other draws of its group; [N]. Needs two draws a group."""
-    num_groups = int(group_N.max()) + 1
-    zeros = torch.zeros(num_groups, dtype=values_N.dtype, device=values_N.device)
-    count_N = zeros.index_add(0, group_N, torch.ones_like(values_N))[group_N]
-    if bool((count_N < 2).any()):
-        raise ObjectiveError(
-            f"'{objective}' compares the draws of a prompt with each other, and there is one",
-            hint="set num_samples to 2 or more",
-        )
-    total_N = zeros.index_add(0, group_N, values_N)[group_N]
-    return (total_N - values_N) / (count_N - 1)
+def log_sum_by(log_w_N: Tensor, index_N: Tensor, size: int | None = None) -> Tensor:
+    """log sum exp over the draws of each index; [size], -inf where there is none."""
+    size = int(index_N.max()) + 1 if size is None else size
+    top_P = log_w_N.new_full((size,), -torch.inf).scatter_reduce(0, index_N, log_w_N, "amax")
+    shift_P = top_P.where(top_P.isfinite(), 0.0)
+    sum_P = log_w_N.new_zeros(size).index_add(0, index_N, (log_w_N - shift_P[index_N]).exp())
+    return sum_P.log() + shift_P
+
+
+def count_by(index_N: Tensor, size: int | None = None) -> Tensor:
+    """How many draws each index has, float64; [size]."""
+    return torch.bincount(index_N, minlength=size or 0).double()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..types import Draws
-from .base import ScoreFunction, log_ratio, mean_of_others
+from .score_function import ScoreFunction, log_ratio, mean_of_others
 
 
 class Reinforce(ScoreFunction):
@@ -21,7 +21,7 @@ class Reinforce(ScoreFunction):
     name = "reinforce"
     divergence = "KL(policy, target)"
 
-    def weigh(self, draws: Draws) -> Tensor:
-        rho_N = log_ratio(draws, self.name)
+    def advantage(self, draws: Draws, log_prob_N: Tensor) -> Tensor:
+        rho_N = log_ratio(draws, log_prob_N, self.name)
         one_group_N = torch.zeros_like(draws.completions.prompt_index_N)
         return rho_N - mean_of_others(rho_N, one_group_N, objective=self.name)

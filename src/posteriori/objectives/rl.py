@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..types import Draws
-from .base import ScoreFunction, mean_of_others, refuse_hard_evidence
+from .score_function import ScoreFunction, mean_of_others, refuse_hard_evidence
 
 
 class RL(ScoreFunction):
@@ -17,9 +17,9 @@ class RL(ScoreFunction):
     """
 
     name = "rl"
-    divergence = None
+    fixed_point = "all mass on the completions of highest reward"
 
-    def weigh(self, draws: Draws) -> Tensor:
+    def advantage(self, draws: Draws, log_prob_N: Tensor) -> Tensor:  # noqa: ARG002 - see class
         refuse_hard_evidence(draws, "'rl' maximises the mean log-evidence, which is -inf")
         reward_N = draws.log_evidence_N
         others_N = mean_of_others(reward_N, draws.completions.prompt_index_N, objective=self.name)

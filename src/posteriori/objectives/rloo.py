@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..types import Draws
-from .base import ScoreFunction, log_ratio, mean_of_others
+from .score_function import ScoreFunction, log_ratio, mean_of_others
 
 
 class RLOO(ScoreFunction):
@@ -19,7 +19,7 @@ class RLOO(ScoreFunction):
     name = "rloo"
     divergence = "KL(policy, target)"
 
-    def weigh(self, draws: Draws) -> Tensor:
-        rho_N = log_ratio(draws, self.name)
+    def advantage(self, draws: Draws, log_prob_N: Tensor) -> Tensor:
+        rho_N = log_ratio(draws, log_prob_N, self.name)
         prompt_N = draws.completions.prompt_index_N
         return rho_N - mean_of_others(rho_N, prompt_N, objective=self.name)

@@ -1,4 +1,4 @@
-"""Checkpoints: the policy, the optimiser, random states and the step, in one atomic folder."""
+"""Checkpoints: policy, optimiser, the objective's state, random states, in one atomic folder."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,9 +20,15 @@ from ..protocols import TrainableLM
 _PREFIX = "step-"
 
 
-def save_checkpoint(
-    folder: Path, step: int, policy: TrainableLM, optimizer: torch.optim.Optimizer, keep: int
-) -> Path:
+class Running(NamedTuple):
+    """What of a run a checkpoint holds; `others` is anything that `torch.save` writes as data."""
+
+    policy: TrainableLM
+    optimizer: torch.optim.Optimizer
+    others: dict[str, Any]
+
+
+def save_checkpoint(folder: Path, step: int, running: Running, keep: int) -> Path:
     """Write `folder/step-N` for a run with N finished steps; older ones beyond `keep` go.
 
     The folder is written under another name, flushed to disk and then renamed, so a folder that
@@ -31,7 +38,7 @@ def save_checkpoint(
     if final.exists():
         return final
     try:
-        _write(folder, final, step, policy, optimizer)
+        _write(folder, final, step, running)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"the checkpoint cannot be written: {error}",
@@ -43,15 +50,14 @@ def save_checkpoint(
     return final
 
 
-def _write(
-    folder: Path, final: Path, step: int, policy: TrainableLM, optimizer: torch.optim.Optimizer
-) -> None:
+def _write(folder: Path, final: Path, step: int, running: Running) -> None:
     incoming = folder / f".incoming-{step:08d}"
     shutil.rmtree(incoming, ignore_errors=True)
     incoming.mkdir(parents=True)
-    state = {name: tensor.contiguous() for name, tensor in policy.trained_state().items()}
+    state = {name: tensor.contiguous() for name, tensor in running.policy.trained_state().items()}
     save_file(state, incoming / "policy.safetensors")
-    torch.save(optimizer.state_dict(), incoming / "optimizer.pt")
+    torch.save(running.optimizer.state_dict(), incoming / "optimizer.pt")
+    torch.save(running.others, incoming / "others.pt")
     torch.save(_random_state(), incoming / "random.pt")
     (incoming / "state.json").write_text(json.dumps({"step": step}) + "\n", encoding="utf-8")
     for file in incoming.iterdir():
@@ -67,14 +73,17 @@ def latest_checkpoint(folder: Path) -> Path | None:
     return finished[-1] if finished else None
 
 
-def load_checkpoint(path: Path, policy: TrainableLM, optimizer: torch.optim.Optimizer) -> int:
-    """Put policy, optimiser and random states back; returns the number of finished steps."""
+def load_checkpoint(
+    path: Path, policy: TrainableLM, optimizer: torch.optim.Optimizer
+) -> tuple[int, dict[str, Any]]:
+    """Put policy, optimiser and random states back; returns the finished steps and `others`."""
     try:
         step = int(json.loads((path / "state.json").read_text(encoding="utf-8"))["step"])
         state = load_file(path / "policy.safetensors", device=str(policy.device))
         optimizer_state = torch.load(
             path / "optimizer.pt", weights_only=True, map_location=policy.device
         )
+        others = torch.load(path / "others.pt", weights_only=True, map_location=policy.device)
         random_state = torch.load(path / "random.pt", weights_only=True)
     except Exception as error:  # a damaged file fails in as many ways as there are formats
         raise CheckpointError(
@@ -85,7 +94,7 @@ def load_checkpoint(path: Path, policy: TrainableLM, optimizer: torch.optim.Opti
     policy.load_trained_state(state)
     optimizer.load_state_dict(optimizer_state)
     _restore_random_state(random_state)
-    return step
+    return step, others
 
 
 def _finished(folder: Path) -> list[Path]:

@@ -6,22 +6,32 @@ import torch
 from torch import Tensor
 
 from ..errors import NonFiniteError
-from ..protocols import Objective, TrainableLM
+from ..objectives.base import Constants, Objective
+from ..protocols import TrainableLM
 from ..types import Draws
 
 _SHOWN = 3
 
 
-def check_draws(draws: Draws, weight_N: Tensor, step: int) -> None:
-    """Raise `NonFiniteError` where a log-prob or a weight of the loss is not a finite number."""
-    for name, values_N in (
-        ("log-prob under the policy", draws.log_proposal_N),
-        ("log-prob under the prior", draws.log_prior_N),
-        ("weight in the loss", weight_N),
-    ):
-        bad = (~torch.isfinite(values_N)).nonzero()[:, 0]
-        if len(bad):
-            raise _error(f"the {name} is {float(values_N[bad[0]])}", draws, bad.tolist(), step)
+def check_draws(draws: Draws, step: int) -> None:
+    """Raise `NonFiniteError` where a log-prob of a fresh draw is not a finite number."""
+    _check("log-prob under what drew it", draws.log_proposal_N, draws, step)
+    _check("log-prob under the prior", draws.log_prior_N, draws, step)
+
+
+def check_constants(draws: Draws, constants: Constants, step: int) -> None:
+    """Raise `NonFiniteError` where a constant of the loss is not a finite number."""
+    for name, values in constants.items():
+        _check(f"loss's constant '{name}'", values, draws, step)
+
+
+def _check(name: str, values: Tensor, draws: Draws, step: int) -> None:
+    values = values.reshape(len(draws), -1)
+    wrong = ~torch.isfinite(values)
+    bad = wrong.any(-1).nonzero()[:, 0]
+    if len(bad):
+        value = float(values[wrong][0])
+        raise _error(f"the {name} is {value}", draws, bad.tolist(), step)
 
 
 def check_gradient(
@@ -29,7 +39,7 @@ def check_gradient(
     policy: TrainableLM,
     objective: Objective,
     draws: Draws,
-    weight_N: Tensor,
+    constants: Constants,
     step: int,
 ) -> None:
     """Raise `NonFiniteError` where the gradient is not finite, and find the draws that made it so.
@@ -40,12 +50,13 @@ def check_gradient(
         return
     parameters = [p for p in policy.module.parameters() if p.requires_grad]
     bad = []
-    for row in range(len(draws)):
-        log_prob = policy.log_prob(draws.completions.select([row]))
-        loss = objective.loss(log_prob, weight_N[[row]]).sum()
+    for rows in torch.arange(len(draws)).split(objective.rows_together):
+        log_prob = policy.token_log_prob(draws.completions.select(rows))
+        its_own = {name: values[rows] for name, values in constants.items()}
+        loss = objective.loss(log_prob, its_own).sum()
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
         if not all(bool(torch.isfinite(g).all()) for g in gradients if g is not None):
-            bad.append(row)
+            bad += rows.tolist()
     raise _error(f"the gradient norm is {float(grad_norm)}", draws, bad, step)
 
 

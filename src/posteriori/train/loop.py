@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from ..config import FitSettings, parse
-from ..draw import draw, lm_tokens
+from ..draw import lm_tokens
 from ..errors import ConfigError, PosterioriError
 from ..evidence.call import CallContext, TrainerState, calling_within
-from ..protocols import Objective, TrainableLM
+from ..objectives.base import Objective
+from ..protocols import TrainableLM
 from ..registry import find
 from ..seeds import derive, generator
 from ..target import Target
 from ..types import Draws
 from . import guards
-from .checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from .checkpoint import Running, latest_checkpoint, load_checkpoint, save_checkpoint
+from .replay import Replay
 from .run_dir import RunDirectory, jsonable
 from .schedule import learning_rate, prompts_of_step
+from .update import Updater
 
 StepCallback = Callable[[dict[str, Any]], None]
 
@@ -43,6 +45,7 @@ def fit(
     target: Target,
     objective: str | Objective = "rloo",
     *,
+    objective_settings: Mapping[str, Any] | None = None,
     output_dir: str | Path | None = None,
     resume: bool = False,
     on_step: StepCallback | None = None,
@@ -51,13 +54,14 @@ def fit(
 ) -> Fit:
     """Fine-tune a policy, starting as the target's prior, by gradient steps on an objective.
 
-    `objective` is a name (`posteriori ls objectives`) or an object of that protocol. `settings`
-    are the fields of `posteriori.config.FitSettings`:
+    `objective` is a name (`posteriori ls objectives`) with the settings of that algorithm, or an
+    `Objective`. `settings` are the fields of `posteriori.config.FitSettings`:
 
     steps; num_samples, draws per prompt and step; prompts_per_step (default: all); learning_rate,
     warmup_steps, decay ("linear", "cosine", "none"); max_grad_norm; weight_decay; policy ("full" or
     "lora") and lora; micro_batch_size, which bounds memory and leaves the gradient as it is;
-    checkpoint_every (default: a tenth of the run) and keep_checkpoints; seed.
+    checkpoint_every (default: a tenth of the run) and keep_checkpoints; replay, the number of
+    earlier steps whose draws join each step, where the objective allows it; seed.
 
     With `output_dir` the run keeps its config, versions, metrics, checkpoints and policy there;
     `resume=True` goes on from the newest checkpoint and ends, on CPU, with the very weights of a
@@ -69,9 +73,12 @@ def fit(
     finite; whatever stops a run, a checkpoint of its last good state is left.
     """
     checked = parse(FitSettings, settings, where="fit")
-    if isinstance(objective, str):
-        objective = find("objective", objective)()
-    assert not isinstance(objective, str | type(None))
+    made = make_objective(objective, objective_settings or {})
+    if checked.replay and not made.replays:
+        raise ConfigError(
+            f"'{made.name}' cannot use draws of earlier steps (replay = {checked.replay})",
+            hint="set replay to 0",
+        )
     if not isinstance(target.prior, TrainableLM):
         raise ConfigError(
             f"the prior is a {type(target.prior).__name__}, which cannot be trained",
@@ -79,11 +86,28 @@ def fit(
         )
     run = None
     if output_dir is not None:
-        about = {"objective": objective.name, **checked.model_dump(mode="json"), **(config or {})}
+        about = {
+            "objective": made.name,
+            "objective_settings": made.settings.model_dump(mode="json"),
+            **checked.model_dump(mode="json"),
+            **(config or {}),
+        }
         run = RunDirectory(output_dir, jsonable(about), resume=resume)
     elif resume:
         raise ConfigError("resume=True needs the run's output_dir")
-    return Trainer(target, objective, checked, run, on_step).run()
+    return Trainer(target, made, checked, run, on_step).run()
+
+
+def make_objective(objective: str | Objective, settings: Mapping[str, Any]) -> Objective:
+    """The objective of that name with those settings, or the object itself."""
+    if isinstance(objective, str):
+        return find("objective", objective)(**settings)
+    if settings:
+        raise ConfigError(
+            "objective_settings go with an objective's name, and an object was given",
+            hint=f"write {type(objective).__name__}(...) with these settings",
+        )
+    return objective
 
 
 class Trainer:
@@ -99,26 +123,18 @@ class Trainer:
     ) -> None:
         self.target, self.objective, self.settings = target, objective, settings
         self.run_directory, self.on_step = run, on_step
-        prior = target.prior
-        assert isinstance(prior, TrainableLM)
-        self.policy = prior.as_policy(
-            settings.policy, settings.lora, derive(settings.seed, "adapter")
-        )
-        self.parameters = [p for p in self.policy.module.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(
-            self.parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
-        )
-        self.accelerator = Accelerator(cpu=self.policy.device.type == "cpu")
-        if self.accelerator.num_processes > 1:
-            raise ConfigError(
-                f"fit runs in one process, and {self.accelerator.num_processes} were launched",
-                hint="start it with plain python",
-            )
-        self.optimizer = self.accelerator.prepare(optimizer)
+        self.policy = self._new_policy()
+        objective.prepare(target, self._new_policy, derive(settings.seed, "objective"))
+        self.updater = Updater(self.policy, objective, settings)
+        self.replay = Replay(settings.replay)
         self.history: list[dict[str, Any]] = []
         self.finished = 0
-        self.updating = False
         self.context = CallContext(TrainerState(max_steps=settings.steps))
+
+    def _new_policy(self) -> TrainableLM:
+        settings, prior = self.settings, self.target.prior
+        assert isinstance(prior, TrainableLM)
+        return prior.as_policy(settings.policy, settings.lora, derive(settings.seed, "adapter"))
 
     def run(self) -> Fit:
         """All steps that are left, then the policy is saved."""
@@ -129,13 +145,13 @@ class Trainer:
                 while self.finished < self.settings.steps:
                     record = self._step(self.finished)
                     self.finished += 1
-                    self.updating = False
+                    self.updater.under_way = False
                     self._record(record)
                     if self.finished % every == 0 or self.finished == self.settings.steps:
                         self._checkpoint()
         except (PosterioriError, KeyboardInterrupt):
             # Half an update, or weights that are not finite, are no good state.
-            if not self.updating:
+            if not self.updater.under_way:
                 with contextlib.suppress(PosterioriError):
                     self._checkpoint()
             raise
@@ -152,62 +168,56 @@ class Trainer:
         prompts = self.target.prompts
         per_step = settings.prompts_per_step or len(prompts)
         chosen = prompts_of_step(len(prompts), per_step, settings.seed, step)
-        draws = draw(
+        fresh = self.objective.draw(
             self.target,
             self.policy,
+            [prompts[i] for i in chosen],
             settings.num_samples,
             generator(settings.seed, "fit", step),
-            [prompts[i] for i in chosen],
         )
-        weight_N = self.objective.weigh(draws)
-        guards.check_draws(draws, weight_N, step)
+        if self.objective.on_policy:
+            guards.check_draws(fresh, step)
+        draws = self.replay.joined_by(fresh)
+        constants = self.objective.weigh(draws, self._log_prob_now(draws, len(fresh)))
+        guards.check_constants(draws, constants, step)
         drawn = time.perf_counter()
-        loss = self._backward(draws, weight_N)
-        limit = settings.max_grad_norm if settings.max_grad_norm is not None else float("inf")
-        grad_norm = torch.as_tensor(
-            self.accelerator.clip_grad_norm_(self.parameters, limit), dtype=torch.float64
-        )
-        guards.check_gradient(grad_norm, self.policy, self.objective, draws, weight_N, step)
         rate = learning_rate(settings, step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.updating = True
-        self.optimizer.step()
+        updates = self.updater(draws, constants, rate, step)
+        self.replay.keep(fresh)
+        log_prob_N = updates[0].log_prob_N[: len(fresh)]
         return {
             "step": step,
-            "loss": loss,
-            **_figures(draws),
-            "grad_norm": float(grad_norm),
+            "loss": updates[0].loss,
+            **self.objective.observe(fresh, log_prob_N),
+            "grad_norm": max(update.grad_norm for update in updates),
             "learning_rate": rate,
-            "draws": len(draws),
-            "lm_tokens": draws.cost.lm_tokens + lm_tokens(draws.completions),
+            "draws": len(fresh),
+            "lm_tokens": fresh.cost.lm_tokens + len(updates) * lm_tokens(draws.completions),
             "draw_seconds": drawn - start,
             "seconds": time.perf_counter() - start,
             **self.context.metrics,
         }
 
-    def _backward(self, draws: Draws, weight_N: Tensor) -> float:
-        """Gradients of the mean loss over all draws, micro-batch by micro-batch."""
-        self.optimizer.zero_grad()
-        total = 0.0
-        for rows in self._micro_batches(draws):
-            log_prob_n = self.policy.log_prob(draws.completions.select(rows))
-            loss = self.objective.loss(log_prob_n, weight_N[rows]).sum() / len(draws)
-            self.accelerator.backward(loss)
-            total += float(loss.detach())
-        return total
-
-    def _micro_batches(self, draws: Draws) -> list[Tensor]:
-        groups = self.policy.micro_batches(draws.completions)
-        size = self.settings.micro_batch_size
-        return groups if size is None else [part for g in groups for part in g.split(size)]
+    def _log_prob_now(self, draws: Draws, num_fresh: int) -> Tensor:
+        """log pi of every draw; NaN for those it is not known of, where nobody asks for it."""
+        known = num_fresh if self.objective.on_policy else 0
+        log_prob_N = torch.full_like(draws.log_prior_N, torch.nan)
+        log_prob_N[:known] = draws.log_proposal_N[:known]
+        if self.objective.needs_log_prob and known < len(draws):
+            with torch.no_grad():
+                log_prob_N[known:] = self.policy.log_prob(
+                    draws.completions.select(slice(known, None))
+                )
+        return log_prob_N
 
     def _resume(self) -> None:
         if self.run_directory is None:
             return
         newest = latest_checkpoint(self.run_directory.checkpoints)
         if newest is not None:
-            self.finished = load_checkpoint(newest, self.policy, self.optimizer)
+            self.finished, others = load_checkpoint(newest, self.policy, self.updater.optimizer)
+            self.objective.load_state_dict(others["objective"])
+            self.replay.load_state_dict(others["replay"], self.policy.decode)
         self.history = self.run_directory.keep_metrics_before(self.finished)
 
     def _record(self, record: dict[str, Any]) -> None:
@@ -223,18 +233,9 @@ class Trainer:
             save_checkpoint(
                 self.run_directory.checkpoints,
                 self.finished,
-                self.policy,
-                self.optimizer,
+                Running(self.policy, self.updater.optimizer, self._others()),
                 self.settings.keep_checkpoints,
             )
 
-
-def _figures(draws: Draws) -> dict[str, float]:
-    """The step's own estimates over its draws, nats per completion (reward in its units)."""
-    log_pi_N = draws.log_proposal_N
-    return {
-        "elbo": float(draws.log_weight.mean()),
-        "mean_reward": float(draws.reward_N.mean()),
-        "kl_to_prior": float((log_pi_N - draws.log_prior_N).mean()),
-        "entropy": float(-log_pi_N.mean()),
-    }
+    def _others(self) -> dict[str, Any]:
+        return {"objective": self.objective.state_dict(), "replay": self.replay.state_dict()}
