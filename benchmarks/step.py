@@ -1,11 +1,12 @@
-"""One `rloo` step against TRL's RLOOTrainer at the same work.
+"""One training step against TRL's trainers at the same work: RLOO, GRPO and DPO.
 
-    python benchmarks/step.py [--smollm2 models/smollm2] [--steps 10]
+    python benchmarks/step.py [--smollm2 models/smollm2] [--steps 20] [--only rloo grpo dpo]
 
 Same model, prompts, draws a step, length, KL penalty and optimiser; the time per step is the
 median over the later steps of one run each, the first of which are not counted. Every completion
-runs its full length in both (the reward and the rate are too small to change that). TRL's
-advantages are not normalised, so that both estimate the same gradient.
+runs its full length in both (the reward and the rate are too small to change that). Advantages are
+scaled in neither, so that both estimate the same gradient. DPO is trained on preference pairs whose
+completions have the same length; TRL computes the reference's log-probs once, as we do.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import resource
 import statistics
 import tempfile
 import time
+from typing import Any
 
 import torch
 from common import prompts, tiny_gpt2, tokenizer
@@ -22,12 +24,16 @@ from datasets import Dataset
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, TrainerCallback
 from transformers.utils import logging
-from trl import RLOOConfig, RLOOTrainer
+from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 import posteriori as po
 from posteriori.models.causal import CausalLM
 
 WARM_UP = 2
+EACH, LENGTH = 8, 16
+LORA: dict[str, Any] = {"rank": 8, "alpha": 16.0}
+_STARTS = ["I think you are", "My boss is", "The weather", "People say that this"]
+SMOLLM2_PROMPTS = [f"{text}{dot}" for dot in ("", ".") for text in _STARTS]
 
 
 def reward(completion_ids: list[list[int]], **_: object) -> list[float]:
@@ -49,43 +55,102 @@ class StepTimes(TrainerCallback):
         return statistics.median(gaps[WARM_UP:])
 
 
-def trl_seconds(model, tok, texts: list[str], each: int, length: int, steps: int, lora) -> float:
+_ARGUMENTS = {
+    "max_completion_length": None,
+    "bf16": False,
+    "use_cpu": True,
+    "report_to": "none",
+    "save_strategy": "no",
+    "logging_strategy": "no",
+    "disable_tqdm": True,
+    "gradient_checkpointing": False,
+    "learning_rate": 1e-5,
+}
+
+
+def trl_seconds(
+    name: str, model, tok, texts: list[str], each: int, length: int, steps: int, lora
+) -> float:
     times = StepTimes()
     with tempfile.TemporaryDirectory() as folder:
-        config = RLOOConfig(
-            output_dir=folder,
-            per_device_train_batch_size=len(texts) * each,
-            num_generations=each,
-            max_completion_length=length,
-            max_steps=steps,
-            beta=0.1,
-            learning_rate=1e-5,
-            normalize_advantages=False,
-            generation_kwargs={"min_new_tokens": length},
-            bf16=False,
-            use_cpu=True,
-            report_to="none",
-            save_strategy="no",
-            logging_strategy="no",
-            disable_tqdm=True,
-            gradient_checkpointing=False,
-        )
-        trainer = RLOOTrainer(
-            model=model,
-            args=config,
-            reward_funcs=reward,
-            processing_class=tok,
-            train_dataset=Dataset.from_dict({"prompt": texts * (steps + 2)}),
-            peft_config=lora,
-            callbacks=[times],
-        )
+        arguments = {**_ARGUMENTS, "output_dir": folder, "max_steps": steps}
+        rows = len(texts) * each
+        if name == "dpo":
+            arguments.pop("max_completion_length")
+            trainer = DPOTrainer(
+                model=model,
+                args=DPOConfig(
+                    **arguments,
+                    per_device_train_batch_size=rows // 2,
+                    beta=0.1,
+                    max_length=None,
+                    precompute_ref_log_probs=True,
+                ),
+                processing_class=tok,
+                train_dataset=Dataset.from_list(pairs(tok, texts, each, length)),
+                peft_config=lora,
+                callbacks=[times],
+            )
+        else:
+            config = {"rloo": RLOOConfig, "grpo": GRPOConfig}[name]
+            unscaled = (
+                {"normalize_advantages": False} if name == "rloo" else {"scale_rewards": "none"}
+            )
+            trainer = {"rloo": RLOOTrainer, "grpo": GRPOTrainer}[name](
+                model=model,
+                args=config(
+                    **{**arguments, "max_completion_length": length},
+                    **unscaled,
+                    per_device_train_batch_size=rows,
+                    num_generations=each,
+                    beta=0.1,
+                    generation_kwargs={"min_new_tokens": length},
+                ),
+                reward_funcs=reward,
+                processing_class=tok,
+                train_dataset=Dataset.from_dict({"prompt": texts * (steps + 2)}),
+                peft_config=lora,
+                callbacks=[times],
+            )
         trainer.train()
     return times.median()
 
 
-def our_seconds(lm: CausalLM, texts: list[str], each: int, length: int, steps: int, **how) -> float:
+def pairs(tok, texts: list[str], each: int, length: int) -> list[dict[str, str]]:
+    """Preference pairs whose completions are `length` tokens long, end of sequence included."""
+    words = [tok.decode([token]) for token in range(10, 400)]
+    words = [w for w in words if len(tok(" " + w.strip(), add_special_tokens=False).input_ids) == 1]
+
+    def text(at: int) -> str:
+        return "".join(f" {words[(at + 7 * k) % len(words)].strip()}" for k in range(length - 1))
+
+    return [
+        {"prompt": prompt, "chosen": text(5 * i + k), "rejected": text(5 * i + k + 50)}
+        for k in range(each // 2)
+        for i, prompt in enumerate(texts)
+    ]
+
+
+def our_seconds(
+    lm: CausalLM,
+    texts: list[str],
+    each: int,
+    length: int,
+    steps: int,
+    name: str = "rloo",
+    **how: Any,
+) -> float:
     target = po.Target(lm, [po.Reward(reward, beta=0.1)], texts, length)
-    fit = po.fit(target, "rloo", steps=steps, num_samples=each, learning_rate=1e-5, **how)
+    settings = {"pairs": pairs(lm.tokenizer, texts, each, length)} if name == "dpo" else {}
+    fit = po.fit(
+        target,
+        name,
+        objective_settings=settings,
+        steps=steps,
+        num_samples=each,
+        learning_rate=1e-5,
+        **how,
+    )
     return statistics.median(step["seconds"] for step in fit.history[WARM_UP + 1 :])
 
 
@@ -103,30 +168,32 @@ def main() -> None:
     parser.add_argument("--smollm2", help="directory of SmolLM2-135M")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only", nargs="+", default=["rloo", "grpo", "dpo"])
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     texts = prompts(8)
-    ours = our_seconds(CausalLM(tiny_gpt2(), tokenizer()), texts, 8, 16, options.steps)
-    with tempfile.TemporaryDirectory() as folder:
-        # TRL loads its reference model by name, so the model has to lie somewhere.
-        tiny_gpt2().save_pretrained(folder)
-        model = AutoModelForCausalLM.from_pretrained(folder)
-        theirs = trl_seconds(model, tokenizer(), texts, 8, 16, options.steps, None)
-    show("GPT-2, 2 layers, full, 64 x 16", ours, theirs)
-    if options.smollm2:
-        texts = ["I think you are", "My boss is", "The weather", "People say that this"] * 2
-        texts = [f"{text}{'.' * (i // 4)}" for i, text in enumerate(texts)]
+    for name in options.only:
+        ours = our_seconds(
+            CausalLM(tiny_gpt2(), tokenizer()), texts, EACH, LENGTH, options.steps, name
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            # TRL loads its reference model by name, so the model has to lie somewhere.
+            tiny_gpt2().save_pretrained(folder)
+            model = AutoModelForCausalLM.from_pretrained(folder)
+            theirs = trl_seconds(name, model, tokenizer(), texts, EACH, LENGTH, options.steps, None)
+        show(f"{name}, GPT-2, 2 layers, full, 64 x 16", ours, theirs)
+    for name in options.only if options.smollm2 else []:
         steps = min(options.steps, 6)
         lm = po.load(options.smollm2)
-        settings = {"policy": "lora", "lora": {"rank": 8, "alpha": 16.0}}
-        ours = our_seconds(lm, texts, 8, 16, steps, **settings)
-        show_tok = lm.tokenizer
-        lora = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
+        ours = our_seconds(lm, SMOLLM2_PROMPTS, EACH, LENGTH, steps, name, policy="lora", lora=LORA)
+        lora = LoraConfig(
+            r=LORA["rank"], lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"
+        )
         model = AutoModelForCausalLM.from_pretrained(options.smollm2, dtype=torch.float32)
-        theirs = trl_seconds(model, show_tok, texts, 8, 16, steps, lora)
-        show("SmolLM2-135M, LoRA r=8, 64 x 16", ours, theirs)
+        theirs = trl_seconds(name, model, lm.tokenizer, SMOLLM2_PROMPTS, EACH, LENGTH, steps, lora)
+        show(f"{name}, SmolLM2-135M, LoRA r=8, 64 x 16", ours, theirs)
 
 
 if __name__ == "__main__":

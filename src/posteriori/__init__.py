@@ -31,6 +31,7 @@ _WHERE = {
     "exact": "diagnostics.exact",
     "fit": "train.loop",
     "load": "models.load",
+    "sample": "sampling",
 }
 
 __all__ = [*_WHERE, "__version__"]
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from .models.causal import CausalLM
     from .models.load import load
     from .models.tabular import TabularLM
+    from .sampling import sample
     from .target import Target
     from .train.loop import Fit, fit
     from .types import Completions, Draws, Estimate, Finding

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class PosterioriError(Exception):
@@ -60,6 +61,18 @@ class NonFiniteError(PosterioriError):
 
 class CheckpointError(PosterioriError):
     """A checkpoint or run directory cannot be written, found or trusted."""
+
+
+class SamplingError(PosterioriError):
+    """A sampler's assumption does not hold: a bound was broken, a budget ended with nothing."""
+
+
+class SamplingStopped(SamplingError):
+    """A sampler stopped half way; `draws` are those that it had finished."""
+
+    def __init__(self, what: str, *, hint: str | None = None, draws: Any) -> None:
+        super().__init__(what, hint=hint)
+        self.draws = draws
 
 
 class SpaceTooLargeError(PosterioriError):

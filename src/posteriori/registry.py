@@ -1,7 +1,7 @@
-"""Names: of objectives, evidence and bundled models, each "module:attribute", loaded when asked.
+"""Names: of objectives, samplers, evidence and bundled models, each "module:attribute", loaded when asked.
 
-Other packages add theirs by entry points in the groups `posteriori.objectives` and
-`posteriori.evidence`.
+Other packages add theirs by entry points in the groups `posteriori.objectives`,
+`posteriori.samplers` and `posteriori.evidence`.
 """
 
 from __future__ import annotations
@@ -22,12 +22,19 @@ EVIDENCE = {
     "likelihood": "posteriori.evidence.likelihood:Likelihood",
     "constraint": "posteriori.evidence.constraint:Constraint",
 }
-_BUILT_IN = {"objective": OBJECTIVES, "evidence": EVIDENCE}
-_GROUPS = {"objective": "posteriori.objectives", "evidence": "posteriori.evidence"}
+SAMPLERS = {
+    "importance": "posteriori.samplers.importance:Importance",
+}
+_BUILT_IN = {"objective": OBJECTIVES, "evidence": EVIDENCE, "sampler": SAMPLERS}
+_GROUPS = {
+    "objective": "posteriori.objectives",
+    "evidence": "posteriori.evidence",
+    "sampler": "posteriori.samplers",
+}
 
 
 def names(kind: str) -> dict[str, str]:
-    """Every known name of a kind ("objective", "evidence") with where it lives."""
+    """Every known name of a kind ("objective", "sampler", "evidence") with where it lives."""
     plugins = {point.name: point.value for point in entry_points(group=_GROUPS[kind])}
     return {**plugins, **_BUILT_IN[kind]}
 

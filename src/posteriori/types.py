@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .errors import OutcomeError
+from .errors import ConfigError, OutcomeError
 
 Message = dict[str, Any]
 Prompt = str | list[Message]
@@ -39,6 +39,9 @@ def cat_padded(parts_NL: Sequence[Tensor]) -> Tensor:
 
 Kind = Literal["exact", "unbiased", "consistent", "lower_bound", "upper_bound", "heuristic"]
 Level = Literal["info", "warn", "stop"]
+Guarantee = Literal["exact", "properly_weighted", "asymptotic", "heuristic"]
+"""What draws are: independent draws of the target; E[w f(y)] = sum_y p~(y) f(y) for every f; the
+target's in the limit of a long run; or nothing that can be promised."""
 
 
 @dataclass(frozen=True)
@@ -174,6 +177,10 @@ class Cost:
         )
 
 
+_OPTIONAL = ("token_log_prior_NL", "log_weight_N", "group_N")
+"""Tensors [N, ...] of `Draws` that may be missing."""
+
+
 @dataclass(frozen=True)
 class Draws:
     """Completions with everything that the target says about them.
@@ -183,6 +190,10 @@ class Draws:
     `reward_N` [N] is in the units of the user's own function. `cost` is what it took.
     `log_proposal_N` is NaN where nobody knows what drew a completion (it came from a data set), and
     then so are the log-weights. `token_log_prior_NL` [N, L] is the prior's log-prob token by token.
+
+    What a sampler adds: `log_weight_N`, where it is not log p~ - log proposal (draws that were
+    accepted or resampled weigh all the same); `group_N`, equal for draws that depend on each other
+    (a population, a chain); `log_z`, its estimate with one a prompt inside; and its `guarantee`.
     """
 
     completions: Completions
@@ -192,6 +203,11 @@ class Draws:
     reward_N: Tensor
     cost: Cost = Cost()
     token_log_prior_NL: Tensor | None = None
+    log_weight_N: Tensor | None = None
+    group_N: Tensor | None = None
+    log_z: Estimate | None = None
+    guarantee: Guarantee | None = None
+    findings: tuple[Finding, ...] = ()
 
     def __len__(self) -> int:
         return len(self.completions)
@@ -200,22 +216,26 @@ class Draws:
         """The draws at `index` (positions, a mask or a slice), in that order; the cost stays."""
         if not isinstance(index, slice):
             index = torch.as_tensor(index, device=self.log_prior_N.device)
-        tokens_NL = self.token_log_prior_NL
-        return Draws(
-            self.completions.select(index),
-            self.log_proposal_N[index],
-            self.log_prior_N[index],
-            self.log_evidence_N[index],
-            self.reward_N[index],
-            self.cost,
-            None if tokens_NL is None else tokens_NL[index],
+        some = {name: getattr(self, name) for name in _OPTIONAL}
+        return replace(
+            self,
+            completions=self.completions.select(index),
+            log_proposal_N=self.log_proposal_N[index],
+            log_prior_N=self.log_prior_N[index],
+            log_evidence_N=self.log_evidence_N[index],
+            reward_N=self.reward_N[index],
+            **{name: None if each is None else each[index] for name, each in some.items()},
         )
 
     @staticmethod
     def concat(parts: Sequence[Draws]) -> Draws:
-        """All draws of `parts`, in order; their costs add up."""
-        tokens = [part.token_log_prior_NL for part in parts]
-        whole = not any(each is None for each in tokens)
+        """All draws of `parts`, in order; their costs add up. What only some of them have (and
+        every estimate of log Z, which is not theirs together) is left out."""
+        some = {}
+        for name in _OPTIONAL:
+            values = [getattr(part, name) for part in parts]
+            if not any(each is None for each in values):
+                some[name] = cat_padded(values) if values[0].dim() > 1 else torch.cat(values)
         return Draws(
             Completions.concat([part.completions for part in parts]),
             torch.cat([part.log_proposal_N for part in parts]),
@@ -223,12 +243,44 @@ class Draws:
             torch.cat([part.log_evidence_N for part in parts]),
             torch.cat([part.reward_N for part in parts]),
             sum((part.cost for part in parts), Cost()),
-            cat_padded([each for each in tokens if each is not None]) if whole else None,
+            **some,
         )
+
+    def resample(self, num_samples: int, seed: int = 0) -> Draws:
+        """`num_samples` draws a prompt, with replacement, in proportion to exp(log_weight).
+
+        Systematic resampling (Kitagawa 1996), so a draw of share s comes floor or ceil of
+        s num_samples times. The result weighs all the same. For weighted draws its law tends to
+        the target with the number of draws there were, not with `num_samples`. Raises
+        `ConfigError` where no draw of a prompt has any weight.
+        """
+        chosen = []
+        uniform = torch.rand(
+            len(self.completions.prompt_set),
+            dtype=torch.float64,
+            generator=torch.Generator().manual_seed(seed),
+        )
+        for at, prompt in enumerate(self.completions.prompt_set):
+            rows = (self.completions.prompt_index_N == at).nonzero()[:, 0]
+            log_w_n = self.log_weight[rows].cpu()
+            if len(rows) == 0 or bool(log_w_n.isneginf().all()):
+                raise ConfigError(
+                    f"none of the {len(rows)} draws for the prompt {str(prompt)[:60]!r} has any "
+                    "weight, so there is nothing to resample",
+                    hint="draw more, or from a proposal that is nearer to the target",
+                )
+            cumulative = log_w_n.softmax(0).cumsum(0)
+            points = (torch.arange(num_samples, dtype=torch.float64) + uniform[at]) / num_samples
+            places = torch.searchsorted(cumulative / cumulative[-1], points, right=True)
+            chosen.append(rows[places.to(rows.device)])
+        picked = self.select(torch.cat(chosen))
+        return replace(picked, log_weight_N=torch.zeros_like(picked.log_prior_N))
 
     @property
     def log_weight(self) -> Tensor:
-        """log w = log prior + log evidence - log proposal, unnormalised; [N]."""
+        """log w of each draw, unnormalised: log p~ - log proposal, unless a sampler has its own."""
+        if self.log_weight_N is not None:
+            return self.log_weight_N
         return self.log_prior_N + self.log_evidence_N - self.log_proposal_N
 
     @property

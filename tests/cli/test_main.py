@@ -99,7 +99,7 @@ def test_listings_are_one_line_each(cli):
     }
     assert cli("ls", "models").out.startswith("tiny ")
     everything = cli("ls", "--json").json
-    assert set(everything) == {"objectives", "evidence", "models"}
+    assert set(everything) == {"objectives", "samplers", "evidence", "models"}
     assert all(text for lines in everything.values() for text in lines.values())
 
 

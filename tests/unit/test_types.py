@@ -11,7 +11,7 @@ import torch
 
 import posteriori as po
 from posteriori import errors, registry
-from posteriori.diagnostics.aggregate import combine, mean
+from posteriori.estimates import combine, mean
 from posteriori.seeds import derive, generator
 
 IDS = [[1, 0], [2, 2, 0], [0], [3, 1, 2]]

@@ -15,7 +15,7 @@ from .bundled import bundled_models, describe
 from .options import AsJson
 from .output import print_json, stdout, visible
 
-KINDS = ("objectives", "evidence", "models")
+KINDS = ("objectives", "samplers", "evidence", "models")
 
 
 def ls(
@@ -24,7 +24,7 @@ def ls(
     ] = None,
     as_json: AsJson = False,
 ) -> int:
-    """List objectives, evidence and bundled models."""
+    """List objectives, samplers, evidence and bundled models."""
     if kind is not None and kind not in KINDS:
         raise unknown_name("kind of thing", kind, KINDS)
     found = {each: _lines(each) for each in ([kind] if kind else KINDS)}
@@ -45,7 +45,7 @@ def ls(
 def _lines(kind: str) -> dict[str, str]:
     if kind == "models":
         return {name: describe(path) for name, path in bundled_models().items()}
-    places = registry.names("objective" if kind == "objectives" else kind)
+    places = registry.names(kind.removesuffix("s"))
     return {name: _described(place) for name, place in sorted(places.items())}
 
 

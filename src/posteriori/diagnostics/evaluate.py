@@ -13,7 +13,7 @@ from ..protocols import LanguageModel
 from ..seeds import generator
 from ..target import Target
 from ..types import Completions, Cost, Draws, Estimate, Finding
-from .aggregate import by_prompt, combine, mean, worst
+from ..estimates import by_prompt, combine, mean, worst
 from .diversity import distinct_n, unique_fraction
 from .findings import findings_of
 from .mixture import Mixture, Stratum

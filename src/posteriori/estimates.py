@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ..numerics import variance_of_mean
-from ..types import Estimate, Kind
+from .numerics import log_mean_exp, variance_of_mean
+from .types import Estimate, Kind
 
 
 def mean(values_n: Tensor) -> Estimate:
@@ -22,6 +22,21 @@ def mean(values_n: Tensor) -> Estimate:
         return Estimate(value, 0.0, "exact", len(values_n))
     error = math.sqrt(float(variance_of_mean(values_n)))
     return Estimate(value, error, "unbiased", len(values_n))
+
+
+def log_mean_weight(log_w_N: Tensor, kind: Kind = "lower_bound") -> Estimate:
+    """log Z-hat = log (1/N) sum_i w_i from N independent weights with E[w] = Z; float64, nats.
+
+    Z-hat is unbiased, so log Z-hat is below log Z in expectation (Jensen). The standard error is
+    that of Z-hat relative to it (delta method). It is infinite for a single weight, and where none
+    is above zero: the value is -inf then, which says little about Z.
+    """
+    log_w_N = log_w_N.double().cpu()
+    value = float(log_mean_exp(log_w_N))
+    if value == -math.inf or len(log_w_N) < 2:
+        return Estimate(value, math.inf, kind, len(log_w_N))
+    error = math.sqrt(float(variance_of_mean((log_w_N - value).exp())))
+    return Estimate(value, error, kind, len(log_w_N))
 
 
 def by_prompt(num_prompts: int, estimate: Callable[[int], Estimate], kind: Kind) -> Estimate:

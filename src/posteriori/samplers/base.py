@@ -1,0 +1,70 @@
+"""What a sampler is, and what it is given to work with."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+
+from ..config import Strict, parse
+from ..protocols import LanguageModel
+from ..seeds import generator
+from ..target import Target
+from ..types import Draws, Guarantee
+
+Progress = Callable[[int, int], None]
+"""Told how many of how many units of work are done."""
+
+
+@dataclass
+class Job:
+    """One call of `posteriori.sample`: what is to be drawn, and what has been so far.
+
+    `num_samples` draws a prompt from `target`, by means of `proposal`. `generator(*key)` makes
+    independent streams of random numbers, so that what one part of an algorithm consumes does not
+    shift what another part draws. A sampler hands finished draws to `keep` as it goes: they are
+    what is left of a run that stops.
+    """
+
+    target: Target
+    proposal: LanguageModel
+    num_samples: int
+    seed: int
+    on_progress: Progress | None = None
+    kept: list[Draws] = field(default_factory=list)
+    started: float = field(default_factory=time.perf_counter)
+
+    def generator(self, *key: int | str) -> torch.Generator:
+        return generator(self.seed, "sample", *key)
+
+    def keep(self, draws: Draws) -> None:
+        self.kept.append(draws)
+
+    def progress(self, done: int, total: int) -> None:
+        if self.on_progress:
+            self.on_progress(done, total)
+
+
+class Sampler:
+    """An algorithm of sampling-time inference: (target, proposal, num_samples) -> `Draws`.
+
+    `guarantee` says what the draws are: "exact", independent draws of p*; "properly_weighted",
+    E[w f(y)] = sum_y p~(y) f(y) for every f; "asymptotic", p* in the limit of a long run;
+    "heuristic".
+    """
+
+    name: ClassVar[str]
+    guarantee: ClassVar[Guarantee]
+    Settings: ClassVar[type[Strict]] = Strict
+    """The algorithm's own settings, a strict pydantic model."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings: Any = parse(self.Settings, settings, where=f"sampler '{self.name}'")
+
+    def run(self, job: Job) -> Draws:
+        """`job.num_samples` draws a prompt (fewer where the algorithm's own budget ends first),
+        with weights, an estimate of log Z where there is one, and the cost."""
+        raise NotImplementedError

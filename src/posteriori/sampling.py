@@ -1,0 +1,80 @@
+"""`sample`: draws of the target without training, by any sampler."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from .errors import ConfigError, PosterioriError, SamplingStopped
+from .protocols import LanguageModel
+from .registry import find
+from .samplers.base import Job, Progress, Sampler
+from .samplers.findings import findings_of_draws
+from .target import Target
+from .types import Draws
+
+
+def sample(
+    target: Target,
+    sampler: str | Sampler = "importance",
+    num_samples: int = 256,
+    proposal: LanguageModel | None = None,
+    seed: int = 0,
+    *,
+    on_progress: Progress | None = None,
+    **settings: Any,
+) -> Draws:
+    """Draws of p*(y|c) = prior(y|c) e(c, y) / Z(c): `num_samples` a prompt, prompt by prompt.
+
+    `sampler` is a name (`posteriori ls samplers`) with the settings of that algorithm, or a
+    `Sampler`. `proposal` is any language model over the same tokens: the prior (the default), or a
+    policy that `fit` has brought nearer to the target.
+
+    What the draws are worth is in the result: `guarantee`, `log_weight`, `log_z` (an `Estimate`
+    with one a prompt inside, None where the algorithm gives none), `findings` in words, and `cost`.
+    Reproducible from `seed`. Raises `ConfigError` for a wrong setting, `EvidenceError` where the
+    evidence fails; a run that is interrupted or fails half way raises `SamplingStopped`, which
+    carries the draws that were finished.
+    """
+    if num_samples < 1:
+        raise ConfigError(f"num_samples={num_samples} must be at least 1")
+    made = _make(sampler, settings)
+    job = Job(target, proposal or target.prior, num_samples, seed, on_progress)
+    try:
+        draws = made.run(job)
+    except (PosterioriError, KeyboardInterrupt) as error:
+        if not job.kept:
+            raise
+        kept = _finished(Draws.concat(job.kept), made, job)
+        raise SamplingStopped(
+            f"'{made.name}' stopped after {len(kept)} draws: {error or 'interrupted'}",
+            hint="the finished draws are in this error's `draws`",
+            draws=kept,
+        ) from error
+    return _finished(draws, made, job)
+
+
+def _make(sampler: str | Sampler, settings: Mapping[str, Any]) -> Sampler:
+    if isinstance(sampler, str):
+        return find("sampler", sampler)(**settings)
+    if settings:
+        raise ConfigError(
+            "settings go with a sampler's name, and an object was given",
+            hint=f"write {type(sampler).__name__}(...) with these settings",
+        )
+    return sampler
+
+
+def _finished(draws: Draws, sampler: Sampler, job: Job) -> Draws:
+    """Prompt by prompt, with the guarantee, the findings and the whole time it took."""
+    order = torch.argsort(draws.completions.prompt_index_N, stable=True)
+    draws = replace(
+        draws.select(order),
+        guarantee=sampler.guarantee,
+        cost=replace(draws.cost, seconds=time.perf_counter() - job.started),
+    )
+    return replace(draws, findings=(*draws.findings, *findings_of_draws(draws)))
