@@ -1,0 +1,41 @@
+"""The paper's claims hold, at the size at which the experiments run in seconds."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+QUICK = {
+    "reward_alone_collapses": 1,
+    "kl_rl_ends_at_the_posterior": 400,
+    "the_objective_is_the_elbo": 100,
+    "gdc_does_not_collapse": 500,
+    "dpo_meets_the_same_posterior": 600,
+    "the_limits_of_beta": 12,
+    "best_of_n_sits_where_its_formula_says": 4,
+}
+
+
+def load(name: str, monkeypatch):
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    spec = importlib.util.spec_from_file_location(f"experiment_{name}", EXPERIMENTS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    sys.modules.pop("common", None)
+    return module
+
+
+def test_every_experiment_is_run_here():
+    assert {path.stem for path in EXPERIMENTS.glob("*.py")} == {*QUICK, "common"}
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_the_claim_holds(name, monkeypatch, tmp_path):
+    verdict = load(name, monkeypatch).run(QUICK[name])
+    assert verdict.holds, str(verdict)
+    verdict.figure.savefig(tmp_path / "figure.svg")
+    assert (tmp_path / "figure.svg").stat().st_size > 5000
