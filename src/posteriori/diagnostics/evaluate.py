@@ -9,11 +9,12 @@ from torch import Tensor
 
 from ..draw import draw, lm_tokens
 from ..errors import ConfigError
+from ..estimates import by_prompt, combine, mean, worst
 from ..protocols import LanguageModel
 from ..seeds import generator
 from ..target import Target
 from ..types import Completions, Cost, Draws, Estimate, Finding
-from ..estimates import by_prompt, combine, mean, worst
+from . import divergences
 from .diversity import distinct_n, unique_fraction
 from .findings import findings_of
 from .mixture import Mixture, Stratum
@@ -21,7 +22,11 @@ from .mixture import Mixture, Stratum
 FIGURES = (
     "log_z",
     "elbo",
+    "eubo",
     "kl_to_target",
+    "kl_from_target",
+    "tv",
+    "js",
     "kl_to_prior",
     "entropy",
     "mean_reward",
@@ -58,7 +63,9 @@ def evaluate(target: Target, lm: LanguageModel, num_samples: int = 2000, seed: i
     prompts with one a prompt inside:
 
     log_z: log sum_y prior e; elbo = E_pi[log p~ - log pi] = log_z - kl_to_target;
-    kl_to_target = KL(pi, p*); kl_to_prior = KL(pi, prior); entropy of pi; mean_reward = E_pi[r] in
+    eubo = E_p*[log p~ - log pi] = log_z + kl_from_target; kl_to_target = KL(pi, p*);
+    kl_from_target = KL(p*, pi); tv and js, total variation and Jensen-Shannon divergence of pi and
+    p* (at most 1 and log 2); kl_to_prior = KL(pi, prior); entropy of pi; mean_reward = E_pi[r] in
     the reward's own units; ess: what num_samples draws of pi are worth in draws of p*; pareto_k:
     the tail of the weights that log_z rests on, the worst prompt's; distinct_2 and unique_fraction
     of the draws.
@@ -102,7 +109,11 @@ def _figures(draws: Draws, mixtures: list[Mixture], num_prompts: int) -> dict[st
     return {
         "log_z": combine([m.log_z() for m in mixtures], "lower_bound"),
         "elbo": mean_over_draws(draws.log_weight),
+        "eubo": combine([divergences.eubo(m) for m in mixtures], "consistent"),
         "kl_to_target": combine([m.kl_to_target() for m in mixtures], "consistent"),
+        "kl_from_target": combine([divergences.kl_from_target(m) for m in mixtures], "consistent"),
+        "tv": combine([divergences.total_variation(m) for m in mixtures], "consistent"),
+        "js": combine([divergences.jensen_shannon(m) for m in mixtures], "consistent"),
         "kl_to_prior": mean_over_draws(draws.log_proposal_N - draws.log_prior_N),
         "entropy": mean_over_draws(-draws.log_proposal_N),
         "mean_reward": mean_over_draws(draws.reward_N),

@@ -54,9 +54,10 @@ class Exact:
     def evaluate(self, lm: LanguageModel, num_samples: int = 2000) -> dict[str, np.ndarray]:
         """The figures of `posteriori.evaluate`, exact: an array a figure, one value a prompt.
 
-        log_z; elbo = E_pi[log p~ - log pi]; kl_to_target = KL(pi, p*); kl_from_target =
-        KL(p*, pi); kl_to_prior = KL(pi, prior); entropy of pi; mean_reward = E_pi[r]; tv, the total
-        variation; ess = num_samples / (1 + chi^2(p*, pi)), what so many draws of pi are worth.
+        log_z; elbo = E_pi[log p~ - log pi]; eubo = E_p*[log p~ - log pi]; kl_to_target =
+        KL(pi, p*); kl_from_target = KL(p*, pi); kl_to_prior = KL(pi, prior); entropy of pi;
+        mean_reward = E_pi[r]; tv, the total variation; js, the Jensen-Shannon divergence; ess =
+        num_samples / (1 + chi^2(p*, pi)), what so many draws of pi are worth.
         (Figures that describe a set of draws, such as distinct_2, have no exact value.)
         """
         return self._evaluate(self.log_prob(lm), num_samples)
@@ -176,16 +177,19 @@ def _figures(
     num_samples: int,
 ) -> dict[str, float]:
     pi = log_pi.exp()
-    kl_to_target = _kl(log_pi, log_star)
+    kl_to_target, kl_from_target = _kl(log_pi, log_star), _kl(log_star, log_pi)
+    log_middle = torch.logaddexp(log_pi, log_star) - math.log(2.0)
     return {
         "log_z": log_z,
         "elbo": log_z - kl_to_target,
+        "eubo": log_z + kl_from_target,
         "kl_to_target": kl_to_target,
-        "kl_from_target": _kl(log_star, log_pi),
+        "kl_from_target": kl_from_target,
         "kl_to_prior": _kl(log_pi, log_prior),
         "entropy": -_sum(pi, log_pi),
         "mean_reward": _sum(pi, reward),
         "tv": 0.5 * float((pi - log_star.exp()).abs().sum()),
+        "js": 0.5 * (_kl(log_pi, log_middle) + _kl(log_star, log_middle)),
         "ess": num_samples * math.exp(-_log_second_moment(log_star, log_pi)),
     }
 

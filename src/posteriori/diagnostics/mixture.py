@@ -52,7 +52,7 @@ class Mixture:
         """log of the mean weight p~/m: unbiased for Z, so below log Z in expectation (Jensen)."""
         if self.log_z_value == -math.inf:
             return Estimate(-math.inf, math.inf, "lower_bound", self.num_draws)
-        error = self._standard_error([self.share * v for v in self._relative_weights()])
+        error = standard_error([self.share * v for v in self._relative_weights()])
         return Estimate(self.log_z_value, error, "lower_bound", self.num_draws)
 
     def kl_to_target(self) -> Estimate:
@@ -68,7 +68,7 @@ class Mixture:
         value = self.log_z_value - float(rho_n.mean())
         influence = [self.share * v for v in self._relative_weights()]
         influence[0] = influence[0] - rho_n
-        return Estimate(value, self._standard_error(influence), "consistent", self.num_draws)
+        return Estimate(value, standard_error(influence), "consistent", self.num_draws)
 
     def ess(self) -> Estimate:
         """n / (1 + chi^2(p*, pi)): what n draws of the policy are worth in draws of the target.
@@ -90,14 +90,16 @@ class Mixture:
             self.share * (2 * v - (term - log_moment).exp())
             for v, term in zip(self._relative_weights(), log_terms, strict=True)
         ]
-        return Estimate(
-            value, value * self._standard_error(influence), "consistent", self.num_draws
-        )
+        return Estimate(value, value * standard_error(influence), "consistent", self.num_draws)
 
     def pareto_k(self) -> Estimate:
         """k-hat of the weights p~/m, on which log Z and KL(pi, p*) rest."""
         value = pareto_k(torch.cat(self.log_weight))
         return Estimate(value, math.nan, "heuristic", self.num_draws)
+
+    def log_policy_ratio(self) -> list[Tensor]:
+        """log pi/m of each stratum's draws."""
+        return [s.log_pi_n - self._log_mixture(s) for s in self.strata]
 
     def _relative_weights(self) -> list[Tensor]:
         """w / Z-hat."""
@@ -108,7 +110,7 @@ class Mixture:
             return stratum.log_pi_n
         return torch.logaddexp(stratum.log_pi_n, stratum.log_prior_n) - math.log(2.0)
 
-    @staticmethod
-    def _standard_error(influence: list[Tensor]) -> float:
-        """Of a sum of independent stratum means."""
-        return math.sqrt(sum(float(variance_of_mean(each)) for each in influence))
+
+def standard_error(influence: list[Tensor]) -> float:
+    """Of a sum of independent stratum means."""
+    return math.sqrt(sum(float(variance_of_mean(each)) for each in influence))
