@@ -86,6 +86,16 @@ class EvaluateSettings(Strict):
     seed: int = Field(default=0, ge=0)
 
 
+class SampleSettings(Strict):
+    """Which sampler draws, by means of which proposal (a path or hub id; default: the prior)."""
+
+    sampler: str = "importance"
+    num_samples: int = Field(default=256, ge=1)
+    proposal: str | None = None
+    settings: dict[str, Any] = {}
+    seed: int = Field(default=0, ge=0)
+
+
 def _prompts(value: Any) -> Any:
     if isinstance(value, str) or (isinstance(value, list) and value and all(map(is_prompt, value))):
         return value
@@ -123,6 +133,7 @@ class RunConfig(Strict):
     prior: PriorSettings = PriorSettings()
     evidence: list[EvidenceSettings] = Field(min_length=1)
     fit: RunFitSettings | None = None
+    sample: SampleSettings = SampleSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
 
 

@@ -107,6 +107,9 @@ class Job:
     def evaluate(self, *arguments: str) -> Result:
         return self.run("evaluate", str(self.config), *arguments)
 
+    def sample(self, *arguments: str) -> Result:
+        return self.run("sample", str(self.config), *arguments)
+
 
 @pytest.fixture
 def cli(capfd, monkeypatch) -> Callable[..., Result]:

@@ -51,6 +51,7 @@ def make_plan(path: Path, overrides: list[str]) -> Plan:
     folder = path.parent
     if config.fit is not None:
         _check_objective(config.fit, f"{path}: fit")
+    _known("sampler", config.sample.sampler, f"{path}: sample.sampler")
     for index, evidence in enumerate(config.evidence):
         _check_evidence(evidence, folder, f"{path}: evidence.{index}")
     prior = find_model(config.prior.path, folder, f"{path}: prior.path")

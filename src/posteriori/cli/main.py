@@ -20,6 +20,7 @@ from ..errors import (
     ObjectiveError,
     OutcomeError,
     PosterioriError,
+    SamplingError,
 )
 from .demo import demo
 from .doctor import doctor
@@ -27,8 +28,9 @@ from .evaluate import evaluate
 from .fit import fit
 from .ls import ls
 from .output import visible
+from .sample import sample
 
-_RUN_FAILED = (EvidenceError, NonFiniteError, ObjectiveError, OutcomeError)
+_RUN_FAILED = (EvidenceError, NonFiniteError, ObjectiveError, OutcomeError, SamplingError)
 
 _INTERRUPTED = 130
 """128 + SIGINT; typer returns it for an interrupt of its own accord."""
@@ -41,7 +43,7 @@ app = typer.Typer(
     invoke_without_command=True,
     pretty_exceptions_enable=False,
 )
-for _verb in (demo, fit, evaluate, ls, doctor):
+for _verb in (demo, fit, sample, evaluate, ls, doctor):
     app.command()(_verb)
 
 

@@ -12,6 +12,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from .output import stderr
 
+_SHOWN = {
+    "mean_reward": "reward",
+    "kl_to_prior": "KL to prior",
+    "entropy": "entropy",
+    "accuracy": "accuracy",
+    "margin": "margin",
+}
+"""Figures of a step that are worth a glance, where the objective records them."""
+
 _PLAIN_LINES = 5
 """Lines that a fit without a terminal prints."""
 
@@ -41,6 +50,30 @@ def fit_progress(
             if done % every == 0 or done == steps:
                 seconds = time.perf_counter() - start
                 console.print(f"{name}: step {done}/{steps}, {_figures(record)}, {seconds:.0f} s")
+
+        yield write
+
+
+@contextmanager
+def count_progress(name: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """An `on_progress(done, total)` callback that shows how much is done."""
+    console = stderr()
+    if quiet:
+        yield _uncounted
+    elif console.is_terminal:
+        with _bar(console) as progress:
+            task = progress.add_task(name, total=None, figures="")
+            yield lambda done, total: progress.update(task, completed=done, total=total)
+    else:
+        start = time.perf_counter()
+        lines: list[int] = []
+
+        def write(done: int, total: int) -> None:
+            line = done * _PLAIN_LINES // total
+            if line > len(lines):
+                lines.append(line)
+                seconds = time.perf_counter() - start
+                console.print(f"{name}: {done}/{total}, {seconds:.0f} s")
 
         yield write
 
@@ -79,12 +112,13 @@ def _bar(console: Any) -> Progress:
     )
 
 
+def _uncounted(done: int, total: int) -> None:
+    del done, total
+
+
 def _silent(record: dict[str, Any]) -> None:
     del record
 
 
 def _figures(record: dict[str, Any]) -> str:
-    return (
-        f"reward {record['mean_reward']:.3f}, KL to prior {record['kl_to_prior']:.2f}, "
-        f"entropy {record['entropy']:.2f}"
-    )
+    return ", ".join(f"{words} {record[key]:.3g}" for key, words in _SHOWN.items() if key in record)

@@ -104,7 +104,7 @@ def report_json(report: Report) -> dict[str, Any]:
     return jsonable(
         {
             "figures": {key: _estimate_json(estimate) for key, estimate in report.items()},
-            "findings": [_finding_json(finding) for finding in report.findings],
+            "findings": [finding_json(finding) for finding in report.findings],
             "cost": vars(report.cost),
         }
     )
@@ -124,7 +124,7 @@ def _estimate_json(estimate: Estimate) -> dict[str, Any]:
     }
 
 
-def _finding_json(finding: Finding) -> dict[str, Any]:
+def finding_json(finding: Finding) -> dict[str, Any]:
     return {
         "level": finding.level,
         "name": finding.name,

@@ -1,0 +1,92 @@
+"""What draws are worth: a table for people, a dictionary for programs, findings in words."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from .output import visible
+from .tables import finding_json, shown
+
+if TYPE_CHECKING:
+    from ..types import Draws
+
+_WIDTH = 40
+"""Characters of a prompt that the table shows."""
+
+
+def print_draws(console: Console, draws: Draws, *, title: str) -> None:
+    """A line a prompt, then the cost and the findings."""
+    lines = box.SIMPLE_HEAD if console.is_terminal else None
+    table = Table(box=lines, pad_edge=False)
+    for header in ("prompt", "draws", "effective", "distinct", "mean reward", "log Z, nats"):
+        table.add_column(header, justify="left" if header == "prompt" else "right", no_wrap=True)
+    for row in _per_prompt(draws):
+        table.add_row(
+            Text(visible(row["prompt"])[:_WIDTH]),
+            str(row["draws"]),
+            f"{row['effective']:.1f}",
+            str(row["distinct"]),
+            f"{row['mean_reward']:.3f}",
+            row["log_z_shown"],
+        )
+    console.print(visible(f"{title}; guarantee: {draws.guarantee}"), soft_wrap=True)
+    console.print(table)
+    cost = draws.cost
+    console.print(
+        f"{cost.lm_tokens:,} LM tokens, {cost.evidence_calls:,} evidence calls, "
+        f"{cost.seconds:.1f} s"
+    )
+    for finding in draws.findings:
+        console.print(Text(visible(str(finding))), soft_wrap=True)
+
+
+def draws_json(draws: Draws) -> dict[str, Any]:
+    """What `--json` prints; infinities and NaN as strings."""
+    from ..train.run_dir import jsonable
+
+    rows = [{k: v for k, v in row.items() if k != "log_z_shown"} for row in _per_prompt(draws)]
+    return jsonable(
+        {
+            "guarantee": draws.guarantee,
+            "prompts": rows,
+            "cost": vars(draws.cost),
+            "findings": [finding_json(finding) for finding in draws.findings],
+        }
+    )
+
+
+def _per_prompt(draws: Draws) -> list[dict[str, Any]]:
+    from ..numerics import ess
+
+    completions = draws.completions
+    log_z = draws.log_z.per_prompt if draws.log_z is not None else ()
+    found = []
+    for at, prompt in enumerate(completions.prompt_set):
+        rows = completions.prompt_index_N == at
+        log_w_n = draws.log_weight[rows]
+        weighted = bool((log_w_n > -math.inf).any())
+        reward = float((log_w_n.softmax(0) * draws.reward_N[rows]).sum()) if weighted else math.nan
+        ids = {
+            tuple(y) for y, mine in zip(draws.completion_ids, rows.tolist(), strict=True) if mine
+        }
+        estimate = log_z[at] if log_z else None
+        found.append(
+            {
+                "prompt": prompt if isinstance(prompt, str) else str(prompt[-1]["content"]),
+                "draws": len(log_w_n),
+                "effective": float(ess(log_w_n)) if weighted else 0.0,
+                "distinct": len(ids),
+                "mean_reward": reward,
+                "log_z": None if estimate is None else estimate.value,
+                "log_z_standard_error": None if estimate is None else estimate.standard_error,
+                "log_z_kind": None if estimate is None else estimate.kind,
+                "log_z_shown": "" if estimate is None else shown(estimate),
+            }
+        )
+    return found
