@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from posteriori.objectives.base import Objective
@@ -29,6 +30,55 @@ def minus_log_evidence(log_pi: Tensor, log_prior: Tensor, log_evidence: Tensor) 
     return -(log_pi.exp() * log_evidence).sum()
 
 
+def kl_from_target(log_pi: Tensor, log_prior: Tensor, log_evidence: Tensor) -> Tensor:
+    star = log_star(log_prior, log_evidence)
+    return mean_under(star, star - log_pi)
+
+
+def jensen_shannon(log_pi: Tensor, log_prior: Tensor, log_evidence: Tensor) -> Tensor:
+    star = log_star(log_prior, log_evidence)
+    middle = ((log_pi.exp() + star.exp()) / 2).log()
+    return (mean_under(star, star - middle) + mean_under(log_pi, log_pi - middle)) / 2
+
+
+def total_variation(log_pi: Tensor, log_prior: Tensor, log_evidence: Tensor) -> Tensor:
+    return (log_pi.exp() - log_star(log_prior, log_evidence).exp()).abs().sum() / 2
+
+
+def chi2_from_target(log_pi: Tensor, log_prior: Tensor, log_evidence: Tensor) -> Tensor:
+    return alpha_divergence(2.0)(log_pi, log_prior, log_evidence) * 2
+
+
+def chi2_to_target(log_pi: Tensor, log_prior: Tensor, log_evidence: Tensor) -> Tensor:
+    return alpha_divergence(-1.0)(log_pi, log_prior, log_evidence) * 2
+
+
+def alpha_divergence(a: float) -> Divergence:
+    """(sum p*^a pi^(1-a) - 1) / (a (a - 1))."""
+
+    def divergence(log_pi: Tensor, log_prior: Tensor, log_evidence: Tensor) -> Tensor:
+        star = log_star(log_prior, log_evidence)
+        return ((a * star + (1 - a) * log_pi).exp().sum() - 1) / (a * (a - 1))
+
+    return divergence
+
+
+def mean_under(log_p: Tensor, values: Tensor) -> Tensor:
+    """E_p[values], where 0 x infinity = 0."""
+    return torch.where(log_p.isneginf(), 0.0, log_p.exp() * values).sum()
+
+
+def exact_z(objective: Any, world: Any) -> None:
+    """The running estimate of Z has converged."""
+    objective.running_z.log_sum_P = torch.as_tensor(world.exact.log_z, dtype=torch.float64)
+    objective.running_z.count_P = torch.ones(len(world.exact.log_z), dtype=torch.float64)
+
+
+def any_log_z(objective: Any, world: Any) -> None:
+    """It has been set, and is wrong: a baseline may be any number."""
+    objective.log_z_P = torch.linspace(0.3, -2.0, len(world.exact.log_z), dtype=torch.float64)
+
+
 def log_star(log_prior: Tensor, log_evidence: Tensor) -> Tensor:
     return (log_prior + log_evidence).log_softmax(0)
 
@@ -40,7 +90,7 @@ class ObjectiveCase:
     divergence: Divergence | None = None
     any_proposal: bool = False
     """The gradient is that of the divergence from any draws, not from the policy's own alone."""
-    arrange: Callable[[Objective, Any], None] | None = None
+    arrange: Callable[[Any, Any], None] | None = None
     """Puts state that the exactness test assumes (a known log Z) into the objective."""
     fit: dict[str, Any] = field(default_factory=dict)
     within: tuple[float, float] | None = None
@@ -57,6 +107,10 @@ class ObjectiveCase:
 
 
 _RUN = {"steps": 400, "num_samples": 16, "learning_rate": 3e-3}
+_SLOW = _RUN | {"learning_rate": 2e-3}
+
+_FEW = {"steps": 60, "num_samples": 4, "learning_rate": 1.5e-3, "replay": 60}
+_DPG = {"divergence": kl_from_target, "any_proposal": True, "arrange": exact_z, "hard": True}
 
 CASES = [
     ObjectiveCase("rl", divergence=minus_log_evidence, any_proposal=True, fit=_RUN),
@@ -66,4 +120,57 @@ CASES = [
     ObjectiveCase(
         "rloo", divergence=kl_to_target, any_proposal=True, fit=_RUN, within=(0.02, 0.02)
     ),
+    ObjectiveCase("grpo", divergence=kl_to_target, fit=_SLOW, within=(0.02, 0.02)),
+    ObjectiveCase("grpo", {"scale": True}, fit=_SLOW, within=(0.02, 0.02)),
+    ObjectiveCase("grpo", {"epochs": 2}, divergence=kl_to_target, fit=_SLOW, within=(0.03, 0.03)),
+    ObjectiveCase("grpo", {"kl": "k3", "kl_in": "loss", "aggregation": "token_mean"}),
+    ObjectiveCase("grpo", {"kl": "k3", "kl_in": "loss", "scale": True}),
+    ObjectiveCase("ppo", divergence=kl_to_target, fit=_SLOW, within=(0.02, 0.02)),
+    ObjectiveCase("vargrad", divergence=kl_to_target, fit=_RUN, within=(0.02, 0.03)),
+    # Few draws, used often. Worst of seeds 0 to 4: 0.0414 and 0.0397, from 720 draws.
+    ObjectiveCase("vargrad", {"epochs": 8}, fit=_FEW, within=(0.06, 0.06)),
+    ObjectiveCase("vargrad", {"proposal": "prior"}, fit=_RUN),
+    ObjectiveCase("tb", divergence=kl_to_target, arrange=any_log_z, fit=_RUN, within=(0.02, 0.03)),
+    ObjectiveCase("tb", {"proposal": "prior"}, fit=_RUN),
+    ObjectiveCase("dpg", fit=_RUN, within=(0.02, 0.03), **_DPG),
+    ObjectiveCase("dpg", {"proposal": "policy"}, fit=_RUN, within=(0.02, 0.03), **_DPG),
+    ObjectiveCase("dpg", {"proposal": "prior", "baseline": 0.0}, **_DPG),
+    *(
+        ObjectiveCase(
+            "fdpg",
+            settings,
+            divergence=divergence,
+            any_proposal=True,
+            arrange=exact_z,
+            fit=_RUN,
+            within=within,
+            hard=hard,
+        )
+        for settings, divergence, within, hard in [
+            ({"divergence": "forward_kl"}, kl_from_target, (0.02, 0.03), True),
+            ({"divergence": "reverse_kl"}, kl_to_target, (0.02, 0.03), False),
+            ({"divergence": "js"}, jensen_shannon, (0.02, 0.03), True),
+            ({"divergence": "tv"}, total_variation, None, True),
+            ({"divergence": "chi2"}, chi2_from_target, None, True),
+            ({"divergence": "reverse_chi2"}, chi2_to_target, None, False),
+            ({"divergence": "alpha", "alpha": 0.5}, alpha_divergence(0.5), None, True),
+            ({"divergence": "alpha", "alpha": -0.5}, alpha_divergence(-0.5), None, False),
+        ]
+    ),
+    ObjectiveCase(
+        "rwr",
+        divergence=kl_from_target,
+        any_proposal=True,
+        arrange=exact_z,
+        fit=_RUN | {"learning_rate": 2e-3},
+        within=(0.04, 0.06),  # over 5 seeds at most 0.030 and 0.047
+        hard=True,
+    ),
+    ObjectiveCase("rwr", {"normaliser": "step", "control_variate": False}, hard=True),
+    ObjectiveCase("raft", hard=True),
+    ObjectiveCase("raft", {"select": "best_of_n"}, hard=True),
+    # Over 5 seeds at most 0.011 and 0.025.
+    ObjectiveCase("dpo", {"beta": 0.3}, fit=_RUN, within=(0.02, 0.03)),
+    ObjectiveCase("dpo", {"proposal": "prior", "labels": "sampled"}),
+    ObjectiveCase("ipo"),
 ]

@@ -22,15 +22,23 @@ _WHERE = {
     "Finding": "types",
     "Fit": "train.loop",
     "Likelihood": "evidence.likelihood",
+    "Objective": "objectives.base",
     "PosterioriError": "errors",
     "Report": "diagnostics.evaluate",
     "Reward": "evidence.reward",
+    "Sampler": "samplers.base",
     "TabularLM": "models.tabular",
     "Target": "target",
+    "TwistHead": "samplers.twist_head",
+    "adapt_ladder": "samplers.ladder",
+    "conditional_log_z": "samplers.conditional",
     "evaluate": "diagnostics.evaluate",
     "exact": "diagnostics.exact",
     "fit": "train.loop",
+    "fit_twist": "samplers.fit_twist",
     "load": "models.load",
+    "qrs_curve": "samplers.qrs_curve",
+    "reverse_annealed_log_z": "samplers.reverse_annealing",
     "sample": "sampling",
 }
 
@@ -46,6 +54,14 @@ if TYPE_CHECKING:
     from .models.causal import CausalLM
     from .models.load import load
     from .models.tabular import TabularLM
+    from .objectives.base import Objective
+    from .samplers.base import Sampler
+    from .samplers.conditional import conditional_log_z
+    from .samplers.fit_twist import fit_twist
+    from .samplers.ladder import adapt_ladder
+    from .samplers.qrs_curve import qrs_curve
+    from .samplers.reverse_annealing import reverse_annealed_log_z
+    from .samplers.twist_head import TwistHead
     from .sampling import sample
     from .target import Target
     from .train.loop import Fit, fit

@@ -67,7 +67,7 @@ class SamplingError(PosterioriError):
     """A sampler's assumption does not hold: a bound was broken, a budget ended with nothing."""
 
 
-class SamplingStopped(SamplingError):
+class SamplingStopped(SamplingError):  # noqa: N818 - it ends well for the draws it carries
     """A sampler stopped half way; `draws` are those that it had finished."""
 
     def __init__(self, what: str, *, hint: str | None = None, draws: Any) -> None:

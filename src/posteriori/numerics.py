@@ -40,36 +40,82 @@ def pareto_k(log_w_N: Tensor) -> float:
     the threshold is then the next smaller weight: measured from the tie itself, much of the tail
     would be zeros, which the fit divides by. Log-weights closer than rounding count as tied.
     """
-    log_w_N = log_w_N.double()
     positive = log_w_N[~log_w_N.isneginf()]
-    if len(positive) < 25:
+    if len(positive) < _FEWEST:
         return math.nan
-    positive = ((positive - positive.max()) / _ROUNDING).round() * _ROUNDING
-    tail = max(5, math.ceil(min(0.2 * len(positive), 3 * math.sqrt(len(positive)))))
-    largest = positive.topk(tail + 1).values
-    threshold = largest[-1]
-    if largest[0] == threshold:
+    relative_N, threshold = _tail(positive)
+    if threshold is None:
         return -math.inf
-    if largest[-2] == threshold:
-        smaller = positive[positive < threshold]
-        threshold = smaller.max() if len(smaller) else torch.tensor(-math.inf).double()
-    return _tail_shape(positive[positive > threshold].exp() - threshold.exp())
+    return _fit_tail(relative_N[relative_N > threshold].exp() - threshold.exp())[0]
 
+
+def pareto_smooth(log_w_N: Tensor) -> Tensor:
+    """Log-weights whose tail is what the fitted generalised Pareto law expects of so many draws.
+
+    The z-th smallest of the M tail weights becomes F^-1((z - 1/2) / M), F fitted as for `pareto_k`,
+    and never more than the largest raw weight (Vehtari et al. 2024, section 3.1); weights that tie
+    share the mean of theirs. It takes variance out of means for some bias. The weights come back as
+    they are where there is no tail to fit: k-hat NaN (too few draws) or infinite.
+    """
+    log_w_N = log_w_N.double()
+    on_N = ~log_w_N.isneginf()
+    if int(on_N.sum()) < _FEWEST:
+        return log_w_N
+    relative_n, threshold = _tail(log_w_N[on_N])
+    if threshold is None:
+        return log_w_N
+    # From here on in weights relative to the largest.
+    value_K, tie_M, count_K = relative_n[relative_n > threshold].unique(
+        return_inverse=True, return_counts=True
+    )
+    k, scale = _fit_tail(value_K.exp()[tie_M] - threshold.exp())
+    if math.isinf(k):
+        return log_w_N
+    num = len(tie_M)
+    spread_M = -torch.log1p(-(torch.arange(num, dtype=torch.float64) + 0.5) / num)
+    excess_M = scale * (torch.expm1(k * spread_M) / k if k else spread_M)
+    expected_M = (threshold.exp() + excess_M).clamp(max=1.0)
+    rank_K = torch.arange(len(value_K)).repeat_interleave(count_K)
+    mean_K = torch.zeros_like(value_K).index_add(0, rank_K, expected_M) / count_K
+    smooth_n = log_w_N[on_N]
+    smooth_n[relative_n > threshold] = mean_K.log()[tie_M] + smooth_n.max()
+    return log_w_N.masked_scatter(on_N, smooth_n)
+
+
+_FEWEST = 25
+"""Draws with weight that a tail is fitted to."""
 
 _ROUNDING = 1e-4
 """Sums of float32 log-probs differ by about so much between batches."""
 
 
-def _tail_shape(excess_M: Tensor) -> float:
-    """The k of a generalised Pareto law, fitted to what exceeds a threshold.
+def _tail(log_w_n: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Log-weights relative to the largest, rounded so that ties are ties, and the threshold above
+    which they are the tail; None where the largest are all equal."""
+    relative_n = log_w_n.double() - log_w_n.max()
+    relative_n = (relative_n / _ROUNDING).round() * _ROUNDING
+    num = len(relative_n)
+    tail = max(5, math.ceil(min(0.2 * num, 3 * math.sqrt(num))))
+    largest = relative_n.topk(tail + 1).values
+    threshold = largest[-1]
+    if largest[0] == threshold:
+        return relative_n, None
+    if largest[-2] == threshold:
+        smaller = relative_n[relative_n < threshold]
+        threshold = smaller.max() if len(smaller) else torch.tensor(-math.inf).double()
+    return relative_n, threshold
 
-    Zhang and Stephens (2009), with the prior of Vehtari et al. (2024), appendix C, that pulls short
-    tails towards 0.5. Tied values are counted, not repeated.
+
+def _fit_tail(excess_M: Tensor) -> tuple[float, float]:
+    """Shape k and scale sigma of a generalised Pareto law, fitted to what exceeds a threshold.
+
+    Zhang and Stephens (2009), with the prior of Vehtari et al. (2024), appendix C, that pulls the
+    shape of short tails towards 0.5. Tied values are counted, not repeated.
     """
     num = len(excess_M)
     quartile = excess_M.sort().values[int(num / 4 + 0.5) - 1]
     if quartile == 0:
-        return math.inf
+        return math.inf, math.nan
     value_K, count_K = excess_M.unique(return_counts=True)
     share_K = count_K / num
     grid = 30 + int(math.sqrt(num))
@@ -79,7 +125,7 @@ def _tail_shape(excess_M: Tensor) -> float:
     profile_G = num * ((-b_G / k_G).log() - k_G - 1)
     b = (profile_G.softmax(0) * b_G).sum()
     k = float((share_K * torch.log1p(-b * value_K)).sum())
-    return (num * k + 10 * 0.5) / (num + 10)
+    return (num * k + 10 * 0.5) / (num + 10), -k / float(b)
 
 
 def reliable_k(num_draws: int) -> float:

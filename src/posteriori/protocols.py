@@ -6,6 +6,7 @@ Prior, proposal and policy are roles that a `LanguageModel` plays, not classes o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -45,12 +46,35 @@ class LanguageModel(Protocol):
         """`num_samples` draws a prompt, prompt by prompt, with their log-probs."""
         ...
 
+    def resample_suffix(
+        self, completions: Completions, start_N: Tensor, generator: torch.Generator | None = None
+    ) -> Completions:
+        """Each completion's first `start_N` tokens (fewer than it has, or all of one that has not
+        ended), and then fresh ones from pi(. | c, y_1 .. y_start) up to its `max_new_tokens`.
+
+        The log-probs of fresh tokens come from sampling; those of the prefix are carried over as
+        they were (so they are this model's if it drew the completions, or scored them), and are
+        left out where there were none.
+        """
+        ...
+
+    def token_power(self, alpha: float) -> LanguageModel:
+        """pi(y_t|c, y_<t)^alpha, renormalised token by token: temperature 1/alpha."""
+        ...
+
     def log_prob(self, completions: Completions) -> Tensor:
         """log pi(y|c), float64 [N], nats; differentiable where gradients are enabled."""
         ...
 
     def token_log_prob(self, completions: Completions) -> Tensor:
         """log pi(y_t|c, y_<t), float64 [N, L], zero beyond a completion's end; sums to it."""
+        ...
+
+    def features(self, completions: Completions) -> Tensor:
+        """What the model knows of each prefix (c, y_<t), [N, L, D], for a critic to read.
+
+        Without gradient, and zero beyond a completion's end.
+        """
         ...
 
     def completions(
@@ -105,6 +129,54 @@ class TrainableLM(LanguageModel, Protocol):
         ...
 
 
+class Rows(Protocol):
+    """R prefixes under a language model, to be extended one token at a time. No gradients."""
+
+    prompt_ids: tuple[tuple[int, ...], ...]
+    """Of the prompts that the rows continue."""
+
+    @property
+    def logits_RV(self) -> Tensor:
+        """The next token's unnormalised log-probs, as `sample` would draw from them."""
+        ...
+
+    @property
+    def hidden_RD(self) -> Tensor:
+        """float32, what the model knows of each prefix; only of rows made with `hidden=True`."""
+        ...
+
+    def keep(self, index_R: Tensor) -> None:
+        """Row i becomes what row `index_R[i]` was; there may be more rows after, or fewer."""
+        ...
+
+    def extend(self, token_R: Tensor) -> None:
+        """One more token a row."""
+        ...
+
+    def branch(self, index_R: Tensor) -> Rows:
+        """New rows that go on from rows `index_R` on their own (without hidden states)."""
+        ...
+
+
+@runtime_checkable
+class SteppingLM(LanguageModel, Protocol):
+    """A language model that can be run token by token."""
+
+    def stepping(
+        self,
+        prompts: Sequence[Prompt],
+        parent_R: Tensor,
+        max_new_tokens: int,
+        hidden: bool = False,
+    ) -> AbstractContextManager[Rows]:
+        """Row r continues prompt `parent_R[r]`; each prompt is run once."""
+        ...
+
+    def rows_at_once(self, prompts: Sequence[Prompt], max_new_tokens: int) -> int:
+        """How many rows fit in memory."""
+        ...
+
+
 class Scores(NamedTuple):
     """What one piece of evidence says of N completions; float64 [N] each.
 
@@ -122,4 +194,14 @@ class Evidence(Protocol):
 
     def score(self, completions: Completions, columns: Columns) -> Scores:
         """Raises `EvidenceError` where the user's function fails or returns no evidence."""
+        ...
+
+
+@runtime_checkable
+class PrefixEvidence(Evidence, Protocol):
+    """Evidence that can tell, before a completion has ended, what cannot come right any more."""
+
+    def prefix_log_evidence(self, completions: Completions, columns: Columns) -> Tensor | None:
+        """float64 [N], a guess of the log-evidence to come; -inf only where none can come: no
+        completion that begins so has any evidence. None where it cannot tell at all."""
         ...

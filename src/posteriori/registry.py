@@ -1,4 +1,4 @@
-"""Names: of objectives, samplers, evidence and bundled models, each "module:attribute", loaded when asked.
+"""Names of objectives, samplers and evidence, each "module:attribute", loaded when asked.
 
 Other packages add theirs by entry points in the groups `posteriori.objectives`,
 `posteriori.samplers` and `posteriori.evidence`.
@@ -16,6 +16,16 @@ OBJECTIVES = {
     "rl": "posteriori.objectives.rl:RL",
     "reinforce": "posteriori.objectives.reinforce:Reinforce",
     "rloo": "posteriori.objectives.rloo:RLOO",
+    "grpo": "posteriori.objectives.grpo:GRPO",
+    "ppo": "posteriori.objectives.ppo:PPO",
+    "vargrad": "posteriori.objectives.vargrad:VarGrad",
+    "tb": "posteriori.objectives.tb:TB",
+    "dpg": "posteriori.objectives.dpg:DPG",
+    "fdpg": "posteriori.objectives.fdpg:FDPG",
+    "rwr": "posteriori.objectives.rwr:RWR",
+    "raft": "posteriori.objectives.raft:RAFT",
+    "dpo": "posteriori.objectives.dpo:DPO",
+    "ipo": "posteriori.objectives.ipo:IPO",
 }
 EVIDENCE = {
     "reward": "posteriori.evidence.reward:Reward",
@@ -24,6 +34,15 @@ EVIDENCE = {
 }
 SAMPLERS = {
     "importance": "posteriori.samplers.importance:Importance",
+    "imh": "posteriori.samplers.imh:IMH",
+    "mh": "posteriori.samplers.mh:MH",
+    "annealed": "posteriori.samplers.annealed:Annealed",
+    "power": "posteriori.samplers.power:Power",
+    "rejection": "posteriori.samplers.rejection:Rejection",
+    "qrs": "posteriori.samplers.qrs:QRS",
+    "best_of_n": "posteriori.samplers.best_of_n:BestOfN",
+    "soft_best_of_n": "posteriori.samplers.soft_best_of_n:SoftBestOfN",
+    "smc": "posteriori.samplers.smc:SMC",
 }
 _BUILT_IN = {"objective": OBJECTIVES, "evidence": EVIDENCE, "sampler": SAMPLERS}
 _GROUPS = {

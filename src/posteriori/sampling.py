@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -15,7 +15,7 @@ from .registry import find
 from .samplers.base import Job, Progress, Sampler
 from .samplers.findings import findings_of_draws
 from .target import Target
-from .types import Draws
+from .types import Draws, Guarantee
 
 
 def sample(
@@ -70,11 +70,21 @@ def _make(sampler: str | Sampler, settings: Mapping[str, Any]) -> Sampler:
 
 
 def _finished(draws: Draws, sampler: Sampler, job: Job) -> Draws:
-    """Prompt by prompt, with the guarantee, the findings and the whole time it took."""
+    """Prompt by prompt, with the guarantee, the findings and the whole time it took.
+
+    A run may promise less than its algorithm can, by its settings, and never more; and what it has
+    already said of its weights is not said again.
+    """
     order = torch.argsort(draws.completions.prompt_index_N, stable=True)
     draws = replace(
         draws.select(order),
-        guarantee=sampler.guarantee,
+        guarantee=max(draws.guarantee or sampler.guarantee, sampler.guarantee, key=_WEAKER.index),
         cost=replace(draws.cost, seconds=time.perf_counter() - job.started),
     )
-    return replace(draws, findings=(*draws.findings, *findings_of_draws(draws)))
+    said = {finding.name for finding in draws.findings}
+    more = [finding for finding in findings_of_draws(draws) if finding.name not in said]
+    return replace(draws, findings=(*draws.findings, *more))
+
+
+_WEAKER = get_args(Guarantee)
+"""From the strongest to the weakest."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .errors import ConfigError, EvidenceError
-from .protocols import Evidence, LanguageModel, Scores
+from .protocols import Evidence, LanguageModel, PrefixEvidence, Scores
 from .types import Completions, Prompt, prompt_key
 
 
@@ -60,10 +60,10 @@ class Target:
         self.columns = {name: list(values) for name, values in (columns or {}).items()}
         self.temper = temper
         self._position = {prompt_key(prompt): at for at, prompt in enumerate(self.prompts)}
-        if len(self._position) != len(self.prompts) and self.columns:
+        if len(self._position) != len(self.prompts):
             raise ConfigError(
-                "a prompt is there twice, so its columns are ambiguous",
-                hint="make the prompts unique",
+                "a prompt is there twice, so what belongs to which is ambiguous",
+                hint="make the prompts unique; num_samples says how many draws each has",
             )
         for name, values in self.columns.items():
             if len(values) != len(self.prompts):
@@ -125,6 +125,29 @@ class Target:
             kind.append(scores.reward.to(device))
         reward_N = sum(rewards or others, torch.zeros_like(log_evidence_N))
         return Scores(log_evidence_N, reward_N)
+
+    def prefix_log_evidence(self, completions: Completions) -> Tensor | None:
+        """What the evidence can tell of completions that have not ended yet, float64 [N] (see
+        `PrefixEvidence`); None where none of it can."""
+        columns = self._columns_of(completions)
+        told = [
+            evidence.prefix_log_evidence(completions, columns)
+            for evidence in self.evidence
+            if isinstance(evidence, PrefixEvidence)
+        ]
+        device = completions.tokens_NL.device
+        parts = [self._tempered(each.to(device)) for each in told if each is not None]
+        return torch.stack(parts).sum(0) if parts else None
+
+    @property
+    def max_log_evidence(self) -> float | None:
+        """The largest log e there can be, in nats; None unless all evidence states its own
+        (`max_log_evidence`: 0 for likelihoods and constraints, a reward's `max_reward` / beta)."""
+        if self.temper == 0.0:
+            return 0.0
+        bounds = [getattr(evidence, "max_log_evidence", None) for evidence in self.evidence]
+        known = [bound for bound in bounds if bound is not None]
+        return self.temper * sum(known) if len(known) == len(bounds) else None
 
     def _tempered(self, log_evidence_N: Tensor) -> Tensor:
         if self.temper == 1.0:

@@ -9,7 +9,7 @@ log Z of the library is over this space, in nats per completion.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -99,6 +99,16 @@ class Completions:
         """True on the tokens that belong to a completion."""
         columns = torch.arange(self.tokens_NL.shape[1], device=self.tokens_NL.device)
         return columns < self.lengths_N[:, None]
+
+    def distinct_prefixes(self, start_N: Tensor) -> tuple[Tensor, Tensor]:
+        """Every (prompt, y_1 .. y_start) once, and which of them each completion begins with [N].
+
+        A row of the first tensor is the prompt's position, the number of tokens and the tokens.
+        """
+        columns = torch.arange(self.tokens_NL.shape[1], device=self.tokens_NL.device)
+        kept_NL = self.tokens_NL.masked_fill(columns >= start_N[:, None], 0)
+        key_NK = torch.cat([self.prompt_index_N[:, None], start_N[:, None], kept_NL], dim=1)
+        return torch.unique(key_NK, dim=0, return_inverse=True)
 
     def select(self, index: Tensor | Sequence[int] | slice) -> Completions:
         """The completions at `index` (positions, a mask or a slice), in that order."""
@@ -193,7 +203,8 @@ class Draws:
 
     What a sampler adds: `log_weight_N`, where it is not log p~ - log proposal (draws that were
     accepted or resampled weigh all the same); `group_N`, equal for draws that depend on each other
-    (a population, a chain); `log_z`, its estimate with one a prompt inside; and its `guarantee`.
+    (a population, a chain); `log_z`, its estimate with one a prompt inside; its `guarantee`; and
+    `figures` of the run itself by name, such as the acceptance rate, with one a prompt inside.
     """
 
     completions: Completions
@@ -208,6 +219,7 @@ class Draws:
     log_z: Estimate | None = None
     guarantee: Guarantee | None = None
     findings: tuple[Finding, ...] = ()
+    figures: Mapping[str, Estimate] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.completions)

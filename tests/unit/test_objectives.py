@@ -176,7 +176,8 @@ def test_micro_batches_leave_the_gradient_unchanged(request, case, size, kind):
         return torch.cat([p.grad.flatten() for p in trainer.updater.parameters])
 
     whole = gradient(None if size else 16)
-    tolerance = 1e-12 if kind == "table" else 1e-6
+    # Losses that square log pi feel its rounding in float32, some 1e-6 of it.
+    tolerance = 1e-12 if kind == "table" else 1e-5
     assert float(whole.abs().max()) > 1e3 * tolerance
     torch.testing.assert_close(gradient(size), whole, rtol=0, atol=tolerance)
 

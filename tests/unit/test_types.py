@@ -101,7 +101,10 @@ def test_every_error_is_of_the_family():
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("rlo", "did you mean 'rloo'?"), ("zzz", "known: reinforce, rl, rloo")],
+    [
+        ("rlo", "did you mean 'rloo'?"),
+        ("zzz", f"known: {', '.join(sorted(registry.names('objective')))}"),
+    ],
 )
 def test_an_unknown_name_gets_a_hint(name, hint):
     with pytest.raises(errors.UnknownNameError) as caught:
@@ -109,7 +112,7 @@ def test_an_unknown_name_gets_a_hint(name, hint):
     assert caught.value.hint == hint
 
 
-@pytest.mark.parametrize("kind", ["objective", "evidence"])
+@pytest.mark.parametrize("kind", ["objective", "sampler", "evidence"])
 def test_every_registered_name_can_be_found(kind):
     for name in registry.names(kind):
         assert callable(registry.find(kind, name))

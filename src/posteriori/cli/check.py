@@ -49,6 +49,7 @@ def make_plan(path: Path, overrides: list[str]) -> Plan:
     """Read and check a config. Raises a `PosterioriError` about the first thing that is wrong."""
     config = read_config(path, overrides)
     folder = path.parent
+    config = _with_paths(config, folder)
     if config.fit is not None:
         _check_objective(config.fit, f"{path}: fit")
     _known("sampler", config.sample.sampler, f"{path}: sample.sampler")
@@ -146,6 +147,24 @@ def _check_evidence(evidence: EvidenceSettings, folder: Path, where: str) -> Non
         check_function(evidence.function, folder, f"{where}.function")
     if evidence.model is not None:
         find_model(evidence.model, folder, f"{where}.model")
+
+
+def _with_paths(config: RunConfig, folder: Path) -> RunConfig:
+    """The config with the files that an objective's settings name made absolute."""
+    fit = config.fit
+    if (
+        fit is None
+        or not fit.objective_settings
+        or fit.objective not in registry.names("objective")
+    ):
+        return config
+    settings = dict(fit.objective_settings)
+    for name in getattr(registry.find("objective", fit.objective), "paths", ()):
+        if isinstance(settings.get(name), str):
+            settings[name] = str((folder / Path(settings[name]).expanduser()).absolute())
+    return config.model_copy(
+        update={"fit": fit.model_copy(update={"objective_settings": settings})}
+    )
 
 
 def _check_objective(fit: RunFitSettings, where: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..errors import EvidenceError
 from ..protocols import Columns, Scores
@@ -21,15 +22,33 @@ class Constraint:
     KL(p*, prior) = -log Z. `fn` is called like a reward function and returns a bool (or 0 / 1) a
     completion. KL(pi, p*) is infinite for any policy that ever breaks it.
 
+    `prefix`, called in the same way on completions that have not ended yet, says whether one that
+    begins so can still satisfy b. It may say yes too often, never no too often: what it rules out
+    is not looked at again (`sample(.., "smc", twist="prefix")`).
+
     Raises `EvidenceError` for anything but true or false, or a function that fails.
     """
 
-    def __init__(self, fn: Callable[..., Any]) -> None:
-        self.fn = fn
+    max_log_evidence = 0.0
+
+    def __init__(self, fn: Callable[..., Any], prefix: Callable[..., Any] | None = None) -> None:
+        self.fn, self.prefix = fn, prefix
         self.name = f"constraint '{function_name(fn)}'"
 
     def score(self, completions: Completions, columns: Columns) -> Scores:
-        answers = call_user_function(self.fn, completions, columns, name=self.name)
+        holds_N = self._answers(self.fn, completions, columns)
+        return Scores(_log(holds_N), holds_N.double())
+
+    def prefix_log_evidence(self, completions: Completions, columns: Columns) -> Tensor | None:
+        """0 where one that begins so can satisfy b, -inf elsewhere; None without `prefix`."""
+        if self.prefix is None:
+            return None
+        return _log(self._answers(self.prefix, completions, columns))
+
+    def _answers(
+        self, fn: Callable[..., Any], completions: Completions, columns: Columns
+    ) -> Tensor:
+        answers = call_user_function(fn, completions, columns, name=self.name)
         for row, answer in enumerate(answers):
             if answer not in (True, False):
                 raise EvidenceError(
@@ -38,6 +57,8 @@ class Constraint:
                     where=self.name,
                     hint="a constraint answers true or false; for degrees use Likelihood or Reward",
                 )
-        holds_N = torch.tensor([bool(answer) for answer in answers])
-        log_evidence_N = torch.zeros(len(answers), dtype=torch.float64)
-        return Scores(log_evidence_N.masked_fill(~holds_N, -math.inf), holds_N.double())
+        return torch.tensor([bool(answer) for answer in answers])
+
+
+def _log(holds_N: Tensor) -> Tensor:
+    return torch.zeros(len(holds_N), dtype=torch.float64).masked_fill(~holds_N, -math.inf)

@@ -23,6 +23,8 @@ class Likelihood:
     Raises `EvidenceError` for a value outside [0, 1], NaN, or a function that fails.
     """
 
+    max_log_evidence = 0.0
+
     def __init__(self, fn: Callable[..., Any]) -> None:
         self.fn = fn
         self.name = f"likelihood function '{function_name(fn)}'"

@@ -29,14 +29,24 @@ class Reward:
     keeps its prior weight). `fn` may also be a sequence-classification model with a single logit,
     or the path of one.
 
-    Raises `ConfigError` for a beta that is not a positive number; scoring raises `EvidenceError`
+    `max_reward` is the largest reward that `fn` can give, where there is one: with it rejection
+    sampling knows its bound, log e <= max_reward / beta. It is taken at its word until a sampler
+    that rests on it meets a larger reward, and stops.
+
+    Raises `ConfigError` for a beta that is not a positive number, or a `max_reward` that is not
+    finite; scoring raises `EvidenceError`
     for NaN, +inf, strings, a wrong number of values, or whatever the function raises.
     """
 
     is_reward = True
 
     def __init__(
-        self, fn: Callable[..., Any] | PreTrainedModel | str | Path, beta: float, **settings: Any
+        self,
+        fn: Callable[..., Any] | PreTrainedModel | str | Path,
+        beta: float,
+        *,
+        max_reward: float | None = None,
+        **settings: Any,
     ) -> None:
         if not (math.isfinite(beta) and beta > 0):
             raise ConfigError(
@@ -44,7 +54,14 @@ class Reward:
                 where="Reward",
                 hint="beta is the price of a nat of KL in units of reward",
             )
+        if max_reward is not None and not math.isfinite(max_reward):
+            raise ConfigError(
+                f"max_reward={max_reward} must be a finite number",
+                where="Reward",
+                hint="leave it out where the reward has no largest value",
+            )
         self.beta = float(beta)
+        self.max_log_evidence = None if max_reward is None else max_reward / self.beta
         self.fn = _as_function(fn, settings)
         self.name = f"reward function '{function_name(self.fn)}'"
 

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,8 +18,13 @@ from ..config import LoraSettings
 from ..errors import ModelError
 from ..types import Completions, Prompt
 from . import adapters, memory, weights
+from .attention import Float32Attention
+from .batches import length_sorted_batches
+from .features import prefix_features
 from .forward import Forward
-from .generate import generate
+from .generate import Rows, generate
+from .head import separable_head
+from .lora_linear import fused_adapters
 from .packing import packed_linears, packing_pays
 from .prompts import (
     build_completions,
@@ -28,7 +33,9 @@ from .prompts import (
     end_tokens,
     start_token,
 )
-from .score import length_sorted_batches, token_log_prob
+from .score import token_log_prob
+from .stepping import CausalRows, output_head
+from .suffix import distinct_prefixes, splice
 from .warp import Warp
 
 
@@ -116,22 +123,7 @@ class CausalLM:
         for prompt, ids in zip(prompts, prompt_ids, strict=True):
             check_length(prompt, ids, max_new_tokens, self.context_length)
         rows = [p for p in range(len(prompt_ids)) for _ in range(num_samples)]
-        uniform_RT = torch.rand(
-            len(rows), max_new_tokens, dtype=torch.float64, generator=generator
-        ).to(self.device)
-        longest = max(len(ids) for ids in prompt_ids) + max_new_tokens
-        at_once = memory.rows_for_sampling(self._base, longest, self.memory_gib)
-        steps = max_new_tokens * -(-len(rows) // at_once)
-        with self._computing(), self._packed(min(len(rows), at_once), steps), torch.no_grad():
-            out = generate(
-                self._forward(),
-                prompt_ids,
-                rows,
-                uniform_RT,
-                eos_token_ids=self.eos_token_ids,
-                warp=self.warp,
-                rows_at_once=at_once,
-            )
+        out = self._generate(prompt_ids, rows, max_new_tokens, generator)
         width = int(out.lengths_R.max())
         return Completions(
             prompt_set=tuple(prompts),
@@ -144,6 +136,55 @@ class CausalLM:
             decode=self.decode,
             token_log_prob_NL=out.log_prob_RT[:, :width],
         )
+
+    def resample_suffix(
+        self, completions: Completions, start_N: Tensor, generator: torch.Generator | None = None
+    ) -> Completions:
+        """y' = (y_1 .. y_start, fresh tokens), fresh ~ pi(. | c, y_1 .. y_start).
+
+        See `posteriori.protocols.LanguageModel`. Equal prefixes are run once.
+        """
+        prefixes, rows = distinct_prefixes(completions, start_N)
+        budget = completions.max_new_tokens
+        for prompt, ids in zip(completions.prompt_set, completions.prompt_ids, strict=True):
+            check_length(prompt, ids, budget, self.context_length)
+        out = self._generate(prefixes, rows, budget, generator, start_N)
+        return splice(completions, start_N, out)
+
+    @contextlib.contextmanager
+    def stepping(
+        self,
+        prompts: Sequence[Prompt],
+        parent_R: Tensor,
+        max_new_tokens: int,
+        hidden: bool = False,
+    ) -> Iterator[CausalRows]:
+        """Rows to be extended token by token: row r continues prompt `parent_R[r]`.
+
+        Raises `PromptError` where a prompt does not fit.
+        """
+        prompt_ids = [self.encode(prompt) for prompt in prompts]
+        for prompt, ids in zip(prompts, prompt_ids, strict=True):
+            check_length(prompt, ids, max_new_tokens, self.context_length)
+        with contextlib.ExitStack() as stack:
+            if self.adapter is None:
+                # Packed layers would hold this adapter where another one's turn comes in between.
+                with self._computing():
+                    stack.enter_context(self._packed(len(parent_R), max_new_tokens))
+            yield CausalRows(
+                self._forward(),
+                self._computing,
+                prompt_ids,
+                parent_R.to(self.device),
+                torch.tensor(self.eos_token_ids, device=self.device),
+                self.warp,
+                output_head(self._base) if hidden else None,
+            )
+
+    def rows_at_once(self, prompts: Sequence[Prompt], max_new_tokens: int) -> int:
+        """How many rows fit in `memory_gib`, each with its cache."""
+        longest = max(len(self.encode(prompt)) for prompt in prompts) + max_new_tokens
+        return memory.rows_for_sampling(self._base, longest, self.memory_gib)
 
     def log_prob(self, completions: Completions) -> Tensor:
         """log pi(y|c), float64 [N], nats per completion, the end-of-sequence token included.
@@ -163,9 +204,10 @@ class CausalLM:
                 check_length(prompt, ids, longest, self.context_length)
         batches = self.micro_batches(completions)
         eos = torch.tensor(self.eos_token_ids, device=self.device)
-        with self._computing():
+        forward = replace(self._forward(), head=self._separable_head())
+        with self._computing(), self._differentiating():
             parts = [
-                token_log_prob(self._forward(), completions.select(batch), eos, self.warp).double()
+                token_log_prob(forward, completions.select(batch), eos, self.warp).double()
                 for batch in batches
             ]
         width = completions.tokens_NL.shape[1]
@@ -173,12 +215,30 @@ class CausalLM:
         order = torch.cat(batches).to(self.device)
         return torch.cat(padded)[torch.argsort(order)]
 
+    def features(self, completions: Completions) -> Tensor:
+        """h(c, y_<t), what goes into the output head, float32 [N, L, D]; as `prefix_features`."""
+        with torch.no_grad():
+            batches = self.micro_batches(completions)
+        forward = replace(self._forward(), head=self._separable_head())
+        head = self._base.get_output_embeddings()
+        with self._computing():
+            parts = [prefix_features(forward, head, completions.select(b)) for b in batches]
+        width = completions.tokens_NL.shape[1]
+        padded = [torch.nn.functional.pad(part, (0, 0, 0, width - part.shape[1])) for part in parts]
+        return torch.cat(padded)[torch.argsort(torch.cat(batches).to(self.device))]
+
     def micro_batches(self, completions: Completions, together: int = 1) -> list[Tensor]:
         """Positions that cover the completions once, in groups of similar length that fit.
 
         So many neighbouring completions (a pair: 2) stay in one group.
         """
-        cells = memory.cells_for_scoring(self._base, self.memory_gib, torch.is_grad_enabled())
+        cells = memory.cells_for_scoring(
+            self._base,
+            self.memory_gib,
+            torch.is_grad_enabled(),
+            keeps_logits=self._separable_head() is None,
+            compute_bytes=self.compute_dtype.itemsize,
+        )
         if together == 1:
             return length_sorted_batches(completions, cells)
         first_U = torch.arange(0, len(completions), together)
@@ -252,11 +312,48 @@ class CausalLM:
         weights.save(self.model, self.adapter, Path(directory))
         self.tokenizer.save_pretrained(directory)
 
+    def token_power(self, alpha: float) -> CausalLM:
+        """pi(y_t|c, y_<t)^alpha, renormalised token by token. Raises `ModelError` under top-p."""
+        if self.warp.top_p < 1:
+            raise ModelError(
+                f"the model is cut at top_p={self.warp.top_p}, which leaves other tokens once the "
+                "probabilities are raised to a power",
+                hint="use one without top_p, or with top_k",
+            )
+        return self.warped(temperature=self.warp.temperature / alpha)
+
     def warped(self, **settings: float) -> CausalLM:
         """The same model with its next-token distributions changed by a `Warp`."""
         other = self._like(self.model, self.adapter)
         other.warp = Warp(**{**asdict(self.warp), **settings})
         return other
+
+    def _generate(
+        self,
+        prompt_ids: Sequence[tuple[int, ...]],
+        rows: list[int],
+        max_new_tokens: int,
+        generator: torch.Generator | None,
+        offset_R: Tensor | None = None,
+    ) -> Rows:
+        """Row i goes on from `prompt_ids[rows[i]]`, which end with `offset_R[i]` of its tokens."""
+        uniform_RT = torch.rand(
+            len(rows), max_new_tokens, dtype=torch.float64, generator=generator
+        ).to(self.device)
+        longest = max(len(ids) for ids in prompt_ids) + max_new_tokens
+        at_once = memory.rows_for_sampling(self._base, longest, self.memory_gib)
+        steps = max_new_tokens * -(-len(rows) // at_once)
+        with self._computing(), self._packed(min(len(rows), at_once), steps), torch.no_grad():
+            return generate(
+                self._forward(),
+                prompt_ids,
+                rows,
+                uniform_RT,
+                eos_token_ids=self.eos_token_ids,
+                warp=self.warp,
+                rows_at_once=at_once,
+                offset_R=offset_R,
+            )
 
     @property
     def _base(self) -> PreTrainedModel:
@@ -282,6 +379,24 @@ class CausalLM:
         else:
             with torch.autocast(self.device.type, dtype=self.compute_dtype):
                 yield
+
+    def _separable_head(self) -> torch.nn.Linear | None:
+        """The output head, where scoring can do without the logits."""
+        if self.warp != Warp():
+            return None
+        with self._computing():
+            return separable_head(self._base)
+
+    @contextlib.contextmanager
+    def _differentiating(self) -> Iterator[None]:
+        """Faster ways to what is differentiated: a trained adapter's layers, and attention."""
+        with contextlib.ExitStack() as ways:
+            if torch.is_grad_enabled() and self.device.type == "cpu":
+                if self.adapter is not None:
+                    ways.enter_context(fused_adapters(self.model, self.compute_dtype))
+                if self.compute_dtype == torch.bfloat16:
+                    ways.enter_context(Float32Attention())
+            yield
 
     def _packed(self, rows: int, steps: int) -> contextlib.AbstractContextManager[None]:
         if not packing_pays(self._base.num_parameters(), steps):

@@ -7,13 +7,16 @@ its key-value cache is then shared among the prompt's completions. (Gradients fl
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedConfig
 
+from ..errors import ModelError
+from .head import left_out
 from .prompts import left_padded
 
 
@@ -42,6 +45,8 @@ class Forward:
     takes_positions: bool
     takes_logits_to_keep: bool
     device: torch.device
+    head: nn.Linear | None = None
+    """An output head that is left out: hidden states then come in place of logits."""
 
     def __call__(
         self, ids_RL: Tensor, mask_RL: Tensor, num_logits: int, cache: DynamicCache
@@ -56,9 +61,16 @@ class Forward:
             extra["position_ids"] = (mask_RL.cumsum(-1) - 1).clamp(min=0)[:, -ids_RL.shape[1] :]
         if self.takes_logits_to_keep:
             extra["logits_to_keep"] = num_logits
-        out = self.model(
-            input_ids=ids_RL, attention_mask=mask_RL, past_key_values=cache, use_cache=True, **extra
-        )
+        with left_out(self.head) if self.head is not None else nullcontext() as seen:
+            out = self.model(
+                input_ids=ids_RL,
+                attention_mask=mask_RL,
+                past_key_values=cache,
+                use_cache=True,
+                **extra,
+            )
+        if seen is not None and out.logits is not seen[-1]:
+            raise ModelError("the model changes what its output head returns, and did not before")
         return out.logits[:, -num_logits:]
 
     def prefill(self, prompt_ids: Sequence[Sequence[int]], parent_R: Tensor) -> Prefilled:

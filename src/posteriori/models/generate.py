@@ -51,15 +51,20 @@ def generate(
     eos_token_ids: Sequence[int],
     warp: Warp,
     rows_at_once: int,
+    offset_R: Tensor | None = None,
 ) -> Rows:
     """Draw one completion a row: row i continues prompt `prompt_of_row[i]`.
 
-    `uniform_RT` [R, T] (float64, in [0, 1)) decides every token; T is `max_new_tokens`.
+    `uniform_RT` [R, T] (float64, in [0, 1)) decides every token; T is `max_new_tokens`. Where the
+    "prompts" end with tokens of a completion already, `offset_R` says with how many (fewer than
+    T): row i then draws up to T - `offset_R[i]` more, which stand from column 0 on.
     """
     num_rows, max_new_tokens = uniform_RT.shape
     result = Rows.empty(num_rows, max_new_tokens, forward.device)
     by_length = sorted(range(num_rows), key=lambda row: len(prompt_ids[prompt_of_row[row]]))
     eos = torch.tensor(list(eos_token_ids), device=forward.device)
+    if offset_R is None:
+        offset_R = torch.zeros(num_rows, dtype=torch.long, device=forward.device)
     for start in range(0, num_rows, rows_at_once):
         chunk = by_length[start : start + rows_at_once]
         used = sorted({prompt_of_row[row] for row in chunk})
@@ -67,7 +72,13 @@ def generate(
         row_index = torch.tensor(chunk, device=forward.device)
         parent = torch.tensor([place[prompt_of_row[row]] for row in chunk], device=forward.device)
         part = _generate_chunk(
-            forward, [prompt_ids[p] for p in used], parent, uniform_RT[row_index], eos, warp
+            forward,
+            [prompt_ids[p] for p in used],
+            parent,
+            uniform_RT[row_index],
+            offset_R[row_index],
+            eos,
+            warp,
         )
         result.tokens_RT[row_index] = part.tokens_RT
         result.lengths_R[row_index] = part.lengths_R
@@ -82,6 +93,7 @@ def _generate_chunk(
     prompt_ids: Sequence[Sequence[int]],
     parent_R: Tensor,
     uniform_RT: Tensor,
+    offset_R: Tensor,
     eos: Tensor,
     warp: Warp,
 ) -> Rows:
@@ -91,14 +103,15 @@ def _generate_chunk(
     row_R = torch.arange(num_rows, device=forward.device)
     live_R = torch.ones_like(row_R, dtype=torch.bool)
     for t in range(max_new_tokens):
-        warped_RV = warp.logits(rows.logits_RV, row_R.new_tensor(t), eos)
+        warped_RV = warp.logits(rows.logits_RV, offset_R[row_R] + t, eos)
         token_R, step_R = draw_tokens(warped_RV, uniform_RT[row_R, t])
         ends_R = torch.isin(token_R, eos) & live_R
         result.tokens_RT[row_R, t] = token_R.where(live_R, 0)
         result.log_prob_RT[row_R, t] = step_R.where(live_R, 0.0)
-        result.lengths_R[row_R[ends_R]] = t + 1
+        full_R = live_R & (offset_R[row_R] + t + 1 == max_new_tokens)
+        result.lengths_R[row_R[ends_R | full_R]] = t + 1
         result.ended_R[row_R[ends_R]] = True
-        live_R = live_R & ~ends_R
+        live_R = live_R & ~ends_R & ~full_R
         num_live = int(live_R.sum())
         if num_live == 0 or t + 1 == max_new_tokens:
             break

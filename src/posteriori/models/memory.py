@@ -19,24 +19,39 @@ def embedding_weight(model: PreTrainedModel) -> Tensor:
 
 def rows_for_sampling(model: PreTrainedModel, length: int, memory_gib: float) -> int:
     """Rows whose key-value cache of `length` tokens and next-token logits fit in `memory_gib`."""
+    # Logits, log-probs, probabilities and their padded copy.
+    logits = 4 * embedding_weight(model).shape[0] * _LOGIT_BYTES
+    return max(1, int(memory_gib * _GIB / (length * _cache_bytes(model) + logits)))
+
+
+def cells_for_scoring(
+    model: PreTrainedModel,
+    memory_gib: float,
+    with_gradient: bool,
+    keeps_logits: bool,
+    compute_bytes: int,
+) -> int:
+    """Tokens that are run at once: their logits (if kept) and activations fit in `memory_gib`.
+
+    `compute_bytes` is the size of a number in the dtype of the matrix products.
+    """
+    config = model.config.get_text_config()
+    weight = embedding_weight(model)
+    logits = 3 * weight.shape[0] * _LOGIT_BYTES if keeps_logits else 0
+    # A layer keeps about 18 tensors of hidden size for the backward pass, half of them in the dtype
+    # of the products; a third more for what the backward pass needs and the allocator cannot give
+    # back. Without gradient there is one layer's at a time, and the cache.
+    layers = config.num_hidden_layers if with_gradient else 1
+    activations = layers * config.hidden_size * 12 * (weight.element_size() + compute_bytes)
+    return max(1, int(memory_gib * _GIB / (logits + activations + _cache_bytes(model))))
+
+
+def _cache_bytes(model: PreTrainedModel) -> int:
+    """Keys and values of one token in all layers."""
     config = model.config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or (
         config.hidden_size // config.num_attention_heads
     )
-    weight = embedding_weight(model)
-    cache = 2 * config.num_hidden_layers * heads * head_dim * length * weight.element_size()
-    # Logits, log-probs, probabilities and their padded copy.
-    logits = 4 * weight.shape[0] * _LOGIT_BYTES
-    return max(1, int(memory_gib * _GIB / (cache + logits)))
-
-
-def cells_for_scoring(model: PreTrainedModel, memory_gib: float, with_gradient: bool) -> int:
-    """Tokens (rows times their padded length) whose logits and activations fit in `memory_gib`."""
-    config = model.config.get_text_config()
-    weight = embedding_weight(model)
-    logits = 3 * weight.shape[0] * _LOGIT_BYTES
-    # About 16 hidden-size tensors a layer are kept for the backward pass, and one layer's without.
-    layers = config.num_hidden_layers if with_gradient else 1
-    activations = 16 * layers * config.hidden_size * weight.element_size()
-    return max(1, int(memory_gib * _GIB / (logits + activations)))
+    element = embedding_weight(model).element_size()
+    return 2 * config.num_hidden_layers * heads * head_dim * element

@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterator
 from typing import TypeGuard
 
 import torch
+from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
 
+from .lora_linear import adapted_forward, plain_adapter
 from .precision import OutputHead
 
 _LARGE = 50_000_000
@@ -28,6 +30,15 @@ def packing_pays(num_parameters: int, steps: int) -> bool:
     return num_parameters >= _LARGE and steps >= _STEPS
 
 
+def packed_product(
+    weight_OI: Tensor, bias_O: Tensor | None, rows: int
+) -> Callable[[Tensor], Tensor]:
+    """x -> x W' + b with a copy of the weights that is laid out for batches of `rows`."""
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight_OI.detach(), rows)
+    bias = None if bias_O is None else bias_O.detach()
+    return lambda x: torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+
+
 @contextlib.contextmanager
 def packed_linears(model: nn.Module, rows: int, dtype: torch.dtype) -> Iterator[None]:
     """Within it, the linear layers of `model` multiply weights laid out for batches of `rows`.
@@ -35,15 +46,31 @@ def packed_linears(model: nn.Module, rows: int, dtype: torch.dtype) -> Iterator[
     Products are in `dtype` (the autocast's, if one is on), an `OutputHead`'s in its own. Numbers
     are those of the plain layers up to rounding. No gradients. Off the CPU nothing changes.
     """
-    layers = [module for module in model.modules() if _can_be_packed(module)]
-    for layer in layers:
-        kept = layer.weight.dtype if isinstance(layer, OutputHead) else dtype
-        vars(layer)["forward"] = _packed_forward(layer, rows, kept)
+    forwards = dict(_packed_forwards(model, rows, dtype))
+    for module, forward in forwards.items():
+        vars(module)["forward"] = forward
     try:
         yield
     finally:
-        for layer in layers:
-            del vars(layer)["forward"]
+        for module in forwards:
+            del vars(module)["forward"]
+
+
+def _packed_forwards(
+    model: nn.Module, rows: int, dtype: torch.dtype
+) -> Iterator[tuple[nn.Module, Callable[[Tensor], Tensor]]]:
+    adapters: set[nn.Module] = set()
+    for module in model.modules():
+        if isinstance(module, LoraLayer) and module.disable_adapters:
+            adapters |= {*module.lora_A.modules(), *module.lora_B.modules()}
+        adapter = plain_adapter(module)
+        if adapter is not None and _can_be_packed(adapter.base):
+            adapters |= set(module.modules())
+            product = _packed_forward(adapter.base, rows, dtype)
+            yield module, adapted_forward(adapter, product, dtype)
+        elif module not in adapters and _can_be_packed(module):
+            kept = module.weight.dtype if isinstance(module, OutputHead) else dtype
+            yield module, _packed_forward(module, rows, kept)
 
 
 def _can_be_packed(module: nn.Module) -> TypeGuard[nn.Linear]:
@@ -57,10 +84,6 @@ def _can_be_packed(module: nn.Module) -> TypeGuard[nn.Linear]:
 
 
 def _packed_forward(layer: nn.Linear, rows: int, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-    weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach().to(dtype), rows)
-    bias = None if layer.bias is None else layer.bias.detach().to(dtype)
-
-    def forward(input: Tensor) -> Tensor:  # noqa: A002 - the name is nn.Linear's
-        return torch.ops.mkldnn._linear_pointwise(input.to(dtype), weight, bias, "none", [], "")
-
-    return forward
+    bias = None if layer.bias is None else layer.bias.to(dtype)
+    product = packed_product(layer.weight.to(dtype), bias, rows)
+    return lambda x: product(x.to(dtype))

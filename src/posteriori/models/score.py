@@ -12,34 +12,8 @@ from torch import Tensor
 
 from ..types import Completions
 from .forward import Forward
+from .head import head_log_prob
 from .warp import Warp
-
-_SPREAD = 1.25
-"""A micro-batch's longest row may be a quarter longer than its shortest: the rest is padding."""
-
-_WORTH_SPLITTING = 1024
-"""Tokens below which a micro-batch is too small to be worth closing for the sake of padding."""
-
-
-def length_sorted_batches(completions: Completions, cells: int) -> list[Tensor]:
-    """Positions in groups of similar total length, each of at most `cells` tokens (or one row).
-
-    The groups cover every completion once and depend on lengths alone, so they are the same for
-    every language model with the same tokenizer.
-    """
-    prompt_lengths = torch.tensor([len(ids) for ids in completions.prompt_ids])
-    total = prompt_lengths[completions.prompt_index_N.cpu()] + completions.lengths_N.cpu()
-    ordered, order = torch.sort(total, stable=True)
-    groups: list[list[int]] = []
-    shortest = 0
-    for position, width in zip(order.tolist(), ordered.tolist(), strict=True):
-        size = len(groups[-1]) if groups else 0
-        uneven = width > _SPREAD * shortest and width * size >= _WORTH_SPLITTING
-        if size == 0 or width * (size + 1) > cells or uneven:
-            groups.append([])
-            shortest = width
-        groups[-1].append(position)
-    return [torch.tensor(group) for group in groups]
 
 
 def token_log_prob(forward: Forward, completions: Completions, eos: Tensor, warp: Warp) -> Tensor:
@@ -49,12 +23,18 @@ def token_log_prob(forward: Forward, completions: Completions, eos: Tensor, warp
     tokens_NT = completions.tokens_NL[:, :width].to(device)
     used, parent_N = torch.unique(completions.prompt_index_N.to(device), return_inverse=True)
     rows = forward.prefill([completions.prompt_ids[i] for i in used.tolist()], parent_N)
-    chosen_NT = _chosen(rows.logits_RV[:, None], tokens_NT[:, :1], 0, eos, warp)
+    outputs = [rows.logits_RV[:, None]]
     if width > 1:
         # Columns past a completion's end need no mask: causal attention never looks ahead.
-        logits_NTV = forward.extend(rows, tokens_NT[:, :-1])
-        later_NT = _chosen(logits_NTV, tokens_NT[:, 1:], 1, eos, warp)
-        chosen_NT = torch.cat([chosen_NT, later_NT], dim=1)
+        outputs.append(forward.extend(rows, tokens_NT[:, :-1]))
+    if forward.head is not None:
+        chosen_NT = head_log_prob(torch.cat(outputs, dim=1), forward.head.weight, tokens_NT)
+    else:
+        parts = [
+            _chosen(logits_NTV, tokens_NT[:, first:][:, : logits_NTV.shape[1]], first, eos, warp)
+            for first, logits_NTV in enumerate(outputs)
+        ]
+        chosen_NT = torch.cat(parts, dim=1)
     return chosen_NT.masked_fill(~completions.mask_NL[:, :width].to(device), 0.0)
 
 

@@ -7,9 +7,10 @@ number 1 + K + .. + K^(t-1) + sum_s digit(y_s) K^(t-s).
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -23,6 +24,8 @@ from ..errors import ModelError, OutcomeError, PromptError, did_you_mean
 from ..types import Completions, Prompt
 from .inverse_cdf import draw_tokens
 from .prompts import build_completions
+from .stepping import TableRows
+from .suffix import carried_over, widened
 
 
 class TabularLM(torch.nn.Module):
@@ -112,38 +115,76 @@ class TabularLM(torch.nn.Module):
         generator: torch.Generator | None = None,
     ) -> Completions:
         """y ~ pi(.|c), prompt by prompt, with log pi(y|c)."""
-        self._check_depth(max_new_tokens)
-        prompt_ids = tuple(self.encode(prompt) for prompt in prompts)
-        index_N = torch.arange(len(prompts), device=self.device).repeat_interleave(num_samples)
-        table_N = torch.tensor([ids[0] for ids in prompt_ids], device=self.device)[index_N]
-        num_rows = len(index_N)
-        uniform_NT = torch.rand(
-            num_rows, max_new_tokens, dtype=torch.float64, generator=generator
-        ).to(self.device)
-        tokens_NT = torch.zeros(num_rows, max_new_tokens, dtype=torch.long, device=self.device)
-        lengths_N = torch.full((num_rows,), max_new_tokens, device=self.device)
+        num_rows = len(prompts) * num_samples
+        start_N = torch.zeros(num_rows, dtype=torch.long, device=self.device)
+        nothing_yet = Completions(
+            prompt_set=tuple(prompts),
+            prompt_ids=tuple(self.encode(prompt) for prompt in prompts),
+            prompt_index_N=torch.arange(len(prompts), device=self.device).repeat_interleave(
+                num_samples
+            ),
+            tokens_NL=start_N[:, None],
+            lengths_N=start_N,
+            ended_N=torch.zeros(num_rows, dtype=torch.bool, device=self.device),
+            max_new_tokens=max_new_tokens,
+            decode=self.decode,
+        )
+        return self.resample_suffix(nothing_yet, start_N, generator)
+
+    def resample_suffix(
+        self, completions: Completions, start_N: Tensor, generator: torch.Generator | None = None
+    ) -> Completions:
+        """y' = (y_1 .. y_start, fresh tokens), fresh ~ pi(. | c, y_1 .. y_start). See
+        `posteriori.protocols.LanguageModel`."""
+        budget = completions.max_new_tokens
+        self._check_depth(budget)
+        num_rows = len(completions)
+        given_NT = widened(completions.tokens_NL, budget)
+        table_P = torch.tensor([self.encode(p)[0] for p in completions.prompt_set])
+        table_N = table_P.to(self.device)[completions.prompt_index_N]
+        uniform_NT = torch.rand(num_rows, budget, dtype=torch.float64, generator=generator).to(
+            self.device
+        )
+        tokens_NT = torch.zeros_like(given_NT)
+        lengths_N = torch.full((num_rows,), budget, device=self.device)
         ended_N = torch.zeros(num_rows, dtype=torch.bool, device=self.device)
-        prefix_N = torch.zeros_like(index_N)
+        prefix_N = torch.zeros_like(table_N)
         with torch.no_grad():
-            for t in range(max_new_tokens):
-                drawn_N, _ = draw_tokens(self.logits[table_N, prefix_N], uniform_NT[:, t])
-                token_N = drawn_N.where(~ended_N, 0)
+            for t in range(budget):
+                fresh_N, _ = draw_tokens(self.logits[table_N, prefix_N], uniform_NT[:, t])
+                token_N = given_NT[:, t].where(t < start_N, fresh_N).where(~ended_N, 0)
                 tokens_NT[:, t] = token_N
                 ends_N = (token_N == self.eos_token_id) & ~ended_N
                 lengths_N[ends_N] = t + 1
                 ended_N |= ends_N
                 prefix_N = self._child(prefix_N, token_N, t).where(~ended_N, 0)
-        drawn = Completions(
-            prompt_set=tuple(prompts),
-            prompt_ids=prompt_ids,
-            prompt_index_N=index_N,
-            tokens_NL=tokens_NT,
-            lengths_N=lengths_N,
-            ended_N=ended_N,
-            max_new_tokens=max_new_tokens,
-            decode=self.decode,
+        drawn = replace(completions, tokens_NL=tokens_NT, lengths_N=lengths_N, ended_N=ended_N)
+        fresh_NT = self.token_log_prob(drawn).detach()
+        return replace(drawn, token_log_prob_NL=carried_over(completions, start_N, fresh_NT))
+
+    def token_power(self, alpha: float) -> TabularLM:
+        """pi(y_t|c, y_<t)^alpha, renormalised token by token."""
+        return TabularLM(
+            alpha * self.logits.detach(),
+            self.prompts,
+            self.vocabulary,
+            eos_token_id=self.eos_token_id,
         )
-        return replace(drawn, token_log_prob_NL=self.token_log_prob(drawn).detach())
+
+    @contextlib.contextmanager
+    def stepping(
+        self,
+        prompts: Sequence[Prompt],
+        parent_R: Tensor,
+        max_new_tokens: int,
+        hidden: bool = False,  # noqa: ARG002 - a table always knows its prefix
+    ) -> Iterator[TableRows]:
+        """Rows to be extended token by token: row r continues prompt `parent_R[r]`."""
+        self._check_depth(max_new_tokens)
+        yield TableRows(self, [self.encode(prompt) for prompt in prompts], parent_R)
+
+    def rows_at_once(self, prompts: Sequence[Prompt], max_new_tokens: int) -> int:  # noqa: ARG002
+        return 2**20 // self.vocab_size + 1
 
     def log_prob(self, completions: Completions) -> Tensor:
         """log pi(y|c), float64 [N], nats; differentiable in `logits`."""
@@ -151,19 +192,18 @@ class TabularLM(torch.nn.Module):
 
     def token_log_prob(self, completions: Completions) -> Tensor:
         """log pi(y_t|c, y_<t), float64 [N, L], zero beyond a completion's end."""
-        self._check_depth(int(completions.lengths_N.max()))
-        tokens_NL, mask_NL = completions.tokens_NL, completions.mask_NL
-        table_P = torch.tensor([self.encode(p)[0] for p in completions.prompt_set])
-        table_N = table_P.to(self.device)[completions.prompt_index_N]
-        prefix_N = torch.zeros_like(table_N)
-        prefixes = []
-        for t in range(tokens_NL.shape[1]):
-            prefixes.append(prefix_N)
-            prefix_N = self._child(prefix_N, tokens_NL[:, t], t)
-        prefix_NL = torch.stack(prefixes, dim=1).where(mask_NL, 0)
-        log_prob_NLV = self.logits[table_N[:, None], prefix_NL].log_softmax(-1)
-        chosen_NL = log_prob_NLV.gather(-1, tokens_NL[..., None])[..., 0]
-        return chosen_NL.masked_fill(~mask_NL, 0.0)
+        table_N1, prefix_NL = self._rows(completions)
+        log_prob_NLV = self.logits[table_N1, prefix_NL].log_softmax(-1)
+        chosen_NL = log_prob_NLV.gather(-1, completions.tokens_NL[..., None])[..., 0]
+        return chosen_NL.masked_fill(~completions.mask_NL, 0.0)
+
+    def features(self, completions: Completions) -> Tensor:
+        """Which row of the table it is: one-hot over prompts and prefixes, float64 [N, L, P R]."""
+        table_N1, prefix_NL = self._rows(completions)
+        num_prompts, num_prefixes, _ = self.logits.shape
+        row_NL = table_N1 * num_prefixes + prefix_NL
+        one_hot_NLR = torch.nn.functional.one_hot(row_NL, num_prompts * num_prefixes).double()
+        return one_hot_NLR.masked_fill(~completions.mask_NL[..., None], 0.0)
 
     def completions(
         self,
@@ -228,6 +268,19 @@ class TabularLM(torch.nn.Module):
         return cls(
             logits, about["prompts"], about["vocabulary"], eos_token_id=about["eos_token_id"]
         )
+
+    def _rows(self, completions: Completions) -> tuple[Tensor, Tensor]:
+        """Where each token's logits stand: prompt [N, 1] and prefix [N, L] (0 past the end)."""
+        self._check_depth(int(completions.lengths_N.max()))
+        tokens_NL = completions.tokens_NL
+        table_P = torch.tensor([self.encode(p)[0] for p in completions.prompt_set])
+        table_N = table_P.to(self.device)[completions.prompt_index_N]
+        prefix_N = torch.zeros_like(table_N)
+        prefixes = []
+        for t in range(tokens_NL.shape[1]):
+            prefixes.append(prefix_N)
+            prefix_N = self._child(prefix_N, tokens_NL[:, t], t)
+        return table_N[:, None], torch.stack(prefixes, dim=1).where(completions.mask_NL, 0)
 
     def _child(self, prefix_N: Tensor, token_N: Tensor, depth: int) -> Tensor:
         """The number of prefix + token; meaningless (0) past an end of sequence or the last row."""

@@ -32,7 +32,7 @@ class Objective(torch.nn.Module):
     name: ClassVar[str]
     divergence: str | None = None
     """What the expected gradient descends, as a formula; None if that is no divergence."""
-    fixed_point: ClassVar[str] = "the target"
+    fixed_point: str = "the target"
     """The policy at which the expected gradient vanishes, in words."""
     replays: ClassVar[bool] = False
     """Whether draws of earlier steps may join a step (their ratios to the policy are known)."""
@@ -45,6 +45,8 @@ class Objective(torch.nn.Module):
 
     Settings: ClassVar[type[Strict]] = Strict
     """The algorithm's own settings, a strict pydantic model."""
+    paths: ClassVar[tuple[str, ...]] = ()
+    """Settings that may name a file, which a config file gives relative to its own folder."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import ClassVar
 
+from ..config import Strict
 from ..draw import draw
 from ..estimates import combine, log_mean_weight
-from ..types import Draws, Guarantee
+from ..numerics import pareto_k, pareto_smooth
+from ..types import Draws, Finding, Guarantee
 from .base import Job, Sampler
+from .findings import findings_of_draws
 
 _ROUND = 256
 """Draws a prompt between two reports of progress."""
@@ -22,10 +26,21 @@ class Importance(Sampler):
     (Vehtari et al. 2024, arXiv 1507.02646), and by the effective number of draws. To get unweighted
     draws, `Draws.resample`: one of N resampled draws has a law q_N with
     KL(p*, q_N) <= log(1 + chi^2(p*, q) / N).
+
+    `smooth` replaces each prompt's largest weights by what the fitted Pareto tail expects of them,
+    never above the largest raw one (PSIS, the same paper; `numerics.pareto_smooth`). Estimates vary
+    less, and lose what makes them certain: weights that depend on all draws are not properly
+    weighted, Z-hat is biased (usually down) and tends to Z only with N. So `log_z` is "consistent"
+    and no bound, and the guarantee is "asymptotic". The findings are about the raw weights.
     """
 
     name = "importance"
     guarantee: ClassVar[Guarantee] = "properly_weighted"
+
+    class Settings(Strict):
+        """`smooth`: Pareto-smoothed weights."""
+
+        smooth: bool = False
 
     def run(self, job: Job) -> Draws:
         for start in range(0, job.num_samples, _ROUND):
@@ -33,9 +48,34 @@ class Importance(Sampler):
             job.keep(draw(job.target, job.proposal, size, job.generator("importance", start)))
             job.progress(start + size, job.num_samples)
         draws = Draws.concat(job.kept)
+        if self.settings.smooth:
+            draws = _smoothed(draws)
         prompt_N = draws.completions.prompt_index_N
+        kind = "consistent" if self.settings.smooth else "lower_bound"
         per_prompt = [
-            log_mean_weight(draws.log_weight[prompt_N == at])
+            log_mean_weight(draws.log_weight[prompt_N == at], kind)
             for at in range(len(job.target.prompts))
         ]
-        return replace(draws, log_z=combine(per_prompt, "lower_bound"))
+        return replace(draws, log_z=combine(per_prompt, kind))
+
+
+def _smoothed(draws: Draws) -> Draws:
+    log_w_N = draws.log_weight.clone()
+    found, as_they_were = findings_of_draws(draws), 0
+    for at in range(len(draws.completions.prompt_set)):
+        rows_N = draws.completions.prompt_index_N == at
+        log_w_n = log_w_N[rows_N].cpu()
+        log_w_N[rows_N] = pareto_smooth(log_w_n).to(log_w_N.device)
+        k = pareto_k(log_w_n)
+        as_they_were += math.isnan(k) or k == math.inf
+    if as_they_were:
+        found.append(
+            Finding(
+                "warn",
+                "weights_not_smoothed",
+                f"No tail could be fitted for {as_they_were} of "
+                f"{len(draws.completions.prompt_set)} prompts, so their weights are the raw ones.",
+                "Draw more, or from a proposal that is nearer to the target.",
+            )
+        )
+    return replace(draws, log_weight_N=log_w_N, guarantee="asymptotic", findings=tuple(found))

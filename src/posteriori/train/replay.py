@@ -42,7 +42,14 @@ _COMPLETIONS = (
     "max_new_tokens",
     "token_log_prob_NL",
 )
-_DRAWS = ("log_proposal_N", "log_prior_N", "log_evidence_N", "reward_N", "token_log_prior_NL")
+_DRAWS = (
+    "log_proposal_N",
+    "log_prior_N",
+    "log_evidence_N",
+    "reward_N",
+    "token_log_prior_NL",
+    "log_weight_N",
+)
 
 
 def _packed(draws: Draws) -> dict[str, Any]:

@@ -1,0 +1,86 @@
+"""SMC against plain sampling with our own sampler and against `model.generate`: 256 particles.
+
+    python benchmarks/smc.py [--smollm2 models/smollm2] [--rounds 5]
+
+Prints tokens per second of each, and SMC's share of our plain sampler's. Every row runs its full
+length, so all do the same work; both of ours return log-probs. SMC has one population of 256, and
+resamples at every step (`ess_threshold` 1) under a twist that reads the hidden states, so that its
+cache is reindexed as often as it ever can be; then as it is by default, without a twist.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+import torch
+from common import paired
+from sampler import generate_with_log_probs
+
+import posteriori as po
+from posteriori.models.causal import CausalLM
+from posteriori.samplers.fit_twist import new_head
+from posteriori.samplers.twist_head import TwistHead
+from posteriori.seeds import generator
+
+PARTICLES = 256
+PROMPTS = ("The food here is", "I think that")
+
+
+def some_evidence(completion_ids: list[list[int]], **_: object) -> list[float]:
+    return [float(len(set(y))) for y in completion_ids]
+
+
+def steering(target: po.Target) -> TwistHead:
+    """A twist that has not learned anything, and is not constant."""
+    head = new_head(target, 64, 0)
+    with torch.no_grad():
+        head.outside.weight.normal_(std=0.5, generator=generator(0))
+    return head
+
+
+def measure(name: str, lm: CausalLM, length: int, rounds: int) -> None:
+    fixed = lm.warped(min_new_tokens=length)
+    prompts = list(PROMPTS)
+    target = po.Target(fixed, po.Reward(some_evidence, beta=1.0), prompts, length)
+    head = steering(target)
+    tokens = len(prompts) * PARTICLES * length
+
+    def plain() -> object:
+        return fixed.sample(prompts, PARTICLES, length, generator(0))
+
+    def smc(**settings: object) -> Callable[[], object]:
+        return lambda: po.sample(target, "smc", PARTICLES, replicates=1, **settings)
+
+    def theirs() -> object:
+        return generate_with_log_probs(lm.model, lm.tokenizer, prompts, PARTICLES, length)
+
+    runs = {
+        "model.generate": theirs,
+        "smc, resampled every token": smc(twist=head, ess_threshold=1.0),
+        "smc, adaptive, learned twist": smc(twist=head),
+        "smc, evidence twist": smc(twist="evidence"),
+        "smc, no twist": smc(),
+    }
+    for label, run in runs.items():
+        ours, other = paired(plain, run, rounds)
+        print(
+            f"{name:10s} {label:30s} {tokens / other:9.0f} tokens/s, plain {tokens / ours:9.0f}"
+            f"   {ours / other:.2f} of plain",
+            flush=True,
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--smollm2", help="directory of SmolLM2 (scripts/fetch_smollm2.py)")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--length", type=int, default=20)
+    chosen = parser.parse_args()
+    measure("tiny", po.load("tiny"), chosen.length, chosen.rounds)
+    if chosen.smollm2:
+        measure("smollm2", po.load(chosen.smollm2), chosen.length, chosen.rounds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""A language model token by token: rows of prefixes, for samplers that decide after every token.
+
+Each prompt is run once and its cache shared among its rows. `keep` moves cached keys and values
+from row to row and computes nothing again; where a row stays in its place it is not even copied.
+Rows are told apart by their masks, so prompts of different lengths go together, as in `generate`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
+from dataclasses import replace
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
+
+from ..errors import ModelError, SamplingError
+from .forward import Forward, Prefilled
+from .warp import Warp
+
+if TYPE_CHECKING:
+    from .tabular import TabularLM
+
+_IN_PLACE = (DynamicLayer, DynamicSlidingWindowLayer)
+"""Cache layers that are two tensors with one row each: of these, rows can be copied one by one."""
+
+Computing = Callable[[], contextlib.AbstractContextManager[None]]
+
+
+class CausalRows:
+    """R prefixes of a transformers model; see `posteriori.protocols.Rows`."""
+
+    def __init__(
+        self,
+        forward: Forward,
+        computing: Computing,
+        prompt_ids: Sequence[tuple[int, ...]],
+        parent_R: Tensor,
+        eos: Tensor,
+        warp: Warp,
+        head: nn.Module | None,
+    ) -> None:
+        self.prompt_ids = tuple(prompt_ids)
+        self._forward, self._computing, self._eos, self._warp = forward, computing, eos, warp
+        self._head = head
+        self._hidden: Tensor | None = None
+        self._position = torch.zeros((), dtype=torch.long, device=forward.device)
+        with self._running():
+            self._rows = forward.prefill(prompt_ids, parent_R)
+        if self._hidden is not None:
+            self._hidden = self._hidden[parent_R]
+
+    @property
+    def logits_RV(self) -> Tensor:
+        return self._warp.logits(self._rows.logits_RV, self._position, self._eos)
+
+    @property
+    def hidden_RD(self) -> Tensor:
+        if self._hidden is None:
+            raise SamplingError(
+                "these rows do not keep their hidden states", hint="ask for them: hidden=True"
+            )
+        return self._hidden
+
+    def keep(self, index_R: Tensor) -> None:
+        with torch.no_grad():
+            _reindex(self._rows, index_R)
+            if self._hidden is not None:
+                self._hidden = self._hidden[index_R]
+
+    def extend(self, token_R: Tensor) -> None:
+        self._position = self._position + 1
+        with self._running():
+            self._forward.extend(self._rows, token_R[:, None])
+
+    def branch(self, index_R: Tensor) -> CausalRows:
+        other = object.__new__(CausalRows)
+        vars(other).update(vars(self))
+        other._head, other._hidden = None, None
+        other._rows = replace(self._rows, cache=deepcopy(self._rows.cache))
+        with torch.no_grad():
+            other._rows.keep(index_R)
+        return other
+
+    @contextlib.contextmanager
+    def _running(self) -> Iterator[None]:
+        """No gradient, the right adapter and precision, and the head's last input remembered."""
+
+        def remember(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            self._hidden = inputs[0][:, -1].float()
+
+        hook = self._head.register_forward_pre_hook(remember) if self._head is not None else None
+        try:
+            with torch.no_grad(), self._computing():
+                yield
+        finally:
+            if hook is not None:
+                hook.remove()
+
+
+def output_head(model: nn.Module) -> nn.Module:
+    """The layer whose input is the last hidden state. Raises `ModelError` where there is none."""
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    if head is None:
+        raise ModelError(
+            f"{type(model).__name__} does not say which layer is its output head, so its hidden "
+            "states cannot be read",
+            hint="use a sampler or twist that needs none",
+        )
+    return head
+
+
+def _reindex(rows: Prefilled, index_R: Tensor) -> None:
+    """As `rows.keep`, copying only what moves where the number of rows stays the same."""
+    if len(index_R) != len(rows.mask_RL):
+        rows.keep(index_R)
+        return
+    to = (index_R != torch.arange(len(index_R), device=index_R.device)).nonzero()[:, 0]
+    if len(to) == 0:
+        return
+    source = index_R[to]
+    for layer in rows.cache.layers:
+        _move(cast(CacheLayerMixin, layer), to, source, index_R)
+    rows.mask_RL[to] = rows.mask_RL[source]
+    rows.logits_RV[to] = rows.logits_RV[source]
+
+
+def _move(layer: CacheLayerMixin, to: Tensor, source: Tensor, index_R: Tensor) -> None:
+    if type(layer) not in _IN_PLACE:
+        layer.reorder_cache(cast(torch.LongTensor, index_R))
+        return
+    for kept in (layer.keys, layer.values):
+        assert kept is not None
+        kept[to] = kept[source]
+
+
+class TableRows:
+    """R prefixes of a table: a prefix is a number, and its hidden state that number one-hot."""
+
+    def __init__(self, lm: TabularLM, prompt_ids: Sequence[tuple[int, ...]], parent_R: Tensor):
+        self.prompt_ids = tuple(prompt_ids)
+        self._lm = lm
+        table_P = torch.tensor([ids[0] for ids in prompt_ids], device=lm.device)
+        self._table_R = table_P[parent_R]
+        self._prefix_R = torch.zeros_like(self._table_R)
+        self._depth = 0
+
+    @property
+    def logits_RV(self) -> Tensor:
+        return self._lm.logits.detach()[self._table_R, self._prefix_R]
+
+    @property
+    def hidden_RD(self) -> Tensor:
+        prompts, prefixes, _ = self._lm.logits.shape
+        place_R = self._table_R * prefixes + self._prefix_R
+        return nn.functional.one_hot(place_R, prompts * prefixes).float()
+
+    def keep(self, index_R: Tensor) -> None:
+        self._table_R, self._prefix_R = self._table_R[index_R], self._prefix_R[index_R]
+
+    def extend(self, token_R: Tensor) -> None:
+        self._prefix_R = self._lm._child(self._prefix_R, token_R, self._depth)
+        self._depth += 1
+
+    def branch(self, index_R: Tensor) -> TableRows:
+        other = object.__new__(TableRows)
+        vars(other).update(vars(self))
+        other.keep(index_R)
+        return other

@@ -1,0 +1,39 @@
+"""Identity preference optimisation."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from torch import Tensor
+
+from .pairs import Pairs
+
+
+class IPO(Pairs):
+    """loss = (h - 1/(2 tau))^2,  h = (log pi - log prior)(chosen) - the same of rejected.
+
+    Descends E_q[(h(y1, y2) - (P(y1 > y2) - 1/2) / tau)^2] over pairs from q, up to a constant. As
+    h is a difference of two terms, its minimum is at
+
+        pi(y|c) = prior(y|c) exp(P(y > q) / tau) / Z',   P(y > q) = E_{y' ~ q}[P(y preferred to y')]
+
+    which is not the target: it tilts the prior by at most 1/tau nats whatever the evidence. With
+    `proposal="prior"` q is the prior; with "policy" (the default) it is the policy itself, and the
+    fixed point the one at which pi = prior exp(P(y > pi) / tau) / Z'. Labels of draws are
+    Bradley-Terry in log e. Unbiased at any number of draws; nats.
+
+    `beta` is tau (0.1 by default, as in TRL). h sums over tokens, as in the paper; TRL's loss
+    divides each log-ratio by its completion's length, which is another fixed point. (Azar et al.
+    2023, arXiv 2310.12036, section 5, equation 17.)
+    """
+
+    name = "ipo"
+    fixed_point = "prior x exp(P(preferred to a draw) / beta)"
+
+    class Settings(Pairs.Settings):
+        """`beta`: tau, the regularisation; no log-ratio ends beyond 1 / beta of another."""
+
+        beta: float = Field(0.1, gt=0)
+
+    def pair_loss(self, h_n: Tensor, probability_n: Tensor) -> Tensor:
+        wanted = 1 / (2 * self.settings.beta)
+        return probability_n * (h_n - wanted) ** 2 + (1 - probability_n) * (h_n + wanted) ** 2

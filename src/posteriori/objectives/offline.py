@@ -1,0 +1,70 @@
+"""What the objectives share that imitate the better draws of the prior."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ..draw import draw
+from ..protocols import TrainableLM
+from ..target import Target
+from ..types import Draws, Prompt
+from .base import Constants, Objective, count_by, log_sum_by
+
+
+class Offline(Objective):
+    """loss = -W log pi(y|c),  W_i = N/P w_i / sum_j w_j  over the draws j of the same prompt.
+
+    The mean over the N draws is the mean over their P prompts of a weighted log-likelihood, which
+    is maximal where the policy has the law that the weights give to one draw. Draws come from the
+    prior, whatever the policy does, so those of earlier steps are as good as new ones. A prompt
+    none of whose draws has any weight adds nothing to the step.
+    """
+
+    replays: ClassVar[bool] = True
+    needs_log_prob: ClassVar[bool] = False
+
+    @property
+    def on_policy(self) -> bool:
+        return False
+
+    def draw(
+        self,
+        target: Target,
+        policy: TrainableLM,
+        prompts: Sequence[Prompt],
+        num_samples: int,
+        generator: torch.Generator,
+    ) -> Draws:
+        proposal = policy if self.on_policy else target.prior
+        return draw(target, proposal, num_samples, generator, prompts)
+
+    def weigh(self, draws: Draws, log_prob_N: Tensor) -> Constants:  # noqa: ARG002 - imitation
+        share_N = weight_over(draws.log_weight, log_mean_by_prompt(draws))
+        return {"weight_N": per_prompt(draws) * share_N}
+
+    def loss(self, token_log_prob_nL: Tensor, constants: Constants) -> Tensor:
+        return -constants["weight_N"] * token_log_prob_nL.sum(-1)
+
+
+def weight_over(log_w: Tensor, log_norm: Tensor) -> Tensor:
+    """exp(log w - log norm), and 0 where w is 0, even where the norm is 0 with it."""
+    return (log_w - log_norm).exp().where(~log_w.isneginf(), 0.0)
+
+
+def log_mean_by_prompt(draws: Draws) -> Tensor:
+    """log of the mean weight over the draws of the same prompt, at each draw; [N]."""
+    prompt_N = draws.completions.prompt_index_N
+    return (log_sum_by(draws.log_weight, prompt_N) - count_by(prompt_N).log())[prompt_N]
+
+
+def per_prompt(draws: Draws) -> Tensor:
+    """What makes of the mean over draws the mean over prompts of the means over their draws; [N].
+
+    1 where every prompt has as many draws as the others.
+    """
+    prompt_N = draws.completions.prompt_index_N
+    return len(draws) / len(prompt_N.unique()) / count_by(prompt_N)[prompt_N]

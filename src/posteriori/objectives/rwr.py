@@ -1,0 +1,80 @@
+"""Reward-weighted regression on draws from the prior."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from torch import Tensor
+
+from ..config import Strict
+from ..protocols import TrainableLM
+from ..target import Target
+from ..types import Draws
+from .base import Constants, policy_figures
+from .offline import Offline, log_mean_by_prompt, per_prompt, weight_over
+from .running_z import RunningZ
+
+
+class RWR(Offline):
+    """grad KL(p*, pi) = -E_prior[(e / Z) grad log pi],  Z(c) = E_prior[e].
+
+    Minimises KL(p*, pi), in nats, by a weighted log-likelihood of the prior's draws, offline (for
+    draws of any other known q the weight is p~/q). Draws that hard evidence rules out weigh
+    nothing, and a prompt none of whose draws ever had any weight adds nothing. Z is not known, and
+    `normaliser` says what stands for it, prompt by prompt:
+
+    "running" (default): the mean weight over the draws of all earlier steps. Independent of the
+    step's own draws, it scales a prompt's expected gradient by Z/Z-hat > 0 and moves no fixed
+    point; with the exact Z it is that of KL(p*, pi). A prompt's first draws with weight, and
+    replayed ones, have an own part in Z-hat: a bias of O(1/draws so far).
+
+    "step": the mean weight over the step's own draws, so that the weights are a softmax of log e
+    over them. It ends where the policy is the law of one of n draws that is resampled by weight,
+    biased towards the prior: its KL from the target is at most log(1 + chi2(p*, prior) / n), with n
+    the prompt's draws in a step. `replay` makes n larger.
+
+    `control_variate` (the default) takes (pi/q) grad log pi off each draw's gradient, which has
+    mean zero over q: what is left, e/Z - pi/prior, vanishes for every draw where the policy is the
+    target, and the gradient's variance with it. Without it this is plain weighted regression, whose
+    noise stays; with it, `dpg` from the prior's draws with b = 1. (Peters and Schaal 2007, ICML;
+    Peng et al. 2019, arXiv 1910.00177; the control variate: Korbak et al. 2022, 2206.00761.)
+    """
+
+    name = "rwr"
+
+    class Settings(Strict):
+        """`normaliser`: the mean weight of all earlier draws, or of this step's;
+        `control_variate`: whether pi/q is taken off the weights, which leaves their mean."""
+
+        normaliser: Literal["running", "step"] = "running"
+        control_variate: bool = True
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        if self.settings.normaliser == "running":
+            self.divergence = "KL(target, policy)"
+        else:
+            self.fixed_point = "the law of one of a step's draws, resampled by weight"
+
+    def prepare(self, target: Target, new_policy: Callable[[], TrainableLM], seed: int) -> None:  # noqa: ARG002
+        self.running_z = RunningZ(target)
+
+    def weigh(self, draws: Draws, log_prob_N: Tensor) -> Constants:  # noqa: ARG002 - imitation
+        running = self.settings.normaliser == "running"
+        log_z_N = self.running_z.before(draws) if running else log_mean_by_prompt(draws)
+        scale_N = per_prompt(draws)
+        return {
+            "weight_N": scale_N * weight_over(draws.log_weight, log_z_N),
+            "control_N": scale_N * (self.settings.control_variate & ~log_z_N.isneginf()),
+            "log_proposal_N": draws.log_proposal_N,
+        }
+
+    def loss(self, token_log_prob_nL: Tensor, constants: Constants) -> Tensor:
+        log_prob_n = token_log_prob_nL.sum(-1)
+        ratio_n = (log_prob_n.detach() - constants["log_proposal_N"]).exp()
+        return -(constants["weight_N"] - constants["control_N"] * ratio_n) * log_prob_n
+
+    def observe(self, draws: Draws, log_prob_N: Tensor) -> dict[str, float]:
+        self.running_z.add(draws)
+        return {**policy_figures(draws, log_prob_N), **self.running_z.figures(draws)}

@@ -1,0 +1,188 @@
+"""Preference data: rows of prompt, chosen and rejected, as TRL's trainers take them.
+
+Each of the three is a string, or a conversation (a list of messages). The prompt may be missing:
+then it is what chosen and rejected have in common at their beginning.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .config import is_prompt
+from .errors import DataError
+from .json_lines import json_object, text_lines
+from .types import Prompt
+
+Reply = str | list[int]
+"""A completion as text (of a conversation: the assistant's next message) or as token ids."""
+
+_COLUMNS = ("prompt", "chosen", "rejected")
+_EXAMPLE = '{"prompt": "...", "chosen": "...", "rejected": "..."}'
+
+
+class Preference(NamedTuple):
+    """One pair: after `prompt`, `chosen` was preferred to `rejected`. `where` is its place."""
+
+    prompt: Prompt
+    chosen: Reply
+    rejected: Reply
+    where: str
+
+
+def read_preferences(source: str | Path | Sequence[Mapping[str, Any]]) -> list[Preference]:
+    """Pairs from a .jsonl or .parquet file, a folder that `datasets` saved, or a list of rows.
+
+    Raises `DataError` with the line or row for whatever is no pair: broken JSON, missing columns,
+    empty completions, several turns after the prompt.
+    """
+    if isinstance(source, str | Path):
+        place, rows = str(source), _rows(Path(source))
+    else:
+        place = "pairs"
+        rows = ((f"pairs[{at}]", dict(row)) for at, row in enumerate(source))
+    pairs = [preference(row, where) for where, row in rows]
+    if not pairs:
+        raise DataError("no pairs", where=place, hint=f"write rows such as {_EXAMPLE}")
+    return pairs
+
+
+def preference(row: Mapping[str, Any], where: str) -> Preference:
+    """The row as a pair; columns other than the three are left out."""
+    for name in ("chosen", "rejected"):
+        if row.get(name) is None:
+            near = difflib.get_close_matches(name, [key for key in row if key not in _COLUMNS], n=1)
+            hint = f"rename its '{near[0]}'" if near else f"write {_EXAMPLE}"
+            raise DataError(f"the row has no '{name}'", where=where, hint=hint)
+        if not row[name]:
+            raise DataError(f"'{name}' is empty", where=where, hint="remove the row")
+    values: tuple[Any, Any, Any] = (row.get("prompt"), row["chosen"], row["rejected"])
+    prompt, chosen, rejected = values
+    kinds = [_kind("chosen", chosen, where), _kind("rejected", rejected, where)]
+    kinds += [] if prompt is None else [_kind("prompt", prompt, where)]
+    if kinds[0] != kinds[1]:
+        raise _mixed("chosen", kinds[0], "rejected", kinds[1], where)
+    if prompt is None or (kinds[0] == "conversation" and kinds[2] == "string"):
+        # Some data sets have the first turn once more in a column of its own.
+        prompt, chosen, rejected = _split(chosen, rejected, kinds[0], where)
+    elif kinds[2] != kinds[0] and kinds[0] != "ids":
+        raise _mixed("prompt", kinds[2], "chosen", kinds[0], where)
+    if kinds[0] == "conversation":
+        chosen, rejected = _reply("chosen", chosen, where), _reply("rejected", rejected, where)
+    return Preference(prompt, chosen, rejected, where)
+
+
+def _kind(name: str, value: Any, where: str) -> str:
+    if isinstance(value, str):
+        return "string"
+    if is_prompt(value):
+        return "conversation"
+    if name != "prompt" and isinstance(value, list) and all(type(each) is int for each in value):
+        return "ids"
+    raise DataError(
+        f"'{name}' is {str(value)[:60]}",
+        where=where,
+        hint='write a string, or messages such as [{"role": "assistant", "content": "..."}]',
+    )
+
+
+def _mixed(name: str, kind: str, other: str, other_kind: str, where: str) -> DataError:
+    return DataError(
+        f"'{name}' is a {kind} and '{other}' is a {other_kind}",
+        where=where,
+        hint="write them all as strings, or all as conversations",
+    )
+
+
+def _split(chosen: Any, rejected: Any, kind: str, where: str) -> tuple[Any, Any, Any]:
+    """Prompt, chosen and rejected from two sequences that begin with the prompt.
+
+    Text is cut before the last word that both have begun, so that no token is cut. What more they
+    have in common may stand on either side: it cancels in the difference of two log-ratios.
+    """
+    if kind == "ids":
+        raise DataError("the row has no 'prompt'", where=where, hint=f"write {_EXAMPLE}")
+    together = zip(chosen, rejected, strict=False)
+    shared = chosen[: sum(1 for _ in takewhile(lambda two: two[0] == two[1], together))]
+    if kind == "string":
+        shared = shared[: max(0, len(shared) - len(shared.split(" ")[-1]) - 1)]
+    at = len(shared)
+    if at == len(chosen) or at == len(rejected) or chosen == rejected:
+        raise DataError(
+            "without a 'prompt', one of 'chosen' and 'rejected' is how the other begins, so a "
+            "completion would be empty",
+            where=where,
+            hint="give the row a 'prompt', or remove it",
+        )
+    if kind == "conversation" and at == 0:
+        raise DataError(
+            "without a 'prompt', 'chosen' and 'rejected' have no message in common",
+            where=where,
+            hint="give the row a 'prompt'",
+        )
+    return shared, chosen[at:], rejected[at:]
+
+
+def _reply(name: str, messages: list[dict[str, Any]], where: str) -> str:
+    first = messages[0]
+    if len(messages) > 1 or first["role"] != "assistant":
+        found = " and ".join(f"one of the {each['role']}" for each in messages[:3])
+        raise DataError(
+            f"after the prompt '{name}' has {len(messages)} messages: {found}",
+            where=where,
+            hint="a completion is one message of the assistant; put all before it into 'prompt'",
+        )
+    if not first["content"]:
+        raise DataError(f"'{name}' is empty", where=where, hint="remove the row")
+    return first["content"]
+
+
+def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    if not path.exists():
+        raise DataError("there is no such file of pairs", where=str(path), hint="check 'pairs'")
+    if path.suffix == ".jsonl" and path.is_file():
+        for number, line in text_lines(path):
+            where = f"{path}:{number}"
+            yield where, json_object(line, where)
+    elif path.suffix == ".parquet" or path.is_dir():
+        for number, row in enumerate(_data_set(path), start=1):
+            yield f"{path}, row {number}", row
+    else:
+        raise DataError(
+            f"pairs cannot be read from a '{path.suffix}' file",
+            where=str(path),
+            hint="write .jsonl, .parquet, or a folder by datasets' save_to_disk",
+        )
+
+
+def _data_set(path: Path) -> list[dict[str, Any]]:
+    try:
+        datasets: Any = import_module("datasets")
+        parquet: Any = import_module("pyarrow.parquet")
+    except ImportError as error:
+        raise DataError(
+            "reading Parquet and saved data sets needs the package 'datasets'",
+            where=str(path),
+            hint="pip install datasets (it is in the extra posteriori[bench]), or write .jsonl",
+        ) from error
+    try:
+        if path.is_file():
+            return parquet.read_table(path).to_pylist()
+        found = datasets.load_from_disk(str(path))
+    except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
+        raise DataError(
+            f"it cannot be read: {error}",
+            where=str(path),
+            hint="write it by datasets' to_parquet or save_to_disk",
+        ) from error
+    if isinstance(found, datasets.DatasetDict):
+        raise DataError(
+            f"the folder holds several splits: {', '.join(found)}",
+            where=str(path),
+            hint=f"name one of them: {path / next(iter(found))}",
+        )
+    return found.to_list()

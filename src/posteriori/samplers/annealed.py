@@ -1,0 +1,176 @@
+"""Annealed sampling: a tempered path from the proposal to the target, in independent islands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import BeforeValidator, Field
+from torch import Tensor
+
+from ..config import Strict
+from ..estimates import combine, log_mean_weight, worst
+from ..numerics import ess, log_mean_exp
+from ..types import Cost, Draws, Estimate, Guarantee
+from .base import Job, Sampler
+from .ladder import check_ladder, pilot
+from .resampling import ancestors
+from .suffix_moves import SuffixMoves
+
+_ROUND = 1024
+"""Particles a prompt that are moved together."""
+
+
+def _as_tuple(value: Any) -> Any:
+    """TOML and JSON know lists only, and a strict tuple refuses them."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+class Annealed(Sampler):
+    """p_t(y) proportional to q(y) w(y)^t,  w = p~ / q,  0 = t_0 < t_1 < .. < t_K = 1;  y ~ q,  then
+
+        for k = 1 .. K:   lw += (t_k - t_{k-1}) log w(y);   resample;   y ~ M_k(. | y),
+
+    M_k being suffix moves that leave p_{t_k} invariant. With q = prior, w is the evidence.
+
+    Properly weighted, and Z-hat = mean exp(lw) unbiased, because the ladder t is fixed before the
+    first draw: a pilot run finds it, and its own draws are thrown away. So log Z-hat is below log Z
+    in expectation; `reverse_annealed_log_z` gives the bound from above. Particles are resampled
+    (systematically) inside islands alone, when fewer than `resample_below` of them are effective;
+    an island goes on with its Z-hat as everyone's weight. Islands are independent: `group_N` is the
+    island, and the standard error of `log_z` is over islands. `islands` that do not divide
+    `num_samples` run up to one particle more each, and draws left out at random make it up: they
+    count in `log_z`. Tempering smooths rewards; what hard evidence rules out it rules out at once.
+
+    Neal 2001 (annealed importance sampling); Del Moral, Doucet and Jasra 2006, section 3.3.2.3.
+    """
+
+    name = "annealed"
+    guarantee: ClassVar[Guarantee] = "properly_weighted"
+
+    class Settings(Strict):
+        islands: int = Field(16, ge=1)
+        moves: int = Field(2, ge=1)
+        resample_below: float = Field(0.5, ge=0, le=1)
+        ladder: Annotated[tuple[float, ...] | None, BeforeValidator(_as_tuple)] = None
+        pilot_particles: int = Field(256, ge=2)
+        rung_ess: float = Field(0.5, gt=0, lt=1)
+
+    def run(self, job: Job) -> Draws:
+        settings = self.settings
+        moves = SuffixMoves(job.target, job.proposal)
+        ladder, cost = settings.ladder, Cost()
+        if ladder is None:
+            ladder, cost = pilot(
+                moves,
+                settings.pilot_particles,
+                settings.moves,
+                settings.rung_ess,
+                job.generator("annealed pilot"),
+            )
+        check_ladder(ladder)
+        num_prompts, islands = len(job.target.prompts), settings.islands
+        each = -(-job.num_samples // islands)
+        at_once = max(1, _ROUND // each)
+        log_z_parts, rates = [], []
+        for first in range(0, islands, at_once):
+            size = min(at_once, islands - first)
+            draws, rate_P = anneal(
+                moves,
+                ladder,
+                moves.start(size * each, job.generator("annealed", first)),
+                each,
+                settings.moves,
+                settings.resample_below,
+                job.generator("annealed moves", first),
+            )
+            island_PG = torch.arange(size) + first + islands * torch.arange(num_prompts)[:, None]
+            group_N = island_PG.flatten().repeat_interleave(each).to(draws.log_prior_N.device)
+            job.keep(replace(draws, group_N=group_N, cost=draws.cost + cost))
+            cost = Cost()
+            log_z_parts.append(log_mean_exp(draws.log_weight.view(num_prompts, size, each)))
+            rates.append(size * rate_P)
+            job.progress(first + size, islands)
+        log_z = [
+            replace(log_mean_weight(log_z_I), num_draws=islands * each)
+            for log_z_I in torch.cat(log_z_parts, dim=1)
+        ]
+        draws = _thinned(Draws.concat(job.kept), job)
+        return replace(
+            draws,
+            log_z=combine(log_z, "lower_bound"),
+            figures=_figures(torch.stack(rates).sum(0) / islands, len(ladder) - 1, each * islands),
+        )
+
+
+def anneal(
+    moves: SuffixMoves,
+    ladder: Sequence[float],
+    states: Draws,
+    each: int,
+    moves_per_rung: int,
+    resample_below: float,
+    generator: torch.Generator,
+) -> tuple[Draws, Tensor]:
+    """Islands of `each` neighbouring draws of q, taken up the ladder; and the acceptance rate a
+    prompt. Their log-weights are such that the mean over an island is its Z-hat."""
+    num_prompts = len(moves.target.prompts)
+    log_w_GK = torch.zeros_like(states.log_prior_N).view(-1, each)
+    accepted = []
+    for before, t in pairwise(ladder):
+        log_w_GK = log_w_GK + (t - before) * moves.log_weight(states).view(-1, each)
+        log_w_GK, ancestor_N = resampled(log_w_GK, resample_below, generator)
+        states = states.select(ancestor_N)
+        for _ in range(moves_per_rung):
+            states, accept_N = moves.step(states, t, generator)
+            accepted.append(accept_N.double().view(num_prompts, -1).mean(1))
+    return replace(states, log_weight_N=log_w_GK.flatten()), torch.stack(accepted).mean(0).cpu()
+
+
+def resampled(log_w_GK: Tensor, below: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Resampling inside the islands with fewer than `below` of their particles effective: the new
+    log-weights, all log Z-hat, and each particle's ancestor. An island without any weight stays."""
+    islands, each = log_w_GK.shape
+    uniform_G1 = torch.rand(islands, 1, dtype=torch.float64, generator=generator)
+    due_G1 = (ess(log_w_GK) < below * each)[:, None] & ~log_w_GK.isneginf().all(1, keepdim=True)
+    place_K = torch.arange(each, device=log_w_GK.device)
+    size_G = torch.full((islands,), each, device=log_w_GK.device)
+    chosen_GK = ancestors(
+        "systematic",
+        log_w_GK.where(due_G1, 0.0),
+        size_G,
+        uniform_G1.to(log_w_GK.device),
+    ).where(due_G1, place_K)
+    first_G1 = each * torch.arange(islands, device=log_w_GK.device)[:, None]
+    log_z_G1 = log_mean_exp(log_w_GK)[:, None]
+    return log_z_G1.where(due_G1, log_w_GK), (first_G1 + chosen_GK).flatten()
+
+
+def _thinned(draws: Draws, job: Job) -> Draws:
+    """`num_samples` a prompt, chosen at random: each particle is then as likely as any other of its
+    island to stay, whatever its place among the resampled."""
+    num = len(draws) // len(job.target.prompts)
+    if num == job.num_samples:
+        return draws
+    generator = job.generator("annealed left out")
+    order = torch.argsort(draws.completions.prompt_index_N, stable=True).view(-1, num)
+    kept = [
+        rows[
+            torch.randperm(num, generator=generator)[: job.num_samples]
+            .sort()
+            .values.to(rows.device)
+        ]
+        for rows in order
+    ]
+    return draws.select(torch.cat(kept))
+
+
+def _figures(rate_P: Tensor, rungs: int, num: int) -> dict[str, Estimate]:
+    each = [Estimate(rate, torch.nan, "heuristic", num) for rate in rate_P.tolist()]
+    return {
+        "acceptance": replace(worst(each), value=float(rate_P.mean())),
+        "rungs": Estimate(rungs, 0.0, "exact", num),
+    }

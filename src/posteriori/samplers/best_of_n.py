@@ -1,0 +1,95 @@
+"""Best of n: the draw of most evidence among n, and how far that is from where they came."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ..config import Strict
+from ..draw import draw
+from ..estimates import combine, log_mean_weight
+from ..types import Draws, Finding, Guarantee
+from .base import Job, Sampler
+from .best_of_n_law import best_of_n_kl, best_of_n_kl_bound
+
+_ROUND = 256
+"""Draws of the proposal a prompt between two reports of progress."""
+
+
+class BestOfN(Sampler):
+    """y = argmax of log e among y_1 .. y_n ~ q,  law p_n = q (F^n - F_-^n) / (F - F_-).
+
+    F is the distribution function of log e under q(.|c) at y's own, F_- its value just below, and
+    ties are broken uniformly. For a single reward log e = r/beta, so this is the best of n by
+    reward, whatever beta is; a constraint outranks it. The law is never p*: the guarantee is
+    "heuristic". It is KL(p_n, q) away from its proposal, at most log n - (n - 1)/n and less where
+    outcomes tie; a finding gives it (`best_of_n_kl`). Independent draws of weight 1; where all n
+    were ruled out, one of them is returned with weight 0.
+
+    All n draws are in the cost, and serve `log_z` as in `importance`: a lower bound in expectation.
+    (Beirami et al. 2024, arXiv 2401.01879; its bound holds with ties, its law here includes them.)
+    """
+
+    name = "best_of_n"
+    guarantee: ClassVar[Guarantee] = "heuristic"
+
+    class Settings(Strict):
+        """`n`: how many draws of the proposal stand behind each one."""
+
+        n: int = Field(16, ge=1)
+
+    def shares(self, draws: Draws) -> Tensor:
+        """The probability with which each of a group's draws is taken, [groups, n]."""
+        score_GN = draws.log_evidence_N.view(-1, self.settings.n)
+        best_GN = (score_GN == score_GN.amax(-1, keepdim=True)).double()
+        return best_GN / best_GN.sum(-1, keepdim=True)
+
+    def describe(self, pool: Draws) -> tuple[Finding, ...]:
+        """What all the draws of the proposal say of the law."""
+        kl, n = best_of_n_kl(pool, self.settings.n), self.settings.n
+        return (
+            Finding(
+                "info",
+                "kl_of_best_of_n",
+                f"The best of {n} is {kl} nats from the proposal (KL), at most "
+                f"{best_of_n_kl_bound(n):.4g}.",
+            ),
+        )
+
+    def run(self, job: Job) -> Draws:
+        n, prompts = self.settings.n, len(job.target.prompts)
+        groups_at_once = max(1, _ROUND // n)
+        pools = []
+        for start in range(0, job.num_samples, groups_at_once):
+            groups = min(groups_at_once, job.num_samples - start)
+            drawn = draw(job.target, job.proposal, groups * n, job.generator(self.name, start))
+            coin_G1 = torch.rand(
+                (prompts * groups, 1),
+                dtype=torch.float64,
+                generator=job.generator(self.name, "choose", start),
+            )
+            chosen_G1 = choose(self.shares(drawn).cpu(), coin_G1)
+            first_G1 = n * torch.arange(prompts * groups)[:, None]
+            picked = drawn.select((first_G1 + chosen_G1)[:, 0])
+            ruled_out_N = picked.log_weight.isneginf()
+            weight_N = torch.zeros_like(picked.log_prior_N).masked_fill(ruled_out_N, -math.inf)
+            job.keep(replace(picked, log_weight_N=weight_N))
+            pools.append(drawn)
+            job.progress(start + groups, job.num_samples)
+        pool = Draws.concat(pools)
+        at_N = pool.completions.prompt_index_N
+        log_z = combine(
+            [log_mean_weight(pool.log_weight[at_N == at]) for at in range(prompts)], "lower_bound"
+        )
+        return replace(Draws.concat(job.kept), log_z=log_z, findings=self.describe(pool))
+
+
+def choose(share_GN: Tensor, coin_G1: Tensor) -> Tensor:
+    """One place a row with the probabilities `share_GN`, by inverting their sum; [G, 1]."""
+    cumulative_GN = share_GN.cumsum(-1)
+    return torch.searchsorted(cumulative_GN / cumulative_GN[:, -1:], coin_G1, right=True)

@@ -1,0 +1,84 @@
+"""What the samplers by Markov chains share: where chains start, and what they return."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from pydantic import Field
+
+from ..config import Strict
+from ..draw import draw
+from ..errors import SamplingError
+from ..types import Cost, Draws, Estimate
+from .base import Job
+from .mixing import Trace, findings
+
+
+class ChainSettings(Strict):
+    """`chains` a prompt, never more than draws; after `burn_in` steps every `thin`-th is a draw.
+
+    Chains start from draws of the proposal that have evidence: at most `start_budget` draws a
+    prompt are made to find them.
+    """
+
+    chains: int = Field(16, ge=1)
+    burn_in: int = Field(100, ge=0)
+    thin: int = Field(10, ge=1)
+    start_budget: int = Field(20_000, ge=1)
+
+
+def start(job: Job, chains: int, budget: int) -> Draws:
+    """`chains` draws of the proposal with evidence a prompt, prompt by prompt.
+
+    Drawn in rounds, each for the prompts that still lack some. Where the budget ends with fewer
+    than `chains`, those found are shared out. Raises `SamplingError` where there are none.
+    """
+    num_prompts = len(job.target.prompts)
+    lacking = list(range(num_prompts))
+    found: list[list[Draws]] = [[] for _ in lacking]
+    cost = Cost()
+    drawn, size, turn = 0, min(chains, budget), 0
+    while lacking and drawn < budget:
+        size = min(size, budget - drawn)
+        generator = job.generator("start", turn)
+        prompts = [job.target.prompts[at] for at in lacking]
+        pool = draw(job.target, job.proposal, size, generator, prompts)
+        cost = cost + pool.cost
+        for row, at in enumerate(lacking):
+            mine = pool.select(slice(row * size, (row + 1) * size))
+            found[at].append(mine.select(~mine.log_weight.isneginf()))
+        drawn, size, turn = drawn + size, 2 * size, turn + 1
+        lacking = [at for at in lacking if sum(map(len, found[at])) < chains]
+    parts = []
+    for at, mine in enumerate(found):
+        number = sum(map(len, mine))
+        if number == 0:
+            raise SamplingError(
+                f"none of {drawn} draws of the proposal has any evidence for the prompt "
+                f"{str(job.target.prompts[at])[:60]!r}, so no chain can start",
+                hint="raise start_budget, or draw from a proposal that is nearer to the target",
+            )
+        whole = Draws.concat(mine)
+        parts.append(whole.select(torch.arange(chains, device=whole.log_prior_N.device) % number))
+    # All prompts come first, in the target's order, so that positions in it stay what they are.
+    return replace(Draws.concat(parts), cost=cost)
+
+
+def draws_of(states: Draws, chains: int, take: int) -> Draws:
+    """The states of the first `take` chains of each prompt as draws: all weigh the same."""
+    chain_N = torch.arange(len(states), device=states.log_prior_N.device)
+    chosen = chain_N[chain_N % chains < take]
+    picked = states.select(chosen)
+    return replace(picked, log_weight_N=torch.zeros_like(picked.log_prior_N), group_N=chosen)
+
+
+def finished(job: Job, trace: Trace, chains: int, log_z: Estimate | None = None) -> Draws:
+    """All that was kept, with the figures of the chains."""
+    figures = trace.figures()
+    return replace(
+        Draws.concat(job.kept),
+        log_z=log_z,
+        figures=figures,
+        findings=tuple(findings(figures, chains, job.num_samples)),
+    )

@@ -1,0 +1,54 @@
+"""Metropolis-Hastings with moves that redraw the end of a completion."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from ..types import Draws, Guarantee
+from .base import Job, Sampler
+from .chains import ChainSettings, draws_of, finished, start
+from .mixing import Trace
+from .suffix_moves import SuffixMoves, without_cost
+
+
+class MH(Sampler):
+    """i ~ uniform {0 .. |y|-1},   y' = (y_1 .. y_i, fresh tokens ~ q(. | c, y_1 .. y_i)),
+
+        accept with probability min(1, p~(y') q(y[i:]) |y| / (p~(y) q(y'[i:]) |y'|)),
+
+    which for q = prior is min(1, (e(y') / e(y)) |y| / |y'|). |y| counts the EOS; the ratio of
+    lengths makes up for the choice of i.
+
+    Asymptotic: p* is invariant, and the chains' law tends to it with their length (q must be able
+    to draw whatever p~ can). Draws of a chain depend on each other: `group_N` is the chain. No
+    estimate of log Z. `figures` has R-hat, effective draws and the acceptance rate. All chains of
+    all prompts move in one batch. Raises `SamplingError` where no draw of q has any evidence.
+
+    Metropolis et al. 1953, Hastings 1970; suffix moves as in QUEST (Faria et al. 2024, arXiv
+    2406.00049), which leaves out |y| / |y'|. R-hat: Vehtari et al. 2021, arXiv 1903.08008.
+    """
+
+    name = "mh"
+    guarantee: ClassVar[Guarantee] = "asymptotic"
+
+    class Settings(ChainSettings):
+        pass
+
+    def run(self, job: Job) -> Draws:
+        chains = min(self.settings.chains, job.num_samples)
+        burn_in, thin = self.settings.burn_in, self.settings.thin
+        moves = SuffixMoves(job.target, job.proposal)
+        generator = job.generator("mh")
+        states = start(job, chains, self.settings.start_budget)
+        trace = Trace(len(job.target.prompts))
+        steps = burn_in + thin * -(-job.num_samples // chains)
+        left = job.num_samples
+        for step in range(1, steps + 1):
+            states, accept_N = moves.step(states, 1.0, generator)
+            if step > burn_in:
+                trace.add(states, accept_N)
+                if (step - burn_in) % thin == 0:
+                    job.keep(draws_of(states, chains, left))
+                    states, left = without_cost(states), left - chains
+            job.progress(step, steps)
+        return finished(job, trace, chains)

@@ -1,0 +1,239 @@
+"""Twisted SMC over tokens: G populations of particles, all of them in one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import SamplingError
+from ..numerics import ess
+from ..protocols import LanguageModel
+from ..target import Target
+from ..types import Completions, Cost, Draws, Prompt
+from .particles import Lanes, Particles, lanes
+from .resampling import Choices, Scheme
+from .twists import Prefixes, Twist, evidence_calls
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run does, whatever its populations."""
+
+    target: Target
+    proposal: LanguageModel
+    twist: Twist
+    resampling: Scheme
+    ess_threshold: float
+
+
+@dataclass
+class Moment:
+    """All particles after their t-th token was weighted: what `fit_twist` learns from.
+
+    `hidden_LD` and `at_L` are of the particles that go on; `ancestor_N` is the resampling's.
+    """
+
+    hidden_LD: Tensor
+    at_L: Tensor
+    log_w_N: Tensor
+    log_psi_N: Tensor
+    ancestor_N: Tensor
+
+
+class Populations:
+    """Population g: `size_G[g]` particles that continue prompt `parent_G[g]`. They take steps
+
+        y_t ~ q,   w *= prior(y_t) psi_t / (psi_t-1 q(y_t)),   psi_0 = 1,   psi_T = e;
+        where ESS < threshold x size: Z-hat *= mean w, resample, w = 1
+
+    until every particle has ended (`run`). Those that end early stay in the pool, with the twist
+    that `Twist.of_ended` gives them until the others have ended too. `pinned` holds one outcome a
+    population: its first particle takes these tokens and is its own ancestor (conditional SMC).
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        prompts: Sequence[Prompt],
+        parent_G: Tensor,
+        size_G: Tensor,
+        choices: Choices,
+        pinned: Completions | None = None,
+    ) -> None:
+        self.plan, self.prompts, self.choices = plan, prompts, choices
+        self.size_G, self.width = size_G, int(size_G.max())
+        self.length = plan.target.max_new_tokens
+        self.pinned_GT = None if pinned is None else _padded(pinned, self.length)
+        self.one_lm = plan.proposal is plan.target.prior
+        self.there_N = (torch.arange(self.width, device=size_G.device) < size_G[:, None]).flatten()
+        parent_N = parent_G.repeat_interleave(self.width)
+        self.p = Particles.start(parent_N, self.there_N, self.length, self.one_lm)
+        self.log_z_G = torch.zeros(len(size_G), dtype=torch.float64, device=size_G.device)
+        self.eos = torch.tensor(plan.target.prior.eos_token_ids, device=size_G.device)
+        self.cost = Cost()
+        self.moments: list[Moment] = []
+        self.prompt_ids: tuple[tuple[int, ...], ...] = ()
+
+    def run(self, trace: bool = False, on_step: Callable[[int], None] | None = None) -> Draws:
+        """All particles as draws, with log w = log Z-hat so far + log w since."""
+        plan, p = self.plan, self.p
+        hidden = trace or plan.twist.reads_hidden
+        with lanes(
+            plan.target.prior,
+            plan.proposal,
+            self.prompts,
+            p.parent_N,
+            self.there_N,
+            self.length,
+            hidden,
+        ) as rows:
+            self.prompt_ids = rows.prior.prompt_ids
+            self._tokens(sum(len(ids) for ids in self.prompt_ids))
+            for t in range(self.length):
+                changed = self._step(rows, t)
+                if on_step:
+                    on_step(t + 1)
+                if trace and bool(p.live_N.any()):
+                    self._record(rows)
+                if changed or plan.ess_threshold >= 1:
+                    self._resample(rows)
+                if not bool(p.live_N.any()):
+                    break
+            p.weigh(slice(None), 0.0, p.log_evidence_N)
+        return self._draws()
+
+    def _step(self, rows: Lanes, t: int) -> bool:
+        """One token a live particle, and what it weighs; False where all weigh as before."""
+        p = self.p
+        live_L = p.live_N.nonzero()[:, 0]
+        at = slice(None) if len(live_L) == len(p.live_N) else live_L
+        token_L, log_q_L = rows.draw(self.choices, at)
+        if self.pinned_GT is not None:
+            first_L = live_L % self.width == 0
+            given_L = self.pinned_GT[live_L // self.width, t]
+            token_L = token_L.where(~first_L, given_L)
+            log_q_L = log_q_L.where(~first_L, rows.log_prob(rows.proposal, at, token_L))
+        log_p_L = log_q_L if self.one_lm else rows.log_prob(rows.prior, at, token_L)
+        p.tokens_NT[at, t], p.lengths_N[at] = token_L, t + 1
+        p.log_q_NT[at, t], p.log_p_NT[at, t] = log_q_L, log_p_L
+        self._tokens(len(live_L))
+
+        log_psi_L = torch.zeros_like(log_q_L)
+        ends_L = torch.isin(token_L, self.eos)
+        done_L = torch.ones_like(ends_L) if t + 1 == self.length else ends_L
+        some_done = bool(done_L.any())
+        if some_done:
+            p.ended_N[live_L[ends_L]] = True
+            log_psi_L[done_L] = self._finish(live_L[done_L])
+        twisted_L = None
+        if not bool(done_L.all()):
+            on = live_L[~done_L] if some_done else at
+            twisted_L = self._go_on(rows, on, token_L[~done_L] if some_done else token_L)
+            if twisted_L is not None:
+                log_psi_L[~done_L] = twisted_L
+        if self.one_lm and twisted_L is None and not bool(log_psi_L.any()):
+            return False
+        p.weigh(at, log_p_L - log_q_L, log_psi_L)
+        return True
+
+    def _finish(self, done_L: Tensor) -> Tensor:
+        """Particles that have just ended: their evidence, and the twist that they wait with."""
+        p, target = self.p, self.plan.target
+        p.live_N[done_L] = False
+        completions = self._completions(done_L)
+        scores = target.score(completions)
+        self.cost += evidence_calls(target, completions)
+        p.log_evidence_N[done_L] = scores.log_evidence
+        p.reward_N[done_L] = scores.reward
+        return self.plan.twist.of_ended(scores.log_evidence)
+
+    def _go_on(self, rows: Lanes, at: Tensor | slice, token_L: Tensor) -> Tensor | None:
+        """Run the token of the others through the language models; their twists."""
+        rows.tidy(self.p.live_N)
+        rows.extend(at, token_L)
+        twist = self.plan.twist
+        prefixes = Prefixes(self.plan.target, self._completions(at), at, rows, self.choices)
+        log_psi_L = twist.log_psi(prefixes)
+        self.cost += prefixes.cost
+        if log_psi_L is not None and not bool((log_psi_L < torch.inf).all()):
+            raise SamplingError(
+                f"twist '{twist.name}' is NaN or infinite for a prefix",
+                hint="a twist is a finite number of nats, or -inf where there is no hope",
+            )
+        return log_psi_L
+
+    def _resample(self, rows: Lanes) -> None:
+        """Where few particles carry the weight, and some still go on."""
+        p, plan, width = self.p, self.plan, self.width
+        log_w_GK = p.log_w_N.view(-1, width)
+        poor_G = ess(log_w_GK) < plan.ess_threshold * self.size_G
+        due_G = p.live_N.view(-1, width).any(-1) & ~log_w_GK.isneginf().all(-1)
+        if plan.ess_threshold < 1:
+            due_G &= poor_G
+        if not bool(due_G.any()):
+            return
+        log_w_DK, size_D = log_w_GK[due_G], self.size_G[due_G]
+        ancestor_DK = self.choices.ancestors(plan.resampling, log_w_DK, size_D)
+        if self.pinned_GT is not None:
+            ancestor_DK[:, 0] = 0
+        self.log_z_G[due_G] += log_w_DK.logsumexp(-1) - size_D.double().log()
+        ancestor_N = torch.arange(len(p.log_w_N), device=p.log_w_N.device)
+        ancestor_GK = ancestor_N.view(-1, width)
+        ancestor_GK[due_G] = ancestor_GK[due_G, :1] + ancestor_DK
+        p.keep(ancestor_N)
+        p.log_w_N.view(-1, width)[due_G] = 0.0
+        p.log_w_N[~self.there_N] = -torch.inf
+        if self.moments:
+            self.moments[-1].ancestor_N = ancestor_N
+        if bool(p.live_N.any()):
+            rows.follow(ancestor_N, p.live_N)
+
+    def _draws(self) -> Draws:
+        p, at = self.p, self.there_N
+        completions = self._completions(at)
+        width = completions.tokens_NL.shape[1]
+        group_N = torch.arange(len(self.size_G), device=at.device).repeat_interleave(self.width)
+        return Draws(
+            completions=completions,
+            log_proposal_N=p.log_q_NT[at].sum(-1),
+            log_prior_N=p.log_p_NT[at].sum(-1),
+            log_evidence_N=p.log_evidence_N[at],
+            reward_N=p.reward_N[at],
+            cost=self.cost,
+            token_log_prior_NL=p.log_p_NT[at, :width],
+            log_weight_N=(p.log_w_N + self.log_z_G[group_N])[at],
+            group_N=group_N[at],
+        )
+
+    def log_z(self) -> Tensor:
+        """log Z-hat [G] = log mean w of each population."""
+        last_G = self.p.log_w_N.view(-1, self.width).logsumexp(-1) - self.size_G.double().log()
+        return self.log_z_G + last_G
+
+    def _record(self, rows: Lanes) -> None:
+        p = self.p
+        live_L = p.live_N.nonzero()[:, 0]
+        self.moments.append(
+            Moment(
+                rows.hidden(live_L),
+                live_L,
+                p.log_w_N.clone(),
+                p.log_psi_N.clone(),
+                torch.arange(len(p.log_w_N), device=p.log_w_N.device),
+            )
+        )
+
+    def _completions(self, at: Tensor | slice) -> Completions:
+        return self.p.completions(at, self.prompts, self.prompt_ids, self.plan.target.prior.decode)
+
+    def _tokens(self, num: int) -> None:
+        self.cost += Cost(lm_tokens=num if self.one_lm else 2 * num)
+
+
+def _padded(completions: Completions, length: int) -> Tensor:
+    completions.check_outcomes(length)
+    tokens_GL = completions.tokens_NL
+    return torch.nn.functional.pad(tokens_GL, (0, length - tokens_GL.shape[1]))

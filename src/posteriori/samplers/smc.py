@@ -1,0 +1,129 @@
+"""Sequential Monte Carlo over tokens, steered by twists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import AfterValidator, Field
+from torch import Tensor
+
+from ..config import Strict
+from ..errors import ConfigError, SamplingError
+from ..estimates import combine, log_mean_weight
+from ..protocols import TrainableLM
+from ..types import Completions, Draws, Guarantee
+from .base import Job, Sampler
+from .particles import stepping
+from .populations import Plan, Populations
+from .resampling import Choices, Scheme
+from .twists import make_twist
+
+_REPLICATES = 4
+_ROWS = 4096
+"""Particles at once: a run that stops keeps those that were finished."""
+
+
+class SMCSettings(Strict, arbitrary_types_allowed=True):
+    """`replicates`: populations a prompt, 4 unless there are fewer draws; see `SMC`."""
+
+    replicates: int | None = Field(None, ge=1)
+    ess_threshold: float = Field(0.5, ge=0, le=1)
+    resampling: Scheme = "systematic"
+    twist: Annotated[Any, AfterValidator(make_twist)] = Field("none", validate_default=True)
+
+
+class SMC(Sampler):
+    """K particles a population, t = 1 .. T, psi_0 = 1, psi_T = e(c, y):
+
+        y_t ~ q(.|c, y_<t),   w *= prior(y_t|c, y_<t) psi_t(y_<=t) / (psi_t-1(y_<t) q(y_t|c, y_<t))
+        ESS = (sum w)^2 / sum w^2 < ess_threshold K:  Z-hat *= mean w, resample in proportion to w,
+                                                      w = 1
+        at the end:  Z-hat *= mean w;  a draw weighs w times the Z-hat before.
+
+    Properly weighted for every twist that is positive wherever evidence may come, every proposal
+    that can draw whatever the prior can, and each resampling, adaptive or (`ess_threshold` 1) at
+    every step: E[mean over a prompt's draws of w f(y)] = sum_y p~(y) f(y), so Z-hat is unbiased,
+    and log Z-hat, in nats, is below log Z in expectation. Draws of a population depend on each
+    other; `num_samples` are split among `replicates` populations, whose Z-hat are independent: the
+    standard error of log_z is theirs. `log_proposal` is log q of a draw's own tokens.
+
+    `twist`: "none"; "evidence", of the text so far; "prefix", what a constraint can rule out;
+    "rollouts"; a `TwistHead` that `fit_twist` has trained, or its file; each but the last also as
+    {"name": "evidence", "temper": 0.5}, with settings.
+
+    Raises `ConfigError` for more replicates than draws, and `SamplingError` for language models
+    over other tokens, or such that cannot be run token by token.
+    Source: Zhao et al. 2024 (arXiv 2404.17546, sections 2 and 3), Lew et al. 2023 (2306.03081).
+    """
+
+    name = "smc"
+    guarantee: ClassVar[Guarantee] = "properly_weighted"
+    Settings = SMCSettings
+
+    def run(self, job: Job) -> Draws:
+        settings = self.settings
+        plan = Plan(
+            job.target, job.proposal, settings.twist, settings.resampling, settings.ess_threshold
+        )
+        replicates = self._replicates(job.num_samples)
+        whole, rest = divmod(job.num_samples, replicates)
+        size_C = torch.tensor([whole + (at < rest) for at in range(replicates)])
+        num_prompts = len(job.target.prompts)
+        prompt_G = torch.arange(num_prompts).repeat_interleave(replicates)
+        log_z = []
+        for draws, log_z_g in in_parts(job, plan, prompt_G, size_C.repeat(num_prompts)):
+            job.keep(draws)
+            log_z.append(log_z_g)
+        # Populations of unequal size count by their size, as their draws do.
+        share_C = (size_C.double() * replicates / job.num_samples).log()
+        log_z_PC = torch.cat(log_z).view(-1, replicates) + share_C
+        estimates = [log_mean_weight(each) for each in log_z_PC]
+        return replace(Draws.concat(job.kept), log_z=combine(estimates, "lower_bound"))
+
+    def _replicates(self, num_samples: int) -> int:
+        wanted = self.settings.replicates
+        if wanted is None:
+            return min(_REPLICATES, num_samples)
+        if wanted > num_samples:
+            raise ConfigError(
+                f"replicates={wanted} populations cannot be made of num_samples={num_samples}",
+                where="sampler 'smc'",
+                hint="draw more, or set fewer replicates",
+            )
+        return wanted
+
+
+def in_parts(
+    job: Job, plan: Plan, prompt_G: Tensor, size_G: Tensor, pinned: Completions | None = None
+) -> Iterator[tuple[Draws, Tensor]]:
+    """Draws and log Z-hat of populations, as many at a time as fit; group g is population g."""
+    target = plan.target
+    prior, proposal = stepping(target.prior), stepping(plan.proposal)
+    if (prior.eos_token_ids, prior.vocab_size) != (proposal.eos_token_ids, proposal.vocab_size):
+        raise SamplingError(
+            "prior and proposal are over different tokens, or end with different ones",
+            hint="propose from a language model with the prior's own tokenizer",
+        )
+    fit = min(lm.rows_at_once(target.prompts, target.max_new_tokens) for lm in (prior, proposal))
+    each = max(1, min(fit, _ROWS) // int(size_G.max()))
+    parts = torch.arange(len(size_G)).split(each)
+    total = len(parts) * target.max_new_tokens
+    device = prior.device if isinstance(prior, TrainableLM) else torch.device("cpu")
+    for number, at in enumerate(parts):
+        used, parent_g = prompt_G[at].unique(return_inverse=True)
+        populations = Populations(
+            plan,
+            [target.prompts[i] for i in used.tolist()],
+            parent_g.to(device),
+            size_G[at].to(device),
+            Choices(job.generator("smc", number)),
+            None if pinned is None else pinned.select(at),
+        )
+        done = number * target.max_new_tokens
+        draws = populations.run(on_step=lambda t, done=done: job.progress(done + t, total))
+        assert draws.group_N is not None
+        yield replace(draws, group_N=draws.group_N + int(at[0])), populations.log_z().cpu()
+    job.progress(total, total)

@@ -1,0 +1,215 @@
+"""Twists: psi_t(y_1 .. y_t), a guess of the evidence still to come, that steers SMC on the way.
+
+Any psi > 0 leaves the weights right; the best is psi_t = E_prior[e(c, y) | y_1 .. y_t], with which
+every particle weighs the same. psi may be 0 only where no completion of the prefix has evidence.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ..config import Strict, parse
+from ..errors import ConfigError, did_you_mean
+from ..numerics import log_mean_exp
+from ..target import Target
+from ..types import Completions, Cost
+from .particles import Lanes
+from .resampling import Choices
+
+
+@dataclass
+class Prefixes:
+    """L live prefixes of equal length, everything a twist may ask, and what asking costs."""
+
+    target: Target
+    completions: Completions
+    at: Tensor | slice
+    lanes: Lanes
+    choices: Choices
+    cost: Cost = field(default_factory=Cost)
+
+
+class Twist:
+    """log psi_t of prefixes, of those that go on and of those that have ended already."""
+
+    name: ClassVar[str]
+    reads_hidden: ClassVar[bool] = False
+    """Whether it needs the prior's hidden states."""
+    Settings: ClassVar[type[Strict]] = Strict
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings: Any = parse(self.Settings, settings, where=f"twist '{self.name}'")
+
+    def log_psi(self, prefixes: Prefixes) -> Tensor | None:
+        """float64 [L], nats; None stands for psi = 1. What it costs is added to `prefixes.cost`."""
+        raise NotImplementedError
+
+    def of_ended(self, log_evidence_L: Tensor) -> Tensor:
+        """log psi of completions that wait for the others to end, when psi becomes e: on the scale
+        of `log_psi`, so that what goes on and what has ended can be compared."""
+        return log_evidence_L
+
+
+class NoTwist(Twist):
+    """psi_t = 1 until the end: only the proposal's ratio weighs, and evidence 0 where it is met."""
+
+    name = "none"
+
+    def log_psi(self, prefixes: Prefixes) -> Tensor | None:  # noqa: ARG002
+        return None
+
+    def of_ended(self, log_evidence_L: Tensor) -> Tensor:
+        return torch.zeros_like(log_evidence_L).where(log_evidence_L > -math.inf, -math.inf)
+
+
+class FloorSettings(Strict):
+    """`floor`: log psi where the evidence found is 0. There may yet be some, so psi is above 0."""
+
+    floor: float = -1.0
+
+
+class EvidenceSettings(FloorSettings):
+    temper: float = Field(1.0, ge=0)
+
+
+class EvidenceTwist(Twist):
+    """psi_t = e(c, y_1 .. y_t)^temper: the text so far, judged as if it had ended here.
+
+    Where e is 0, psi is exp(`floor`): there may yet come evidence.
+    """
+
+    name = "evidence"
+    Settings = EvidenceSettings
+
+    def log_psi(self, prefixes: Prefixes) -> Tensor:
+        log_e_L = prefixes.target.score(prefixes.completions).log_evidence
+        prefixes.cost += evidence_calls(prefixes.target, prefixes.completions)
+        return (self.settings.temper * log_e_L).where(log_e_L > -math.inf, self.settings.floor)
+
+    def of_ended(self, log_evidence_L: Tensor) -> Tensor:
+        tempered_L = self.settings.temper * log_evidence_L
+        return tempered_L.where(log_evidence_L > -math.inf, -math.inf)
+
+
+class PrefixTwist(NoTwist):
+    """psi_t = what the evidence says of a prefix: 0 where it cannot come right any more.
+
+    For constraints that can tell: `Constraint(fn, prefix=may_still_hold)`. Raises `ConfigError`
+    where no evidence of the target can.
+    """
+
+    name = "prefix"
+
+    def log_psi(self, prefixes: Prefixes) -> Tensor:
+        log_psi_L = prefixes.target.prefix_log_evidence(prefixes.completions)
+        if log_psi_L is None:
+            raise ConfigError(
+                "twist='prefix' needs evidence that can judge a prefix, and none of it can",
+                hint="write Constraint(fn, prefix=may_still_hold), or use another twist",
+            )
+        prefixes.cost += evidence_calls(prefixes.target, prefixes.completions)
+        return log_psi_L
+
+
+class RolloutSettings(FloorSettings):
+    num: int = Field(4, ge=1)
+
+
+class Rollouts(Twist):
+    """psi_t = (1/num) sum_i e(c, y_1 .. y_t, rest_i), rest_i ~ prior: the best twist, by sampling.
+
+    Costs num x (T - t) tokens a prefix. The particle keeps the value that was drawn for it, so the
+    weights are right for any num.
+    """
+
+    name = "rollouts"
+    Settings = RolloutSettings
+
+    def log_psi(self, prefixes: Prefixes) -> Tensor:
+        num, target = self.settings.num, prefixes.target
+        ended, tokens = roll_out(prefixes, num)
+        log_e_L = log_mean_exp(target.score(ended).log_evidence.view(-1, num))
+        prefixes.cost += evidence_calls(target, ended) + Cost(lm_tokens=tokens)
+        return log_e_L.where(log_e_L > -math.inf, self.settings.floor)
+
+
+def roll_out(prefixes: Prefixes, num: int) -> tuple[Completions, int]:
+    """`num` completions of each prefix, drawn from the prior, and how many tokens they took."""
+    lanes, start = prefixes.lanes, prefixes.completions
+    row_R = lanes.row_N[prefixes.at].repeat_interleave(num)
+    rows = lanes.prior.branch(row_R)
+    at_R = torch.arange(len(start), device=row_R.device).repeat_interleave(num)
+    drawn = start.select(at_R)
+    eos = torch.tensor(prefixes.target.prior.eos_token_ids, device=row_R.device)
+    tokens_RT = torch.nn.functional.pad(
+        drawn.tokens_NL, (0, drawn.max_new_tokens - drawn.tokens_NL.shape[1])
+    )
+    lengths_R, ended_R = drawn.lengths_N.clone(), drawn.ended_N.clone()
+    live_R = torch.arange(len(row_R), device=row_R.device)
+    drawn_tokens = 0
+    for t in range(start.tokens_NL.shape[1], drawn.max_new_tokens):
+        token_R, _ = prefixes.choices.tokens(rows.logits_RV)
+        tokens_RT[live_R, t] = token_R
+        lengths_R[live_R] = t + 1
+        drawn_tokens += len(live_R)
+        ends_R = torch.isin(token_R, eos)
+        ended_R[live_R] = ends_R
+        if t + 1 == drawn.max_new_tokens or bool(ends_R.all()):
+            break
+        if bool(ends_R.any()):
+            on = (~ends_R).nonzero()[:, 0]
+            rows.keep(on)
+            live_R, token_R = live_R[on], token_R[on]
+        rows.extend(token_R)
+    return (
+        Completions(
+            prompt_set=drawn.prompt_set,
+            prompt_ids=drawn.prompt_ids,
+            prompt_index_N=drawn.prompt_index_N,
+            tokens_NL=tokens_RT,
+            lengths_N=lengths_R,
+            ended_N=ended_R,
+            max_new_tokens=drawn.max_new_tokens,
+            decode=drawn.decode,
+        ),
+        drawn_tokens,
+    )
+
+
+def evidence_calls(target: Target, completions: Completions) -> Cost:
+    return Cost(evidence_calls=len(completions) * len(target.evidence))
+
+
+TWISTS: dict[str, type[Twist]] = {
+    twist.name: twist for twist in (NoTwist, EvidenceTwist, PrefixTwist, Rollouts)
+}
+
+
+def make_twist(twist: Any) -> Twist:
+    """A `Twist` from itself, a name, a table {"name": .., settings}, or where one was saved.
+
+    Raises `ConfigError`.
+    """
+    if isinstance(twist, Twist):
+        return twist
+    if isinstance(twist, str | Path) and Path(twist).suffix == ".safetensors":
+        from .twist_head import TwistHead
+
+        return TwistHead.load(twist)
+    settings = dict(twist) if isinstance(twist, Mapping) else {"name": twist}
+    name = str(settings.pop("name", None))
+    if name not in TWISTS:
+        raise ConfigError(
+            f"unknown twist {name!r}",
+            hint=did_you_mean(name, TWISTS)
+            + " A learned one is the file that fit_twist's result was saved to (.safetensors).",
+        )
+    return TWISTS[name](**settings)

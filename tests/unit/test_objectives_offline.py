@@ -1,0 +1,244 @@
+"""rwr and raft, where the table of cases does not reach: their laws at a finite number of draws."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from objective_cases import exact_z, kl_from_target
+from torch import Tensor
+from worlds import World, reward
+
+import posteriori as po
+from posteriori.errors import ConfigError, SamplingError
+from posteriori.objectives.raft import RAFT, best, known_bound
+from posteriori.objectives.rwr import RWR
+
+EXACT = 1e-8
+WRONG = 1e4 * EXACT
+
+
+@pytest.fixture
+def world() -> World:
+    return of_the_prior(("x",), 2)
+
+
+def of_the_prior(prompts: tuple[str, ...], num_samples: int) -> World:
+    """A world whose draws come from the prior."""
+    made = World(prompts, num_samples)
+    made.outcomes = replace(made.outcomes, log_proposal_N=made.outcomes.log_prior_N)
+    return made
+
+
+def imitation_of(world: World, laws: list[Tensor]) -> Tensor:
+    """The gradient of the mean over prompts of KL(law, pi)."""
+    log_pi = world.policy.log_prob(world.outcomes.completions).split(world.sizes)
+    mean = torch.stack([-(law * log).sum() for law, log in zip(laws, log_pi, strict=True)]).mean()
+    return torch.autograd.grad(mean, [world.policy.logits])[0]
+
+
+def prepared(objective, world: World):
+    objective.prepare(world.target, lambda: world.policy, seed=0)
+    return objective
+
+
+@pytest.mark.parametrize("control_variate", [True, False])
+@pytest.mark.parametrize("num_samples", [1, 2, 3])
+def test_a_step_of_rwr_imitates_the_law_of_one_resampled_draw(num_samples, control_variate):
+    world = of_the_prior(("x",), num_samples)
+    objective = prepared(RWR(normaliser="step", control_variate=control_variate), world)
+    prior, evidence = world.exact.log_prior[0].exp(), world.exact.log_evidence[0].exp()
+    law = torch.zeros_like(prior)
+    for chosen in itertools.product(range(len(prior)), repeat=num_samples):
+        rows = torch.tensor(chosen)
+        law.index_add_(0, rows, prior[rows].prod() * evidence[rows] / evidence[rows].sum())
+    gradient = world.expected_gradient(objective)
+    torch.testing.assert_close(gradient, imitation_of(world, [law]), rtol=0, atol=EXACT)
+    assert (gradient - world.gradient_of(kl_from_target)).abs().max() > WRONG, "it is biased"
+    star = world.exact.log_posterior[0].exp()
+    chi2 = float((star**2 / prior).sum()) - 1
+    assert float((star * (star / law).log()).sum()) <= math.log1p(chi2 / num_samples) + 1e-12
+
+
+def test_rwr_without_a_control_variate_has_the_same_gradient():
+    world = of_the_prior(("x", "y"), 2)
+    objective = prepared(RWR(control_variate=False), world)
+    exact_z(objective, world)
+    expected = world.gradient_of(kl_from_target)
+    torch.testing.assert_close(world.expected_gradient(objective), expected, rtol=0, atol=EXACT)
+
+
+def test_at_the_posterior_every_draw_of_rwr_weighs_nothing(world):
+    """The control variate takes the noise with the gradient, given Z."""
+    objective = prepared(RWR(), world)
+    exact_z(objective, world)
+    constants = objective.weigh(world.outcomes, world.outcomes.log_prior_N)
+    at_N = world.exact.log_posterior[0][:, None].clone().requires_grad_(True)
+    objective.loss(at_N, constants).sum().backward()
+    torch.testing.assert_close(at_N.grad, torch.zeros_like(at_N), rtol=0, atol=1e-12)
+
+
+class WithoutRatio(RWR):
+    def weigh(self, draws, log_prob_N):
+        return super().weigh(replace(draws, log_weight_N=draws.log_evidence_N), log_prob_N)
+
+
+class WithHalfOfBeta(RWR):
+    def weigh(self, draws, log_prob_N):
+        return super().weigh(replace(draws, log_evidence_N=2 * draws.log_evidence_N), log_prob_N)
+
+
+class WithTheControlOfThePrior(RWR):
+    def weigh(self, draws, log_prob_N):
+        constants = super().weigh(draws, log_prob_N)
+        return {**constants, "log_proposal_N": draws.log_prior_N}
+
+
+@pytest.mark.parametrize("mutant", [WithoutRatio, WithHalfOfBeta, WithTheControlOfThePrior])
+def test_wrong_variants_of_rwr_are_caught(mutant):
+    world = World(("x",), 2, elsewhere=True)
+    objective = prepared(mutant(), world)
+    exact_z(objective, world)
+    wrong = world.expected_gradient(objective) - world.gradient_of(kl_from_target)
+    assert float(wrong.abs().max()) > WRONG
+
+
+def accepting(world: World, objective: RAFT, log_p_N: Tensor) -> Tensor:
+    """The expected gradient over the prior's draws and over who of them is accepted."""
+    told_NL = world.policy.token_log_prob(world.outcomes.completions)
+    total = torch.zeros((), dtype=torch.float64)
+    for rows in world.tuples():
+        draws = world.outcomes.select(rows)
+        for pattern in itertools.product([True, False], repeat=len(rows)):
+            accepted_N = torch.tensor(pattern)
+            p_N = log_p_N[rows].exp()
+            probability = (
+                torch.where(accepted_N, p_N, 1 - p_N).prod() * draws.log_prior_N.sum().exp()
+            )
+            log_weight_N = torch.zeros_like(p_N).masked_fill(~accepted_N, -math.inf)
+            constants = objective.weigh(replace(draws, log_weight_N=log_weight_N), p_N)
+            total = total + probability * objective.loss(told_NL[rows], constants).mean()
+    return torch.autograd.grad(total, [world.policy.logits])[0]
+
+
+def test_rafts_gradient_is_that_of_the_forward_kl_times_the_chance_to_accept_any():
+    """[1 - (1 - Z/M)^n] grad KL(p*, pi), and not without the factor, nor at half of beta."""
+    world = of_the_prior(("x",), 3)
+    log_e_N = world.outcomes.log_evidence_N
+    log_bound = float(log_e_N.max()) + 0.2
+    gradient = accepting(world, prepared(RAFT(), world), log_e_N - log_bound)
+    factor = 1 - (1 - math.exp(float(world.exact.log_z[0]) - log_bound)) ** 3
+    exact = world.gradient_of(kl_from_target)
+    torch.testing.assert_close(gradient, factor * exact, rtol=0, atol=EXACT)
+    assert (gradient - exact).abs().max() > WRONG
+    half = accepting(world, prepared(RAFT(), world), 2 * (log_e_N - log_bound))
+    cosine = torch.nn.functional.cosine_similarity(half.flatten(), exact.flatten(), dim=0)
+    assert cosine < 1 - 1e-3
+
+
+def test_raft_accepts_where_u_is_below_e_over_the_bound(world):
+    log_e_N = world.outcomes.log_evidence_N
+    objective = prepared(RAFT(max_log_evidence=2.0), world)
+    p_N = (log_e_N - 2.0).exp()
+    below = objective.accepted(world.outcomes, p_N * (1 - 1e-9)).log_weight
+    above = objective.accepted(world.outcomes, p_N * (1 + 1e-9)).log_weight
+    assert bool((below == 0).all())
+    assert bool(above.isneginf().all())
+    with pytest.raises(SamplingError, match=r"above its bound of 1, .*max_log_evidence"):
+        prepared(RAFT(max_log_evidence=1.0), world).accepted(world.outcomes, p_N)
+
+
+def test_rafts_running_bound_is_each_prompts_largest_evidence_so_far():
+    world = of_the_prior(("x", "y"), 1)
+    objective = prepared(RAFT(), world)
+    log_e_N = world.outcomes.log_evidence_N
+    order = log_e_N[: world.sizes[0]].argsort()
+    low, high = world.outcomes.select(order[:1]), world.outcomes.select(order[-1:])
+    certain = torch.tensor([1 - 1e-12], dtype=torch.float64)
+    assert objective.accepted(low, certain).log_weight == 0, "it is the largest there has been"
+    objective.observe(objective.accepted(high, certain), high.log_prior_N)
+    assert objective.accepted(low, certain).log_weight.isneginf()
+    p = (low.log_evidence_N - high.log_evidence_N).exp()
+    assert objective.accepted(low, p * (1 - 1e-9)).log_weight == 0
+    other = world.outcomes.select([world.sizes[0]])
+    assert objective.accepted(other, certain).log_weight == 0, "prompts have bounds of their own"
+
+
+def test_likelihoods_and_constraints_bound_themselves(table):
+    def target(*evidence):
+        return po.Target(table, evidence, table.prompts, 3)
+
+    sure = po.Likelihood(lambda completions, **kw: [0.5 for _ in completions])
+    holds = po.Constraint(lambda completions, **kw: [True for _ in completions])
+    assert known_bound(target(sure, holds)) == 0
+    assert known_bound(target(sure, po.Reward(reward, beta=1.0))) is None
+
+
+@pytest.mark.parametrize("num_samples", [1, 2, 3])
+def test_best_of_n_imitates_the_law_of_the_best(num_samples):
+    """Its law is prior (F^n - F-^n) / (F - F-), F the cdf of log e; ties share."""
+    world = of_the_prior(("x",), num_samples)
+    tied_N = (2 * world.outcomes.log_evidence_N).round()
+    assert len(tied_N.unique()) < len(tied_N), "there are ties"
+    world.outcomes = replace(world.outcomes, log_evidence_N=tied_N)
+    objective = prepared(RAFT(select="best_of_n"), world)
+
+    class Chooses(RAFT):
+        def weigh(self, draws, log_prob_N):
+            return objective.weigh(replace(draws, log_weight_N=best(draws)), log_prob_N)
+
+    prior_N = world.outcomes.log_prior_N.exp()
+    upto_N = torch.stack([prior_N[tied_N <= e].sum() for e in tied_N])
+    below_N = torch.stack([prior_N[tied_N < e].sum() for e in tied_N])
+    law = prior_N * (upto_N**num_samples - below_N**num_samples) / (upto_N - below_N)
+    assert float(law.sum()) == pytest.approx(1)
+    gradient = world.expected_gradient(Chooses(select="best_of_n"))
+    torch.testing.assert_close(gradient, imitation_of(world, [law]), rtol=0, atol=EXACT)
+
+
+def test_on_the_policys_own_draws_best_of_n_collapses(table):
+    target = po.Target(table, po.Reward(in_words, beta=0.5), table.prompts, 3)
+    settings = {"steps": 60, "num_samples": 16, "learning_rate": 0.3, "decay": "none"}
+
+    def entropy(proposal: str) -> float:
+        objective = RAFT(select="best_of_n", proposal=proposal)
+        return float(
+            po.exact(target).evaluate(po.fit(target, objective, **settings).policy)["entropy"].max()
+        )
+
+    assert entropy("policy") < 0.1
+    assert entropy("prior") > 0.5
+
+
+def in_words(completions, **kwargs):
+    return [text.count("a") + 0.01 * len(text) for text in completions]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"proposal": "policy"}, "collapse"),
+        ({"select": "best_of_n", "max_log_evidence": 0.0}, "best_of_n accepts none"),
+    ],
+)
+def test_raft_refuses_what_makes_no_sense(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        RAFT(**settings)
+
+
+def rarely(completions, **kwargs):
+    return [text == "c c c" for text in completions]
+
+
+@pytest.mark.parametrize("objective", ["rwr", "raft"])
+def test_a_prompt_without_weight_adds_nothing_and_is_recorded(objective, table):
+    target = po.Target(table, po.Constraint(rarely), table.prompts, 3)
+    fitted = po.fit(target, objective, steps=1, num_samples=2, learning_rate=0.1)
+    record = fitted.history[0]
+    name = {"rwr": "prompts_without_weight", "raft": "prompts_without_accepted"}[objective]
+    assert record[name] == 2
+    assert record["loss"] == 0
+    assert torch.equal(fitted.policy.logits, table.logits)
