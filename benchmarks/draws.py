@@ -5,7 +5,9 @@
 The model, prompts and reward are the oracle's (beta 0.5), where KL(pi, p*) is exact. Each method
 runs at several learning rates; its figure is the fewest draws after which the exact KL, averaged
 over prompts, is below 0.05 nats and stays there, the best of the rates, median over three seeds.
-"Plain DPG" is `dpg` with the fixed proposal and no baseline of its own kind: one update a batch.
+"Plain DPG" is `dpg` on the policy's own draws, one update a batch. "vargrad, replay" takes four
+draws a prompt and step, keeps those of the last sixty, and makes eight updates a step: draws are
+what it saves, not arithmetic.
 """
 
 from __future__ import annotations
@@ -63,17 +65,18 @@ def first_stay(path: list[tuple[int, float]]) -> float:
 
 
 def ours(oracle: Oracle, name: str, rate: float, seed: int, steps: int, **how) -> float:
-    """`how`: settings of the objective, and replay."""
+    """`how`: settings of the objective, replay, and draws a prompt and step (`each`)."""
     path: list[tuple[int, float]] = []
-    replay = how.pop("replay", 0)
+    how = dict(how)
+    replay, each = how.pop("replay", 0), how.pop("each", EACH)
 
     def look(record) -> None:
         if (record["step"] + 1) % 5 == 0:
-            draws = (record["step"] + 1) * EACH * len(oracle.prompts)
+            draws = (record["step"] + 1) * each * len(oracle.prompts)
             path.append((draws, oracle.kl(trainer.policy)))
 
     settings = FitSettings(
-        steps=steps, num_samples=EACH, learning_rate=rate, seed=seed, decay="none", replay=replay
+        steps=steps, num_samples=each, learning_rate=rate, seed=seed, decay="none", replay=replay
     )
     trainer = Trainer(oracle.target, find("objective", name)(**how), settings, None, look)
     trainer.run()
@@ -136,8 +139,7 @@ def best(run: Callable[[float, int], float], rates: list[float]) -> tuple[float,
 METHODS: dict[str, dict] = {
     "plain dpg": {"name": "dpg", "proposal": "policy"},
     "rloo": {"name": "rloo"},
-    "vargrad, replay 8": {"name": "vargrad", "replay": 8},
-    "tb, replay 8": {"name": "tb", "replay": 8},
+    "vargrad, replay": {"name": "vargrad", "epochs": 8, "replay": 60, "each": 4},
 }
 
 

@@ -109,6 +109,7 @@ class ObjectiveCase:
 _RUN = {"steps": 400, "num_samples": 16, "learning_rate": 3e-3}
 _SLOW = _RUN | {"learning_rate": 2e-3}
 
+_NEAREST = {"steps": 120, "num_samples": 52, "learning_rate": 3e-3, "replay": 10}
 _FEW = {"steps": 60, "num_samples": 4, "learning_rate": 1.5e-3, "replay": 60}
 _DPG = {"divergence": kl_from_target, "any_proposal": True, "arrange": exact_z, "hard": True}
 
@@ -121,19 +122,23 @@ CASES = [
         "rloo", divergence=kl_to_target, any_proposal=True, fit=_RUN, within=(0.02, 0.02)
     ),
     ObjectiveCase("grpo", divergence=kl_to_target, fit=_SLOW, within=(0.02, 0.02)),
-    ObjectiveCase("grpo", {"scale": True}, fit=_SLOW, within=(0.02, 0.02)),
-    ObjectiveCase("grpo", {"epochs": 2}, divergence=kl_to_target, fit=_SLOW, within=(0.03, 0.03)),
+    ObjectiveCase("grpo", {"scale": True}, fit=_SLOW, within=(0.02, 0.02), slow=True),
+    ObjectiveCase(
+        "grpo", {"epochs": 2}, divergence=kl_to_target, fit=_SLOW, within=(0.03, 0.03), slow=True
+    ),
     ObjectiveCase("grpo", {"kl": "k3", "kl_in": "loss", "aggregation": "token_mean"}),
     ObjectiveCase("grpo", {"kl": "k3", "kl_in": "loss", "scale": True}),
     ObjectiveCase("ppo", divergence=kl_to_target, fit=_SLOW, within=(0.02, 0.02)),
     ObjectiveCase("vargrad", divergence=kl_to_target, fit=_RUN, within=(0.02, 0.03)),
     # Few draws, used often. Worst of seeds 0 to 4: 0.0414 and 0.0397, from 720 draws.
-    ObjectiveCase("vargrad", {"epochs": 8}, fit=_FEW, within=(0.06, 0.06)),
+    ObjectiveCase("vargrad", {"epochs": 8}, fit=_FEW, within=(0.06, 0.06), slow=True),
+    # The nearest: the same draws used often at first, with noise averaged out as the rate decays.
+    ObjectiveCase("vargrad", {"epochs": 4}, fit=_NEAREST, within=(0.005, 0.005), slow=True),
     ObjectiveCase("vargrad", {"proposal": "prior"}, fit=_RUN),
     ObjectiveCase("tb", divergence=kl_to_target, arrange=any_log_z, fit=_RUN, within=(0.02, 0.03)),
     ObjectiveCase("tb", {"proposal": "prior"}, fit=_RUN),
     ObjectiveCase("dpg", fit=_RUN, within=(0.02, 0.03), **_DPG),
-    ObjectiveCase("dpg", {"proposal": "policy"}, fit=_RUN, within=(0.02, 0.03), **_DPG),
+    ObjectiveCase("dpg", {"proposal": "policy"}, fit=_RUN, within=(0.02, 0.03), **_DPG, slow=True),
     ObjectiveCase("dpg", {"proposal": "prior", "baseline": 0.0}, **_DPG),
     *(
         ObjectiveCase(
@@ -145,6 +150,7 @@ CASES = [
             fit=_RUN,
             within=within,
             hard=hard,
+            slow=settings["divergence"] != "js",
         )
         for settings, divergence, within, hard in [
             ({"divergence": "forward_kl"}, kl_from_target, (0.02, 0.03), True),

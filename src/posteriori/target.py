@@ -33,7 +33,7 @@ class Target:
     value a prompt, that reward functions receive by name. The target owns its prompts and
     `max_new_tokens`: every estimate about it is over these prompts, in their order.
 
-    Raises `ConfigError` for no prompts, repeated prompts, or columns of another length.
+    Raises `ConfigError` for no prompts, columns of another length, or columns with repeated prompts.
     """
 
     def __init__(
@@ -60,10 +60,10 @@ class Target:
         self.columns = {name: list(values) for name, values in (columns or {}).items()}
         self.temper = temper
         self._position = {prompt_key(prompt): at for at, prompt in enumerate(self.prompts)}
-        if len(self._position) != len(self.prompts):
+        if len(self._position) != len(self.prompts) and self.columns:
             raise ConfigError(
-                "a prompt is there twice, so what belongs to which is ambiguous",
-                hint="make the prompts unique; num_samples says how many draws each has",
+                "a prompt is there twice, so its columns are ambiguous",
+                hint="make the prompts unique",
             )
         for name, values in self.columns.items():
             if len(values) != len(self.prompts):

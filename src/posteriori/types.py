@@ -9,6 +9,7 @@ log Z of the library is over this space, in nats per completion.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -127,18 +128,23 @@ class Completions:
 
     @staticmethod
     def concat(parts: Sequence[Completions]) -> Completions:
-        """All completions of `parts` in order, prompts that are the same one counted once."""
-        place: dict[str, int] = {}
+        """All completions of `parts` in order. A prompt that several parts have is one prompt; one
+        that a part has twice stays two."""
+        place: dict[tuple[str, int], int] = {}
         prompts: list[Prompt] = []
         prompt_ids: list[tuple[int, ...]] = []
         index_parts = []
         for part in parts:
+            seen: Counter[str] = Counter()
+            moved = []
             for prompt, ids in zip(part.prompt_set, part.prompt_ids, strict=True):
-                if prompt_key(prompt) not in place:
-                    place[prompt_key(prompt)] = len(prompts)
+                key = (prompt_key(prompt), seen[prompt_key(prompt)])
+                seen[key[0]] += 1
+                if key not in place:
+                    place[key] = len(prompts)
                     prompts.append(prompt)
                     prompt_ids.append(ids)
-            moved = [place[prompt_key(prompt)] for prompt in part.prompt_set]
+                moved.append(place[key])
             new_P = torch.tensor(moved, device=part.prompt_index_N.device)
             index_parts.append(new_P[part.prompt_index_N])
         log_probs = [part.token_log_prob_NL for part in parts]

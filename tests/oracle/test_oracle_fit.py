@@ -1,4 +1,4 @@
-"""Fine-tuning reaches the posterior, and reward alone collapses: judged by enumeration.
+"""LoRA reaches the posterior too, and reward alone collapses: judged by enumeration.
 
 At these rates and step counts plain REINFORCE with a leave-one-out baseline ends between 0.003 and
 0.014 nats from the posterior, and the exact gradient at 0.001; the prior starts 0.75 to 1.97 away.
@@ -22,16 +22,6 @@ def fit(target, objective, *, steps=400, learning_rate=3e-3, **settings) -> po.F
     )
     assert sum(record["draws"] for record in fitted.history) <= BUDGET
     return fitted
-
-
-@pytest.mark.parametrize(("objective", "bound"), [("rloo", 0.02), ("reinforce", 0.05)])
-def test_kl_regularised_objectives_reach_the_posterior(case, objective, bound):
-    """Over five seeds `rloo` ends at most 0.017 nats away and `reinforce`, whose baseline mixes
-    prompts with different log Z, at most 0.036."""
-    target = case.target(0.5)
-    figures = po.exact(target).evaluate(fit(target, objective).policy)
-    assert np.all(figures["kl_to_target"] < bound)
-    assert np.all(figures["kl_from_target"] < bound)
 
 
 @pytest.mark.parametrize("name", ["case_1", pytest.param("case_2", marks=pytest.mark.slow)])

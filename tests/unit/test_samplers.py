@@ -148,3 +148,11 @@ def test_hard_evidence_has_weight_zero(table):
     satisfied = torch.tensor([3 in y for y in drawn.completion_ids])
     assert torch.equal(drawn.log_weight.isfinite(), satisfied)
     assert all(3 in y for y in drawn.resample(50).completion_ids)
+
+
+def test_a_prompt_that_is_there_twice_has_its_own_draws(table):
+    target = po.Target(table, po.Reward(reward, beta=0.5), ["x", "y", "x"], 3)
+    drawn = po.sample(target, "importance", 300, seed=0)
+    assert drawn.prompts == ["x"] * 300 + ["y"] * 300 + ["x"] * 300
+    assert len(drawn.log_z.per_prompt) == 3
+    assert drawn.completion_ids[:300] != drawn.completion_ids[600:]

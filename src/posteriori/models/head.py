@@ -64,7 +64,8 @@ def _watch(model: nn.Module, head: nn.Linear) -> bool:
     hook = head.register_forward_hook(record)
     try:
         with torch.no_grad():
-            out = model(input_ids=torch.zeros(1, 1, dtype=torch.long), use_cache=False)
+            ids = torch.zeros(1, 1, dtype=torch.long)
+            out = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
     finally:
         hook.remove()
     return len(returned) == 1 and out.logits is returned[0]
