@@ -33,7 +33,7 @@ class Target:
     value a prompt, that reward functions receive by name. The target owns its prompts and
     `max_new_tokens`: every estimate about it is over these prompts, in their order.
 
-    Raises `ConfigError` for no prompts, columns of another length, or columns with repeated prompts.
+    Raises `ConfigError` for no prompts, or columns of another length or for repeated prompts.
     """
 
     def __init__(
