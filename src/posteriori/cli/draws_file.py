@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,12 +82,11 @@ def _null(value: Any) -> Any:
 
 def _pyarrow() -> tuple[Any, Any]:
     try:
-        import pyarrow
-        import pyarrow.parquet
+        arrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
     except ImportError as error:
         raise ConfigError(
             "Parquet needs pyarrow, which is not installed",
             where="--output",
             hint="pip install pyarrow, or name a .jsonl",
         ) from error
-    return pyarrow, pyarrow.parquet
+    return arrow, parquet
