@@ -6,6 +6,8 @@ padded to the longest; so its size is counted in these tokens.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -68,6 +70,17 @@ class _Count:
     @property
     def cells(self) -> int:
         return self.runs + self.rows * (self.longest_prompt // _CACHED)
+
+
+def in_order(parts: Sequence[Tensor], groups: Sequence[Tensor], width: int) -> Tensor:
+    """What was computed group by group, [n, t, ...] each, as one tensor [N, width, ...] in the
+    completions' own order, padded with zeros."""
+    padded = [
+        torch.cat([part, part.new_zeros(len(part), width - part.shape[1], *part.shape[2:])], dim=1)
+        for part in parts
+    ]
+    order = torch.cat(list(groups)).to(parts[0].device)
+    return torch.cat(padded)[torch.argsort(order)]
 
 
 def _even_runs(rows: list[Row]) -> list[list[Row]]:

@@ -19,7 +19,7 @@ from ..errors import ModelError
 from ..types import Completions, Prompt
 from . import adapters, memory, weights
 from .attention import Float32Attention
-from .batches import length_sorted_batches
+from .batches import in_order, length_sorted_batches
 from .features import prefix_features
 from .forward import Forward
 from .generate import Rows, generate
@@ -210,10 +210,7 @@ class CausalLM:
                 token_log_prob(forward, completions.select(batch), eos, self.warp).double()
                 for batch in batches
             ]
-        width = completions.tokens_NL.shape[1]
-        padded = [torch.nn.functional.pad(part, (0, width - part.shape[1])) for part in parts]
-        order = torch.cat(batches).to(self.device)
-        return torch.cat(padded)[torch.argsort(order)]
+        return in_order(parts, batches, completions.tokens_NL.shape[1])
 
     def features(self, completions: Completions) -> Tensor:
         """h(c, y_<t), what goes into the output head, float32 [N, L, D]; as `prefix_features`."""
@@ -223,9 +220,7 @@ class CausalLM:
         head = self._base.get_output_embeddings()
         with self._computing():
             parts = [prefix_features(forward, head, completions.select(b)) for b in batches]
-        width = completions.tokens_NL.shape[1]
-        padded = [torch.nn.functional.pad(part, (0, 0, 0, width - part.shape[1])) for part in parts]
-        return torch.cat(padded)[torch.argsort(torch.cat(batches).to(self.device))]
+        return in_order(parts, batches, completions.tokens_NL.shape[1])
 
     def micro_batches(self, completions: Completions, together: int = 1) -> list[Tensor]:
         """Positions that cover the completions once, in groups of similar length that fit.

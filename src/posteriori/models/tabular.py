@@ -140,8 +140,7 @@ class TabularLM(torch.nn.Module):
         self._check_depth(budget)
         num_rows = len(completions)
         given_NT = widened(completions.tokens_NL, budget)
-        table_P = torch.tensor([self.encode(p)[0] for p in completions.prompt_set])
-        table_N = table_P.to(self.device)[completions.prompt_index_N]
+        table_N = self._tables(completions)
         uniform_NT = torch.rand(num_rows, budget, dtype=torch.float64, generator=generator).to(
             self.device
         )
@@ -269,12 +268,16 @@ class TabularLM(torch.nn.Module):
             logits, about["prompts"], about["vocabulary"], eos_token_id=about["eos_token_id"]
         )
 
+    def _tables(self, completions: Completions) -> Tensor:
+        """Which of the prompts' tables each completion is drawn from, [N]."""
+        table_P = torch.tensor([self.encode(p)[0] for p in completions.prompt_set])
+        return table_P.to(self.device)[completions.prompt_index_N]
+
     def _rows(self, completions: Completions) -> tuple[Tensor, Tensor]:
         """Where each token's logits stand: prompt [N, 1] and prefix [N, L] (0 past the end)."""
         self._check_depth(int(completions.lengths_N.max()))
         tokens_NL = completions.tokens_NL
-        table_P = torch.tensor([self.encode(p)[0] for p in completions.prompt_set])
-        table_N = table_P.to(self.device)[completions.prompt_index_N]
+        table_N = self._tables(completions)
         prefix_N = torch.zeros_like(table_N)
         prefixes = []
         for t in range(tokens_NL.shape[1]):

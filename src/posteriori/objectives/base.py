@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..config import Strict, parse
 from ..draw import draw
-from ..protocols import TrainableLM
+from ..protocols import LanguageModel, TrainableLM
 from ..target import Target
 from ..types import Draws, Prompt
 
@@ -54,8 +54,13 @@ class Objective(torch.nn.Module):
 
     @property
     def on_policy(self) -> bool:
-        """Whether `draw` draws from the policy as it stands."""
+        """Whether `draw` draws from the policy as it stands; if not, from the prior or what
+        `proposal` says."""
         return True
+
+    def proposal(self, target: Target, policy: TrainableLM) -> LanguageModel:
+        """The language model that makes this step's draws."""
+        return policy if self.on_policy else target.prior
 
     def prepare(self, target: Target, new_policy: Callable[[], TrainableLM], seed: int) -> None:
         """Called once before the first step (and before a checkpoint is loaded): makes parameters.
@@ -76,7 +81,7 @@ class Objective(torch.nn.Module):
         generator: torch.Generator,
     ) -> Draws:
         """One step's fresh draws."""
-        return draw(target, policy, num_samples, generator, prompts)
+        return draw(target, self.proposal(target, policy), num_samples, generator, prompts)
 
     def weigh(self, draws: Draws, log_prob_N: Tensor) -> Constants:
         """Constants of each draw, from all draws of the step and log pi of each.

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import ClassVar, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from ..config import Strict
-from ..draw import draw
 from ..protocols import LanguageModel, TrainableLM
 from ..target import Target
-from ..types import Draws, Prompt
+from ..types import Draws
 from .base import Constants, Objective
 from .best_policy import BestPolicy
 from .offline import weight_over
@@ -66,19 +64,9 @@ class DPG(Objective):
         if self.settings.proposal == "adaptive":
             self.best = BestPolicy(target, new_policy, self.settings.switch_every)
 
-    def draw(
-        self,
-        target: Target,
-        policy: TrainableLM,
-        prompts: Sequence[Prompt],
-        num_samples: int,
-        generator: torch.Generator,
-    ) -> Draws:
+    def proposal(self, target: Target, policy: TrainableLM) -> LanguageModel:
         self._policy = (policy,)
-        proposal: LanguageModel = policy if self.on_policy else target.prior
-        if self.best is not None:
-            proposal = self.best.lm
-        return draw(target, proposal, num_samples, generator, prompts)
+        return self.best.lm if self.best is not None else super().proposal(target, policy)
 
     def weigh(self, draws: Draws, log_prob_N: Tensor) -> Constants:
         log_z_N = self.running_z.before(draws)

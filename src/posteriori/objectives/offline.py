@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from ..draw import draw
-from ..protocols import TrainableLM
-from ..target import Target
-from ..types import Draws, Prompt
+from ..types import Draws
 from .base import Constants, Objective, count_by, log_sum_by
 
 
@@ -30,17 +25,6 @@ class Offline(Objective):
     @property
     def on_policy(self) -> bool:
         return False
-
-    def draw(
-        self,
-        target: Target,
-        policy: TrainableLM,
-        prompts: Sequence[Prompt],
-        num_samples: int,
-        generator: torch.Generator,
-    ) -> Draws:
-        proposal = policy if self.on_policy else target.prior
-        return draw(target, proposal, num_samples, generator, prompts)
 
     def weigh(self, draws: Draws, log_prob_N: Tensor) -> Constants:  # noqa: ARG002 - imitation
         share_N = weight_over(draws.log_weight, log_mean_by_prompt(draws))

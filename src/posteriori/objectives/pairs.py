@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from ..config import Strict
-from ..draw import draw, lm_tokens
+from ..draw import lm_tokens
 from ..errors import CheckpointError, ConfigError, ObjectiveError
 from ..preferences import read_preferences
 from ..protocols import TrainableLM
@@ -106,8 +106,7 @@ class Pairs(Objective):
         if self._data is not None:
             count = self.settings.pairs_per_step or len(prompts) * num_samples // 2
             return self._from_data(self._data, target, count)
-        proposal = policy if self.on_policy else target.prior
-        drawn = draw(target, proposal, num_samples, generator, prompts)
+        drawn = super().draw(target, policy, prompts, num_samples, generator)
         refuse_hard_evidence(drawn, f"'{self.name}' needs finite log-odds of each pair")
         if self.settings.labels == "expected":
             return drawn

@@ -80,7 +80,7 @@ class RAFT(Offline):
         self._target = target
         self._bound = self.settings.max_log_evidence
         if self._bound is None:
-            self._bound = known_bound(target)
+            self._bound = target.max_log_evidence
         none_yet_P = torch.full((len(target.prompts),), -torch.inf, dtype=torch.float64)
         self.register_buffer("_top_P", none_yet_P)
 
@@ -140,13 +140,6 @@ class RAFT(Offline):
                 hint="set max_log_evidence to the largest log e there can be (the largest reward "
                 "over beta), or leave it out for a running bound",
             )
-
-
-def known_bound(target: Target) -> float | None:
-    """The largest log e there can be, where every piece of evidence says so of itself."""
-    bounds = [getattr(evidence, "max_log_evidence", None) for evidence in target.evidence]
-    known = [bound for bound in bounds if bound is not None]
-    return target.temper * sum(known) if len(known) == len(bounds) else None
 
 
 def best(draws: Draws) -> Tensor:

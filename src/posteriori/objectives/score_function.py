@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from ..config import Strict
-from ..draw import draw
 from ..errors import ObjectiveError
-from ..protocols import TrainableLM
-from ..target import Target
-from ..types import Draws, Prompt
+from ..types import Draws
 from .base import Constants, Objective, count_by
 
 
@@ -30,17 +26,6 @@ class AnyProposal(Objective):
     @property
     def on_policy(self) -> bool:
         return self.settings.proposal == "policy"
-
-    def draw(
-        self,
-        target: Target,
-        policy: TrainableLM,
-        prompts: Sequence[Prompt],
-        num_samples: int,
-        generator: torch.Generator,
-    ) -> Draws:
-        proposal = policy if self.on_policy else target.prior
-        return draw(target, proposal, num_samples, generator, prompts)
 
 
 class ScoreFunction(AnyProposal):
