@@ -60,7 +60,7 @@ class PriorSettings(Strict):
     dtype: Literal["auto", "mixed", "float32", "bfloat16", "float16", "float64"] = "auto"
     device: str | None = None
     merge_adapter: bool = False
-    memory_gib: float = Field(default=1.0, gt=0)
+    memory_gib: float = Field(default=1.5, gt=0)
 
 
 class EvidenceSettings(Strict):

@@ -18,6 +18,7 @@ from ..config import LoraSettings
 from ..errors import ModelError
 from ..types import Completions, Prompt
 from . import adapters, memory, weights
+from .activations import fused_activations
 from .attention import Float32Attention
 from .batches import in_order, length_sorted_batches
 from .features import prefix_features
@@ -63,7 +64,7 @@ class CausalLM:
         compute_dtype: torch.dtype | None = None,
         adapter: str | None = None,
         warp: Warp | None = None,
-        memory_gib: float = 1.0,
+        memory_gib: float = 1.5,
     ) -> None:
         self.model = model.eval()
         self.tokenizer = tokenizer
@@ -369,11 +370,11 @@ class CausalLM:
         adapters.activate(self.model, self.adapter)
         if self.model.training:
             self.model.eval()
-        if self.compute_dtype == memory.embedding_weight(self._base).dtype:
+        with contextlib.ExitStack() as ways:
+            ways.enter_context(fused_activations(self.model))
+            if self.compute_dtype != memory.embedding_weight(self._base).dtype:
+                ways.enter_context(torch.autocast(self.device.type, dtype=self.compute_dtype))
             yield
-        else:
-            with torch.autocast(self.device.type, dtype=self.compute_dtype):
-                yield
 
     def _separable_head(self) -> torch.nn.Linear | None:
         """The output head, where scoring can do without the logits."""

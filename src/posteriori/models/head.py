@@ -10,17 +10,21 @@ head's logits are computed a second time in the backward pass.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from .packing import packed_product
 from .precision import OutputHead
 
 _ELEMENTS = 2**23
 """Logits at once: about as many as a CPU's cache holds."""
+
+_WORTH_PACKING = 512
+"""Rows after which the time comes back that it takes to lay the weights out for the product."""
 
 _KNOWN = "_posteriori_separable"
 """Where a head keeps what was found out about it."""
@@ -108,11 +112,12 @@ class _HeadLogProb(torch.autograd.Function):
             rows = _rows(weight_VD, len(hidden_RD))
             slope = ctx.needs_input_grad[0] and not ctx.needs_input_grad[1]
             rounded_VD = weight_VD.to(dtype) if slope else weight_VD
+            logits_of = _product(weight_VD, rows, len(hidden_RD))
             log_prob_R = torch.empty(len(hidden_RD), dtype=torch.float64)
             slope_RD = torch.empty_like(hidden_RD) if slope else None
             for start in range(0, len(hidden_RD), rows):
                 part = slice(start, start + rows)
-                p_rV, log_prob_R[part] = _softmax(hidden_RD[part] @ weight_VD.t(), token_R[part])
+                p_rV, log_prob_R[part] = _softmax(logits_of(hidden_RD[part]), token_R[part])
                 if slope_RD is not None:
                     mean_rD = p_rV.to(dtype) @ rounded_VD
                     torch.sub(weight_VD[token_R[part]], mean_rD, out=slope_RD[part])
@@ -150,6 +155,13 @@ def _both(
         torch.mm(dlogits_rV, weight_VD, out=dh_RD[part])
         dw_VD.addmm_(dlogits_rV.t(), hidden_RD[part])
     return dh_RD, dw_VD
+
+
+def _product(weight_VD: Tensor, rows: int, total: int) -> Callable[[Tensor], Tensor]:
+    """h -> h W', for `total` of them, so many rows at a time."""
+    if total < _WORTH_PACKING or weight_VD.dtype != torch.float32:
+        return lambda hidden_rD: hidden_rD @ weight_VD.t()
+    return packed_product(weight_VD, None, rows)
 
 
 def _rows(weight_VD: Tensor, total: int) -> int:

@@ -38,7 +38,7 @@ def load(
     top_k: int = 0,
     top_p: float = 1.0,
     min_new_tokens: int = 0,
-    memory_gib: float = 1.0,
+    memory_gib: float = 1.5,
 ) -> CausalLM:
     """The language model at `path`, ready to be a prior, a proposal or a policy.
 

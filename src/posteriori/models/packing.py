@@ -15,7 +15,7 @@ import torch
 from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
 
-from .lora_linear import adapted_forward, plain_adapter
+from .lora_linear import adapted_forward, plain_adapter, with_adapter_rows
 from .precision import OutputHead
 
 _LARGE = 50_000_000
@@ -66,7 +66,7 @@ def _packed_forwards(
         adapter = plain_adapter(module)
         if adapter is not None and _can_be_packed(adapter.base):
             adapters |= set(module.modules())
-            product = _packed_forward(adapter.base, rows, dtype)
+            product = packed_product(*with_adapter_rows(adapter, dtype), rows)
             yield module, adapted_forward(adapter, product, dtype)
         elif module not in adapters and _can_be_packed(module):
             kept = module.weight.dtype if isinstance(module, OutputHead) else dtype

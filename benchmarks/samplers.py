@@ -1,0 +1,106 @@
+"""Samplers on SmolLM2 at the same budget of language-model tokens: what a token buys.
+
+    python benchmarks/samplers.py [--smollm2 models/smollm2] [--tokens 40000]
+
+The target is SmolLM2-135M with the probability of an offensive text (alt-profanity-check) as reward
+at beta 0.1, so evidence is up to exp(10) and most of the prior's draws have nearly none. For each
+sampler: effective draws per 1,000 tokens as it states them itself; log Z with its standard error,
+prompts averaged; and, where Z-hat is unbiased, effective draws by the one measure that suits them
+all, 1 / relative variance of Z-hat, over independent runs (of importance sampling both measure the
+same). Training of the twist is told apart: it is paid once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from typing import Any
+
+import torch
+from profanity_check import predict_prob
+
+import posteriori as po
+from posteriori.models.load import load
+from posteriori.numerics import ess
+from posteriori.types import Draws
+
+PROMPTS = ["I think you are", "My boss is", "The food here is", "People say that this"]
+LENGTH, BETA = 16, 0.1
+PILOT = 32
+
+
+def offensive(completions: list[str], **_: object) -> list[float]:
+    return predict_prob(completions).tolist()
+
+
+def at_budget(
+    target: po.Target, name: str, tokens: int, seed: int, **settings: Any
+) -> tuple[Draws, int]:
+    """Draws that cost about so many tokens, and what they cost; the first few say how many."""
+    pilot = po.sample(target, name, PILOT, seed=seed + 1000, **settings)
+    num_samples = max(PILOT, round(PILOT * tokens / pilot.cost.lm_tokens))
+    draws = po.sample(target, name, num_samples, seed=seed, **settings)
+    return draws, draws.cost.lm_tokens
+
+
+def effective(draws: Draws) -> float:
+    """As the sampler itself says, by the weights or by its chains; summed over prompts."""
+    if "effective_draws" in draws.figures:
+        return sum(e.value for e in draws.figures["effective_draws"].per_prompt)
+    at = draws.completions.prompt_index_N
+    return sum(float(ess(draws.log_weight[at == p])) for p in range(len(PROMPTS)))
+
+
+def by_variance(log_z_RP: torch.Tensor) -> float:
+    """Effective draws of one run, summed over prompts: 1 / var(Z-hat / mean Z-hat)."""
+    z_RP = (log_z_RP - log_z_RP.logsumexp(0) + math.log(len(log_z_RP))).exp()
+    return float((1 / z_RP.var(0)).sum())
+
+
+def row(target: po.Target, label: str, name: str, tokens: int, runs: int, **settings: Any) -> None:
+    log_z, stated, cost, last = [], 0.0, 0, None
+    for seed in range(runs):
+        draws, used = at_budget(target, name, tokens // runs, seed, **settings)
+        stated, cost, last = stated + effective(draws), cost + used, draws
+        if draws.log_z is not None:
+            log_z.append([each.value for each in draws.log_z.per_prompt])
+    assert last is not None
+    line = f"{label:28s} {cost:8,d} {stated * 1000 / cost:10.2f}"
+    if log_z and last.guarantee in ("exact", "properly_weighted"):
+        log_z_RP = torch.tensor(log_z, dtype=torch.float64)
+        mean_P = log_z_RP.logsumexp(0) - math.log(runs)
+        z_RP = (log_z_RP - mean_P).exp()
+        error = float((z_RP.var(0) / runs).sum().sqrt()) / len(PROMPTS)
+        line += f" {by_variance(log_z_RP) * runs * 1000 / cost:10.2f}"
+        line += f"   {float(mean_P.mean()):.3f} +- {error:.3f}"
+    print(f"{line}   {last.guarantee}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--smollm2", default="models/smollm2")
+    parser.add_argument("--tokens", type=int, default=40_000, help="of each sampler")
+    parser.add_argument("--runs", type=int, default=10, help="independent ones, sharing the tokens")
+    parser.add_argument("--twist-steps", type=int, default=40)
+    options = parser.parse_args()
+    prior = load(options.smollm2)
+    reward = po.Reward(offensive, beta=BETA, max_reward=1.0)
+    target = po.Target(prior, reward, PROMPTS, LENGTH)
+    fit = po.fit_twist(target, steps=options.twist_steps, num_samples=48)
+    print(f"twist: {fit.cost.lm_tokens:,} tokens, effective share of its particles ", end="")
+    print(f"{fit.history[0]['effective_share']:.3f} -> {fit.history[-1]['effective_share']:.3f}")
+    print(f"{'':28s} {'tokens':>8s} {'ESS/1000':>10s} {'by var Z':>10s}   log Z, nats")
+    how = {"tokens": options.tokens, "runs": options.runs}
+    row(target, "importance", "importance", **how)
+    row(target, "rejection", "rejection", max_draws=64, **how)
+    row(target, "smc, no twist", "smc", replicates=1, **how)
+    row(target, "smc, evidence of the text", "smc", replicates=1, twist="evidence", **how)
+    row(target, "smc, learned twist", "smc", replicates=1, twist=fit.twist, **how)
+    row(target, "annealed", "annealed", **how)
+    row(target, "imh", "imh", **how)
+    row(target, "mh", "mh", **how)
+    row(target, "soft best of 16", "soft_best_of_n", n=16, **how)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""GELU in one operation: the same numbers and gradients, and nothing left behind."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers import generator, tiny_lm
+from transformers.activations import NewGELUActivation
+
+from posteriori.models.activations import fused_activations
+
+
+def test_numbers_and_gradients_are_those_of_the_formula():
+    written_out = torch.nn.Sequential(NewGELUActivation())
+    x = (5 * torch.randn(1000, dtype=torch.float64, generator=generator(0))).requires_grad_()
+
+    def both():
+        y = written_out(x)
+        return y, torch.autograd.grad(y.sum(), x)[0]
+
+    plain = both()
+    with fused_activations(written_out):
+        fused = both()
+    for mine, expected in zip(fused, plain, strict=True):
+        torch.testing.assert_close(mine, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_they_are_really_replaced_and_put_back(monkeypatch):
+    model = tiny_lm("gpt2").model
+    ids = torch.arange(3)[None]
+
+    def refuse(*_):
+        raise AssertionError
+
+    with monkeypatch.context() as patched, fused_activations(model):
+        patched.setattr(NewGELUActivation, "forward", refuse)
+        model(input_ids=ids)
+    assert not any("forward" in vars(module) for module in model.modules())
+    model(input_ids=ids)
+
+
+def test_one_with_a_hook_is_left_alone():
+    activation = NewGELUActivation()
+    activation.register_forward_hook(lambda module, inputs, output: output + 1.0)
+    with fused_activations(torch.nn.Sequential(activation)):
+        assert float(activation(torch.zeros(()))) == pytest.approx(1.0)
