@@ -32,11 +32,12 @@ def draw(
         token_log_prior_NL, passes = completions.token_log_prob_NL, 1
     else:
         token_log_prior_NL, passes = target.token_log_prior(completions), 2
-    scores = target.score(completions)
+    log_prior_N = token_log_prior_NL.sum(-1)
+    scores = target.score(completions, log_prior_N)
     return Draws(
         completions=completions,
         log_proposal_N=completions.token_log_prob_NL.sum(-1),
-        log_prior_N=token_log_prior_NL.sum(-1),
+        log_prior_N=log_prior_N,
         log_evidence_N=scores.log_evidence,
         reward_N=scores.reward,
         cost=Cost(

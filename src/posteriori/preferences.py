@@ -40,15 +40,21 @@ def read_preferences(source: str | Path | Sequence[Mapping[str, Any]]) -> list[P
     Raises `DataError` with the line or row for whatever is no pair: broken JSON, missing columns,
     empty completions, several turns after the prompt.
     """
+    return [preference(row, where) for where, row in preference_rows(source)]
+
+
+def preference_rows(
+    source: str | Path | Sequence[Mapping[str, Any]],
+) -> list[tuple[str, dict[str, Any]]]:
+    """Every row with its place, all columns as they are. Raises `DataError` where there are none,
+    or where they cannot be read."""
     if isinstance(source, str | Path):
-        place, rows = str(source), _rows(Path(source))
+        place, rows = str(source), list(_rows(Path(source)))
     else:
-        place = "pairs"
-        rows = ((f"pairs[{at}]", dict(row)) for at, row in enumerate(source))
-    pairs = [preference(row, where) for where, row in rows]
-    if not pairs:
+        place, rows = "pairs", [(f"pairs[{at}]", dict(row)) for at, row in enumerate(source)]
+    if not rows:
         raise DataError("no pairs", where=place, hint=f"write rows such as {_EXAMPLE}")
-    return pairs
+    return rows
 
 
 def preference(row: Mapping[str, Any], where: str) -> Preference:

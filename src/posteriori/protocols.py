@@ -205,3 +205,31 @@ class PrefixEvidence(Evidence, Protocol):
         """float64 [N], a guess of the log-evidence to come; -inf only where none can come: no
         completion that begins so has any evidence. None where it cannot tell at all."""
         ...
+
+
+@runtime_checkable
+class PriorEvidence(Protocol):
+    """Evidence that is a function of log prior(y|c): it is told that of all it scores, so that the
+    prior is not run again."""
+
+    needs_log_prior: bool
+
+    def score(self, completions: Completions, columns: Columns, log_prior_N: Tensor) -> Scores:
+        """As `Evidence.score`; `log_prior_N` is float64 [N], nats."""
+        ...
+
+    def prefix_log_evidence(
+        self, completions: Completions, columns: Columns, log_prior_N: Tensor
+    ) -> Tensor | None:
+        """As `PrefixEvidence.prefix_log_evidence`; `log_prior_N` is that of the prefixes."""
+        ...
+
+
+@runtime_checkable
+class TargetEvidence(Protocol):
+    """Evidence that has to know the target that it is part of."""
+
+    def enter(self, target: Any) -> None:
+        """Called with each `posteriori.target.Target` that is made with it, before any scoring.
+        Raises where it does not fit there."""
+        ...

@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 
 from .errors import ConfigError, EvidenceError
-from .protocols import Evidence, LanguageModel, PrefixEvidence, Scores
+from .protocols import (
+    Evidence,
+    LanguageModel,
+    PrefixEvidence,
+    PriorEvidence,
+    Scores,
+    TargetEvidence,
+)
 from .types import Completions, Prompt, prompt_key
 
 
@@ -39,7 +46,7 @@ class Target:
     def __init__(
         self,
         prior: LanguageModel,
-        evidence: Sequence[Evidence] | Evidence,
+        evidence: Sequence[Evidence | PriorEvidence] | Evidence | PriorEvidence,
         prompts: Sequence[Prompt],
         max_new_tokens: int,
         columns: Mapping[str, Sequence[Any]] | None = None,
@@ -70,6 +77,9 @@ class Target:
                 raise ConfigError(
                     f"column '{name}' has {len(values)} values for {len(self.prompts)} prompts"
                 )
+        for each in self.evidence:
+            if isinstance(each, TargetEvidence):
+                each.enter(self)
 
     def tempered(self, t: float) -> Target:
         """prior x evidence^t: the path from the prior (t = 0) to this target (t = 1).
@@ -85,6 +95,21 @@ class Target:
             self.temper * t,
         )
 
+    def in_float64(self) -> Target:
+        """The same target with the rounding of its models pushed to float64, for enumeration."""
+        evidence = [
+            each.in_float64() if hasattr(each, "in_float64") else each  # pyright: ignore
+            for each in self.evidence
+        ]
+        return Target(
+            self.prior.in_float64(),
+            evidence,
+            self.prompts,
+            self.max_new_tokens,
+            self.columns,
+            self.temper,
+        )
+
     def log_density(self, completions: Completions) -> LogDensity:
         """log p~(y|c) = log prior(y|c) + log e(c, y), unnormalised, without gradient.
 
@@ -93,7 +118,7 @@ class Target:
         """
         completions.check_outcomes(self.max_new_tokens)
         log_prior_N = self.log_prior(completions)
-        scores = self.score(completions)
+        scores = self.score(completions, log_prior_N)
         total_N = log_prior_N + scores.log_evidence
         return LogDensity(log_prior_N, scores.log_evidence, total_N, scores.reward)
 
@@ -106,35 +131,48 @@ class Target:
         with torch.no_grad():
             return self.prior.token_log_prob(completions).double()
 
-    def score(self, completions: Completions) -> Scores:
+    def score(self, completions: Completions, log_prior_N: Tensor | None = None) -> Scores:
         """log e(c, y) and the reward, each summed over the evidence; float64 [N] on the CPU's side
         of the user's functions and then on the completions' device.
+
+        `log_prior_N` is log prior(y|c) where the caller knows it: evidence that is a function of it
+        (`PriorEvidence`) has the prior run again otherwise.
 
         Where several kinds of evidence come together, the reward is that of the `Reward`s alone if
         there are any: probabilities and yes-or-no answers do not add up with it.
         """
-        columns = self._columns_of(completions)
+        columns = self.columns_of(completions)
         device = completions.tokens_NL.device
         log_evidence_N = torch.zeros(len(completions), dtype=torch.float64, device=device)
         rewards: list[Tensor] = []
         others: list[Tensor] = []
         for evidence in self.evidence:
-            scores = evidence.score(completions, columns)
+            if isinstance(evidence, PriorEvidence):
+                if log_prior_N is None:
+                    log_prior_N = self.log_prior(completions)
+                scores = evidence.score(completions, columns, log_prior_N)
+            else:
+                scores = evidence.score(completions, columns)
             log_evidence_N = log_evidence_N + self._tempered(scores.log_evidence.to(device))
             kind = rewards if getattr(evidence, "is_reward", False) else others
             kind.append(scores.reward.to(device))
         reward_N = sum(rewards or others, torch.zeros_like(log_evidence_N))
         return Scores(log_evidence_N, reward_N)
 
-    def prefix_log_evidence(self, completions: Completions) -> Tensor | None:
+    def prefix_log_evidence(
+        self, completions: Completions, log_prior_N: Tensor | None = None
+    ) -> Tensor | None:
         """What the evidence can tell of completions that have not ended yet, float64 [N] (see
-        `PrefixEvidence`); None where none of it can."""
-        columns = self._columns_of(completions)
-        told = [
-            evidence.prefix_log_evidence(completions, columns)
-            for evidence in self.evidence
-            if isinstance(evidence, PrefixEvidence)
-        ]
+        `PrefixEvidence`); None where none of it can. `log_prior_N` as for `score`."""
+        columns = self.columns_of(completions)
+        told: list[Tensor | None] = []
+        for evidence in self.evidence:
+            if isinstance(evidence, PriorEvidence):
+                if log_prior_N is None:
+                    log_prior_N = self.log_prior(completions)
+                told.append(evidence.prefix_log_evidence(completions, columns, log_prior_N))
+            elif isinstance(evidence, PrefixEvidence):
+                told.append(evidence.prefix_log_evidence(completions, columns))
         device = completions.tokens_NL.device
         parts = [self._tempered(each.to(device)) for each in told if each is not None]
         return torch.stack(parts).sum(0) if parts else None
@@ -156,7 +194,7 @@ class Target:
             return torch.zeros_like(log_evidence_N)
         return self.temper * log_evidence_N
 
-    def _columns_of(self, completions: Completions) -> dict[str, list[Any]]:
+    def columns_of(self, completions: Completions) -> dict[str, list[Any]]:
         """Each column's value for each completion, looked up by the completion's prompt."""
         if not self.columns:
             return {}

@@ -91,9 +91,12 @@ def exact(target: Target) -> Exact:
     A float32 model is evaluated in float64. Raises `SpaceTooLargeError` past that size.
     """
     outcomes = tuple(enumerate_outcomes(target, prompt) for prompt in target.prompts)
-    prior = target.prior.in_float64()
-    log_prior = tuple(_scored(prior, each) for each in outcomes)
-    scores = [target.score(each) for each in outcomes]
+    precise = target.in_float64()
+    log_prior = tuple(_scored(precise.prior, each) for each in outcomes)
+    scores = [
+        precise.score(each, log_p.to(each.tokens_NL.device))
+        for each, log_p in zip(outcomes, log_prior, strict=True)
+    ]
     return Exact(
         target,
         outcomes,

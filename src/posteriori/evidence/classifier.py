@@ -59,7 +59,7 @@ class SequenceScorer:
             self.model.config.pad_token_id = self.tokenizer.pad_token_id
 
     def __call__(self, prompts: list[Prompt], completions: list[Any], **_: Any) -> list[float]:
-        texts = [self._text(p, c) for p, c in zip(prompts, completions, strict=True)]
+        texts = [text_of(self.tokenizer, *two) for two in zip(prompts, completions, strict=True)]
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         scores = [0.0] * len(texts)
         for start in range(0, len(order), self.batch_size):
@@ -74,7 +74,10 @@ class SequenceScorer:
                 scores[row] = value
         return scores
 
-    def _text(self, prompt: Prompt, completion: Any) -> str:
-        if isinstance(prompt, str):
-            return prompt + completion
-        return self.tokenizer.apply_chat_template(prompt + completion, tokenize=False)
+
+def text_of(tokenizer: Any, prompt: Prompt, completion: Any) -> str:
+    """What a sequence-classification model reads: prompt and completion (a message list where the
+    prompt is one) as one text."""
+    if isinstance(prompt, str):
+        return prompt + completion
+    return tokenizer.apply_chat_template(prompt + completion, tokenize=False)

@@ -4,7 +4,7 @@ The logits of a batch are the largest tensor of a language model's training step
 every token of every position. Nothing but one log-prob a position is wanted of them, and its
 gradient, dlog p/dh = W[token] - softmax(W h) W. So they are computed a few rows at a time, while
 they are in the cache, and dropped. A frozen head's gradient is computed along with them; a trained
-head's logits are computed a second time in the backward pass.
+head's logits are computed a second time in the backward pass, unless all of them are but a few.
 """
 
 from __future__ import annotations
@@ -115,12 +115,15 @@ class _HeadLogProb(torch.autograd.Function):
             logits_of = _product(weight_VD, rows, len(hidden_RD))
             log_prob_R = torch.empty(len(hidden_RD), dtype=torch.float64)
             slope_RD = torch.empty_like(hidden_RD) if slope else None
+            ctx.p_RV = None
             for start in range(0, len(hidden_RD), rows):
                 part = slice(start, start + rows)
                 p_rV, log_prob_R[part] = _softmax(logits_of(hidden_RD[part]), token_R[part])
                 if slope_RD is not None:
                     mean_rD = p_rV.to(dtype) @ rounded_VD
                     torch.sub(weight_VD[token_R[part]], mean_rD, out=slope_RD[part])
+                elif ctx.needs_input_grad[1] and rows == len(hidden_RD):
+                    ctx.p_RV = p_rV
         if slope_RD is not None:
             ctx.save_for_backward(slope_RD)
         else:
@@ -138,19 +141,24 @@ class _HeadLogProb(torch.autograd.Function):
             return slope_RD * g_R.to(slope_RD.dtype)[:, None], None, None, None
         hidden_RD, weight_VD, token_R = ctx.saved_tensors
         with torch.autocast("cpu", enabled=False):
-            return *_both(hidden_RD, weight_VD, token_R, g_R.to(weight_VD.dtype)), None, None
+            g_R = g_R.to(weight_VD.dtype)
+            return *_both(hidden_RD, weight_VD, token_R, g_R, ctx.p_RV), None, None
 
 
 def _both(
-    hidden_RD: Tensor, weight_VD: Tensor, token_R: Tensor, g_R: Tensor
+    hidden_RD: Tensor, weight_VD: Tensor, token_R: Tensor, g_R: Tensor, p_RV: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """The gradients of sum g log p with respect to the hidden states and the weights."""
+    """The gradients of sum g log p with respect to the hidden states and the weights.
+
+    `p_RV` are the probabilities, where the forward pass had them all at once.
+    """
     rows = _rows(weight_VD, len(hidden_RD))
     dh_RD, dw_VD = torch.empty_like(hidden_RD), torch.zeros_like(weight_VD)
     for start in range(0, len(hidden_RD), rows):
         part = slice(start, start + rows)
         g_r1 = g_R[part, None]
-        dlogits_rV = (hidden_RD[part] @ weight_VD.t()).softmax(-1).mul_(-g_r1)
+        p_rV = (hidden_RD[part] @ weight_VD.t()).softmax(-1) if p_RV is None else p_RV
+        dlogits_rV = p_rV * -g_r1
         dlogits_rV.scatter_add_(1, token_R[part, None], g_r1)
         torch.mm(dlogits_rV, weight_VD, out=dh_RD[part])
         dw_VD.addmm_(dlogits_rV.t(), hidden_RD[part])

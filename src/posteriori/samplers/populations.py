@@ -144,7 +144,7 @@ class Populations:
         p, target = self.p, self.plan.target
         p.live_N[done_L] = False
         completions = self._completions(done_L)
-        scores = target.score(completions)
+        scores = target.score(completions, p.log_p_NT[done_L].sum(-1))
         self.cost += evidence_calls(target, completions)
         p.log_evidence_N[done_L] = scores.log_evidence
         p.reward_N[done_L] = scores.reward
@@ -155,7 +155,10 @@ class Populations:
         rows.tidy(self.p.live_N)
         rows.extend(at, token_L)
         twist = self.plan.twist
-        prefixes = Prefixes(self.plan.target, self._completions(at), at, rows, self.choices)
+        log_prior_L = self.p.log_p_NT[at].sum(-1)
+        prefixes = Prefixes(
+            self.plan.target, self._completions(at), log_prior_L, at, rows, self.choices
+        )
         log_psi_L = twist.log_psi(prefixes)
         self.cost += prefixes.cost
         if log_psi_L is not None and not bool((log_psi_L < torch.inf).all()):

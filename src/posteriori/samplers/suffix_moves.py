@@ -89,7 +89,7 @@ class SuffixMoves:
             tokens += int(drawn.lengths_N.sum()) + _prompt_tokens(drawn)
         log_e_N = reward_N = torch.zeros_like(log_q_N)
         if self.with_evidence:
-            log_e_N, reward_N = self.target.score(drawn)
+            log_e_N, reward_N = self.target.score(drawn, log_prior_N)
             calls = len(drawn) * len(self.target.evidence)
         return Draws(drawn, log_q_N, log_prior_N, log_e_N, reward_N, Cost(tokens, calls))
 

@@ -31,6 +31,7 @@ class Prefixes:
 
     target: Target
     completions: Completions
+    log_prior_L: Tensor
     at: Tensor | slice
     lanes: Lanes
     choices: Choices
@@ -90,7 +91,8 @@ class EvidenceTwist(Twist):
     Settings = EvidenceSettings
 
     def log_psi(self, prefixes: Prefixes) -> Tensor:
-        log_e_L = prefixes.target.score(prefixes.completions).log_evidence
+        scores = prefixes.target.score(prefixes.completions, prefixes.log_prior_L)
+        log_e_L = scores.log_evidence
         prefixes.cost += evidence_calls(prefixes.target, prefixes.completions)
         return (self.settings.temper * log_e_L).where(log_e_L > -math.inf, self.settings.floor)
 
@@ -109,7 +111,9 @@ class PrefixTwist(NoTwist):
     name = "prefix"
 
     def log_psi(self, prefixes: Prefixes) -> Tensor:
-        log_psi_L = prefixes.target.prefix_log_evidence(prefixes.completions)
+        log_psi_L = prefixes.target.prefix_log_evidence(
+            prefixes.completions, prefixes.log_prior_L
+        )
         if log_psi_L is None:
             raise ConfigError(
                 "twist='prefix' needs evidence that can judge a prefix, and none of it can",
@@ -135,19 +139,21 @@ class Rollouts(Twist):
 
     def log_psi(self, prefixes: Prefixes) -> Tensor:
         num, target = self.settings.num, prefixes.target
-        ended, tokens = roll_out(prefixes, num)
-        log_e_L = log_mean_exp(target.score(ended).log_evidence.view(-1, num))
+        ended, log_prior_R, tokens = roll_out(prefixes, num)
+        log_e_R = target.score(ended, log_prior_R).log_evidence
+        log_e_L = log_mean_exp(log_e_R.view(-1, num))
         prefixes.cost += evidence_calls(target, ended) + Cost(lm_tokens=tokens)
         return log_e_L.where(log_e_L > -math.inf, self.settings.floor)
 
 
-def roll_out(prefixes: Prefixes, num: int) -> tuple[Completions, int]:
-    """`num` completions of each prefix, drawn from the prior, and how many tokens they took."""
+def roll_out(prefixes: Prefixes, num: int) -> tuple[Completions, Tensor, int]:
+    """`num` completions of each prefix, drawn from the prior, with their log prior, and how many
+    tokens they took."""
     lanes, start = prefixes.lanes, prefixes.completions
     row_R = lanes.row_N[prefixes.at].repeat_interleave(num)
     rows = lanes.prior.branch(row_R)
     at_R = torch.arange(len(start), device=row_R.device).repeat_interleave(num)
-    drawn = start.select(at_R)
+    drawn, log_prior_R = start.select(at_R), prefixes.log_prior_L[at_R]
     eos = torch.tensor(prefixes.target.prior.eos_token_ids, device=row_R.device)
     tokens_RT = torch.nn.functional.pad(
         drawn.tokens_NL, (0, drawn.max_new_tokens - drawn.tokens_NL.shape[1])
@@ -156,8 +162,9 @@ def roll_out(prefixes: Prefixes, num: int) -> tuple[Completions, int]:
     live_R = torch.arange(len(row_R), device=row_R.device)
     drawn_tokens = 0
     for t in range(start.tokens_NL.shape[1], drawn.max_new_tokens):
-        token_R, _ = prefixes.choices.tokens(rows.logits_RV)
+        token_R, log_p_R = prefixes.choices.tokens(rows.logits_RV)
         tokens_RT[live_R, t] = token_R
+        log_prior_R[live_R] += log_p_R
         lengths_R[live_R] = t + 1
         drawn_tokens += len(live_R)
         ends_R = torch.isin(token_R, eos)
@@ -180,6 +187,7 @@ def roll_out(prefixes: Prefixes, num: int) -> tuple[Completions, int]:
             max_new_tokens=drawn.max_new_tokens,
             decode=drawn.decode,
         ),
+        log_prior_R,
         drawn_tokens,
     )
 
