@@ -53,6 +53,38 @@ class FitSettings(Strict):
     seed: int = Field(0, ge=0)
 
 
+class RewardSettings(Strict):
+    """How `fit_reward` trains; see `posteriori.fit_reward` for what each one does."""
+
+    tuning: Literal["full", "lora", "head"] = "full"
+    lora: LoraSettings = LoraSettings()
+    merge: bool = True
+    epochs: int = Field(3, ge=1)
+    batch_size: int = Field(16, ge=1)
+    learning_rate: float = Field(1e-4, gt=0)
+    warmup: float = Field(0.05, ge=0, le=1)
+    decay: Literal["linear", "cosine", "none"] = "linear"
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    label_noise: float = Field(0.0, ge=0, lt=0.5)
+    held_out: float = Field(0.1, gt=0, lt=1)
+    evaluate_every: int | None = Field(None, ge=1)
+    patience: int = Field(4, ge=1)
+    uncertainty: Literal["none", "ensemble", "laplace"] = "none"
+    members: int = Field(8, ge=2)
+    prior_precision: float | None = Field(None, gt=0)
+    seed: int = Field(0, ge=0)
+
+
+class RunRewardSettings(RewardSettings):
+    """`RewardSettings`, and which model is trained on which pairs, and where it goes."""
+
+    model: str = "tiny"
+    pairs: str
+    output: str
+    held_out_pairs: str | None = None
+
+
 class PriorSettings(Strict):
     """Which language model is the prior, and how it computes; see `posteriori.load`."""
 
@@ -63,6 +95,29 @@ class PriorSettings(Strict):
     memory_gib: float = Field(default=1.5, gt=0)
 
 
+class CallSettings(Strict):
+    """How a user's function is called; see docs/ready-made.md.
+
+    `cache`: nothing is asked for twice (of the `cache_size` completions asked for last);
+    `check_repeats` of them a call are asked for again, and have to get the same answer. `workers`:
+    chunks of `chunk_size` completions (one a worker) run beside each other, in a `pool` of threads
+    or processes; each may take `timeout` seconds. `on_failure`: the error goes on up ("fail"), or
+    does so after `retries` more tries, `backoff` 2^k seconds apart ("retry"), or the completion is
+    ruled out, counted and told ("drop").
+    """
+
+    cache: bool = False
+    cache_size: int = Field(100_000, ge=1)
+    check_repeats: int = Field(0, ge=0)
+    workers: int | None = Field(None, ge=1)
+    chunk_size: int | None = Field(None, ge=1)
+    timeout: float | None = Field(None, gt=0)
+    pool: Literal["thread", "process"] = "thread"
+    on_failure: Literal["fail", "retry", "drop"] = "fail"
+    retries: int = Field(3, ge=1)
+    backoff: float = Field(0.5, ge=0)
+
+
 class EvidenceSettings(Strict):
     """One piece of evidence: its kind, and the function or reward model that says it."""
 
@@ -70,6 +125,8 @@ class EvidenceSettings(Strict):
     function: str | None = None
     model: str | None = None
     beta: float | None = Field(None, gt=0)
+    uncertainty: Literal["mean", "marginal", "lower"] | None = None
+    kappa: float | None = Field(None, ge=0)
 
 
 class RunFitSettings(FitSettings):
@@ -94,6 +151,18 @@ class SampleSettings(Strict):
     proposal: str | None = None
     settings: dict[str, Any] = {}
     seed: int = Field(default=0, ge=0)
+
+
+class TwistSettings(Strict):
+    """How `fit_twist` trains the twist of `smc`; see there for what each one does."""
+
+    steps: int = Field(100, ge=1)
+    num_samples: int = Field(64, ge=2)
+    updates: int = Field(16, ge=1)
+    learning_rate: float = Field(3e-3, gt=0)
+    width: int = Field(64, ge=1)
+    ess_threshold: float = Field(0.5, ge=0, le=1)
+    seed: int = Field(0, ge=0)
 
 
 def _prompts(value: Any) -> Any:
@@ -134,7 +203,9 @@ class RunConfig(Strict):
     evidence: list[EvidenceSettings] = Field(min_length=1)
     fit: RunFitSettings | None = None
     sample: SampleSettings = SampleSettings()
+    twist: TwistSettings = TwistSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
+    reward: RunRewardSettings | None = None
 
 
 SettingsT = TypeVar("SettingsT", bound=BaseModel)

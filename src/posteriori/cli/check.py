@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .. import registry
 from ..config import EvidenceSettings, RunConfig, RunFitSettings
@@ -123,10 +124,18 @@ def _is_meant_as_path(path: str, place: Path, bundled: Iterable[str]) -> bool:
 def _check_evidence(evidence: EvidenceSettings, folder: Path, where: str) -> None:
     kind = evidence.kind
     _known("evidence", kind, f"{where}.kind")
-    if kind == "reward" and evidence.beta is None:
+    if kind in _PRICED and evidence.beta is None:
         raise ConfigError(
             "'beta' is missing", where=where, hint="a reward needs it; write beta = 0.1"
         )
+    if kind == "preferences":
+        _check_preferences(evidence, folder, where)
+        return
+    for name in ("uncertainty", "kappa"):
+        if getattr(evidence, name) is not None:
+            raise ConfigError(
+                f"a {kind} has no '{name}'", where=where, hint='it is for kind = "preferences"'
+            )
     if kind != "reward" and evidence.beta is not None:
         raise ConfigError(
             f"a {kind} has no 'beta'", where=where, hint="remove it; only a reward has a price"
@@ -149,22 +158,46 @@ def _check_evidence(evidence: EvidenceSettings, folder: Path, where: str) -> Non
         find_model(evidence.model, folder, f"{where}.model")
 
 
+def _check_preferences(evidence: EvidenceSettings, folder: Path, where: str) -> None:
+    if evidence.model is None or evidence.function is not None:
+        raise ConfigError(
+            "'function' is given" if evidence.function else "'model' is missing",
+            where=where,
+            hint='preferences speak through model = "a directory that posteriori reward wrote"',
+        )
+    if evidence.kappa is not None and evidence.uncertainty != "lower":
+        raise ConfigError(
+            "'kappa' has no effect", where=where, hint='write uncertainty = "lower" beside it'
+        )
+    find_model(evidence.model, folder, f"{where}.model")
+
+
+_PRICED = ("reward", "preferences")
+"""Kinds of evidence that are in units of their own, with a beta that turns them into nats."""
+
+
 def _with_paths(config: RunConfig, folder: Path) -> RunConfig:
-    """The config with the files that an objective's settings name made absolute."""
-    fit = config.fit
-    if (
-        fit is None
-        or not fit.objective_settings
-        or fit.objective not in registry.names("objective")
-    ):
-        return config
-    settings = dict(fit.objective_settings)
-    for name in getattr(registry.find("objective", fit.objective), "paths", ()):
-        if isinstance(settings.get(name), str):
-            settings[name] = str((folder / Path(settings[name]).expanduser()).absolute())
-    return config.model_copy(
-        update={"fit": fit.model_copy(update={"objective_settings": settings})}
-    )
+    """The config with the files that settings of an objective or a sampler name made absolute."""
+
+    def absolute(settings: dict[str, Any], kind: str, name: str) -> dict[str, Any]:
+        if not settings or name not in registry.names(kind):
+            return settings
+        named = {
+            key: str((folder / Path(settings[key]).expanduser()).absolute())
+            for key in getattr(registry.find(kind, name), "paths", ())
+            if isinstance(settings.get(key), str)
+            # A sampler's setting may as well be one of its names, such as "evidence".
+            and (kind == "objective" or settings[key].endswith(".safetensors"))
+        }
+        return {**settings, **named}
+
+    sample, fit = config.sample, config.fit
+    settings = absolute(sample.settings, "sampler", sample.sampler)
+    update: dict[str, Any] = {"sample": sample.model_copy(update={"settings": settings})}
+    if fit is not None:
+        settings = absolute(fit.objective_settings, "objective", fit.objective)
+        update["fit"] = fit.model_copy(update={"objective_settings": settings})
+    return config.model_copy(update=update)
 
 
 def _check_objective(fit: RunFitSettings, where: str) -> None:

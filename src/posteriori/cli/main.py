@@ -28,7 +28,10 @@ from .evaluate import evaluate
 from .fit import fit
 from .ls import ls
 from .output import visible
+from .reward import reward
 from .sample import sample
+from .simulate_preferences import simulate_preferences
+from .twist import twist
 
 _RUN_FAILED = (EvidenceError, NonFiniteError, ObjectiveError, OutcomeError, SamplingError)
 
@@ -43,7 +46,7 @@ app = typer.Typer(
     invoke_without_command=True,
     pretty_exceptions_enable=False,
 )
-for _verb in (demo, fit, sample, evaluate, ls, doctor):
+for _verb in (demo, fit, sample, twist, evaluate, reward, simulate_preferences, ls, doctor):
     app.command()(_verb)
 
 

@@ -60,6 +60,8 @@ class Sampler:
     guarantee: ClassVar[Guarantee]
     Settings: ClassVar[type[Strict]] = Strict
     """The algorithm's own settings, a strict pydantic model."""
+    paths: ClassVar[tuple[str, ...]] = ()
+    """Settings that may name a .safetensors file, which a config gives relative to its folder."""
 
     def __init__(self, **settings: Any) -> None:
         self.settings: Any = parse(self.Settings, settings, where=f"sampler '{self.name}'")

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from ..config import Strict, parse
+from ..config import TwistSettings, parse
 from ..errors import SamplingError
 from ..numerics import ess
 from ..protocols import LanguageModel
@@ -20,18 +19,6 @@ from .particles import stepping
 from .populations import Moment, Plan, Populations
 from .resampling import Choices
 from .twist_head import TwistHead
-
-
-class TwistSettings(Strict):
-    """How `fit_twist` trains."""
-
-    steps: int = Field(100, ge=1)
-    num_samples: int = Field(64, ge=2)
-    updates: int = Field(16, ge=1)
-    learning_rate: float = Field(3e-3, gt=0)
-    width: int = Field(64, ge=1)
-    ess_threshold: float = Field(0.5, ge=0, le=1)
-    seed: int = Field(0, ge=0)
 
 
 @dataclass

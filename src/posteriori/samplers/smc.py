@@ -62,6 +62,7 @@ class SMC(Sampler):
     name = "smc"
     guarantee: ClassVar[Guarantee] = "properly_weighted"
     Settings = SMCSettings
+    paths: ClassVar[tuple[str, ...]] = ("twist",)
 
     def run(self, job: Job) -> Draws:
         settings = self.settings

@@ -1,0 +1,126 @@
+"""`posteriori twist`: train the twist that steers SMC towards a config's target, into a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..config import TwistSettings, parse
+from ..errors import ConfigError
+from .check import Plan, find_model, make_plan
+from .options import AsJson, ConfigFile, Overrides, Quiet
+from .output import print_json, stdout, visible
+
+if TYPE_CHECKING:
+    from ..samplers.fit_twist import TwistFit
+
+
+def twist(
+    config: ConfigFile,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Where the twist goes: a .safetensors file.")
+    ],
+    steps: Annotated[int | None, typer.Option(min=1, help="Runs of SMC that teach it.")] = None,
+    num_samples: Annotated[
+        int | None, typer.Option(min=2, help="Particles a prompt and step.")
+    ] = None,
+    start: Annotated[Path | None, typer.Option(help="A twist to go on from.")] = None,
+    proposal: Annotated[
+        str | None, typer.Option(help="A model or adapter to draw by; the prior if none is given.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Instead of the config's.")] = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> int:
+    """Train a twist for the target of CONFIG (its table [twist] has the settings).
+
+    A run that is interrupted keeps what the twist has learned so far.
+    """
+    plan = make_plan(config, overrides or [])
+    given = {"steps": steps, "num_samples": num_samples, "seed": seed}
+    said = {key: value for key, value in given.items() if value is not None}
+    settings = parse(
+        TwistSettings, {**plan.config.twist.model_dump(), **said}, where=f"{plan.file}: twist"
+    )
+    _check_output(output)
+    learned = _learn(plan, settings, start, proposal, output, quiet=quiet)
+    return _show(learned, output, as_json=as_json)
+
+
+def _check_output(path: Path) -> None:
+    if path.suffix != ".safetensors":
+        raise ConfigError(
+            f"the twist cannot go to '{path}'", where="--output", hint="name a .safetensors file"
+        )
+    if not path.parent.is_dir():
+        raise ConfigError(
+            f"there is no directory '{path.parent}'", where="--output", hint="make it first"
+        )
+
+
+def _learn(
+    plan: Plan,
+    settings: TwistSettings,
+    start: Path | None,
+    proposal: str | None,
+    output: Path,
+    *,
+    quiet: bool,
+) -> TwistFit:
+    from ..samplers.fit_twist import fit_twist, new_head
+    from ..samplers.twist_head import TwistHead
+    from .build import build_target, load_policy
+    from .progress import count_progress, status
+
+    path = None if proposal is None else find_model(proposal, Path.cwd(), "--proposal")
+    head = None if start is None else TwistHead.load(start)
+    with status(f"loading '{plan.prior}'", quiet=quiet):
+        target = build_target(plan)
+        by = None if path is None else load_policy(plan, path, target)
+    head = head or new_head(target, settings.width, settings.seed)
+    done = 0
+    with count_progress("twist", quiet=quiet) as on_progress:
+
+        def on_step(record: dict[str, float]) -> None:
+            nonlocal done
+            done = int(record["step"]) + 1
+            on_progress(done, settings.steps)
+
+        try:
+            return fit_twist(
+                target, proposal=by, start=head, on_step=on_step, **settings.model_dump()
+            )
+        finally:
+            if done:
+                head.save(output)
+
+
+def _show(learned: TwistFit, output: Path, *, as_json: bool) -> int:
+    first, last = (learned.history[at]["effective_share"] for at in (0, -1))
+    if as_json:
+        print_json(
+            {
+                "steps": len(learned.history),
+                "effective_share_at_first": first,
+                "effective_share": last,
+                "lm_tokens": learned.cost.lm_tokens,
+                "output": str(output),
+            }
+        )
+        return 0
+    console = stdout()
+    console.print(
+        f"effective share of SMC's particles: {first:.3f} at the first step, {last:.3f} at the "
+        f"last; {learned.cost.lm_tokens:,} LM tokens",
+        soft_wrap=True,
+    )
+    console.print(f"twist: {visible(str(output))}", soft_wrap=True)
+    console.print(
+        f'use it: [sample] sampler = "smc", settings = {{ twist = "{visible(str(output))}" }}',
+        markup=False,
+        soft_wrap=True,
+    )
+    return 0
