@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
+from scipy.stats import norm
 from torch import Tensor
 
 from ..draw import draw, lm_tokens
@@ -15,6 +18,7 @@ from ..seeds import generator
 from ..target import Target
 from ..types import Completions, Cost, Draws, Estimate, Finding
 from . import divergences
+from .bounds import check_posterior, log_z_upper
 from .diversity import distinct_n, unique_fraction
 from .findings import findings_of
 from .mixture import Mixture, Stratum
@@ -55,8 +59,43 @@ class Report(dict[str, Estimate]):
         self.draws = draws
         self.cost = cost
 
+    def interval(self, name: str, confidence: float = 0.95) -> tuple[float, float]:
+        """An interval for log_z, kl_to_target or kl_from_target, the mean over prompts, in nats.
 
-def evaluate(target: Target, lm: LanguageModel, num_samples: int = 2000, seed: int = 0) -> Report:
+        Of a report that was made with exact draws of the target. Its ends are a lower and an upper
+        bound in expectation, each moved outwards by the normal quantile of its standard error, so
+        it holds with at least that confidence where there are enough draws for standard errors to
+        be right. Raises `KeyError` for other figures, and `ConfigError` without exact draws.
+        """
+        if name not in ("log_z", "kl_to_target", "kl_from_target"):
+            raise KeyError(f"there is no interval for '{name}'")
+        if "log_z_upper" not in self:
+            raise ConfigError(
+                f"an interval for {name} needs exact draws of the target",
+                where="evaluate",
+                hint='pass posterior=posteriori.sample(target, "rejection")',
+            )
+        z = float(norm.isf((1 - confidence) / 2))
+        figure, upper = self[name], self["log_z_upper"]
+        # What the upper bound adds to the figures, which rest on the lower one.
+        gap = upper.value - self["log_z"].value
+        low, high = (figure.value - gap, figure.value)
+        low_error, high_error = (upper.standard_error, 0.0)
+        if name != "kl_from_target":
+            low, high = figure.value, figure.value + gap
+            low_error, high_error = high_error, low_error
+        low -= z * math.hypot(figure.standard_error, low_error)
+        high += z * math.hypot(figure.standard_error, high_error)
+        return (low if name == "log_z" else max(0.0, low)), high
+
+
+def evaluate(
+    target: Target,
+    lm: LanguageModel,
+    num_samples: int = 2000,
+    seed: int = 0,
+    posterior: Draws | None = None,
+) -> Report:
     """How far is `lm` from the target? `num_samples` draws a prompt of `lm`, as many of the prior.
 
     Figures, in nats per completion unless they say otherwise, each an `Estimate` for the mean over
@@ -72,28 +111,42 @@ def evaluate(target: Target, lm: LanguageModel, num_samples: int = 2000, seed: i
 
     Guarantee: elbo, kl_to_prior, entropy and mean_reward are unbiased; log_z is a lower bound in
     expectation and kl_to_target consistent, both while pareto_k is small (a finding says when it
-    is not). Raises `ConfigError` below two draws. (arXiv 2205.11275, sections 3 and 4.)
+    is not).
+
+    `posterior`, exact draws of p* (`posteriori.sample(target, "rejection")`), takes that condition
+    away: eubo is then their mean, unbiased, kl_from_target rests on it, log_z_upper bounds log Z
+    from above in expectation (`bounds.log_z_upper`), and `Report.interval` has both sides.
+
+    Raises `ConfigError` below two draws, and `SamplingError` where `posterior` is not exact or has
+    fewer than two draws of a prompt. (arXiv 2205.11275, sections 3 and 4.)
     """
     if num_samples < 2:
         raise ConfigError(f"num_samples={num_samples} must be at least 2, for an error bar")
+    if posterior is not None:
+        check_posterior(posterior, target)
     of_policy = draw(target, lm, num_samples, generator(seed, "evaluate", "policy"))
     if lm is target.prior:
         of_prior, log_pi_of_prior = None, of_policy.log_proposal_N
         cost = of_policy.cost
     else:
         of_prior = draw(target, target.prior, num_samples, generator(seed, "evaluate", "prior"))
-        with torch.no_grad():
-            log_pi_of_prior = lm.log_prob(of_prior.completions).double()
+        log_pi_of_prior = _log_prob(lm, of_prior)
         cost = of_policy.cost + of_prior.cost + Cost(lm_tokens=lm_tokens(of_prior.completions))
     num_prompts = len(target.prompts)
     mixtures = [
         Mixture(
-            _stratum(of_policy, of_policy.log_proposal_N, index),
-            None if of_prior is None else _stratum(of_prior, log_pi_of_prior, index),
+            _stratum(of_policy, of_policy.log_proposal_N, _rows(of_policy, index)),
+            None
+            if of_prior is None
+            else _stratum(of_prior, log_pi_of_prior, _rows(of_prior, index)),
         )
         for index in range(num_prompts)
     ]
     figures = _figures(of_policy, mixtures, num_prompts)
+    if posterior is not None:
+        log_pi_N = _log_prob(lm, posterior)
+        cost += Cost(lm_tokens=lm_tokens(posterior.completions))
+        figures |= _bounded(target, mixtures, posterior, log_pi_N)
     prior_unique = (
         None
         if of_prior is None
@@ -128,6 +181,35 @@ def _figures(draws: Draws, mixtures: list[Mixture], num_prompts: int) -> dict[st
     }
 
 
+def _bounded(
+    target: Target, mixtures: list[Mixture], posterior: Draws, log_pi_N: Tensor
+) -> dict[str, Estimate]:
+    """What exact draws of the target say, in place of weighted ones."""
+    position_N = target.prompt_positions(posterior.completions)
+    strata = [_stratum(posterior, log_pi_N, position_N == i) for i in range(len(mixtures))]
+    eubo = [mean(stratum.log_target_n - stratum.log_pi_n) for stratum in strata]
+    of_weights = [m.log_z() for m in mixtures]
+    kl = [
+        replace(
+            above,
+            value=above.value - below.value,
+            standard_error=math.hypot(above.standard_error, below.standard_error),
+        )
+        for above, below in zip(eubo, of_weights, strict=True)
+    ]
+    upper = [log_z_upper(m, stratum) for m, stratum in zip(mixtures, strata, strict=True)]
+    return {
+        "eubo": combine(eubo, "unbiased"),
+        "kl_from_target": combine(kl, "consistent"),
+        "log_z_upper": combine(upper, "upper_bound"),
+    }
+
+
+def _log_prob(lm: LanguageModel, draws: Draws) -> Tensor:
+    with torch.no_grad():
+        return lm.log_prob(draws.completions).double()
+
+
 def _rows(draws: Draws, index: int) -> Tensor:
     return draws.completions.prompt_index_N == index
 
@@ -136,8 +218,7 @@ def _of_prompt(draws: Draws, index: int) -> Completions:
     return draws.completions.select(_rows(draws, index))
 
 
-def _stratum(draws: Draws, log_pi_N: Tensor, index: int) -> Stratum:
-    rows = _rows(draws, index)
+def _stratum(draws: Draws, log_pi_N: Tensor, rows: Tensor) -> Stratum:
     return Stratum(
         log_pi_N[rows].cpu(), draws.log_prior_N[rows].cpu(), draws.log_evidence_N[rows].cpu()
     )

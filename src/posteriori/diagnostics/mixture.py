@@ -44,7 +44,7 @@ class Mixture:
         self.strata = [policy] if prior is None else [policy, prior]
         self.share = 1.0 / len(self.strata)
         self.num_draws = sum(len(s.log_pi_n) for s in self.strata)
-        self.log_weight = [s.log_target_n - self._log_mixture(s) for s in self.strata]
+        self.log_weight = [s.log_target_n - self.log_density(s) for s in self.strata]
         pooled = torch.cat(self.log_weight)
         self.log_z_value = float(pooled.logsumexp(0)) - math.log(len(pooled))
 
@@ -99,16 +99,22 @@ class Mixture:
 
     def log_policy_ratio(self) -> list[Tensor]:
         """log pi/m of each stratum's draws."""
-        return [s.log_pi_n - self._log_mixture(s) for s in self.strata]
+        return [s.log_pi_n - self.log_density(s) for s in self.strata]
+
+    def log_components(self, stratum: Stratum) -> list[Tensor]:
+        """log q_s of some draws under each component of the mixture."""
+        both = [stratum.log_pi_n, stratum.log_prior_n]
+        return both[: len(self.strata)]
+
+    def log_density(self, stratum: Stratum) -> Tensor:
+        """log m of some draws."""
+        if len(self.strata) == 1:
+            return stratum.log_pi_n
+        return torch.logaddexp(stratum.log_pi_n, stratum.log_prior_n) - math.log(2.0)
 
     def _relative_weights(self) -> list[Tensor]:
         """w / Z-hat."""
         return [(w - self.log_z_value).exp() for w in self.log_weight]
-
-    def _log_mixture(self, stratum: Stratum) -> Tensor:
-        if len(self.strata) == 1:
-            return stratum.log_pi_n
-        return torch.logaddexp(stratum.log_pi_n, stratum.log_prior_n) - math.log(2.0)
 
 
 def standard_error(influence: list[Tensor]) -> float:
