@@ -1,0 +1,265 @@
+"""`frontier`: before any training, the best reward that each nat of KL can buy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from scipy.optimize import root_scalar
+
+from ..draw import draw
+from ..errors import ConfigError, FrontierError
+from ..estimates import combine
+from ..numerics import reliable_k
+from ..sampling import sample
+from ..seeds import derive, generator
+from ..target import Target
+from ..types import Cost, Draws, Estimate, Finding
+from .best_of_n_points import BestOfN, best_of_n_points
+from .tilting import Stage, Tilted
+
+_LARGE_ERROR = 0.1
+"""Standard error of log Z at which a hundred draws of a prompt are effective."""
+
+_FEWEST = 100
+_GRID = 24
+"""Points of the curve."""
+
+_STRIDE = 2.0
+"""Annealed draws are of the posterior so many times as far as where the curve ends without them:
+the draws on both sides have to reach the middle."""
+
+_LOOKS = 200
+"""Places at which it is asked whether draws can be trusted."""
+
+_ISLANDS = 32
+
+_NOTHING = 1e-9
+"""Share of the path at which all but hard evidence is as good as absent."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """The posterior at one beta: means over prompts, with one a prompt inside; nats.
+
+    `pareto_k` is that of the worst prompt's weights, `source` "prior", or "annealed" where draws of
+    the prior do not reach.
+    """
+
+    beta: float
+    kl: Estimate
+    reward: Estimate
+    log_z: Estimate
+    pareto_k: float
+    source: str
+
+
+class Frontier:
+    """reward(beta) against KL(beta) of the posteriors p*_beta ~ prior exp(r / beta).
+
+    No policy has more expected reward at that KL from the prior: with lambda = 1/beta,
+    reward = d log Z / d lambda and KL = lambda reward - log Z. With several prompts one beta is
+    shared, and both are means over prompts. The path is prior e^t; `beta` is 1/t times that of the
+    target's `Reward`, or 1/t where it has none or several.
+
+    `points` run from weak to strong evidence and end where the draws cannot be trusted further;
+    `best_of_n` are the points of best-of-n; `findings` say where the curve ends and why.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        stages: Sequence[Sequence[Stage]],
+        pool: Draws,
+        strongest: float,
+        cost: Cost,
+    ) -> None:
+        self.stages, self.cost = stages, cost
+        self.unit = _unit(target)
+        self.end, because = _end(stages, strongest)
+        grid = [self.end * (at / _GRID) ** 2 for at in range(1, _GRID + 1)] if self.end else []
+        self.points = tuple(self._at(t) for t in grid)
+        self.best_of_n: tuple[BestOfN, ...] = best_of_n_points(pool, len(target.prompts))
+        self.findings = (_finding(self.points, because),)
+
+    def at_beta(self, beta: float) -> Point:
+        """Raises `FrontierError` below the smallest beta that is known."""
+        if not (math.isfinite(beta) and beta > 0):
+            raise ConfigError(f"beta={beta} must be a positive number", where="frontier")
+        t = self.unit / beta
+        if t > self.end * (1 + 1e-9):
+            raise self._beyond(f"beta={beta:g}")
+        return self._at(t)
+
+    def at_kl(self, nats: float) -> Point:
+        """The posterior at that mean KL from the prior. Raises `FrontierError` beyond the end."""
+        if not (math.isfinite(nats) and nats > 0):
+            raise ConfigError(f"kl={nats} must be a positive number of nats", where="frontier")
+        return self._solve(lambda point: point.kl.value - nats, f"KL={nats:g}")
+
+    def at_reward(self, reward: float) -> Point:
+        """The posterior with that mean reward. Raises `FrontierError` beyond the end, and for no
+        more than the prior's own, which no beta has."""
+        if not math.isfinite(reward):
+            raise ConfigError(f"reward={reward} must be a finite number", where="frontier")
+        found = self._solve(lambda point: point.reward.value - reward, f"reward={reward:g}")
+        if math.isinf(found.beta):
+            raise FrontierError(
+                f"the prior itself has a mean reward of {found.reward.value:.4g}, no less than "
+                f"{reward:g}",
+                where="frontier",
+                hint="ask for more reward",
+            )
+        return found
+
+    def _solve(self, surplus: Callable[[Point], float], what: str) -> Point:
+        """The point where a figure that grows with t reaches what is asked; t = 0 if it starts
+        there."""
+        if not self.points or surplus(self.points[-1]) < 0:
+            raise self._beyond(what)
+        if surplus(self._at(0.0)) >= 0:
+            return self._at(0.0)
+        least = self._at(_NOTHING * self.end)
+        if surplus(least) > 0:
+            raise FrontierError(
+                f"{what} is less than what hard evidence costs alone: it takes "
+                f"{least.kl.value:.3g} nats, and gives a reward of {least.reward.value:.4g}",
+                where="frontier",
+                hint="ask for more than that",
+            )
+        root = root_scalar(
+            lambda t: surplus(self._at(t)), bracket=(0.0, self.end), xtol=1e-12, rtol=1e-12
+        ).root
+        return self._at(float(root))
+
+    def _at(self, t: float) -> Point:
+        """By the first draws that can be trusted there."""
+        stage = next((each for each in self.stages if not _fault(each, t)), self.stages[-1])
+        tilted = [each.at(t) for each in stage]
+        return Point(
+            beta=self.unit / t if t else math.inf,
+            kl=combine([each.kl for each in tilted], "consistent"),
+            reward=combine([each.reward for each in tilted], "consistent"),
+            log_z=combine([each.log_z for each in tilted], "lower_bound"),
+            pareto_k=max(each.pareto_k for each in tilted),
+            source="annealed" if stage[0].t0 else "prior",
+        )
+
+    def _beyond(self, what: str) -> FrontierError:
+        known = "nothing of it is known"
+        if self.points:
+            last = self.points[-1]
+            known = (
+                f"it is known up to beta={last.beta:.3g} (KL {last.kl.value:.3g} nats, reward "
+                f"{last.reward.value:.4g})"
+            )
+        return FrontierError(
+            f"{what} lies beyond the frontier's end; {known}",
+            where="frontier",
+            hint="draw more (num_samples), or allow more annealed stages (stages)",
+        )
+
+
+def frontier(
+    target: Target,
+    num_samples: int = 2000,
+    seed: int = 0,
+    *,
+    stages: int = 2,
+    strongest: float = 10.0,
+) -> Frontier:
+    """The reward-KL frontier of `target`, from `num_samples` draws of its prior a prompt.
+
+    They are weighted by exp(r / beta) for every beta at once. Where Pareto k-hat of a prompt's
+    weights passes its limit (at most 0.7), or fewer than 100 draws are effective, annealed draws of
+    the posterior at that place carry the curve on, as many again, up to `stages` times, and until
+    beta is a `strongest`-th of the target's own. Log Z is a lower bound in expectation; KL and
+    reward are consistent, biased by O(1 / effective draws), with delta-method standard errors.
+
+    Raises `ConfigError` below 100 draws. Sources: Korbak et al. 2022, arXiv 2205.11275; Owen 2013,
+    "Monte Carlo theory, methods and examples", chapter 9, for the weighted means.
+    """
+    if num_samples < _FEWEST:
+        raise ConfigError(
+            f"num_samples={num_samples} must be at least {_FEWEST}: fewer cannot tell whether "
+            "their weights can be trusted"
+        )
+    if not (math.isfinite(strongest) and strongest > 0) or stages < 0:
+        raise ConfigError("strongest must be a positive number, and stages not negative")
+    pool = draw(target, target.prior, num_samples, generator(seed, "frontier"))
+    found, cost = [_stage(target, pool, 0.0)], pool.cost
+    for number in range(stages):
+        end, _ = _end(found, strongest)
+        if not 0 < end < strongest:
+            break
+        t0 = min(_STRIDE * end, strongest)
+        drawn = sample(
+            target.tempered(t0),
+            "annealed",
+            num_samples,
+            seed=derive(seed, "frontier", number),
+            islands=_ISLANDS,
+        )
+        cost += drawn.cost
+        # Weighted for the tempered target; the evidence itself is what tilts them further.
+        whole = replace(drawn, log_evidence_N=drawn.log_evidence_N / t0)
+        found.append(_stage(target, replace(whole, log_weight_N=drawn.log_weight), t0))
+    return Frontier(target, found, pool, strongest, cost)
+
+
+def _stage(target: Target, draws: Draws, t0: float) -> list[Stage]:
+    at_N = target.prompt_positions(draws.completions)
+    return [Stage(draws, at_N == at, t0) for at in range(len(target.prompts))]
+
+
+def _unit(target: Target) -> float:
+    """The beta of the target itself: its only reward's."""
+    betas = [
+        getattr(each, "beta", 1.0) for each in target.evidence if getattr(each, "is_reward", False)
+    ]
+    return (betas[0] if len(betas) == 1 else 1.0) / target.temper
+
+
+def _end(stages: Sequence[Sequence[Stage]], strongest: float) -> tuple[float, str]:
+    """The largest t up to which some draws can be trusted, and what is wrong with all beyond."""
+    end = 0.0
+    for look in range(1, _LOOKS + 1):
+        t = strongest * (look / _LOOKS) ** 2
+        faults = [_fault(stage, t) for stage in stages]
+        if all(faults):
+            return end, faults[-1]
+        end = t
+    return end, f"1/beta is {strongest:g} times the target's own, where it was to end"
+
+
+def _fault(stage: Sequence[Stage], t: float) -> str:
+    """What is wrong with any prompt's weights at t; empty if nothing is."""
+    for each in stage:
+        tilted: Tilted = each.at(t)
+        limit = reliable_k(tilted.log_z.num_draws)
+        if math.isnan(tilted.pareto_k) or tilted.log_z.value == -math.inf:
+            return "hardly any draw of a prompt has any evidence"
+        if tilted.pareto_k > limit:
+            return f"Pareto k-hat of a prompt's weights passes {limit:.2f}"
+        if tilted.log_z.standard_error > _LARGE_ERROR:
+            return "fewer than a hundred draws of a prompt are effective"
+    return ""
+
+
+def _finding(points: Sequence[Point], because: str) -> Finding:
+    if not points:
+        return Finding(
+            "stop",
+            "frontier_unknown",
+            f"The frontier is not known anywhere: {because}.",
+            "Raise num_samples, or check that the evidence can be satisfied at all.",
+        )
+    last = points[-1]
+    return Finding(
+        "info",
+        "frontier_end",
+        f"The frontier is known up to beta {last.beta:.3g} (KL {last.kl.value:.3g} nats); beyond, "
+        f"{because}.",
+        "Raise num_samples or stages to go further.",
+    )
