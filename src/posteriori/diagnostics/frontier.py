@@ -11,7 +11,7 @@ from scipy.optimize import root_scalar
 from ..draw import draw
 from ..errors import ConfigError, FrontierError
 from ..estimates import combine
-from ..numerics import reliable_k
+from ..numerics import ess, reliable_k
 from ..sampling import sample
 from ..seeds import derive, generator
 from ..target import Target
@@ -25,6 +25,10 @@ _LARGE_ERROR = 0.1
 _FEWEST = 100
 _GRID = 24
 """Points of the curve."""
+
+_NEARLY_EQUAL = 0.5
+"""Share of effective draws above which k-hat is not asked: it is the shape of the weights' tail
+whatever their spread, and near the prior they are all but equal."""
 
 _STRIDE = 2.0
 """Annealed draws are of the posterior so many times as far as where the curve ends without them:
@@ -63,7 +67,8 @@ class Frontier:
     shared, and both are means over prompts. The path is prior e^t; `beta` is 1/t times that of the
     target's `Reward`, or 1/t where it has none or several.
 
-    `points` run from weak to strong evidence and end where the draws cannot be trusted further;
+    `points` run from weak to strong evidence and end where the draws cannot be trusted further.
+    Where annealed draws take over from those of the prior there is a step, of their errors' size;
     `best_of_n` are the points of best-of-n; `findings` say where the curve ends and why.
     """
 
@@ -134,8 +139,10 @@ class Frontier:
         return self._at(float(root))
 
     def _at(self, t: float) -> Point:
-        """By the first draws that can be trusted there."""
-        stage = next((each for each in self.stages if not _fault(each, t)), self.stages[-1])
+        """By the nearest draws that can be trusted there: k-hat is blind to what is so rare that no
+        draw has seen it, and the nearest draws see most."""
+        nearest = sorted(self.stages, key=lambda stage: abs(t - stage[0].t0))
+        stage = next((each for each in nearest if not _fault(each, t)), nearest[0])
         tilted = [each.at(t) for each in stage]
         return Point(
             beta=self.unit / t if t else math.inf,
@@ -228,19 +235,28 @@ def _end(stages: Sequence[Sequence[Stage]], strongest: float) -> tuple[float, st
         t = strongest * (look / _LOOKS) ** 2
         faults = [_fault(stage, t) for stage in stages]
         if all(faults):
-            return end, faults[-1]
+            # As far as the annealed draws between two places go.
+            last = stages[-1]
+            goes_on = end < last[0].t0 < t and not _fault(last, last[0].t0)
+            return (last[0].t0 if goes_on else end), faults[-1]
         end = t
     return end, f"1/beta is {strongest:g} times the target's own, where it was to end"
 
 
 def _fault(stage: Sequence[Stage], t: float) -> str:
-    """What is wrong with any prompt's weights at t; empty if nothing is."""
+    """What is wrong with any prompt's weights at t; empty if nothing is.
+
+    Annealed draws are taken back along the path and never further than they went themselves: what
+    lies beyond and is rare where they are, they have not seen, and no diagnosis tells.
+    """
+    if 0 < stage[0].t0 < t:
+        return "the annealed draws end"
     for each in stage:
         tilted: Tilted = each.at(t)
         limit = reliable_k(tilted.log_z.num_draws)
         if math.isnan(tilted.pareto_k) or tilted.log_z.value == -math.inf:
             return "hardly any draw of a prompt has any evidence"
-        if tilted.pareto_k > limit:
+        if tilted.pareto_k > limit and ess(each.log_weight(t)) < _NEARLY_EQUAL * len(each.log_w_n):
             return f"Pareto k-hat of a prompt's weights passes {limit:.2f}"
         if tilted.log_z.standard_error > _LARGE_ERROR:
             return "fewer than a hundred draws of a prompt are effective"

@@ -1,0 +1,118 @@
+"""`posteriori frontier`: what reward each nat of KL can buy, before any training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from .check import make_plan
+from .options import AsJson, ConfigFile, Overrides, Quiet, Seed
+from .output import print_json, stdout, visible
+from .tables import finding_json, print_finding, shown
+
+if TYPE_CHECKING:
+    from ..diagnostics.frontier import Frontier, Point
+
+_ROWS = 12
+"""Points of the curve that the table shows."""
+
+
+def frontier(
+    config: ConfigFile,
+    num_samples: Annotated[int, typer.Option(min=100, help="Draws of the prior a prompt.")] = 2000,
+    stages: Annotated[
+        int, typer.Option(min=0, help="Times that annealed draws may carry the curve on.")
+    ] = 2,
+    strongest: Annotated[
+        float, typer.Option(help="How many times as strong as the target's own evidence to go.")
+    ] = 10.0,
+    kl: Annotated[list[float] | None, typer.Option(help="Ask for the beta at this KL.")] = None,
+    reward: Annotated[
+        list[float] | None, typer.Option(help="Ask for the beta of this mean reward.")
+    ] = None,
+    beta: Annotated[list[float] | None, typer.Option(help="Ask for KL and reward there.")] = None,
+    seed: Seed = 0,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> int:
+    """The best reachable reward at each KL from the prior of CONFIG, with the beta that reaches it.
+
+    --kl, --reward and --beta may be repeated.
+    """
+    plan = make_plan(config, overrides or [])
+    from ..diagnostics.frontier import frontier as find_frontier
+    from .build import build_target
+    from .progress import status
+
+    with status(f"loading '{plan.prior}'", quiet=quiet):
+        target = build_target(plan)
+    size = f"{len(target.prompts)} prompts x {num_samples} draws"
+    with status(f"frontier: {size}", quiet=quiet):
+        curve = find_frontier(target, num_samples, seed, stages=stages, strongest=strongest)
+    asked = [
+        *((f"KL {nats:g}", curve.at_kl(nats)) for nats in kl or []),
+        *((f"reward {value:g}", curve.at_reward(value)) for value in reward or []),
+        *((f"beta {value:g}", curve.at_beta(value)) for value in beta or []),
+    ]
+    if as_json:
+        print_json(_json(curve, asked))
+    else:
+        _print(stdout(), curve, asked, title=f"frontier of {plan.file}, {size}")
+    return 1 if any(finding.level == "stop" for finding in curve.findings) else 0
+
+
+def _print(
+    console: Console, curve: Frontier, asked: list[tuple[str, Point]], *, title: str
+) -> None:
+    table = Table(box=box.SIMPLE_HEAD if console.is_terminal else None, pad_edge=False)
+    for header in ("", "beta", "KL, nats", "reward", "Pareto k", "draws of"):
+        table.add_column(header, justify="left" if header in ("", "draws of") else "right")
+    every = max(1, len(curve.points) // _ROWS)
+    rows = [("", point) for point in curve.points[every - 1 :: every]]
+    for label, point in [*rows, *asked]:
+        table.add_row(
+            label,
+            f"{point.beta:.3g}",
+            shown(point.kl),
+            shown(point.reward),
+            f"{point.pareto_k:.2f}",
+            point.source,
+        )
+    for best in curve.best_of_n:
+        table.add_row(f"best of {best.n}", "", shown(best.kl), shown(best.reward), "", "prior")
+    console.print(visible(title), soft_wrap=True)
+    console.print(table)
+    for finding in curve.findings:
+        print_finding(console, finding)
+
+
+def _json(curve: Frontier, asked: list[tuple[str, Point]]) -> dict[str, Any]:
+    from ..train.run_dir import jsonable
+    from .tables import estimate_json
+
+    def point_json(point: Point) -> dict[str, Any]:
+        figures = {name: estimate_json(getattr(point, name)) for name in ("kl", "reward", "log_z")}
+        return {
+            "beta": point.beta,
+            **figures,
+            "pareto_k": point.pareto_k,
+            "source": point.source,
+        }
+
+    return jsonable(
+        {
+            "points": [point_json(point) for point in curve.points],
+            "asked": {label: point_json(point) for label, point in asked},
+            "best_of_n": [
+                {"n": b.n, "kl": estimate_json(b.kl), "reward": estimate_json(b.reward)}
+                for b in curve.best_of_n
+            ],
+            "findings": [finding_json(finding) for finding in curve.findings],
+            "cost": vars(curve.cost),
+        }
+    )
