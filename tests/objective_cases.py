@@ -17,6 +17,7 @@ from torch import Tensor
 
 from posteriori.objectives.base import Objective
 from posteriori.registry import find
+from posteriori.samplers.best_of_n_law import best_of_n_log_prob
 
 Divergence = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(log pi, log prior, log evidence) of every outcome of one prompt -> a scalar."""
@@ -79,6 +80,32 @@ def any_log_z(objective: Any, world: Any) -> None:
     objective.log_z_P = torch.linspace(0.3, -2.0, len(world.exact.log_z), dtype=torch.float64)
 
 
+Law = Callable[[Any, int], Tensor]
+"""(the exact target, a prompt's position) -> log-probability of each of its outcomes."""
+
+
+def best_outcomes(exact: Any, at: int) -> Tensor:
+    """The prior on the outcomes of largest evidence alone."""
+    log_e = exact.log_evidence[at]
+    return exact.log_prior[at].masked_fill(log_e < log_e.max(), -torch.inf).log_softmax(0)
+
+
+def best_of(n: int) -> Law:
+    """The outcome of largest evidence among n draws of the prior."""
+    return lambda exact, at: best_of_n_log_prob(exact.log_prior[at], exact.log_evidence[at], n)
+
+
+def preferred(tau: float) -> Law:
+    """prior exp(P(preferred to a draw of the prior) / tau), preferences Bradley-Terry in log e."""
+
+    def law(exact: Any, at: int) -> Tensor:
+        log_e = exact.log_evidence[at]
+        wins = (log_e[:, None] - log_e).sigmoid() @ exact.log_prior[at].exp()
+        return (exact.log_prior[at] + wins / tau).log_softmax(0)
+
+    return law
+
+
 def log_star(log_prior: Tensor, log_evidence: Tensor) -> Tensor:
     return (log_prior + log_evidence).log_softmax(0)
 
@@ -94,7 +121,9 @@ class ObjectiveCase:
     """Puts state that the exactness test assumes (a known log Z) into the objective."""
     fit: dict[str, Any] = field(default_factory=dict)
     within: tuple[float, float] | None = None
-    """Exact KL(pi, p*) on every prompt of case_1 and case_2; None where p* is not where it ends."""
+    """Exact KL(pi, p*) on every prompt of case_1 and case_2; where `law` says that it ends
+    elsewhere, KL(law, pi)."""
+    law: Law | None = None
     hard: bool = False
     slow: bool = False
 
@@ -108,15 +137,28 @@ class ObjectiveCase:
 
 _RUN = {"steps": 400, "num_samples": 16, "learning_rate": 3e-3}
 _SLOW = _RUN | {"learning_rate": 2e-3}
+_REPLAY = _RUN | {"replay": 10}
 
 _NEAREST = {"steps": 120, "num_samples": 52, "learning_rate": 3e-3, "replay": 10}
 _FEW = {"steps": 60, "num_samples": 4, "learning_rate": 1.5e-3, "replay": 60}
 _DPG = {"divergence": kl_from_target, "any_proposal": True, "arrange": exact_z, "hard": True}
 
 CASES = [
-    ObjectiveCase("rl", divergence=minus_log_evidence, any_proposal=True, fit=_RUN),
     ObjectiveCase(
-        "reinforce", divergence=kl_to_target, any_proposal=True, fit=_RUN, within=(0.05, 0.05)
+        "rl",
+        divergence=minus_log_evidence,
+        any_proposal=True,
+        fit=_RUN,
+        within=(0.01, 0.01),
+        law=best_outcomes,
+    ),
+    # One prompt a step: a baseline over several is 0.03 nats worse, the spread of their log Z.
+    ObjectiveCase(
+        "reinforce",
+        divergence=kl_to_target,
+        any_proposal=True,
+        fit=_RUN | {"num_samples": 48, "prompts_per_step": 1},
+        within=(0.02, 0.02),
     ),
     ObjectiveCase(
         "rloo", divergence=kl_to_target, any_proposal=True, fit=_RUN, within=(0.02, 0.02)
@@ -135,9 +177,9 @@ CASES = [
     # The nearest: the same draws used often at first, with noise averaged out as the rate decays.
     ObjectiveCase("vargrad", {"epochs": 4}, fit=_NEAREST, within=(0.005, 0.005), slow=True),
     ObjectiveCase("vargrad", {"proposal": "prior"}, fit=_RUN),
-    ObjectiveCase("tb", divergence=kl_to_target, arrange=any_log_z, fit=_RUN, within=(0.02, 0.03)),
+    ObjectiveCase("tb", divergence=kl_to_target, arrange=any_log_z, fit=_RUN, within=(0.02, 0.02)),
     ObjectiveCase("tb", {"proposal": "prior"}, fit=_RUN),
-    ObjectiveCase("dpg", fit=_RUN, within=(0.02, 0.03), **_DPG),
+    ObjectiveCase("dpg", fit=_RUN, within=(0.02, 0.02), **_DPG),
     ObjectiveCase("dpg", {"proposal": "policy"}, fit=_RUN, within=(0.02, 0.03), **_DPG, slow=True),
     ObjectiveCase("dpg", {"proposal": "prior", "baseline": 0.0}, **_DPG),
     *(
@@ -153,14 +195,15 @@ CASES = [
             slow=settings["divergence"] != "js",
         )
         for settings, divergence, within, hard in [
-            ({"divergence": "forward_kl"}, kl_from_target, (0.02, 0.03), True),
-            ({"divergence": "reverse_kl"}, kl_to_target, (0.02, 0.03), False),
-            ({"divergence": "js"}, jensen_shannon, (0.02, 0.03), True),
-            ({"divergence": "tv"}, total_variation, None, True),
-            ({"divergence": "chi2"}, chi2_from_target, None, True),
-            ({"divergence": "reverse_chi2"}, chi2_to_target, None, False),
-            ({"divergence": "alpha", "alpha": 0.5}, alpha_divergence(0.5), None, True),
-            ({"divergence": "alpha", "alpha": -0.5}, alpha_divergence(-0.5), None, False),
+            ({"divergence": "forward_kl"}, kl_from_target, (0.02, 0.02), True),
+            ({"divergence": "reverse_kl"}, kl_to_target, (0.02, 0.02), False),
+            ({"divergence": "js"}, jensen_shannon, (0.02, 0.02), True),
+            # Its gradient is a sign: as large near the target as far from it. At most 0.0205.
+            ({"divergence": "tv"}, total_variation, (0.02, 0.03), True),
+            ({"divergence": "chi2"}, chi2_from_target, (0.02, 0.02), True),
+            ({"divergence": "reverse_chi2"}, chi2_to_target, (0.02, 0.02), False),
+            ({"divergence": "alpha", "alpha": 0.5}, alpha_divergence(0.5), (0.02, 0.02), True),
+            ({"divergence": "alpha", "alpha": -0.5}, alpha_divergence(-0.5), (0.02, 0.02), False),
         ]
     ),
     ObjectiveCase(
@@ -168,15 +211,27 @@ CASES = [
         divergence=kl_from_target,
         any_proposal=True,
         arrange=exact_z,
-        fit=_RUN | {"learning_rate": 2e-3},
-        within=(0.04, 0.06),  # over 5 seeds at most 0.030 and 0.047
+        fit={"steps": 160, "num_samples": 40, "learning_rate": 5e-3, "replay": 30},
+        # Draws of the prior alone, of which few have much weight: 0.011 and 0.027 (seeds 0, 1).
+        within=(0.03, 0.04),
         hard=True,
     ),
     ObjectiveCase("rwr", {"normaliser": "step", "control_variate": False}, hard=True),
-    ObjectiveCase("raft", hard=True),
-    ObjectiveCase("raft", {"select": "best_of_n"}, hard=True),
-    # Over 5 seeds at most 0.011 and 0.025.
-    ObjectiveCase("dpo", {"beta": 0.3}, fit=_RUN, within=(0.02, 0.03)),
+    # Accepted draws are one in a hundred to one in a thousand here, so that 19,200 of the prior
+    # leave so few that even the exact likelihood's maximum is tenths of a nat away.
+    ObjectiveCase("raft", fit=_RUN, within=(0.5, 0.4), hard=True),
+    # The winners of 400 groups: the noise of so many draws.
+    ObjectiveCase(
+        "raft", {"select": "best_of_n"}, fit=_RUN, within=(0.3, 0.4), law=best_of(16), hard=True
+    ),
+    ObjectiveCase("dpo", {"beta": 0.3}, fit=_REPLAY, within=(0.02, 0.02)),
     ObjectiveCase("dpo", {"proposal": "prior", "labels": "sampled"}),
     ObjectiveCase("ipo"),
+    ObjectiveCase(
+        "ipo",
+        {"proposal": "prior", "beta": 1.0},
+        fit=_RUN,
+        within=(0.01, 0.01),
+        law=preferred(1.0),
+    ),
 ]

@@ -33,6 +33,33 @@ def test_several_side_by_side_with_draws_and_seed_of_choice(job, monkeypatch):
     assert text.splitlines()[1].split() == ["prior", "model", "other"]
 
 
+def test_exact_draws_give_both_sides(job, monkeypatch):
+    monkeypatch.chdir(job.folder)
+    job.change("beta = 0.5", "beta = 0.5\nmax_reward = 3")
+    result = job.evaluate("model", "--num-samples", "30", "--posterior", "20", "--json", "--quiet")
+    assert result.code == 0, result.err
+    assert result.json["posterior"] == 20
+    policy = result.json["policies"]["model"]
+    assert policy["figures"]["log_z_upper"]["kind"] == "upper_bound"
+    for name in ("log_z", "kl_to_target", "kl_from_target"):
+        low, high = policy["intervals"][name]
+        assert low <= policy["figures"][name]["value"] <= high
+    text = job.evaluate("model", "--set", "evaluate.posterior=20", "--quiet").out
+    assert "model: 95% intervals: log Z, nats: " in text
+
+
+def test_exact_draws_need_a_bound(job, monkeypatch):
+    monkeypatch.chdir(job.folder)
+    result = job.evaluate("model", "--posterior", "20", "--quiet")
+    assert result.code == 2
+    assert "no bound is known on the evidence" in result.error
+    job.change(
+        'kind = "reward"\nfunction = "my_reward.py:score"\nbeta = 0.5',
+        'kind = "constraint"\nfunction = "my_reward.py:never"\nmax_reward = 1',
+    )
+    assert "a constraint has no 'max_reward'" in job.evaluate("model").error
+
+
 def test_an_adapter_is_a_policy(job):
     job.change("learning_rate = 1e-2", 'learning_rate = 1e-2\npolicy = "lora"')
     assert job.fit("--quiet").code == 0

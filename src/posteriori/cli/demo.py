@@ -74,7 +74,12 @@ def _demo(
         *((name, trial.beta, fits[name].policy) for name, trial in names.items()),
     ]:
         reports |= judge(
-            targets[beta], {name: model}, num_samples=scale.judged_by, seed=seed, quiet=quiet
+            targets[beta],
+            {name: model},
+            num_samples=scale.judged_by,
+            posterior=0,
+            seed=seed,
+            quiet=quiet,
         )
     evaluation = write_demo(output_dir, targets[scale.betas[-1]], names, fits, reports, scale, seed)
     if as_json:

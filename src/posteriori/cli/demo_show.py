@@ -77,6 +77,7 @@ def write_demo(
     evaluation = evaluation_json(
         reports,
         num_samples=scale.judged_by,
+        posterior=0,
         seed=seed,
         demo=config,
         beta_of_target=betas,

@@ -24,6 +24,10 @@ def evaluate(
     num_samples: Annotated[
         int | None, typer.Option(min=2, help="Draws a prompt, instead of the config's.")
     ] = None,
+    posterior: Annotated[
+        int | None,
+        typer.Option(min=0, help="Exact draws of the target a prompt, for bounds on both sides."),
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Instead of the config's.")] = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
@@ -40,6 +44,7 @@ def evaluate(
     settings = plan.config.evaluate
     judging = {
         "num_samples": settings.num_samples if num_samples is None else num_samples,
+        "posterior": settings.posterior if posterior is None else posterior,
         "seed": settings.seed if seed is None else seed,
     }
     with status(f"loading '{plan.prior}' and {', '.join(names)}", quiet=quiet):

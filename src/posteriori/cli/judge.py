@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .output import print_json, stdout
 from .progress import status
-from .tables import must_stop, print_findings, print_table, report_json
+from .tables import must_stop, print_findings, print_intervals, print_table, report_json
 
 if TYPE_CHECKING:
     from ..diagnostics.evaluate import Report
@@ -21,26 +21,34 @@ def judge(
     models: Mapping[str, LanguageModel],
     *,
     num_samples: int,
+    posterior: int,
     seed: int,
     quiet: bool,
 ) -> dict[str, Report]:
-    """A report a model, in their order."""
+    """A report a model, in their order; with `posterior` exact draws a prompt, bounds as well."""
     from ..diagnostics.evaluate import evaluate
+    from ..sampling import sample
+    from .progress import count_progress
 
+    exact = None
+    if posterior:
+        with count_progress("exact draws", quiet=quiet) as on_progress:
+            exact = sample(target, "rejection", posterior, seed=seed, on_progress=on_progress)
     reports = {}
     size = f"{len(target.prompts)} prompts x {num_samples} draws"
     for name, model in models.items():
         with status(f"evaluating {name}: {size}", quiet=quiet):
-            reports[name] = evaluate(target, model, num_samples=num_samples, seed=seed)
+            reports[name] = evaluate(target, model, num_samples, seed, exact)
     return reports
 
 
 def evaluation_json(
-    reports: Mapping[str, Report], *, num_samples: int, seed: int, **more: Any
+    reports: Mapping[str, Report], *, num_samples: int, posterior: int, seed: int, **more: Any
 ) -> dict[str, Any]:
     """What `evaluation.json` and `--json` hold."""
     return {
         "num_samples": num_samples,
+        "posterior": posterior,
         "seed": seed,
         **more,
         "policies": {name: report_json(report) for name, report in reports.items()},
@@ -56,6 +64,7 @@ def show(
     else:
         console = stdout()
         print_table(console, reports, title=title)
+        print_intervals(console, reports)
         print_findings(console, reports)
     return 1 if must_stop(reports) else 0
 

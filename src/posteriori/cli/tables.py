@@ -26,6 +26,8 @@ ROWS = {
     "distinct_2": "distinct bigrams",
     "elbo": "ELBO, nats",
     "log_z": "log Z, nats",
+    "log_z_upper": "log Z, upper bound",
+    "kl_from_target": "KL from target, nats",
     "ess": "effective draws",
     "pareto_k": "Pareto k, worst prompt",
 }
@@ -66,8 +68,36 @@ def print_findings(console: Console, reports: Mapping[str, Report]) -> None:
     """What a person should know of each policy, level first."""
     for name, report in reports.items():
         for finding in report.findings:
-            style = _LEVEL_STYLES[finding.level]
-            console.print(Text(visible(f"{name}: {finding}"), style=style), soft_wrap=True)
+            print_finding(console, finding, of=f"{name}: ")
+
+
+def print_finding(console: Console, finding: Finding, *, of: str = "") -> None:
+    """One finding in the colour of its level."""
+    style = _LEVEL_STYLES[finding.level]
+    console.print(Text(visible(f"{of}{finding}"), style=style), soft_wrap=True)
+
+
+_CONFIDENCE = 0.95
+
+
+def print_intervals(console: Console, reports: Mapping[str, Report]) -> None:
+    """Both sides of what exact draws of the target bound, where there were any."""
+    for name, report in reports.items():
+        told = [
+            f"{ROWS.get(key, key)}: {low:.3f} to {high:.3f}"
+            for key, (low, high) in intervals(report).items()
+        ]
+        if told:
+            sure = f"{_CONFIDENCE:.0%} intervals"
+            console.print(Text(visible(f"{name}: {sure}: {'; '.join(told)}")), soft_wrap=True)
+
+
+def intervals(report: Report) -> dict[str, tuple[float, float]]:
+    """By figure; empty for a report without exact draws of the target."""
+    if "log_z_upper" not in report:
+        return {}
+    figures = ("log_z", "kl_to_target", "kl_from_target")
+    return {name: report.interval(name, _CONFIDENCE) for name in figures}
 
 
 def must_stop(reports: Mapping[str, Report]) -> bool:
@@ -103,14 +133,16 @@ def report_json(report: Report) -> dict[str, Any]:
 
     return jsonable(
         {
-            "figures": {key: _estimate_json(estimate) for key, estimate in report.items()},
+            "figures": {key: estimate_json(estimate) for key, estimate in report.items()},
+            "intervals": intervals(report),
             "findings": [finding_json(finding) for finding in report.findings],
             "cost": vars(report.cost),
         }
     )
 
 
-def _estimate_json(estimate: Estimate) -> dict[str, Any]:
+def estimate_json(estimate: Estimate) -> dict[str, Any]:
+    """An estimate for programs; infinities and NaN are still numbers."""
     return {
         "value": estimate.value,
         "standard_error": estimate.standard_error,

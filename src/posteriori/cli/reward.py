@@ -1,0 +1,106 @@
+"""`posteriori reward`: train a reward model from human preferences."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..config import RunRewardSettings, parse
+from ..errors import ConfigError
+from .find_model import find_model
+from .options import AsJson, Overrides, Quiet
+from .output import print_json, stderr, visible
+from .read_config import put, read_toml
+
+
+def reward(
+    config: Annotated[
+        Path | None,
+        typer.Argument(metavar="[CONFIG]", help="A TOML file with a table [reward]."),
+    ] = None,
+    pairs: Annotated[
+        str | None, typer.Option(help="Rows of prompt, chosen, rejected: .jsonl, .parquet, folder.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="The backbone: a bundled name, a directory, a hub id.")
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", help="A new directory for the reward model.")
+    ] = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> int:
+    """Train a reward model on preference pairs, and say how far to trust it."""
+    given = {"pairs": pairs, "model": model, "output": output}
+    settings, place = _settings(config, given, overrides or [])
+    from ..reward_models.data import read_labelled_pairs
+    from ..reward_models.fit import fit_reward
+    from ..reward_models.writer import new_directory
+
+    folder = place.parent if place else Path.cwd()
+    where = f"{place}: reward" if place else "reward"
+    path = find_model(settings.model, folder, f"{where}.model")
+    target = new_directory(folder / settings.output)
+    rows = folder / settings.pairs
+    held_out = None if settings.held_out_pairs is None else folder / settings.held_out_pairs
+    count = len(read_labelled_pairs(rows))
+
+    from .progress import hush_transformers
+    from .reward_table import print_reward, reward_json, reward_progress
+
+    hush_transformers()
+    training = settings.model_dump(
+        exclude={"model", "pairs", "output", "held_out_pairs"}, exclude_unset=True
+    )
+    try:
+        with reward_progress(settings.epochs, count, settings.batch_size, quiet=quiet) as on_step:
+            result = fit_reward(
+                path,
+                rows,
+                held_out_pairs=held_out,
+                output_dir=target,
+                on_step=on_step,
+                **training,
+            )
+    except BaseException:
+        # Whatever stopped it, a person should hear that the run was not for nothing.
+        if (target / "checkpoint").is_dir():
+            kept = visible(str(target / "checkpoint"))
+            stderr().print(f"the best model so far is in {kept}", soft_wrap=True)
+        raise
+    if as_json:
+        print_json(reward_json(result))
+    else:
+        print_reward(result)
+    return 1 if any(finding.level == "stop" for finding in result.findings) else 0
+
+
+def _settings(
+    config: Path | None, given: dict[str, str | None], overrides: list[str]
+) -> tuple[RunRewardSettings, Path | None]:
+    """The table [reward] of the config, with options and `--set reward.key=value` put in."""
+    values: dict[str, Any] = {} if config is None else read_toml(config)
+    if config is not None and not isinstance(values.get("reward"), dict):
+        raise ConfigError(
+            "'reward' is missing",
+            where=str(config),
+            hint='write a table [reward] with pairs = "pairs.jsonl" and output = "runs/reward"',
+        )
+    for override in overrides:
+        put(values, override)
+    table = dict(values.get("reward", {}))
+    for name, value in given.items():
+        if value is not None:
+            # What the shell has completed counts from the current directory.
+            table[name] = value if name == "model" else str(Path(value).expanduser().absolute())
+    if given["model"] is not None and Path(given["model"]).expanduser().exists():
+        table["model"] = str(Path(given["model"]).expanduser().absolute())
+    if config is None:
+        for name in ("pairs", "output"):
+            if name not in table:
+                raise ConfigError(f"--{name} is missing", hint=f"write --{name} PATH")
+    where = f"{config}: reward" if config else "reward"
+    return parse(RunRewardSettings, table, where=where), config

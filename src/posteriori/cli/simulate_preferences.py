@@ -1,0 +1,61 @@
+"""`posteriori simulate-preferences`: labelled pairs of which the truth is known."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import CheckpointError, ConfigError
+from .check import make_plan
+from .options import AsJson, ConfigFile, Overrides, Quiet, Seed
+from .output import print_json, stdout, visible
+
+
+def simulate_preferences(
+    config: ConfigFile,
+    output: Annotated[Path, typer.Option("--output", "-o", help="A new .jsonl file.")],
+    num_pairs: Annotated[int, typer.Option(min=1, help="Over all prompts.")] = 1000,
+    scale: Annotated[
+        float, typer.Option(help="Difference of utility at which the odds are e to 1.")
+    ] = 1.0,
+    noise: Annotated[float, typer.Option(help="Share of labels that are swapped.")] = 0.0,
+    seed: Seed = 0,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> int:
+    """Draw pairs from CONFIG's prior and label them by its reward, under Bradley-Terry."""
+    plan = make_plan(config, overrides or [])
+    if output.suffix != ".jsonl":
+        raise ConfigError(f"pairs are not written to a '{output.suffix}' file", hint="write .jsonl")
+    if output.exists():
+        raise CheckpointError(f"'{output}' is there already", hint="choose another --output")
+    if not output.absolute().parent.is_dir():
+        raise ConfigError(f"there is no folder '{output.parent}'", hint="make it first")
+
+    from ..reward_models.simulate import best_accuracy
+    from ..reward_models.simulate import simulate_preferences as simulate
+    from .build import build_target
+    from .progress import status
+
+    with status(f"loading '{plan.prior}'", quiet=quiet):
+        target = build_target(plan)
+    with status(f"drawing {num_pairs} pairs", quiet=quiet):
+        rows = simulate(target, num_pairs, scale=scale, noise=noise, seed=seed)
+    incoming = output.with_name(f".{output.name}.incoming")
+    lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows]
+    incoming.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    incoming.replace(output)
+    best = best_accuracy(rows, scale=scale, noise=noise)
+    if as_json:
+        print_json({"num_pairs": len(rows), "best_accuracy": best, "output": str(output)})
+    else:
+        stdout().print(
+            f"{len(rows)} pairs; knowing the utility, {100 * best:.1f}% of such labels can be told"
+            f"\npairs: {visible(str(output))}",
+            soft_wrap=True,
+        )
+    return 0

@@ -1,0 +1,1 @@
+"""Reward models from human preferences: trained, calibrated, and honest about what they know."""

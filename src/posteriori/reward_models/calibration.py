@@ -1,0 +1,162 @@
+"""Held-out pairs: how often a reward model is right, and whether it knows how often."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.optimize import minimize_scalar
+from torch import Tensor
+
+from ..estimates import mean as mean_estimate
+from ..types import Estimate
+from .loss import bradley_terry_loss, label_probability
+
+BINS = 10
+_TEMPERATURES = (1e-3, 1e3)
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Pairs whose confidence lies in (low, high]: how many, their mean confidence and accuracy."""
+
+    low: float
+    high: float
+    count: int
+    confidence: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Figures of held-out pairs. Log-losses in nats a pair; errors of calibration in [0, 0.5].
+
+    `accuracy` counts a tie as half. `temperature` T makes r / T the log-odds of a preference;
+    `ece_scaled` and `log_loss_scaled` are at that T, fitted on these very pairs, so slightly
+    optimistic.
+    """
+
+    num_pairs: int
+    num_prompts: int
+    accuracy: Estimate
+    log_loss: Estimate
+    ece: float
+    temperature: float
+    log_loss_scaled: Estimate
+    ece_scaled: float
+    reliability: tuple[Bin, ...]
+    reliability_scaled: tuple[Bin, ...]
+
+
+def held_out_figures(
+    delta_N: Tensor, label_N: Tensor, groups: Sequence[Hashable], noise: float = 0.0
+) -> HeldOut:
+    """Figures of pairs with reward differences `delta_N` and labels P(chosen preferred) `label_N`.
+
+    Probabilities are those of the label as it was observed, with the stated share of noise.
+    `groups` names each pair's prompt, for the error over other prompts.
+    """
+    delta_N, label_N = delta_N.double(), label_N.double()
+    zero_N = torch.zeros_like(delta_N)
+    temperature = fit_temperature(delta_N, label_N, noise)
+    scaled_N = delta_N / temperature
+
+    def log_loss(d_N: Tensor) -> Estimate:
+        return _clustered(bradley_terry_loss(d_N, zero_N, label_N, noise), groups)
+
+    agree_N = agreement(delta_N, label_N)
+    before = reliability(label_probability(delta_N, noise), label_N)
+    after = reliability(label_probability(scaled_N, noise), label_N)
+    return HeldOut(
+        num_pairs=len(delta_N),
+        num_prompts=len(set(groups)),
+        accuracy=_clustered(agree_N, groups),
+        log_loss=log_loss(delta_N),
+        ece=expected_calibration_error(before),
+        temperature=temperature,
+        log_loss_scaled=log_loss(scaled_N),
+        ece_scaled=expected_calibration_error(after),
+        reliability=before,
+        reliability_scaled=after,
+    )
+
+
+def agreement(delta_N: Tensor, label_N: Tensor) -> Tensor:
+    """P(the label says what sign(delta) says): l where delta > 0, 1 - l below, 1/2 at zero."""
+    return 0.5 + (label_N - 0.5) * delta_N.sign()
+
+
+def fit_temperature(delta_N: Tensor, label_N: Tensor, noise: float = 0.0) -> float:
+    """T = argmin mean loss of delta / T: what turns rewards into log-odds.
+
+    One number, by bounded search over log T (scipy), between 1e-3 and 1e3: it ends there where the
+    pairs are all ordered rightly, or no better than by chance. Source: Guo et al. 2017, arXiv
+    1706.04599, section 4.2.
+    """
+    zero_N = torch.zeros_like(delta_N)
+
+    def cost(log_t: float) -> float:
+        return float(bradley_terry_loss(delta_N / math.exp(log_t), zero_N, label_N, noise).mean())
+
+    low, high = map(math.log, _TEMPERATURES)
+    found = minimize_scalar(cost, bounds=(low, high), method="bounded", options={"xatol": 1e-9})
+    return math.exp(found.x)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def reliability(probability_N: Tensor, label_N: Tensor, bins: int = BINS) -> tuple[Bin, ...]:
+    """Bins of equal width over the confidence max(q, 1 - q) in [0.5, 1]; empty ones left out.
+
+    A pair counts once: read the other way round it would fall into the mirror image of its bin.
+    """
+    confidence_N = torch.maximum(probability_N, 1.0 - probability_N)
+    right_N = agreement(probability_N - 0.5, label_N)
+    edges = np.linspace(0.5, 1.0, bins + 1)
+    place_N = torch.bucketize(confidence_N, torch.from_numpy(edges[1:-1]))
+    found = []
+    for at in range(bins):
+        inside = place_N == at
+        count = int(inside.sum())
+        if count:
+            confidence, accuracy = confidence_N[inside].mean(), right_N[inside].mean()
+            found.append(
+                Bin(
+                    float(edges[at]),
+                    float(edges[at + 1]),
+                    count,
+                    float(confidence),
+                    float(accuracy),
+                )
+            )
+    return tuple(found)
+
+
+def expected_calibration_error(bins: Sequence[Bin]) -> float:
+    """ECE = sum_b (n_b / N) |accuracy_b - confidence_b| (Guo et al. 2017, arXiv 1706.04599)."""
+    total = sum(each.count for each in bins)
+    return sum(each.count * abs(each.accuracy - each.confidence) for each in bins) / total
+
+
+def _clustered(values_N: Tensor, groups: Sequence[Hashable]) -> Estimate:
+    """The mean over pairs. `standard_error` for these prompts; `standard_error_new_prompts` lets
+    the pairs of one prompt depend on each other. Infinite for a single pair."""
+    if len(values_N) < 2:
+        return Estimate(float(values_N.mean()), math.inf, "unbiased", len(values_N))
+    plain = mean_estimate(values_N)
+    place = {group: at for at, group in enumerate(dict.fromkeys(groups))}
+    if len(place) < 2:
+        return plain
+    at_N = torch.tensor([place[group] for group in groups])
+    total_G = torch.zeros(len(place), dtype=torch.float64)
+    total_G.index_add_(0, at_N, values_N - plain.value)
+    correction = len(place) / (len(place) - 1)
+    error = math.sqrt(correction * float(total_G.square().sum())) / len(values_N)
+    return Estimate(
+        plain.value,
+        plain.standard_error,
+        plain.kind,
+        len(values_N),
+        standard_error_new_prompts=error,
+    )

@@ -1,0 +1,239 @@
+"""`fit_reward`: a reward model from preference pairs."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..config import RewardSettings, parse
+from ..errors import ConfigError, ModelError
+from ..models.load import BUNDLED
+from ..seeds import derive
+from ..train.run_dir import jsonable, versions
+from ..types import Finding, prompt_key
+from .backbone import Backbone, load_backbone, with_device
+from .calibration import HeldOut, held_out_figures
+from .data import LabelledPair, PairSource, read_labelled_pairs, split_by_prompt
+from .laplace import PairFeatures, fit_head, laplace
+from .model import RewardModel
+from .posterior import HeadPosterior
+from .training import Record, RewardTrainer, TokenPairs, bootstrap_weights, initial_heads
+from .writer import Writer, new_directory
+
+
+@dataclass
+class RewardFit:
+    """The reward model; a record a step; held-out figures; the mean loss of the training pairs."""
+
+    model: RewardModel
+    history: list[Record]
+    held_out: HeldOut
+    train_loss: float
+    num_train: int
+    settings: RewardSettings
+    prior_precision: float | None = None
+    findings: list[Finding] = field(default_factory=list)
+    output_dir: Path | None = None
+
+    def about(self) -> dict[str, Any]:
+        """All figures and settings, ready for JSON."""
+        return jsonable(
+            {
+                "held_out": asdict(self.held_out),
+                "train_loss": self.train_loss,
+                "num_train": self.num_train,
+                "prior_precision": self.prior_precision,
+                "findings": [asdict(each) for each in self.findings],
+                "settings": self.settings.model_dump(mode="json"),
+                "versions": versions(),
+                "finished": True,
+            }
+        )
+
+
+def fit_reward(
+    model: str | Path | Any,
+    pairs: PairSource,
+    *,
+    held_out_pairs: PairSource | None = None,
+    tokenizer: Any = None,
+    device: str | None = None,
+    output_dir: str | Path | None = None,
+    on_step: Callable[[Record], None] | None = None,
+    **settings: Any,
+) -> RewardFit:
+    """Train a Bradley-Terry reward model.
+
+        P(chosen preferred to rejected | c) = sigmoid(r(c, chosen) - r(c, rejected)),
+        loss = -log sigmoid(r(c, chosen) - r(c, rejected) - margin), nats a pair.
+
+    `model`: "tiny", a directory, a hub id, or a sequence-classification model with its `tokenizer`.
+    `pairs`: rows of prompt, chosen, rejected, as text or conversations, in a .jsonl or .parquet
+    file, a folder of `datasets`, or a list. Optional columns: `label`, P(chosen is preferred), 0.5
+    for a tie, with the cross-entropy as the loss; `margin`. `held_out_pairs` judge the model;
+    without them a share of the prompts does, with all their pairs.
+
+    `settings` are the fields of `posteriori.config.RewardSettings`: tuning ("full", "lora" with
+    `lora`, or "head": the backbone stays as it is, and heads are solved for by Newton's method
+    under the ridge `prior_precision`); epochs, batch_size (pairs), learning_rate, warmup (share of
+    the steps), decay, weight_decay, max_grad_norm; label_noise, the share of labels that are known
+    to be swapped; held_out (share of the pairs), evaluate_every (steps) and patience (evaluations
+    without a lower held-out loss); merge; seed. uncertainty is "none", "ensemble" (so many
+    `members`: heads on the shared backbone, each on its own bootstrap resample of the pairs) or
+    "laplace" (a Gaussian over the head given the trained features, whose mean becomes the head;
+    prior_precision by maximal marginal likelihood unless given). Dropout is off.
+
+    With `output_dir`, which must be new or empty, the run keeps there its metrics, its best model
+    so far (`checkpoint/`, until the run ends) and the model: `AutoModelForSequenceClassification`
+    and `po.Reward(path, beta)` load it. Reproducible from `seed`, bit for bit on the CPU.
+
+    Raises `DataError` with the line for what is no pair, or for a single prompt without
+    `held_out_pairs`; `ModelError`; `PromptError` for a text beyond the context; `CheckpointError`
+    for an output_dir in use; `NonFiniteError` before an update that is not finite. Source:
+    Ouyang et al. 2022, arXiv 2203.02155, section 3.5.
+    """
+    checked = parse(RewardSettings, settings, where="fit_reward")
+    _refuse_idle(checked)
+    train, held_out = _pairs(pairs, held_out_pairs, checked)
+    place = None if output_dir is None else new_directory(output_dir)
+    backbone = with_device(_backbone(model, tokenizer, checked.seed), device)
+    train_data, held_out_data = TokenPairs(backbone, train), TokenPairs(backbone, held_out)
+    _prepare(backbone, checked)
+    writer = Writer(place, backbone, checked, on_step)
+    history: list[Record] = []
+    members = checked.members if checked.uncertainty == "ensemble" else 1
+    heads_KD = initial_heads(backbone, members, checked.seed)
+    if checked.tuning != "head":
+        trainer = RewardTrainer(
+            backbone, heads_KD, train_data, held_out_data, checked, writer.step, writer.best
+        )
+        heads_KD, history = trainer.run(), trainer.history
+    backbone.requires_grad_(False)
+    chosen_ND, rejected_ND = train_data.features(backbone, checked.batch_size)
+    reference_D = 0.5 * (chosen_ND + rejected_ND).mean(0)
+    seen = PairFeatures(
+        chosen_ND - rejected_ND, train_data.margin_N, train_data.label_N, checked.label_noise
+    )
+    findings: list[Finding] = []
+    precision = None
+    if checked.uncertainty == "laplace" or checked.tuning == "head":
+        last_layer = laplace(seen, checked.prior_precision)
+        precision = last_layer.precision
+        findings += [_AT_BOUND] if last_layer.at_bound else []
+        posterior = HeadPosterior.gaussian(last_layer.mean_D, last_layer.covariance_DD, reference_D)
+        if checked.uncertainty != "laplace":
+            weight_NK = bootstrap_weights(len(train), members, checked.seed)
+            solved = [fit_head(seen, precision, w_N, last_layer.mean_D) for w_N in weight_NK.T]
+            posterior = HeadPosterior.from_members(torch.stack(solved), reference_D)
+    else:
+        posterior = HeadPosterior.from_members(heads_KD, reference_D)
+    chosen_ND, rejected_ND = held_out_data.features(backbone, checked.batch_size)
+    figures = held_out_figures(
+        posterior.mean(chosen_ND - rejected_ND),
+        held_out_data.label_N,
+        [prompt_key(pair.prompt) for pair in held_out],
+        checked.label_noise,
+    )
+    made = RewardModel(backbone, posterior, figures.temperature)
+    result = RewardFit(
+        model=made,
+        history=history,
+        held_out=figures,
+        train_loss=float(seen.loss(posterior.mean_D).mean()),
+        num_train=len(train),
+        settings=checked,
+        prior_precision=precision,
+        findings=findings,
+        output_dir=place,
+    )
+    writer.finish(made, result.about())
+    return result
+
+
+_AT_BOUND = Finding(
+    "warn",
+    "prior_precision_at_bound",
+    "the marginal likelihood of the pairs has no maximum among the prior precisions tried.",
+    "The uncertainty is not to be trusted: give prior_precision, or more pairs.",
+)
+
+
+def _refuse_idle(settings: RewardSettings) -> None:
+    given = settings.model_fields_set
+    solves = settings.uncertainty == "laplace" or settings.tuning == "head"
+    idle = {
+        "members": settings.uncertainty == "ensemble",
+        "prior_precision": solves,
+        "lora": settings.tuning == "lora",
+        "merge": settings.tuning == "lora",
+    }
+    for name, used in idle.items():
+        if name in given and not used:
+            raise ConfigError(
+                f"'{name}' has no effect with tuning='{settings.tuning}' and "
+                f"uncertainty='{settings.uncertainty}'",
+                where="fit_reward",
+                hint=f"remove '{name}', or change those",
+            )
+
+
+def _pairs(
+    source: PairSource, held_out: PairSource | None, settings: RewardSettings
+) -> tuple[list[LabelledPair], list[LabelledPair]]:
+    pairs = read_labelled_pairs(source)
+    if held_out is not None:
+        if "held_out" in settings.model_fields_set:
+            raise ConfigError(
+                "both a share to hold out and held_out_pairs are given",
+                where="fit_reward",
+                hint="remove 'held_out'",
+            )
+        return pairs, read_labelled_pairs(held_out)
+    return split_by_prompt(pairs, settings.held_out, settings.seed)
+
+
+def _backbone(model: Any, tokenizer: Any, seed: int) -> Backbone:
+    if isinstance(model, str | Path):
+        return load_backbone(BUNDLED.get(str(model), model), tokenizer, seed)
+    if tokenizer is None:
+        raise ModelError(
+            f"a {type(model).__name__} is given without its tokenizer",
+            where="fit_reward",
+            hint="pass tokenizer=",
+        )
+    return Backbone(model, tokenizer)
+
+
+def _prepare(backbone: Backbone, settings: RewardSettings) -> None:
+    """Which of the backbone's parameters are trained."""
+    backbone.requires_grad_(settings.tuning == "full")
+    if settings.tuning != "lora":
+        return
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    target = settings.lora.target_modules
+    config = LoraConfig(
+        task_type=TaskType.SEQ_CLS,
+        r=settings.lora.rank,
+        lora_alpha=settings.lora.alpha,  # pyright: ignore[reportArgumentType] - it scales by a ratio
+        lora_dropout=0.0,
+        target_modules=target if isinstance(target, str) else list(target),
+    )
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # PEFT asks transformers by a name that transformers is about to drop, and corrects itself
+        # on GPT-2's transposed layers, and says so.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        warnings.filterwarnings("ignore", "fan_in_fan_out is set to False", UserWarning)
+        torch.manual_seed(derive(settings.seed, "reward adapter"))
+        try:
+            backbone.model = get_peft_model(backbone.model, config).eval()
+        except ValueError as error:
+            raise ModelError(
+                f"LoRA cannot be added: {error}",
+                hint="set lora.target_modules to names of this model's linear layers",
+            ) from error

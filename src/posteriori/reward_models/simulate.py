@@ -1,0 +1,132 @@
+"""`simulate_preferences`: pairs of draws, labelled by a utility that is known."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..draw import draw
+from ..errors import ConfigError, EvidenceError, SamplingError
+from ..protocols import LanguageModel
+from ..seeds import generator
+from ..target import Target
+from ..types import Draws
+
+_ROUNDS = 50
+"""Times that draws are taken before a prompt whose draws are all alike is given up."""
+
+
+def simulate_preferences(
+    target: Target,
+    num_pairs: int,
+    *,
+    scale: float = 1.0,
+    noise: float = 0.0,
+    proposal: LanguageModel | None = None,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """Preference pairs of which everything is known.
+
+        y1, y2 ~ prior(. | c),  P(y1 preferred) = sigmoid((u(c, y1) - u(c, y2)) / scale),
+
+    u being the target's reward; then a label is swapped with probability `noise`. Pairs are spread
+    evenly over the target's prompts and drawn from `proposal` (default: the prior), given that
+    their texts differ and neither is blank, which no reward model could read.
+
+    Returns rows of prompt, chosen, rejected, as `fit_reward` takes them, with the utilities of both
+    (`chosen_utility`, `rejected_utility`). Raises `ConfigError` for a setting out of range,
+    `EvidenceError` where a utility is not finite, and `SamplingError` where a prompt has no two
+    different completions to offer. Source: the synthetic labellers of Gao, Schulman and Hilton
+    2022, arXiv 2210.10760, section 2.
+    """
+    if num_pairs < 1:
+        raise ConfigError(f"num_pairs={num_pairs} must be at least 1", where="simulate_preferences")
+    if not (math.isfinite(scale) and scale > 0):
+        raise ConfigError(
+            f"scale={scale} must be a positive number",
+            where="simulate_preferences",
+            hint="it is the difference of utility that makes the odds e to 1",
+        )
+    if not 0.0 <= noise < 0.5:
+        raise ConfigError(
+            f"noise={noise} must be at least 0 and below 0.5", where="simulate_preferences"
+        )
+    prompts = len(target.prompts)
+    rows: list[dict[str, Any]] = []
+    for at in range(prompts):
+        wanted = num_pairs // prompts + (at < num_pairs % prompts)
+        rows += _pairs(target, proposal or target.prior, at, wanted, (scale, noise), seed)
+    order = torch.randperm(len(rows), generator=generator(seed, "simulated order"))
+    return [rows[at] for at in order.tolist()]
+
+
+def best_accuracy(rows: list[dict[str, Any]], *, scale: float = 1.0, noise: float = 0.0) -> float:
+    """E[accuracy] on these pairs of whoever knows the utility: the mean of the likelier label's
+    probability, eps + (1 - 2 eps) sigmoid(|u1 - u2| / scale)."""
+    gaps_N = torch.tensor(
+        [row["chosen_utility"] - row["rejected_utility"] for row in rows], dtype=torch.float64
+    )
+    return float((noise + (1 - 2 * noise) * (gaps_N.abs() / scale).sigmoid()).mean())
+
+
+def _pairs(
+    target: Target,
+    proposal: LanguageModel,
+    at: int,
+    wanted: int,
+    label: tuple[float, float],
+    seed: int,
+) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    prompt = target.prompts[at]
+    for turn in range(_ROUNDS):
+        missing = wanted - len(rows)
+        if not missing:
+            return rows
+        stream = generator(seed, "simulated pairs", at, turn)
+        draws = draw(target, proposal, 2 * missing, stream, [prompt])
+        first_N = _first_is_chosen(draws, label, stream)
+        utilities, texts = draws.reward_N.tolist(), draws.texts
+        for pair, first in enumerate(first_N.tolist()):
+            one, other = 2 * pair + (not first), 2 * pair + first
+            if texts[one] == texts[other] or not (texts[one].strip() and texts[other].strip()):
+                continue
+            rows.append(
+                {
+                    "prompt": prompt,
+                    "chosen": _said(prompt, texts[one]),
+                    "rejected": _said(prompt, texts[other]),
+                    "chosen_utility": utilities[one],
+                    "rejected_utility": utilities[other],
+                }
+            )
+    if len(rows) < wanted:
+        raise SamplingError(
+            f"{_ROUNDS} rounds of draws after {str(prompt)[:60]!r} gave {len(rows)} of {wanted} "
+            "pairs of different texts",
+            where="simulate_preferences",
+            hint="raise max_new_tokens, or draw from a proposal with more variety",
+        )
+    return rows
+
+
+def _first_is_chosen(draws: Draws, label: tuple[float, float], stream: torch.Generator) -> Tensor:
+    scale, noise = label
+    utility_N = draws.reward_N.cpu()
+    if not bool(utility_N.isfinite().all()):
+        row = int((~utility_N.isfinite()).nonzero()[0])
+        raise EvidenceError(
+            f"the utility of {draws.texts[row][:60]!r} is {float(utility_N[row])}",
+            where="simulate_preferences",
+            hint="give a reward that is finite everywhere",
+        )
+    delta_n = (utility_N[::2] - utility_N[1::2]) / scale
+    uniform_2n = torch.rand(2, len(delta_n), dtype=torch.float64, generator=stream)
+    return (uniform_2n[0] < delta_n.sigmoid()) ^ (uniform_2n[1] < noise)
+
+
+def _said(prompt: Any, text: str) -> Any:
+    return text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]

@@ -1,0 +1,74 @@
+"""What a run of `fit_reward` leaves on disk while it goes on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..config import RewardSettings
+from ..errors import CheckpointError
+from ..train.run_dir import jsonable
+from .backbone import Backbone
+from .model import RewardModel
+from .posterior import HeadPosterior
+from .training import Record
+
+CHECKPOINT, METRICS = "checkpoint", "metrics.jsonl"
+
+
+def new_directory(path: str | Path) -> Path:
+    """The path, if nothing is there yet. Raises `CheckpointError` where something is."""
+    place = Path(path)
+    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+        raise CheckpointError(
+            f"'{place}' is not empty" if place.is_dir() else f"'{place}' is a file",
+            hint="choose another output directory: a trained model is never overwritten",
+        )
+    return place
+
+
+class Writer:
+    """Metrics line by line, and the best model so far: a run cut short keeps what it has."""
+
+    def __init__(
+        self,
+        place: Path | None,
+        backbone: Backbone,
+        settings: RewardSettings,
+        on_step: Callable[[Record], None] | None,
+    ) -> None:
+        self.place, self.backbone, self.settings, self.on_step = place, backbone, settings, on_step
+        if place is not None:
+            place.mkdir(parents=True, exist_ok=True)
+
+    def step(self, record: Record) -> None:
+        if self.place is not None:
+            with (self.place / METRICS).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(jsonable(record)) + "\n")
+        if self.on_step is not None:
+            self.on_step(record)
+
+    def best(self, heads_KD: torch.Tensor) -> None:
+        """The best model so far, under its name only when it is whole."""
+        if self.place is None:
+            return
+        nowhere_D = torch.zeros(heads_KD.shape[1], dtype=torch.float64)
+        model = RewardModel(self.backbone, HeadPosterior.from_members(heads_KD, nowhere_D))
+        incoming, kept = self.place / f".{CHECKPOINT}", self.place / CHECKPOINT
+        about = {"finished": False, "settings": self.settings.model_dump(mode="json")}
+        model.save_pretrained(incoming, about=about)
+        if kept.exists():
+            shutil.rmtree(kept)
+        incoming.rename(kept)
+
+    def finish(self, model: RewardModel, about: Mapping[str, Any]) -> None:
+        if self.place is None:
+            return
+        model.save_pretrained(self.place, merge=self.settings.merge, about=about)
+        if (self.place / CHECKPOINT).exists():
+            shutil.rmtree(self.place / CHECKPOINT)
