@@ -19,27 +19,42 @@ _WHERE = {
     "Draws": "types",
     "Estimate": "types",
     "Exact": "diagnostics.exact",
+    "Expert": "evidence.expert",
     "Finding": "types",
+    "Frontier": "diagnostics.frontier",
     "Fit": "train.loop",
+    "Judge": "evidence.judge",
     "Likelihood": "evidence.likelihood",
+    "Moments": "evidence.moments",
     "Objective": "objectives.base",
     "PosterioriError": "errors",
+    "Power": "evidence.power",
+    "Preferences": "evidence.preferences",
+    "Prompted": "prompted",
     "Report": "diagnostics.evaluate",
     "Reward": "evidence.reward",
+    "RewardFit": "reward_models.fit",
+    "RewardModel": "reward_models.model",
     "Sampler": "samplers.base",
     "TabularLM": "models.tabular",
     "Target": "target",
     "TwistHead": "samplers.twist_head",
     "adapt_ladder": "samplers.ladder",
     "conditional_log_z": "samplers.conditional",
+    "constraints": "evidence.ready_made",
     "evaluate": "diagnostics.evaluate",
     "exact": "diagnostics.exact",
     "fit": "train.loop",
+    "fit_moments": "moment_fit",
+    "fit_reward": "reward_models.fit",
     "fit_twist": "samplers.fit_twist",
+    "frontier": "diagnostics.frontier",
+    "likelihoods": "evidence.ready_made",
     "load": "models.load",
     "qrs_curve": "samplers.qrs_curve",
     "reverse_annealed_log_z": "samplers.reverse_annealing",
     "sample": "sampling",
+    "simulate_preferences": "reward_models.simulate",
 }
 
 __all__ = [*_WHERE, "__version__"]
@@ -49,12 +64,23 @@ if TYPE_CHECKING:
     from .diagnostics.exact import Exact, exact
     from .errors import PosterioriError
     from .evidence.constraint import Constraint
+    from .evidence.expert import Expert
+    from .evidence.judge import Judge
     from .evidence.likelihood import Likelihood
+    from .evidence.moments import Moments
+    from .evidence.power import Power
+    from .evidence.preferences import Preferences
+    from .evidence.ready_made import constraints, likelihoods
     from .evidence.reward import Reward
     from .models.causal import CausalLM
     from .models.load import load
     from .models.tabular import TabularLM
+    from .moment_fit import fit_moments
     from .objectives.base import Objective
+    from .prompted import Prompted
+    from .reward_models.fit import RewardFit, fit_reward
+    from .reward_models.model import RewardModel
+    from .reward_models.simulate import simulate_preferences
     from .samplers.base import Sampler
     from .samplers.conditional import conditional_log_z
     from .samplers.fit_twist import fit_twist

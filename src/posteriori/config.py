@@ -9,15 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from .errors import ConfigError, did_you_mean
-
-
-class Strict(BaseModel):
-    """No unknown keys, no silent conversions, no infinities, nothing changed after the check."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+from .evidence_settings import CallSettings as CallSettings
+from .evidence_settings import ReadyMadeSettings as ReadyMadeSettings
+from .strict import Strict as Strict
 
 
 def _names(value: Any) -> Any:
@@ -95,36 +92,37 @@ class PriorSettings(Strict):
     memory_gib: float = Field(default=1.5, gt=0)
 
 
-class CallSettings(Strict):
-    """How a user's function is called; see docs/ready-made.md.
+class FeatureSettings(Strict):
+    """A moment: a function's name, and the mean that it is to have under the target."""
 
-    `cache`: nothing is asked for twice (of the `cache_size` completions asked for last);
-    `check_repeats` of them a call are asked for again, and have to get the same answer. `workers`:
-    chunks of `chunk_size` completions (one a worker) run beside each other, in a `pool` of threads
-    or processes; each may take `timeout` seconds. `on_failure`: the error goes on up ("fail"), or
-    does so after `retries` more tries, `backoff` 2^k seconds apart ("retry"), or the completion is
-    ruled out, counted and told ("drop").
-    """
-
-    cache: bool = False
-    cache_size: int = Field(100_000, ge=1)
-    check_repeats: int = Field(0, ge=0)
-    workers: int | None = Field(None, ge=1)
-    chunk_size: int | None = Field(None, ge=1)
-    timeout: float | None = Field(None, gt=0)
-    pool: Literal["thread", "process"] = "thread"
-    on_failure: Literal["fail", "retry", "drop"] = "fail"
-    retries: int = Field(3, ge=1)
-    backoff: float = Field(0.5, ge=0)
+    function: str
+    mean: float
 
 
-class EvidenceSettings(Strict):
+class DistributionSettings(Strict):
+    """Evidence about distributions: see `posteriori.Moments`, `Expert` and `Power`. Which key is
+    for which kind is for `cli.distributions` to say."""
+
+    features: dict[str, FeatureSettings] | None = None
+    per_prompt: bool | None = None
+    num_samples: int | None = Field(None, ge=2)
+    seed: int | None = Field(None, ge=0)
+    method: Literal["auto", "draws", "enumerate"] | None = None
+    weight: float | None = None
+    prompt_prefix: str | list[dict[str, str]] | None = None
+    over_text: bool | None = None
+    alpha: float | None = Field(None, gt=0)
+
+
+class EvidenceSettings(ReadyMadeSettings, DistributionSettings):
     """One piece of evidence: its kind, and the function or reward model that says it."""
 
     kind: str
     function: str | None = None
     model: str | None = None
     beta: float | None = Field(None, gt=0)
+    calls: CallSettings | None = None
+    max_reward: float | None = None
     uncertainty: Literal["mean", "marginal", "lower"] | None = None
     kappa: float | None = Field(None, ge=0)
 
@@ -133,13 +131,15 @@ class RunFitSettings(FitSettings):
     """`FitSettings`, and which objective they are for, with settings of its own."""
 
     objective: str = "rloo"
-    objective_settings: dict[str, Any] = {}
+    objective_settings: dict[str, Any] = Field(default_factory=dict)
 
 
 class EvaluateSettings(Strict):
-    """How many draws a prompt the policy is judged by."""
+    """How many draws a prompt the policy is judged by; and how many exact draws of the target (by
+    rejection) bound log Z and both KLs from both sides, where the evidence has a largest value."""
 
     num_samples: int = Field(default=2000, ge=2)
+    posterior: int = Field(default=0, ge=0)
     seed: int = Field(default=0, ge=0)
 
 
@@ -149,20 +149,20 @@ class SampleSettings(Strict):
     sampler: str = "importance"
     num_samples: int = Field(default=256, ge=1)
     proposal: str | None = None
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = Field(default_factory=dict)
     seed: int = Field(default=0, ge=0)
 
 
 class TwistSettings(Strict):
     """How `fit_twist` trains the twist of `smc`; see there for what each one does."""
 
-    steps: int = Field(100, ge=1)
-    num_samples: int = Field(64, ge=2)
-    updates: int = Field(16, ge=1)
-    learning_rate: float = Field(3e-3, gt=0)
-    width: int = Field(64, ge=1)
-    ess_threshold: float = Field(0.5, ge=0, le=1)
-    seed: int = Field(0, ge=0)
+    steps: int = Field(default=100, ge=1)
+    num_samples: int = Field(default=64, ge=2)
+    updates: int = Field(default=16, ge=1)
+    learning_rate: float = Field(default=3e-3, gt=0)
+    width: int = Field(default=64, ge=1)
+    ess_threshold: float = Field(default=0.5, ge=0, le=1)
+    seed: int = Field(default=0, ge=0)
 
 
 def _prompts(value: Any) -> Any:

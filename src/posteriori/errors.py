@@ -51,6 +51,11 @@ class EvidenceError(PosterioriError):
     """A reward, likelihood or constraint returned something that is not evidence, or raised."""
 
 
+class EvidenceCallError(EvidenceError):
+    """The call itself failed (the function raised, took too long, its process died): another try
+    may go well."""
+
+
 class ObjectiveError(PosterioriError):
     """An objective is asked for something that its mathematics does not allow."""
 
@@ -73,6 +78,10 @@ class SamplingStopped(SamplingError):  # noqa: N818 - it ends well for the draws
     def __init__(self, what: str, *, hint: str | None = None, draws: Any) -> None:
         super().__init__(what, hint=hint)
         self.draws = draws
+
+
+class FrontierError(PosterioriError):
+    """A point of the reward-KL frontier that is not known, or that does not exist."""
 
 
 class SpaceTooLargeError(PosterioriError):

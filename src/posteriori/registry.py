@@ -31,6 +31,11 @@ EVIDENCE = {
     "reward": "posteriori.evidence.reward:Reward",
     "likelihood": "posteriori.evidence.likelihood:Likelihood",
     "constraint": "posteriori.evidence.constraint:Constraint",
+    "judge": "posteriori.evidence.judge:Judge",
+    "moments": "posteriori.evidence.moments:Moments",
+    "expert": "posteriori.evidence.expert:Expert",
+    "power": "posteriori.evidence.power:Power",
+    "preferences": "posteriori.evidence.preferences:Preferences",
 }
 SAMPLERS = {
     "importance": "posteriori.samplers.importance:Importance",

@@ -24,6 +24,12 @@ def test_every_sampler_is_on_its_page(name):
     assert any(f"`{name}`" in heading for heading in headings)
 
 
+@pytest.mark.parametrize("name", EVIDENCE)
+def test_every_kind_of_evidence_is_on_its_page(name):
+    page = (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8")
+    assert f"\n## `{name}`\n" in page
+
+
 def test_every_algorithm_is_in_a_file_of_its_name():
     for kind in (OBJECTIVES, SAMPLERS, EVIDENCE):
         for name, place in kind.items():

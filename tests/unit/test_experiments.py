@@ -17,6 +17,9 @@ QUICK = {
     "dpo_meets_the_same_posterior": 600,
     "the_limits_of_beta": 12,
     "best_of_n_sits_where_its_formula_says": 4,
+    "preferences_recover": 2,
+    "over_optimisation": 4,
+    "social_bias": 40,
 }
 
 

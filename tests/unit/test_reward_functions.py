@@ -278,7 +278,7 @@ class TestSequenceClassifiers:
             po.Reward(tmp_path, beta=1.0)
 
 
-@pytest.mark.parametrize("fn", [3.0, None, ["f"]])
+@pytest.mark.parametrize("fn", [3.0, None, [3.0], {"f"}])
 def test_what_cannot_be_called_is_refused(fn):
     with pytest.raises(EvidenceError, match="neither a function nor"):
         po.Reward(fn, beta=1.0)

@@ -7,27 +7,36 @@ import json
 from typing import Any
 
 from ..errors import ModelError
+from ..evidence.moments import Moments
+from ..evidence.preferences import Preferences
 from ..evidence.reward import Reward
 from ..models.causal import CausalLM
 from ..models.load import load
 from ..models.prompts import check_length
+from ..moment_fit import fit_moments
 from ..registry import find
 from ..target import Target
 from .check import Plan, find_model
+from .distributions import KEYS, build_distribution
 from .functions import load_function
+from .ready_made import build_ready_made, calls_of, is_ready_made
 
 
 def build_target(plan: Plan) -> Target:
     """The plan's target. Evidence comes first: it is quick to load, and likely to be wrong.
 
-    Raises `PromptError` where a prompt does not fit into the prior's context.
+    Raises `PromptError` where a prompt does not fit into the prior's context. Moments are fitted
+    here, so that what cannot be had is told before anything else is done.
     """
     evidence = [_build_evidence(plan, index) for index in range(len(plan.config.evidence))]
     prior = load_model(plan, plan.prior)
     steps = plan.config.max_new_tokens
     for prompt in plan.data.prompts:
         check_length(prompt, prior.encode(prompt), steps, prior.context_length)
-    return Target(prior, evidence, plan.data.prompts, steps, plan.data.columns)
+    target = Target(prior, evidence, plan.data.prompts, steps, plan.data.columns)
+    if any(isinstance(each, Moments) for each in evidence):
+        fit_moments(target)
+    return target
 
 
 def load_model(plan: Plan, path: str) -> CausalLM:
@@ -75,11 +84,22 @@ def about(plan: Plan) -> dict[str, Any]:
 def _build_evidence(plan: Plan, index: int) -> Any:
     settings = plan.config.evidence[index]
     where = f"{plan.file}: evidence.{index}"
+    if settings.kind in KEYS:
+        return build_distribution(settings, plan.folder, where, lambda path: load_model(plan, path))
+    if is_ready_made(settings):
+        return build_ready_made(settings, plan.folder, where)
+    calls = calls_of(settings)
     if settings.model is not None:
         model = find_model(settings.model, plan.folder, f"{where}.model")
         assert settings.beta is not None
-        return Reward(model, beta=settings.beta)
+        if settings.kind == "preferences":
+            given = settings.model_dump(include={"uncertainty", "kappa"}, exclude_none=True)
+            return Preferences(model, settings.beta, **given)
+        return Reward(model, beta=settings.beta, max_reward=settings.max_reward, **calls)
     assert settings.function is not None
     function = load_function(settings.function, plan.folder, f"{where}.function")
     kind = find("evidence", settings.kind)
-    return kind(function) if settings.beta is None else kind(function, beta=settings.beta)
+    if settings.beta is None:
+        return kind(function, **calls)
+    bound = {} if settings.max_reward is None else {"max_reward": settings.max_reward}
+    return kind(function, beta=settings.beta, **bound, **calls)

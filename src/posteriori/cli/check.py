@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
-import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .. import registry
 from ..config import EvidenceSettings, RunConfig, RunFitSettings
-from ..errors import CheckpointError, ConfigError, ModelError, PosterioriError, unknown_name
-from .bundled import bundled_models
+from ..errors import CheckpointError, ConfigError, PosterioriError, unknown_name
+from .distributions import KEYS, check_distribution, check_elsewhere
+from .find_model import find_model
 from .functions import check_function
 from .prompts_file import PromptData, read_prompts
 from .read_config import read_config
-
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+from .ready_made import check_calls, check_ready_made, is_ready_made
 
 
 @dataclass(frozen=True)
@@ -82,48 +79,17 @@ def check_fit(plan: Plan, *, resume: bool) -> None:
         )
 
 
-def find_model(path: str, folder: Path, where: str) -> str:
-    """A bundled name, an existing file or directory (made absolute), or a hub id as it is.
-
-    Raises `ModelError` for what looks like a path and is not there.
-    """
-    bundled = bundled_models()
-    if path in bundled:
-        return path
-    place = (folder / Path(path).expanduser()).absolute()
-    if place.exists():
-        known = ("config.json", "adapter_config.json")
-        if place.is_dir() and not any((place / name).is_file() for name in known):
-            raise ModelError(
-                f"'{place}' holds no model: it has neither config.json nor adapter_config.json",
-                where=where,
-                hint="give a directory that save_pretrained wrote",
-            )
-        return str(place)
-    if _is_meant_as_path(path, place, bundled):
-        raise ModelError(
-            f"there is no model at '{place}'",
-            where=where,
-            hint=f"check the path, or use one that is bundled: {', '.join(sorted(bundled))}",
-        )
-    return path
-
-
-def _is_meant_as_path(path: str, place: Path, bundled: Iterable[str]) -> bool:
-    """Rather a path or a bundled name with a slip in it than a hub id, for which a machine without
-    network waits half a minute."""
-    return (
-        path.startswith(("~", ".", "/"))
-        or path.endswith(".gguf")
-        or ("/" in path and place.parent.is_dir())
-        or bool(difflib.get_close_matches(path, bundled, n=1, cutoff=0.8))
-        or not _HUB_ID.fullmatch(path)
-    )
-
-
 def _check_evidence(evidence: EvidenceSettings, folder: Path, where: str) -> None:
     kind = evidence.kind
     _known("evidence", kind, f"{where}.kind")
+    check_calls(evidence, where)
+    if kind in KEYS:
+        check_distribution(evidence, folder, where)
+        return
+    check_elsewhere(evidence, where)
+    if is_ready_made(evidence):
+        check_ready_made(evidence, folder, where)
+        return
     if kind in _PRICED and evidence.beta is None:
         raise ConfigError(
             "'beta' is missing", where=where, hint="a reward needs it; write beta = 0.1"
@@ -139,6 +105,10 @@ def _check_evidence(evidence: EvidenceSettings, folder: Path, where: str) -> Non
     if kind != "reward" and evidence.beta is not None:
         raise ConfigError(
             f"a {kind} has no 'beta'", where=where, hint="remove it; only a reward has a price"
+        )
+    if kind != "reward" and evidence.max_reward is not None:
+        raise ConfigError(
+            f"a {kind} has no 'max_reward'", where=where, hint="remove it; it bounds a reward"
         )
     if kind != "reward" and evidence.model is not None:
         raise ConfigError(

@@ -26,6 +26,7 @@ from .demo import demo
 from .doctor import doctor
 from .evaluate import evaluate
 from .fit import fit
+from .frontier import frontier
 from .ls import ls
 from .output import visible
 from .reward import reward
@@ -46,7 +47,19 @@ app = typer.Typer(
     invoke_without_command=True,
     pretty_exceptions_enable=False,
 )
-for _verb in (demo, fit, sample, twist, evaluate, reward, simulate_preferences, ls, doctor):
+_VERBS = (
+    demo,
+    frontier,
+    fit,
+    sample,
+    twist,
+    evaluate,
+    reward,
+    simulate_preferences,
+    ls,
+    doctor,
+)
+for _verb in _VERBS:
     app.command()(_verb)
 
 

@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import EvidenceError
+from ..errors import EvidenceCallError, EvidenceError
 from ..protocols import Columns
-from ..types import Completions
+from ..types import Completions, Message
 
 
 @dataclass
@@ -61,37 +61,64 @@ def calling_within(context: CallContext):
         _context.reset(token)
 
 
+def current_context() -> CallContext:
+    """That of the run around, or an empty one where there is none."""
+    return _context.get() or CallContext()
+
+
 def call_user_function(
     fn: Callable[..., Any], completions: Completions, columns: Columns, *, name: str
 ) -> list[Any]:
     """The function's list of answers, one a completion. Raises `EvidenceError` where it cannot."""
-    context = _context.get() or CallContext()
-    texts = completions.texts
-    arguments: dict[str, Any] = {
+    return ask(fn, arguments_of(completions, columns), current_context(), name=name)
+
+
+def arguments_of(completions: Completions, columns: Columns) -> dict[str, Any]:
+    """What a function is told of the completions; plain values, that another process can take."""
+    return {
         "prompts": completions.prompts,
         "completions": [
             text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
-            for prompt, text in zip(completions.prompts, texts, strict=True)
+            for prompt, text in zip(completions.prompts, completions.texts, strict=True)
         ],
         "completion_ids": completions.completion_ids,
         **columns,
+    }
+
+
+def ask(
+    fn: Callable[..., Any], arguments: dict[str, Any], context: CallContext, *, name: str
+) -> list[Any]:
+    """The function's answers to `arguments`, one a completion; it logs into `context`.
+
+    Raises `EvidenceCallError` where the function raises, `EvidenceError` for no list of answers.
+    """
+    told = {
+        **arguments,
         "trainer_state": context.trainer_state,
         "log_extra": context.log_extra,
         "log_metric": context.log_metric,
     }
+    texts = arguments["completions"]
     try:
-        answer = fn(**_accepted(fn, arguments, name))
+        answer = fn(**_accepted(fn, told, name))
         if inspect.isawaitable(answer):
             answer = _run(answer)
     except EvidenceError:
         raise
     except Exception as error:  # whatever a user's function raises becomes one typed error
-        raise EvidenceError(
+        raise EvidenceCallError(
             f"it raised {type(error).__name__}: {error}",
             where=name,
-            hint=f"the call was for {len(completions)} completions, the first {texts[0][:60]!r}",
+            hint=f"the call was for {len(texts)} completions, the first "
+            f"{own_text(texts[0])[:60]!r}",
         ) from error
-    return _as_list(answer, len(completions), name)
+    return _as_list(answer, len(texts), name)
+
+
+def own_text(completion: str | list[Message]) -> str:
+    """A completion's own text, of a string or of the assistant's message."""
+    return completion if isinstance(completion, str) else completion[-1]["content"]
 
 
 def numbers(answers: list[Any], completions: Completions, *, name: str, unit: str) -> Tensor:

@@ -1,22 +1,26 @@
-"""A sequence-classification model as a reward function."""
+"""Sequence-classification models: their logits, and one with a single logit as a reward."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from ..errors import EvidenceError, ModelError
 from ..types import Prompt
 
 
-class SequenceScorer:
-    """r(c, y) = the single logit of a sequence-classification model on prompt and completion.
+class SequenceClassifier:
+    """The logits of a sequence-classification model on texts, in batches of similar length.
 
-    Conversations go through the tokenizer's chat template, as TRL's trainers do it. Texts are
-    scored in batches of similar length.
+    Conversations go through the tokenizer's chat template, as TRL's trainers do it. Raises
+    `ModelError` for what cannot be loaded, or has no trained head.
     """
+
+    where: ClassVar[str]
+    """Whose argument the model is, for errors."""
 
     def __init__(self, model: Any, tokenizer: Any = None, batch_size: int = 32) -> None:
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -34,22 +38,17 @@ class SequenceScorer:
             raise ModelError(
                 f"cannot load a sequence-classification model from '{path}': "
                 f"{str(error).splitlines()[0]}",
-                where="Reward",
+                where=self.where,
                 hint="give its directory or hub id, or pass tokenizer= beside a model object",
             ) from error
         if missing:
             raise ModelError(
                 f"the model at '{path}' has no weights for its head ('{missing[0]}'): "
                 "its scores would be random",
-                where="Reward",
+                where=self.where,
                 hint="give a model that was trained for sequence classification",
             )
-        if model.config.num_labels != 1:
-            raise EvidenceError(
-                f"the model at '{path}' has {model.config.num_labels} labels, a reward has one",
-                where="Reward",
-                hint="wrap it in a function that returns the number you mean",
-            )
+        self.path = path
         self.model = model.eval()
         self.batch_size = batch_size
         self.__name__ = Path(path or "sequence classifier").name
@@ -58,10 +57,10 @@ class SequenceScorer:
         if self.model.config.pad_token_id is None:
             self.model.config.pad_token_id = self.tokenizer.pad_token_id
 
-    def __call__(self, prompts: list[Prompt], completions: list[Any], **_: Any) -> list[float]:
-        texts = [text_of(self.tokenizer, *two) for two in zip(prompts, completions, strict=True)]
+    def logits(self, texts: list[str]) -> Tensor:
+        """[N, C] for C labels, without gradient, in the texts' own order."""
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-        scores = [0.0] * len(texts)
+        parts = []
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
             # Padding on the left would shift the positions of models that learned them.
@@ -69,10 +68,29 @@ class SequenceScorer:
                 [texts[i] for i in rows], return_tensors="pt", padding=True, padding_side="right"
             ).to(self.model.device)
             with torch.no_grad():
-                logits = self.model(**inputs).logits[:, 0].float()
-            for row, value in zip(rows, logits.tolist(), strict=True):
-                scores[row] = value
-        return scores
+                parts.append(self.model(**inputs).logits.float().cpu())
+        return torch.cat(parts)[torch.argsort(torch.tensor(order))]
+
+
+class SequenceScorer(SequenceClassifier):
+    """r(c, y) = the single logit of a sequence-classification model on prompt and completion."""
+
+    where = "Reward"
+
+    def __init__(self, model: Any, tokenizer: Any = None, batch_size: int = 32) -> None:
+        super().__init__(model, tokenizer, batch_size)
+        if self.model.config.num_labels != 1:
+            raise EvidenceError(
+                f"the model at '{self.path}' has {self.model.config.num_labels} labels, a reward "
+                "has one",
+                where=self.where,
+                hint="wrap it in a function that returns the number you mean, or take one label's "
+                "probability: likelihoods.classifier(model, label)",
+            )
+
+    def __call__(self, prompts: list[Prompt], completions: list[Any], **_: Any) -> list[float]:
+        texts = [text_of(self.tokenizer, *two) for two in zip(prompts, completions, strict=True)]
+        return self.logits(texts)[:, 0].tolist()
 
 
 def text_of(tokenizer: Any, prompt: Prompt, completion: Any) -> str:

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from ..errors import EvidenceError
 from ..protocols import Columns, Scores
-from ..types import Completions
-from .call import call_user_function, function_name
+from ..types import Completions, Finding
+from .call import function_name
+from .calling import CallCounts, Caller, call_settings
 
 
 class Constraint:
@@ -26,29 +27,47 @@ class Constraint:
     begins so can still satisfy b. It may say yes too often, never no too often: what it rules out
     is not looked at again (`sample(.., "smc", twist="prefix")`).
 
+    `calling`: a cache, workers, time-outs, what becomes of failures (`config.CallSettings`), for
+    both; a completion that is dropped does not satisfy b, and a prefix that is dropped still may.
+    Ready-made ones are in `posteriori.constraints`.
+
     Raises `EvidenceError` for anything but true or false, or a function that fails.
     """
 
     max_log_evidence = 0.0
 
-    def __init__(self, fn: Callable[..., Any], prefix: Callable[..., Any] | None = None) -> None:
+    def __init__(
+        self, fn: Callable[..., Any], prefix: Callable[..., Any] | None = None, **calling: Any
+    ) -> None:
         self.fn, self.prefix = fn, prefix
         self.name = f"constraint '{function_name(fn)}'"
+        settings = call_settings(calling, "Constraint")
+        self._ask = Caller(fn, self.name, settings, dropped=False)
+        self._ask_prefix = (
+            None if prefix is None else Caller(prefix, self.name, settings, dropped=True)
+        )
+
+    @property
+    def counts(self) -> CallCounts:
+        """Of whole completions; prefixes are not counted."""
+        return self._ask.counts
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        return self._ask.findings
 
     def score(self, completions: Completions, columns: Columns) -> Scores:
-        holds_N = self._answers(self.fn, completions, columns)
+        holds_N = self._answers(self._ask, completions, columns)
         return Scores(_log(holds_N), holds_N.double())
 
     def prefix_log_evidence(self, completions: Completions, columns: Columns) -> Tensor | None:
         """0 where one that begins so can satisfy b, -inf elsewhere; None without `prefix`."""
-        if self.prefix is None:
+        if self._ask_prefix is None:
             return None
-        return _log(self._answers(self.prefix, completions, columns))
+        return _log(self._answers(self._ask_prefix, completions, columns))
 
-    def _answers(
-        self, fn: Callable[..., Any], completions: Completions, columns: Columns
-    ) -> Tensor:
-        answers = call_user_function(fn, completions, columns, name=self.name)
+    def _answers(self, ask: Caller, completions: Completions, columns: Columns) -> Tensor:
+        answers = ask(completions, columns)
         for row, answer in enumerate(answers):
             if answer not in (True, False):
                 raise EvidenceError(

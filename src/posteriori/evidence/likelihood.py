@@ -7,8 +7,9 @@ from typing import Any
 
 from ..errors import EvidenceError
 from ..protocols import Columns, Scores
-from ..types import Completions
-from .call import call_user_function, function_name, numbers
+from ..types import Completions, Finding
+from .call import function_name, numbers
+from .calling import CallCounts, Caller, call_settings
 
 
 class Likelihood:
@@ -20,17 +21,30 @@ class Likelihood:
     observation tells nothing of it (probability 1). The evidence is at most 1, so rejection from
     the prior is exact.
 
+    `calling`: a cache, workers, time-outs, what becomes of failures (`config.CallSettings`); a
+    completion that is dropped has probability 0. Ready-made ones are in `posteriori.likelihoods`.
+
     Raises `EvidenceError` for a value outside [0, 1], NaN, or a function that fails.
     """
 
     max_log_evidence = 0.0
 
-    def __init__(self, fn: Callable[..., Any]) -> None:
+    def __init__(self, fn: Callable[..., Any], **calling: Any) -> None:
         self.fn = fn
         self.name = f"likelihood function '{function_name(fn)}'"
+        settings = call_settings(calling, "Likelihood")
+        self._ask = Caller(fn, self.name, settings, dropped=0.0)
+
+    @property
+    def counts(self) -> CallCounts:
+        return self._ask.counts
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        return self._ask.findings
 
     def score(self, completions: Completions, columns: Columns) -> Scores:
-        answers = call_user_function(self.fn, completions, columns, name=self.name)
+        answers = self._ask(completions, columns)
         p_N = numbers(answers, completions, name=self.name, unit="probability")
         p_N = p_N.nan_to_num(nan=1.0, neginf=-1.0)
         wrong = (p_N < 0) | (p_N > 1)

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
+from ..config import CallSettings
 from ..errors import ConfigError, EvidenceError
 from ..protocols import Columns, Scores
-from ..types import Completions
-from .call import call_user_function, function_name, numbers
+from ..types import Completions, Finding
+from .call import current_context, function_name, numbers
+from .calling import CallCounts, Caller, call_settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+RewardLike: TypeAlias = "Callable[..., Any] | PreTrainedModel | str | Path"
+"""A function, or a sequence-classification model with a single logit, or the path of one."""
+
 
 class Reward:
-    """log e(c, y) = r(c, y) / beta.
+    """log e(c, y) = r(c, y) / beta, where r = sum_i w_i r_i of one reward or several.
 
     With it the target is the optimum of E_pi[r] - beta KL(pi, prior) (arXiv 2205.11275, section 3):
     a small beta follows the reward, a large one stays with the prior.
@@ -27,24 +32,33 @@ class Reward:
     `fn` is called as TRL's trainers call reward functions (see `evidence.call`) and returns a float
     a completion: -inf forbids, None says that the reward does not apply (r = 0, the completion
     keeps its prior weight). `fn` may also be a sequence-classification model with a single logit,
-    or the path of one.
+    or the path of one; `tokenizer` and `batch_size` are for it.
 
-    `max_reward` is the largest reward that `fn` can give, where there is one: with it rejection
-    sampling knows its bound, log e <= max_reward / beta. It is taken at its word until a sampler
-    that rests on it meets a larger reward, and stops.
+    `fn` may be a list of these, with `weights` (1 each if left out): a reward that does not apply
+    adds nothing, and one that forbids does so whatever its weight. The mean of each one is logged
+    as "reward/name".
 
-    Raises `ConfigError` for a beta that is not a positive number, or a `max_reward` that is not
-    finite; scoring raises `EvidenceError`
-    for NaN, +inf, strings, a wrong number of values, or whatever the function raises.
+    `max_reward` is the largest reward that there can be (of several: of their sum), where there is
+    one: with it rejection sampling knows its bound, log e <= max_reward / beta. It is taken at its
+    word until a sampler that rests on it meets a larger reward, and stops.
+
+    `settings`: a cache, workers, time-outs, what becomes of failures (`config.CallSettings`). A
+    completion that is dropped is ruled out, log e = -inf: the target is then that of completions
+    that could be scored, and none gets through unscored.
+
+    Raises `ConfigError` for a beta that is not a positive number, a `max_reward` or weight that is
+    not finite; scoring raises `EvidenceError` for NaN, +inf, strings, a wrong number of values, or
+    whatever the function raises.
     """
 
     is_reward = True
 
     def __init__(
         self,
-        fn: Callable[..., Any] | PreTrainedModel | str | Path,
+        fn: RewardLike | Sequence[RewardLike],
         beta: float,
         *,
+        weights: Sequence[float] | None = None,
         max_reward: float | None = None,
         **settings: Any,
     ) -> None:
@@ -60,16 +74,62 @@ class Reward:
                 where="Reward",
                 hint="leave it out where the reward has no largest value",
             )
+        fns = list(fn) if isinstance(fn, list | tuple) else [fn]
+        self.weights = _checked_weights(weights, len(fns))
         self.beta = float(beta)
         self.max_log_evidence = None if max_reward is None else max_reward / self.beta
-        self.fn = _as_function(fn, settings)
-        self.name = f"reward function '{function_name(self.fn)}'"
+        known = {name: settings.pop(name) for name in CallSettings.model_fields if name in settings}
+        calling = call_settings(known, "Reward")
+        self.fns = [_as_function(each, settings) for each in fns]
+        self.names = _names(self.fns)
+        self.name = f"reward function '{' + '.join(self.names)}'"
+        self._ask = [
+            Caller(each, f"reward function '{name}'", calling, dropped=-math.inf)
+            for each, name in zip(self.fns, self.names, strict=True)
+        ]
+
+    @property
+    def counts(self) -> CallCounts:
+        """Of all its functions together."""
+        return sum((ask.counts for ask in self._ask), CallCounts())
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        return tuple(finding for ask in self._ask for finding in ask.findings)
 
     def score(self, completions: Completions, columns: Columns) -> Scores:
-        answers = call_user_function(self.fn, completions, columns, name=self.name)
-        r_N = numbers(answers, completions, name=self.name, unit="reward")
-        r_N = torch.nan_to_num(r_N, nan=0.0, neginf=-math.inf)
+        r_N = torch.zeros(len(completions), dtype=torch.float64)
+        for name, ask, weight in zip(self.names, self._ask, self.weights, strict=True):
+            answers = ask(completions, columns)
+            each_N = numbers(answers, completions, name=ask.name, unit="reward")
+            if len(self._ask) > 1 and not bool(each_N.isnan().all()):
+                current_context().log_metric(f"reward/{name}", float(each_N.nanmean()))
+            each_N = torch.nan_to_num(each_N, nan=0.0, neginf=-math.inf)
+            r_N = r_N + (weight * each_N).where(each_N > -math.inf, -math.inf)
         return Scores(log_evidence=r_N / self.beta, reward=r_N)
+
+
+def _checked_weights(weights: Sequence[float] | None, num: int) -> list[float]:
+    if num == 0:
+        raise ConfigError("there is no function", where="Reward", hint="pass one, or several")
+    if weights is None:
+        return [1.0] * num
+    if len(weights) != num:
+        raise ConfigError(
+            f"{len(weights)} weights for {num} functions", where="Reward", hint="give one each"
+        )
+    for weight in weights:
+        if not math.isfinite(weight):
+            raise ConfigError(f"a weight of {weight} must be a finite number", where="Reward")
+    return [float(weight) for weight in weights]
+
+
+def _names(fns: Sequence[Any]) -> list[str]:
+    """Each function's own, numbered where several have the same."""
+    names = [function_name(fn) for fn in fns]
+    return [
+        f"{name}_{at}" if names.count(name) > 1 else name for at, name in enumerate(names, start=1)
+    ]
 
 
 def _as_function(fn: Any, settings: dict[str, Any]) -> Callable[..., Any]:

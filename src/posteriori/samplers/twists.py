@@ -111,9 +111,7 @@ class PrefixTwist(NoTwist):
     name = "prefix"
 
     def log_psi(self, prefixes: Prefixes) -> Tensor:
-        log_psi_L = prefixes.target.prefix_log_evidence(
-            prefixes.completions, prefixes.log_prior_L
-        )
+        log_psi_L = prefixes.target.prefix_log_evidence(prefixes.completions, prefixes.log_prior_L)
         if log_psi_L is None:
             raise ConfigError(
                 "twist='prefix' needs evidence that can judge a prefix, and none of it can",

@@ -1,0 +1,52 @@
+"""Models by what a person writes: a bundled name, a path, a hub id."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from ..errors import ModelError
+from .bundled import bundled_models
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+
+
+def find_model(path: str, folder: Path, where: str) -> str:
+    """A bundled name, an existing file or directory (made absolute), or a hub id as it is.
+
+    Raises `ModelError` for what looks like a path and is not there.
+    """
+    bundled = bundled_models()
+    if path in bundled:
+        return path
+    place = (folder / Path(path).expanduser()).absolute()
+    if place.exists():
+        known = ("config.json", "adapter_config.json")
+        if place.is_dir() and not any((place / name).is_file() for name in known):
+            raise ModelError(
+                f"'{place}' holds no model: it has neither config.json nor adapter_config.json",
+                where=where,
+                hint="give a directory that save_pretrained wrote",
+            )
+        return str(place)
+    if _is_meant_as_path(path, place, bundled):
+        raise ModelError(
+            f"there is no model at '{place}'",
+            where=where,
+            hint=f"check the path, or use one that is bundled: {', '.join(sorted(bundled))}",
+        )
+    return path
+
+
+def _is_meant_as_path(path: str, place: Path, bundled: Iterable[str]) -> bool:
+    """Rather a path or a bundled name with a slip in it than a hub id, for which a machine without
+    network waits half a minute."""
+    return (
+        path.startswith(("~", ".", "/"))
+        or path.endswith(".gguf")
+        or ("/" in path and place.parent.is_dir())
+        or bool(difflib.get_close_matches(path, bundled, n=1, cutoff=0.8))
+        or not _HUB_ID.fullmatch(path)
+    )

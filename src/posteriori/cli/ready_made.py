@@ -1,0 +1,199 @@
+"""Ready-made evidence of a config: which keys go together, and what they make."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..config import EvidenceSettings, ReadyMadeSettings, parse
+from ..errors import ConfigError
+from .find_model import find_model
+from .functions import check_function, load_function
+
+
+class Way(NamedTuple):
+    """The keys that a way of making evidence needs beside its own, and those that it takes."""
+
+    needs: tuple[str, ...] = ()
+    takes: tuple[str, ...] = ()
+
+
+_ASKING = ("yes", "no", "template")
+WAYS: dict[str, dict[str, Way]] = {
+    "reward": {"functions": Way(("beta",), ("weights", "max_reward", "calls"))},
+    "constraint": {
+        "regex": Way((), ("match", "calls")),
+        "words": Way((), ("calls",)),
+        "length": Way((), ("calls",)),
+        "json_schema": Way((), ("calls",)),
+    },
+    "likelihood": {
+        "classifier": Way(("label",), ("read", "calls")),
+        "sklearn": Way(("label",), ("read", "calls")),
+        "word_probability": Way((), ("observed", "read", "calls")),
+        "similarity": Way(("model",), ("threshold", "temperature", "read", "calls")),
+    },
+    "judge": {
+        "url": Way(("model", "question"), (*_ASKING, "server")),
+        "model": Way(("question",), _ASKING),
+    },
+}
+"""By kind: each way's own key. Of a judge with a url, `model` is the server's name for it."""
+
+
+def is_ready_made(settings: EvidenceSettings) -> bool:
+    """Whether it is for this file to check and build, rather than a plain function or model."""
+    return settings.kind == "judge" or any(
+        name in ReadyMadeSettings.model_fields for name in _given(settings)
+    )
+
+
+def calls_of(settings: EvidenceSettings) -> dict[str, Any]:
+    """The settings of calls that the config has, by name."""
+    return {} if settings.calls is None else settings.calls.model_dump(exclude_unset=True)
+
+
+def check_calls(settings: EvidenceSettings, where: str) -> None:
+    """Raise `ConfigError` for settings of calls that would do nothing."""
+    if settings.calls is None:
+        return
+    if settings.kind not in _CALLED:
+        raise ConfigError(
+            f"a {settings.kind} has no 'calls'",
+            where=where,
+            hint=f"remove it; it is for a function: {', '.join(_CALLED)}",
+        )
+    from ..evidence.calling import call_settings
+
+    call_settings(calls_of(settings), f"{where}.calls")
+
+
+_CALLED = ("reward", "likelihood", "constraint")
+
+
+def check_ready_made(settings: EvidenceSettings, folder: Path, where: str) -> None:
+    """Raise a `PosterioriError` for keys that do not go together, or name what is not there.
+
+    Nothing is loaded and no server is asked; what is quick to make is made.
+    """
+    kind, given = settings.kind, _given(settings)
+    ways = WAYS.get(kind, {})
+    chosen = [name for name in ways if name in given]
+    if kind == "judge" and "url" in chosen:
+        chosen = ["url"]
+    if not chosen:
+        example = " or ".join(f"{name} = ..." for name in ways)
+        stray = next((name for name in given if name in ReadyMadeSettings.model_fields), kind)
+        raise ConfigError(
+            f"a {kind} cannot be made of '{stray}'" if stray != kind else f"a {kind} of nothing",
+            where=where,
+            hint=f"write {example}" if ways else "remove it",
+        )
+    own = chosen[0]
+    fitting = {own, *ways[own].needs, *ways[own].takes}
+    for name in given:
+        if name not in fitting:
+            raise ConfigError(
+                f"'{own}' and '{name}' do not go together in a {kind}",
+                where=where,
+                hint=f"beside '{own}' it takes: {', '.join(sorted(fitting - {own}))}",
+            )
+    for name in ways[own].needs:
+        if name not in given:
+            raise ConfigError(
+                f"'{name}' is missing; write {name} = ...", where=where, hint=f"'{own}' needs it"
+            )
+    _check_places(settings, own, folder, where)
+    if kind == "constraint" or own in ("word_probability", "url"):
+        build_ready_made(settings, folder, where)
+
+
+def build_ready_made(settings: EvidenceSettings, folder: Path, where: str) -> Any:
+    """The evidence. Raises a `PosterioriError` that names its place in the config."""
+    try:
+        return _build(settings, folder, where)
+    except ConfigError as error:
+        if error.where and error.where.startswith(where):
+            raise
+        raise ConfigError(error.what, where=where, hint=error.hint) from error
+
+
+def _build(settings: EvidenceSettings, folder: Path, where: str) -> Any:
+    given = _given(settings)
+    calls = calls_of(settings)
+    some = {name: given[name] for name in given if name in _ARGUMENTS}
+    if settings.kind == "judge":
+        return _build_judge(settings, some, folder, where)
+    if settings.functions is not None:
+        from ..evidence.reward import Reward
+
+        fns = [load_function(each, folder, f"{where}.functions") for each in settings.functions]
+        assert settings.beta is not None
+        return Reward(fns, settings.beta, **some, **calls)
+    from ..evidence import constraints, likelihoods
+
+    if settings.regex is not None:
+        return constraints.regex(settings.regex, **some, **calls)
+    if settings.words is not None:
+        return constraints.words(**settings.words.model_dump(), **calls)
+    if settings.length is not None:
+        return constraints.length(**settings.length.model_dump(), **calls)
+    if settings.json_schema is not None:
+        schema = settings.json_schema
+        told = folder / schema if isinstance(schema, str) else schema
+        return constraints.json_schema(told, **calls)
+    if settings.classifier is not None:
+        place = find_model(settings.classifier, folder, f"{where}.classifier")
+        return likelihoods.classifier(place, **some, **calls)
+    if settings.sklearn is not None:
+        return likelihoods.sklearn(folder / settings.sklearn, **some, **calls)
+    if settings.word_probability is not None:
+        return likelihoods.words(settings.word_probability, **some, **calls)
+    assert settings.similarity is not None
+    assert settings.model is not None
+    place = find_model(settings.model, folder, f"{where}.model")
+    return likelihoods.similarity(settings.similarity, place, **some, **calls)
+
+
+_ARGUMENTS = (
+    *("match", "label", "observed", "threshold", "temperature", "read"),
+    *("yes", "no", "template", "weights", "max_reward"),
+)
+"""Keys that are handed on by their own name."""
+
+
+def _build_judge(settings: EvidenceSettings, some: dict[str, Any], folder: Path, where: str) -> Any:
+    from ..evidence.judge import Judge
+
+    assert settings.model is not None
+    assert settings.question is not None
+    if settings.url is not None:
+        from ..evidence.judge_endpoint import EndpointSettings
+
+        told = parse(EndpointSettings, settings.server or {}, where=f"{where}.server")
+        server = told.model_dump(exclude_unset=True)
+        return Judge.endpoint(settings.url, settings.model, settings.question, **some, **server)
+    return Judge(find_model(settings.model, folder, f"{where}.model"), settings.question, **some)
+
+
+def _check_places(settings: EvidenceSettings, own: str, folder: Path, where: str) -> None:
+    for each in settings.functions or ():
+        check_function(each, folder, f"{where}.functions")
+    if settings.classifier is not None:
+        find_model(settings.classifier, folder, f"{where}.classifier")
+    if settings.model is not None and own != "url":
+        find_model(settings.model, folder, f"{where}.model")
+    if settings.sklearn is not None and not (folder / settings.sklearn).is_file():
+        raise ConfigError(
+            f"there is no file '{folder / settings.sklearn}'",
+            where=f"{where}.sklearn",
+            hint="give one that joblib.dump wrote; paths are relative to the config",
+        )
+
+
+def _given(settings: EvidenceSettings) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in settings
+        if value is not None and name != "kind" and name in settings.model_fields_set
+    }

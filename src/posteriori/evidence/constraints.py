@@ -1,0 +1,167 @@
+"""Ready-made constraints on the text: a regular expression, words, length, JSON Schema.
+
+Each says of a prefix, too, whether it can still come right, so that SMC with twist="prefix" prunes
+early. That rests on decoding from left to right: the text of a prefix is how the whole text begins,
+up to a last character that is not whole yet (U+FFFD stands for it; it is left out here).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import regex as regex_module
+
+from ..errors import ConfigError
+from .call import own_text
+from .constraint import Constraint
+from .json_text import JsonText
+from .word_list import word_pattern
+
+_HALF = "\N{REPLACEMENT CHARACTER}"
+
+_LOOKS_AROUND = regex_module.compile(r"\\[bBmMzZGXRK]|\$|\(\?(?:<?[=!]|\()|\(\*|\{[^}\d,]")
+"""What may look at the end of a prefix and take it for the end of the text (assertions,
+conditionals, verbs, fuzzy matching). It may find too many of them: that only costs pruning."""
+
+
+class TextTest:
+    """A function of a completion's text alone, called as evidence functions are."""
+
+    def __init__(self, name: str, test: Callable[[str], bool], half: bool = False) -> None:
+        self.__name__, self.test, self.half = name, test, half
+
+    def __call__(self, completions: Sequence[Any], **_: Any) -> list[bool]:
+        texts = (own_text(each) for each in completions)
+        if self.half:
+            texts = (text.rstrip(_HALF) for text in texts)
+        return [self.test(text) for text in texts]
+
+
+def regex(
+    pattern: str, match: Literal["full", "search"] = "full", flags: int = 0, **calling: Any
+) -> Constraint:
+    """e(c, y) = 1 where the text matches `pattern`: all of it ("full"), or a part ("search").
+
+    Patterns are those of the package `regex`, which contain those of `re`. A prefix is ruled out
+    when no continuation of it can match, by partial matching. Patterns with assertions about what
+    comes next (\\b, $, lookarounds) cannot be judged so and have no prefix check; `^` can.
+
+    Raises `ConfigError` for a pattern that cannot be compiled.
+    """
+    if match not in ("full", "search"):
+        raise ConfigError(f"match='{match}' is neither 'full' nor 'search'", where="regex")
+    try:
+        compiled = regex_module.compile(pattern, flags)
+    except regex_module.error as error:
+        raise ConfigError(
+            f"'{pattern}' is no regular expression: {error}",
+            where="regex",
+            hint="a literal ( or [ is written \\( or \\[",
+        ) from error
+    find = compiled.fullmatch if match == "full" else compiled.search
+    whole = TextTest(f"regex {pattern}", lambda text: find(text) is not None)
+    if _LOOKS_AROUND.search(pattern):
+        return Constraint(whole, **calling)
+    prefix = TextTest(whole.__name__, lambda text: find(text, partial=True) is not None, half=True)
+    return Constraint(whole, prefix, **calling)
+
+
+def words(
+    any_of: Sequence[str] = (),
+    none_of: Sequence[str] = (),
+    all_of: Sequence[str] = (),
+    case_sensitive: bool = False,
+    **calling: Any,
+) -> Constraint:
+    """e(c, y) = 1 where one of `any_of`, all of `all_of` and none of `none_of` stand in the text.
+
+    Words (or phrases) stand there whole: no letter, digit or underscore next to them. A prefix is
+    ruled out when a word of `none_of` stands in it and the next character has been seen.
+
+    Raises `ConfigError` where no words are given, or strings for lists.
+    """
+    if not (any_of or none_of or all_of):
+        raise ConfigError("there are no words", where="words", hint="give any_of, all_of, none_of")
+    wanted = [word_pattern(any_of, case_sensitive)] if any_of else []
+    wanted += [word_pattern([word], case_sensitive) for word in all_of]
+    whole_name = "words"
+    if not none_of:
+        return Constraint(
+            TextTest(whole_name, lambda text: all(each.search(text) for each in wanted)),
+            TextTest(whole_name, lambda _: True),
+            **calling,
+        )
+    banned = word_pattern(none_of, case_sensitive)
+    for_good = re.compile(rf"(?:{banned.pattern})(?=\W)", banned.flags)
+    return Constraint(
+        TextTest(
+            whole_name,
+            lambda text: all(each.search(text) for each in wanted) and not banned.search(text),
+        ),
+        TextTest(whole_name, lambda text: not for_good.search(text), half=True),
+        **calling,
+    )
+
+
+def length(
+    min_tokens: int | None = None,
+    max_tokens: int | None = None,
+    min_words: int | None = None,
+    max_words: int | None = None,
+    **calling: Any,
+) -> Constraint:
+    """e(c, y) = 1 where min <= |y| <= max, in tokens, in words, or both.
+
+    Tokens are counted as `max_new_tokens` counts them: the end of sequence is one. Words are what
+    white space separates. A prefix is ruled out when it is too long already.
+
+    Raises `ConfigError` for no bound, a negative one, or a smallest above the largest.
+    """
+    bounds = {
+        "tokens": (min_tokens, max_tokens),
+        "words": (min_words, max_words),
+    }
+    if all(bound is None for two in bounds.values() for bound in two):
+        raise ConfigError("there is no bound", where="length", hint="write max_tokens=20")
+    for unit, (least, most) in bounds.items():
+        if (least or 0) < 0 or (most is not None and most < (least or 0)):
+            raise ConfigError(f"no text has from {least} to {most} {unit}", where="length")
+
+    def within(least: int | None, size: int, most: int | None) -> bool:
+        return (least is None or size >= least) and (most is None or size <= most)
+
+    def length_within(completions: Sequence[Any], completion_ids: list[list[int]]) -> list[bool]:
+        return [
+            within(min_tokens, len(ids), max_tokens)
+            and within(min_words, len(own_text(text).split()), max_words)
+            for text, ids in zip(completions, completion_ids, strict=True)
+        ]
+
+    def not_too_long(completions: Sequence[Any], completion_ids: list[list[int]]) -> list[bool]:
+        return [
+            within(None, len(ids), max_tokens)
+            and within(None, len(own_text(text).rstrip(_HALF).split()), max_words)
+            for text, ids in zip(completions, completion_ids, strict=True)
+        ]
+
+    return Constraint(length_within, not_too_long, **calling)
+
+
+def json_schema(schema: Mapping[str, Any] | bool | str | Path, **calling: Any) -> Constraint:
+    """e(c, y) = 1 where the text is JSON (RFC 8259) that `schema` allows; a mapping, or a file.
+
+    White space around it is allowed, NaN and Infinity are not. What is nested deeper than Python's
+    parser goes does not count as JSON. A prefix is ruled out when no JSON text begins so, or none
+    of the `type` that the schema's top level wants.
+
+    Needs the package `jsonschema`. Raises `ConfigError` without it, or where the schema is none.
+    """
+    json_text = JsonText(schema)
+    return Constraint(
+        TextTest("JSON Schema", json_text.allows),
+        TextTest("JSON Schema", json_text.may_begin, half=True),
+        **calling,
+    )

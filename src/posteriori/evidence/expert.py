@@ -1,0 +1,131 @@
+"""Another language model's log-prob as evidence: products of experts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError, EvidenceError, ModelError
+from ..prompted import Prefix, asked_of
+from ..protocols import Columns, LanguageModel, Scores
+from ..target import Target
+from ..tokens import difference_in_tokens
+from ..types import Completions
+from .expert_text import retokenised
+
+
+class Expert:
+    """log e(c, y) = weight x log pi_expert(y | prefix + c).
+
+    The target is a product of experts, prior x pi_expert^weight / Z (Hinton 2002). A negative
+    weight is an anti-expert. With `prompt_prefix` the expert is the model told something first,
+    which may be the prior itself: a string goes before the prompt as it is (before a conversation:
+    as a system message), messages before a conversation's messages; see `posteriori.Prompted`.
+
+    `lm` is a language model or what `posteriori.load` takes. It must have the target's tokens: the
+    same vocabulary and end-of-sequence ids. With `over_text=True` it need not. Then the number is
+    the expert's log-prob of one tokenisation of the completion's text, the one that its own
+    tokenizer gives it, and of its end of sequence if the completion has ended: text that is cut at
+    `max_new_tokens` counts as a beginning. It is a function of the text alone (special tokens are
+    left out), at most the log-probability of the text under the expert, and not normalised over
+    the target's outcomes. An empty beginning counts 0.
+
+    The reward that is reported is log pi_expert, in nats. For weight > 0 the evidence is at most 1,
+    so rejection from the prior is exact. Of a prefix it is the same number. Raises `ConfigError`
+    for a weight that is zero or not finite, `ModelError` (where the target is made) for other
+    tokens; scoring raises `EvidenceError` where an anti-expert rules a completion out.
+    """
+
+    def __init__(
+        self,
+        lm: LanguageModel | str | Path,
+        weight: float = 1.0,
+        prompt_prefix: Prefix | None = None,
+        *,
+        over_text: bool = False,
+    ) -> None:
+        if not math.isfinite(weight) or weight == 0:
+            raise ConfigError(
+                f"weight={weight} must be a number other than zero",
+                where="Expert",
+                hint="1 multiplies the expert in as it is",
+            )
+        self.name = f"expert '{lm}'" if isinstance(lm, str | Path) else "expert"
+        self.lm = _loaded(lm)
+        self.weight, self.prompt_prefix, self.over_text = float(weight), prompt_prefix, over_text
+        self.max_log_evidence = 0.0 if weight > 0 else None
+        if over_text and not hasattr(self.lm, "tokenizer"):
+            raise ModelError(
+                f"a {type(self.lm).__name__} has no tokenizer to read a text with",
+                where="Expert(over_text=True)",
+                hint="use a CausalLM, or leave over_text out",
+            )
+
+    def enter(self, target: Target) -> None:
+        """Refuses a target whose tokens the expert does not know."""
+        if self.over_text:
+            return
+        difference = difference_in_tokens(target.prior, self.lm)
+        if difference is not None:
+            raise ModelError(
+                f"prior and expert do not share their tokens: {difference}",
+                where="Expert",
+                hint="use an expert with the prior's tokenizer and end-of-sequence tokens, or "
+                "over_text=True to score the text in the expert's own tokens",
+            )
+
+    def in_float64(self) -> Expert:
+        return Expert(
+            self.lm.in_float64(), self.weight, self.prompt_prefix, over_text=self.over_text
+        )
+
+    def score(self, completions: Completions, columns: Columns) -> Scores:  # noqa: ARG002 - the text says it all
+        log_prob_N = self.log_prob(completions)
+        log_evidence_N = self.weight * log_prob_N
+        if bool((log_evidence_N == math.inf).any()):
+            row = int(log_evidence_N.argmax())
+            raise EvidenceError(
+                f"it finds {completions.texts[row][:60]!r} impossible, which a negative weight "
+                "makes infinitely good",
+                where=self.name,
+                hint="use an anti-expert without top_k and top_p",
+            )
+        return Scores(log_evidence_N, log_prob_N)
+
+    def prefix_log_evidence(self, completions: Completions, columns: Columns) -> Tensor:
+        """The same number of a completion that has not ended yet."""
+        return self.score(completions, columns).log_evidence
+
+    def log_prob(self, completions: Completions) -> Tensor:
+        """log pi_expert of each completion, float64 [N] on the completions' device, no gradient."""
+        device = completions.tokens_NL.device
+        with torch.no_grad():
+            if self.over_text:
+                return retokenised(self.lm, completions, self.prompt_prefix).to(device)
+            read = _on(asked_of(self.lm, completions, self.prompt_prefix), self.lm)
+            return self.lm.log_prob(read).double().to(device)
+
+
+def _loaded(lm: LanguageModel | str | Path) -> LanguageModel:
+    if not isinstance(lm, str | Path):
+        return lm
+    # Evidence and models stand side by side; neither is written in terms of the other.
+    return import_module("posteriori.models.load").load(lm)
+
+
+def _on(completions: Completions, lm: LanguageModel) -> Completions:
+    """The completions on the device of a model."""
+    device = getattr(lm, "device", completions.tokens_NL.device)
+    return replace(
+        completions,
+        prompt_index_N=completions.prompt_index_N.to(device),
+        tokens_NL=completions.tokens_NL.to(device),
+        lengths_N=completions.lengths_N.to(device),
+        ended_N=completions.ended_N.to(device),
+        token_log_prob_NL=None,
+    )

@@ -1,0 +1,152 @@
+"""A language model's answer to a question about the completion, as evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from ..errors import ConfigError
+from ..protocols import Columns, Scores
+from ..types import Completions, Finding, Prompt
+from .cache import Cache
+from .calling import CallCounts
+
+TEMPLATE = "Text: {prompt}{completion}\n\nQuestion: {question} Answer with {yes} or {no}."
+"""What the judge is told. A model without a chat template is told "Answer:" after it."""
+
+
+class Answers(Protocol):
+    """Who answers: a local model, or a server."""
+
+    name: str
+
+    def log_yes(self, texts: list[str]) -> list[float]:
+        """log p(yes) - log (p(yes) + p(no)) for each text, nats."""
+        ...
+
+    @property
+    def findings(self) -> tuple[Finding, ...]: ...
+
+
+class Judge:
+    """log e(c, y) = log p(yes | q(c, y)) - log (p(yes | q(c, y)) + p(no | q(c, y))).
+
+    A language model is asked `question` about the completion, and the evidence is how probable it
+    holds "yes" against "no", renormalised over the two. p(yes) is the probability of the answer's
+    first token, summed over the spellings in `yes` (a string or several), each with and without a
+    space before it; a token that `yes` and `no` share counts for neither.
+
+    `lm` is a `CausalLM`, what `posteriori.load` takes, or a server (`Judge.endpoint`). `template`
+    says what it is told, with {prompt}, {completion} (wanted), {question}, {yes}, {no} in it; it
+    goes through the tokenizer's chat template where there is one. Texts are judged in batches of
+    similar length, and the last `cache_size` answers are kept.
+
+    Raises `ConfigError` for a template without {completion}, or answers that begin with the same
+    token; `PromptError` for a text that does not fit into the judge's context.
+    """
+
+    max_log_evidence = 0.0
+
+    def __init__(
+        self,
+        lm: Any,
+        question: str,
+        yes: str | Sequence[str] = "Yes",
+        no: str | Sequence[str] = "No",
+        template: str | None = None,
+        *,
+        cache_size: int = 100_000,
+    ) -> None:
+        spellings = _spellings("yes", yes), _spellings("no", no)
+        self.question = question
+        self.template = _checked_template(template or TEMPLATE)
+        self._first = {"question": question, "yes": spellings[0][0], "no": spellings[1][0]}
+        if isinstance(lm, str | Path):
+            # Evidence and models do not import each other: only a path wants the loader.
+            lm = import_module("posteriori.models.load").load(lm)
+        self._answers: Answers = _answers_of(lm, *spellings)
+        self.name = f"judge '{self._answers.name}'"
+        self.counts = CallCounts()
+        self._cache = Cache(cache_size)
+
+    @classmethod
+    def endpoint(
+        cls,
+        url: str,
+        model: str,
+        question: str,
+        yes: str | Sequence[str] = "Yes",
+        no: str | Sequence[str] = "No",
+        template: str | None = None,
+        *,
+        cache_size: int = 100_000,
+        **settings: Any,
+    ) -> Judge:
+        """A judge behind an OpenAI-compatible server at `url` ("http://localhost:8000/v1"), which
+        has to return log-probs; `settings` are those of `judge_endpoint.EndpointSettings`.
+
+        The server tells the `top_logprobs` tokens alone. Where one answer is not among them, its
+        probability counts at the most that it can be; where neither is, that is an error.
+        """
+        from .judge_endpoint import Endpoint
+
+        server = Endpoint(url, model, **settings)
+        return cls(server, question, yes, no, template, cache_size=cache_size)
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        return self._answers.findings
+
+    def score(self, completions: Completions, columns: Columns) -> Scores:  # noqa: ARG002
+        texts = [
+            self.text(prompt, text)
+            for prompt, text in zip(completions.prompts, completions.texts, strict=True)
+        ]
+        self.counts.completions += len(texts)
+        log_p = self._cache.answers(texts, lambda rows: self._ask([texts[row] for row in rows]))
+        self.counts.cache_hits = self._cache.hits
+        log_e_N = torch.tensor(log_p, dtype=torch.float64)
+        return Scores(log_e_N, log_e_N.exp())
+
+    def text(self, prompt: Prompt, completion: str) -> str:
+        """What the judge is told of a completion."""
+        if not isinstance(prompt, str):
+            said = "".join(f"{each['role']}: {each['content']}\n" for each in prompt)
+            prompt = f"{said}assistant: "
+        return self.template.format(prompt=prompt, completion=completion, **self._first)
+
+    def _ask(self, texts: list[str]) -> list[float]:
+        self.counts.calls += 1
+        return self._answers.log_yes(texts)
+
+
+def _answers_of(lm: Any, yes: list[str], no: list[str]) -> Answers:
+    from .judge_endpoint import Endpoint, EndpointAnswers
+    from .judge_local import LocalAnswers
+
+    return EndpointAnswers(lm, yes, no) if isinstance(lm, Endpoint) else LocalAnswers(lm, yes, no)
+
+
+def _spellings(name: str, answer: str | Sequence[str]) -> list[str]:
+    spellings = [answer] if isinstance(answer, str) else list(answer)
+    if not spellings or not all(isinstance(each, str) and each.strip() for each in spellings):
+        raise ConfigError(f"{name}={answer!r} is no answer", where="Judge", hint=f'{name}="..."')
+    return [each.strip() for each in spellings]
+
+
+def _checked_template(template: str) -> str:
+    try:
+        told = template.format(prompt="", completion="\0", question="", yes="", no="")
+    except (KeyError, IndexError, ValueError) as error:
+        raise ConfigError(
+            f"the template cannot be filled in: {type(error).__name__} {error}",
+            where="Judge",
+            hint="it knows {prompt}, {completion}, {question}, {yes}, {no}; write {{ for a brace",
+        ) from error
+    if "\0" not in told:
+        raise ConfigError("the template has no {completion}", where="Judge", hint="add it")
+    return template

@@ -1,0 +1,212 @@
+"""Distributional constraints: the nearest distribution to the prior with given means."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError, did_you_mean
+from ..estimates import combine
+from ..protocols import Columns, Scores
+from ..types import Completions, Cost, Draws, Estimate, Finding
+from .features import Tilt, feature_values
+
+if TYPE_CHECKING:
+    from ..target import Target
+
+Method = Literal["auto", "draws", "enumerate"]
+
+
+@dataclass(frozen=True)
+class FittedMoments:
+    """lambda as it was fitted, and how far it can be trusted.
+
+    `lambda_` has an `Estimate` a feature, in nats per unit of the feature, with its standard error
+    (and one a prompt inside where each has its own); `lambda_PK` are the numbers. Of the draws that
+    lambda was found with, reweighted to it: `effective_draws` over all prompts and the worst
+    `pareto_k` (NaN where a sampler's draws depend on each other; both NaN where the outcomes were
+    enumerated). `rounds` is how often draws were made.
+    """
+
+    lambda_: Mapping[str, Estimate]
+    lambda_PK: Tensor
+    method: Literal["draws", "enumerate"]
+    num_draws: int
+    effective_draws: float
+    pareto_k: float
+    rounds: int
+    findings: tuple[Finding, ...]
+    cost: Cost
+
+
+class Moments:
+    """log e(c, y) = lambda . phi(c, y), lambda such that E_p*[phi] = wanted.
+
+    p* is then the distribution nearest to the rest of the target (prior x the other evidence) that
+    has these means: argmin KL(p, rest) over p with E_p[phi] = wanted (GDC: Khalifa, Elsahar and
+    Dymetman 2021, arXiv 2012.11635; Csiszar 1975). Hard evidence beside it stays hard.
+
+    `moments` maps a name to (feature, wanted mean). A feature is called like a reward function and
+    returns a finite number, or true or false, a completion. The mean is over the prompts too: one
+    lambda for all makes the mean over prompts of E_p*(.|c)[phi] what is wanted; `per_prompt=True`
+    makes it so for each prompt, with a lambda of its own.
+
+    lambda is fitted when it is first needed, by `posteriori.fit_moments`, to the one target that
+    this evidence is part of (a tempered target has the same lambda, times its temper); a log line
+    tells. "enumerate" does it over all outcomes and "draws" over `num_samples` a prompt; "auto"
+    enumerates where there are no more than 20,000. `fitted` has lambda with its standard error;
+    `attained` measures the means on other draws; `frozen` is this lambda as evidence for other
+    targets. The same seed gives the same lambda.
+
+    The reward that is reported is phi where there is one feature, and lambda . phi where there are
+    several. Raises `ConfigError` for moments that are none, and for a second target; fitting raises
+    `EvidenceError` for features that are constant, collinear, or cannot have the wanted means.
+    """
+
+    def __init__(
+        self,
+        moments: Mapping[str, tuple[Callable[..., Any], float]],
+        *,
+        per_prompt: bool = False,
+        num_samples: int = 1000,
+        seed: int = 0,
+        method: Method = "auto",
+    ) -> None:
+        if not moments:
+            raise ConfigError(
+                "there is none", where="Moments", hint='write {"name": (feature, wanted_mean)}'
+            )
+        for name, pair in moments.items():
+            _check(name, pair)
+        if num_samples < 2:
+            raise ConfigError(f"num_samples={num_samples} must be at least 2", where="Moments")
+        if method not in get_args(Method):
+            raise ConfigError(
+                f"unknown method '{method}'",
+                where="Moments",
+                hint=did_you_mean(method, get_args(Method)),
+            )
+        self.features = {name: feature for name, (feature, _) in moments.items()}
+        self.wanted = {name: float(mean) for name, (_, mean) in moments.items()}
+        self.per_prompt, self.num_samples = per_prompt, num_samples
+        self.seed, self.method = seed, method
+        self.name = f"moments of {', '.join(moments)}"
+        self.target: Target | None = None
+        self._fitted: FittedMoments | None = None
+
+    def enter(self, target: Target) -> None:
+        """From now on these are moments of this target, and of it tempered."""
+        if sum(isinstance(each, Moments) for each in target.evidence) > 1:
+            raise ConfigError(
+                "a target has one set of moments, because their lambdas depend on each other",
+                where="Moments",
+                hint="put all of them into one Moments({...})",
+            )
+        if self.target is None:
+            self.target = target
+        elif not _same(self.target, target):
+            raise ConfigError(
+                "these moments belong to another target already, and lambda depends on the prior, "
+                "the other evidence, the prompts and max_new_tokens",
+                where="Moments",
+                hint="make new Moments, or use moments.frozen() for the lambda of the first",
+            )
+
+    @property
+    def fitted(self) -> FittedMoments:
+        """lambda and how good it is; fitted now if it was not yet."""
+        if self._fitted is None:
+            # Drawing towards the target takes samplers, which stand above evidence.
+            return self.fit_with(import_module("posteriori.moment_fit").fitted)
+        return self._fitted
+
+    def fit_with(self, fit: Callable[[Moments], FittedMoments]) -> FittedMoments:
+        """lambda as `fit` finds it, from now on."""
+        found = fit(self)
+        self._fitted = found
+        return found
+
+    def frozen(self) -> Tilt:
+        """This lambda as evidence of its own, for any target."""
+        lambda_PK = self.fitted.lambda_PK
+        return Tilt(self.features, lambda_PK, self.own_target.prompts if self.per_prompt else None)
+
+    def in_float64(self) -> Tilt:
+        return self.frozen()
+
+    def score(self, completions: Completions, columns: Columns) -> Scores:
+        return self.frozen().score(completions, columns)
+
+    def attained(self, draws: Draws | Completions) -> dict[str, Estimate]:
+        """E[phi] by feature, the mean over prompts with one a prompt inside: of the target where
+        `draws` are weighted ones, of what drew them where they are `Completions`.
+
+        Self-normalised, sum w phi / sum w; the standard error is over independent draws, or groups
+        of dependent ones (delta method). Measure it on other draws than lambda was fitted to.
+        """
+        completions = draws.completions if isinstance(draws, Draws) else draws
+        columns = self.own_target.columns_of(completions)
+        phi_NK = feature_values(self.features, completions, columns).cpu()
+        log_w_N = draws.log_weight.cpu() if isinstance(draws, Draws) else 0 * phi_NK[:, 0]
+        group_N = draws.group_N if isinstance(draws, Draws) else None
+        group_N = torch.arange(len(log_w_N)) if group_N is None else group_N.cpu()
+        rows = [
+            (completions.prompt_index_N == at).cpu() for at in range(len(completions.prompt_set))
+        ]
+        return {
+            name: combine(
+                [_weighted_mean(log_w_N[r], phi_NK[r, k], group_N[r]) for r in rows], "consistent"
+            )
+            for k, name in enumerate(self.features)
+        }
+
+    @property
+    def own_target(self) -> Target:
+        """The target that these are moments of. Raises `ConfigError` where there is none yet."""
+        if self.target is None:
+            raise ConfigError(
+                "these moments are of no target yet",
+                where="Moments",
+                hint="make a posteriori.Target with them first",
+            )
+        return self.target
+
+
+def _check(name: str, pair: Any) -> None:
+    example = f'write {{"{name}": (feature, wanted_mean)}}'
+    if not (isinstance(pair, tuple | list) and len(pair) == 2 and callable(pair[0])):
+        raise ConfigError(f"'{name}' is no moment", where="Moments", hint=example)
+    wanted = pair[1]
+    if isinstance(wanted, bool) or not isinstance(wanted, int | float) or not math.isfinite(wanted):
+        raise ConfigError(
+            f"the wanted mean of '{name}' is {wanted!r}, not a number",
+            where="Moments",
+            hint=example,
+        )
+
+
+def _same(one: Target, other: Target) -> bool:
+    return (
+        one.prior is other.prior
+        and len(one.evidence) == len(other.evidence)
+        and all(a is b for a, b in zip(one.evidence, other.evidence, strict=True))
+        and one.prompts == other.prompts
+        and one.columns == other.columns
+        and one.max_new_tokens == other.max_new_tokens
+    )
+
+
+def _weighted_mean(log_w_n: Tensor, value_n: Tensor, group_n: Tensor) -> Estimate:
+    share_n = log_w_n.softmax(0)
+    value = float(share_n @ value_n)
+    _, row_n = group_n.unique(return_inverse=True)
+    num = int(row_n.max()) + 1
+    off_G = torch.zeros(num, dtype=torch.float64).index_add(0, row_n, share_n * (value_n - value))
+    error = math.sqrt(float(off_G.square().sum()) * num / max(num - 1, 1))
+    return Estimate(value, error, "consistent", len(log_w_n))

@@ -1,0 +1,267 @@
+"""Fitting lambda of `Moments`: over all outcomes, or over draws that move towards the target."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .diagnostics.exact import count_outcomes, exact
+from .draw import draw
+from .errors import ConfigError, SamplingError
+from .estimates import combine
+from .evidence.dual import Dual
+from .evidence.features import Tilt, feature_values
+from .evidence.moment_checks import (
+    check_features,
+    check_reachable,
+    findings_of_lambda,
+    well_covered,
+)
+from .evidence.moments import FittedMoments, Moments
+from .protocols import LanguageModel, SteppingLM
+from .registry import find
+from .samplers.base import Sampler
+from .sampling import sample
+from .seeds import derive, generator
+from .target import Target
+from .types import Completions, Cost, Draws, Estimate, Kind
+
+_FEW_OUTCOMES = 20_000
+"""Up to so many, over all prompts, "auto" enumerates."""
+
+_MOST_ROUNDS = 10
+
+_KEPT = 0.5
+"""A step towards lambda may cost half of the effective draws, or half of a feature's spread."""
+
+_POPULATIONS = 16
+"""Independent ones a prompt, which the standard error of lambda is over."""
+
+_log = logging.getLogger("posteriori")
+
+
+def fit_moments(
+    target: Target,
+    *,
+    sampler: str | Sampler | None = None,
+    proposal: LanguageModel | None = None,
+) -> FittedMoments:
+    """lambda = argmin (1/P) sum_c log E_c[exp(lambda . phi)] - lambda . wanted, for the `Moments`
+    of this target, from now on; E_c is over the rest of it, prior x other evidence.
+
+    It happens by itself where lambda is first needed; call it for another `sampler`, or a
+    `proposal` that is nearer to the target than the prior. The first draws are the proposal's,
+    weighted. Where fewer than a tenth of them are effective at lambda, or Pareto k-hat (of
+    independent draws) says that the weights are not to be trusted, lambda goes only as far as they
+    reach, `sampler` draws from the target at that lambda, and so on: ten rounds at most, then a
+    finding says what is left. The sampler is SMC that judges each prefix by the features it has so
+    far; for models that cannot be run token by token it is "annealed".
+
+    Guarantee: by enumeration lambda is exact; by draws it is consistent, and its standard error is
+    the sandwich estimate over independent draws (or the sampler's groups of dependent ones).
+    Raises `ConfigError` for a target without moments, `EvidenceError` for features that are
+    constant among the draws, collinear, or cannot have the wanted means.
+    """
+    for each in target.evidence:
+        if isinstance(each, Moments):
+            return each.fit_with(lambda moments: fitted(moments, sampler, proposal))
+    raise ConfigError("the target has no Moments", hint="put one among its evidence")
+
+
+def fitted(
+    moments: Moments, sampler: str | Sampler | None = None, proposal: LanguageModel | None = None
+) -> FittedMoments:
+    """lambda of moments that know their target; told by a log line."""
+    target = moments.own_target
+    others = [each for each in target.evidence if each is not moments]
+    rest = Target(target.prior, others, target.prompts, target.max_new_tokens, target.columns)
+    if _enumerates(moments, target):
+        found = _over_outcomes(moments, rest)
+    else:
+        proposal = proposal or target.prior
+        found = _over_draws(moments, rest, sampler or _sampler(target.prior, proposal), proposal)
+    for name, value in found.lambda_.items():
+        _log.info("moment '%s' = %g: lambda = %s", name, moments.wanted[name], value)
+    for finding in found.findings:
+        _log.warning("%s", finding)
+    return found
+
+
+def _sampler(prior: LanguageModel, proposal: LanguageModel) -> Sampler:
+    """Of those that are properly weighted, the one that sees a feature grow along the text."""
+    if isinstance(prior, SteppingLM) and isinstance(proposal, SteppingLM):
+        return find("sampler", "smc")(twist="evidence", replicates=_POPULATIONS)
+    return find("sampler", "annealed")()
+
+
+def _enumerates(moments: Moments, target: Target) -> bool:
+    lm = target.prior
+    count = count_outcomes(lm.vocab_size, len(lm.eos_token_ids), target.max_new_tokens)
+    few = count * len(target.prompts) <= _FEW_OUTCOMES
+    return moments.method == "enumerate" or (moments.method == "auto" and few)
+
+
+def _over_outcomes(moments: Moments, rest: Target) -> FittedMoments:
+    everything = exact(rest)
+    log_p_PN = torch.stack(
+        [a + b for a, b in zip(everything.log_prior, everything.log_evidence, strict=True)]
+    )
+    phi_NK = torch.cat([_features(moments, rest, each) for each in everything.outcomes])
+    duals = _duals(moments, log_p_PN, phi_NK, None)
+    for where, dual in _named(moments, duals):
+        check_features(dual, list(moments.features), where, "outcomes")
+        check_reachable(dual, list(moments.features), where, "outcomes")
+    lambda_PK = torch.stack([dual.minimum() for dual in duals])
+    num = log_p_PN.numel()
+    return FittedMoments(
+        _estimates(moments, lambda_PK, torch.zeros_like(lambda_PK), "exact", num),
+        lambda_PK,
+        "enumerate",
+        num_draws=num,
+        effective_draws=torch.nan,
+        pareto_k=torch.nan,
+        rounds=0,
+        findings=(),
+        cost=Cost(evidence_calls=num * (len(rest.evidence) + 1)),
+    )
+
+
+@dataclass(frozen=True)
+class _Step:
+    """From where the draws are: how far lambda goes, and whether it has arrived there."""
+
+    lambda_K: Tensor
+    arrives: bool
+
+
+def _over_draws(
+    moments: Moments, rest: Target, sampler: str | Sampler, proposal: LanguageModel
+) -> FittedMoments:
+    rows, names = len(rest.prompts) if moments.per_prompt else 1, list(moments.features)
+    at_PK = torch.zeros(rows, len(names), dtype=torch.float64)
+    draws = draw(rest, proposal, moments.num_samples, generator(moments.seed, "moments"))
+    cost, rounds = draws.cost, 1
+    while True:
+        duals = _duals_of_draws(moments, rest, draws)
+        for where, dual in _named(moments, duals):
+            check_features(dual, names, where, "draws", moved=rounds > 1)
+        steps = [_step(dual) for dual in duals]
+        if all(step.arrives for step in steps) or rounds == _MOST_ROUNDS:
+            break
+        at_PK = at_PK + torch.stack([step.lambda_K for step in steps])
+        rounds += 1
+        _log.info("moments: the draws do not reach, round %d of at most %d", rounds, _MOST_ROUNDS)
+        tilt = Tilt(moments.features, at_PK, rest.prompts if moments.per_prompt else None)
+        there = Target(
+            rest.prior, [*rest.evidence, tilt], rest.prompts, rest.max_new_tokens, rest.columns
+        )
+        seed = derive(moments.seed, "moments", rounds)
+        draws = sample(there, sampler, moments.num_samples, proposal, seed)
+        cost += draws.cost
+    for where, dual in _named(moments, duals):
+        check_reachable(dual, names, where, "draws")
+    off = [dual.minimum() for dual in duals]
+    lambda_PK = at_PK + torch.stack(off)
+    error_PK = torch.stack([dual.sandwich(x) for dual, x in zip(duals, off, strict=True)])
+    findings = [
+        finding
+        for at, (where, dual) in enumerate(_named(moments, duals))
+        for finding in findings_of_lambda(
+            dual,
+            off[at],
+            error_PK[at],
+            dict(zip(names, lambda_PK[at].tolist(), strict=True)),
+            where,
+        )
+    ]
+    return FittedMoments(
+        _estimates(moments, lambda_PK, error_PK, "consistent", len(draws)),
+        lambda_PK,
+        "draws",
+        num_draws=len(draws),
+        effective_draws=sum(d.effective(x) for d, x in zip(duals, off, strict=True)),
+        pareto_k=max(d.pareto_k(x) for d, x in zip(duals, off, strict=True)),
+        rounds=rounds,
+        findings=tuple(findings),
+        cost=cost,
+    )
+
+
+def _step(dual: Dual) -> _Step:
+    attainable = dual.attainable()
+    lambda_K = dual.minimum(ridge=not attainable)
+    if attainable and well_covered(dual, lambda_K):
+        return _Step(lambda_K, arrives=True)
+    effective, spread_K = dual.effective(torch.zeros_like(lambda_K)), dual.scale()
+    while dual.effective(lambda_K) < _KEPT * effective or bool(
+        (dual.scale(lambda_K) < _KEPT * spread_K).any()
+    ):
+        lambda_K = 0.7 * lambda_K
+    return _Step(lambda_K, arrives=False)
+
+
+def _duals_of_draws(moments: Moments, rest: Target, draws: Draws) -> list[Dual]:
+    shape = (len(rest.prompts), moments.num_samples)
+    if len(draws) != shape[0] * shape[1]:
+        raise SamplingError(
+            f"{len(draws)} draws came where {shape[0]} prompts x {shape[1]} were asked for",
+            where="fit_moments",
+            hint="use a sampler that gives as many as it is asked for, such as annealed",
+        )
+    group_N = draws.group_N
+    return _duals(
+        moments,
+        draws.log_weight.cpu().view(shape),
+        _features(moments, rest, draws.completions),
+        None if group_N is None else group_N.cpu().view(shape),
+    )
+
+
+def _duals(
+    moments: Moments, log_w_PN: Tensor, phi_NK: Tensor, group_PN: Tensor | None
+) -> list[Dual]:
+    """One over all prompts, or one a prompt."""
+    mu_K = torch.tensor(list(moments.wanted.values()), dtype=torch.float64)
+    phi_PNK = phi_NK.view(*log_w_PN.shape, len(mu_K))
+    if not moments.per_prompt:
+        return [Dual(log_w_PN, phi_PNK, mu_K, group_PN)]
+    return [
+        Dual(
+            log_w_PN[at : at + 1],
+            phi_PNK[at : at + 1],
+            mu_K,
+            None if group_PN is None else group_PN[at : at + 1],
+        )
+        for at in range(len(log_w_PN))
+    ]
+
+
+def _features(moments: Moments, rest: Target, completions: Completions) -> Tensor:
+    return feature_values(moments.features, completions, rest.columns_of(completions)).cpu()
+
+
+def _named(moments: Moments, duals: list[Dual]) -> list[tuple[str, Dual]]:
+    if not moments.per_prompt:
+        return [("Moments", duals[0])]
+    prompts = moments.own_target.prompts
+    return [
+        (f"Moments, prompt {str(prompt)[:60]!r}", dual)
+        for prompt, dual in zip(prompts, duals, strict=True)
+    ]
+
+
+def _estimates(
+    moments: Moments, lambda_PK: Tensor, error_PK: Tensor, kind: Kind, num_draws: int
+) -> dict[str, Estimate]:
+    each = num_draws // len(lambda_PK)
+    found = {}
+    for k, name in enumerate(moments.features):
+        rows = [
+            Estimate(value, error, kind, each)
+            for value, error in zip(lambda_PK[:, k].tolist(), error_PK[:, k].tolist(), strict=True)
+        ]
+        found[name] = combine(rows, kind) if moments.per_prompt else rows[0]
+    return found

@@ -1,0 +1,200 @@
+"""A prompted language model: a prefix of its own before every prompt that it is given."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+from .errors import ConfigError, ModelError
+from .protocols import LanguageModel, Rows, SteppingLM, TrainableLM
+from .types import Completions, Message, Prompt, prompt_key
+
+if TYPE_CHECKING:
+    from .config import LoraSettings
+
+Prefix = str | Sequence[Message]
+AbleT = TypeVar("AbleT")
+
+
+class Prompted:
+    """pi'(y|c) = pi(y | prefix + c): `lm` with a prefix before every prompt.
+
+    Before a prompt that is a string the prefix is put as it is (end it with a space or a line break
+    where there should be one). Before a conversation a string becomes a system message, or the
+    beginning of the one there is, and a list of messages comes first as it is.
+
+    As the prior of a target it is context distillation: the target's prompts stay without the
+    prefix, and `fit` trains a policy that starts as the bare `lm` and has to learn what the prefix
+    does. As an expert it is `Expert(lm, weight, prompt_prefix=prefix)`. Completions that it draws
+    carry the bare prompt, so any model can score them. Whatever `lm` can do (train, go token by
+    token) this can as well.
+
+    Raises `ConfigError` for an empty prefix, or messages before a string.
+    """
+
+    def __init__(self, lm: LanguageModel, prefix: Prefix) -> None:
+        if not prefix:
+            raise ConfigError(
+                "the prefix is empty", where="Prompted", hint="use the model itself without one"
+            )
+        self.lm, self.prefix = lm, prefix
+        self._bare_ids: dict[str, tuple[int, ...]] = {}
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        return self.lm.eos_token_ids
+
+    @property
+    def vocab_size(self) -> int:
+        return self.lm.vocab_size
+
+    def decode(self, ids: list[list[int]]) -> list[str]:
+        return self.lm.decode(ids)
+
+    def sample(
+        self,
+        prompts: Sequence[Prompt],
+        num_samples: int,
+        max_new_tokens: int,
+        generator: torch.Generator | None = None,
+    ) -> Completions:
+        prefixed = [with_prefix(prompt, self.prefix) for prompt in prompts]
+        drawn = self.lm.sample(prefixed, num_samples, max_new_tokens, generator)
+        return self._bare(drawn, tuple(prompts))
+
+    def resample_suffix(
+        self, completions: Completions, start_N: Tensor, generator: torch.Generator | None = None
+    ) -> Completions:
+        drawn = self.lm.resample_suffix(self._prefixed(completions), start_N, generator)
+        return self._bare(drawn, completions.prompt_set)
+
+    def token_power(self, alpha: float) -> Prompted:
+        return Prompted(self.lm.token_power(alpha), self.prefix)
+
+    def log_prob(self, completions: Completions) -> Tensor:
+        return self.lm.log_prob(self._prefixed(completions))
+
+    def token_log_prob(self, completions: Completions) -> Tensor:
+        return self.lm.token_log_prob(self._prefixed(completions))
+
+    def features(self, completions: Completions) -> Tensor:
+        return self.lm.features(self._prefixed(completions))
+
+    def completions(
+        self,
+        prompts: Sequence[Prompt],
+        completion_ids: Sequence[Sequence[int]],
+        max_new_tokens: int | None = None,
+    ) -> Completions:
+        return self.lm.completions(prompts, completion_ids, max_new_tokens)
+
+    def micro_batches(self, completions: Completions, together: int = 1) -> list[Tensor]:
+        return self.lm.micro_batches(self._prefixed(completions), together)
+
+    def in_float64(self) -> Prompted:
+        return Prompted(self.lm.in_float64(), self.prefix)
+
+    @contextlib.contextmanager
+    def stepping(
+        self,
+        prompts: Sequence[Prompt],
+        parent_R: Tensor,
+        max_new_tokens: int,
+        hidden: bool = False,
+    ) -> Iterator[Rows]:
+        prefixed = [with_prefix(prompt, self.prefix) for prompt in prompts]
+        lm = self._that(SteppingLM, "be run token by token")
+        with lm.stepping(prefixed, parent_R, max_new_tokens, hidden) as rows:
+            rows.prompt_ids = tuple(self._ids(prompt) for prompt in prompts)
+            yield rows
+
+    def rows_at_once(self, prompts: Sequence[Prompt], max_new_tokens: int) -> int:
+        prefixed = [with_prefix(prompt, self.prefix) for prompt in prompts]
+        lm = self._that(SteppingLM, "be run token by token")
+        return lm.rows_at_once(prefixed, max_new_tokens)
+
+    @property
+    def module(self) -> torch.nn.Module:
+        return self._trainable.module
+
+    @property
+    def device(self) -> torch.device:
+        return self._trainable.device
+
+    def as_policy(
+        self, kind: Literal["full", "lora"], lora: LoraSettings, seed: int
+    ) -> TrainableLM:
+        """A policy that starts as the model without its prefix."""
+        return self._trainable.as_policy(kind, lora, seed)
+
+    def trained_state(self) -> dict[str, Tensor]:
+        return self._trainable.trained_state()
+
+    def load_trained_state(self, state: Mapping[str, Tensor]) -> None:
+        self._trainable.load_trained_state(state)
+
+    def save_pretrained(self, directory: Path) -> None:
+        """The model without its prefix."""
+        self._trainable.save_pretrained(directory)
+
+    @property
+    def _trainable(self) -> TrainableLM:
+        return self._that(TrainableLM, "be trained")
+
+    def _that(self, protocol: type[AbleT], ability: str) -> AbleT:
+        if not isinstance(self.lm, protocol):
+            raise ModelError(f"{type(self.lm).__name__} cannot {ability}", where="Prompted")
+        return self.lm
+
+    def _prefixed(self, completions: Completions) -> Completions:
+        return asked_of(self.lm, completions, self.prefix)
+
+    def _bare(self, drawn: Completions, prompts: tuple[Prompt, ...]) -> Completions:
+        ids = tuple(self._ids(prompt) for prompt in prompts)
+        return replace(drawn, prompt_set=prompts, prompt_ids=ids)
+
+    def _ids(self, prompt: Prompt) -> tuple[int, ...]:
+        key = prompt_key(prompt)
+        if key not in self._bare_ids:
+            self._bare_ids[key] = prompt_ids(self.lm, prompt)
+        return self._bare_ids[key]
+
+
+def with_prefix(prompt: Prompt, prefix: Prefix) -> Prompt:
+    """The prompt as a `Prompted` model sees it."""
+    if isinstance(prompt, str):
+        if not isinstance(prefix, str):
+            raise ConfigError(
+                f"the prefix is a list of messages, and the prompt {prompt[:60]!r} a string",
+                hint="give both as strings, or both as messages",
+            )
+        return prefix + prompt
+    if not isinstance(prefix, str):
+        return [*prefix, *prompt]
+    if prompt and prompt[0].get("role") == "system":
+        first = {**prompt[0], "content": f"{prefix}\n\n{prompt[0]['content']}"}
+        return [first, *prompt[1:]]
+    return [{"role": "system", "content": prefix}, *prompt]
+
+
+def asked_of(
+    lm: LanguageModel, completions: Completions, prefix: Prefix | None = None
+) -> Completions:
+    """The same completions as `lm` reads them: after its own encoding of prefix + prompt."""
+    prompts = tuple(
+        prompt if prefix is None else with_prefix(prompt, prefix)
+        for prompt in completions.prompt_set
+    )
+    ids = tuple(prompt_ids(lm, prompt) for prompt in prompts)
+    return replace(completions, prompt_set=prompts, prompt_ids=ids)
+
+
+def prompt_ids(lm: LanguageModel, prompt: Prompt) -> tuple[int, ...]:
+    """A prompt in the tokens of `lm`."""
+    return lm.completions([prompt], [[lm.eos_token_ids[0]]], 1).prompt_ids[0]
