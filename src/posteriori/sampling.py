@@ -82,8 +82,8 @@ def _finished(draws: Draws, sampler: Sampler, job: Job) -> Draws:
         cost=replace(draws.cost, seconds=time.perf_counter() - job.started),
     )
     said = {finding.name for finding in draws.findings}
-    told = (found for each in job.target.evidence for found in getattr(each, "findings", ()))
-    more = [finding for finding in (*findings_of_draws(draws), *told) if finding.name not in said]
+    found = (*findings_of_draws(draws), *job.target.findings)
+    more = [finding for finding in found if finding.name not in said]
     return replace(draws, findings=(*draws.findings, *more))
 
 

@@ -18,7 +18,7 @@ from .protocols import (
     Scores,
     TargetEvidence,
 )
-from .types import Completions, Prompt, prompt_key
+from .types import Completions, Finding, Prompt, prompt_key
 
 
 class LogDensity(NamedTuple):
@@ -186,6 +186,11 @@ class Target:
         bounds = [getattr(evidence, "max_log_evidence", None) for evidence in self.evidence]
         known = [bound for bound in bounds if bound is not None]
         return self.temper * sum(known) if len(known) == len(bounds) else None
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What the evidence has to say of itself: calls that failed, a badly determined lambda."""
+        return tuple(found for each in self.evidence for found in getattr(each, "findings", ()))
 
     def _tempered(self, log_evidence_N: Tensor) -> Tensor:
         if self.temper == 1.0:

@@ -47,6 +47,7 @@ def test_options_alone_train_a_model_that_transformers_loads(job, options):
     assert result.err == ""
     found = transformers.AutoModelForSequenceClassification.from_pretrained(job.folder / "rm")
     assert found.config.num_labels == 1
+    assert (job.folder / "rm" / "reliability.svg").read_text().startswith("<?xml")
 
 
 def test_a_config_names_everything_relative_to_its_own_folder(job, pairs, tmp_path, monkeypatch):

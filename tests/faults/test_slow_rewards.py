@@ -231,6 +231,9 @@ class TestFailing:
         assert 0 < num < 64
         assert f"failed on {num} of 64 completions" in found["evidence_dropped"].message
         assert int(draws.log_evidence_N.isneginf().sum()) == num
+        with pytest.warns(RuntimeWarning, match="dropped"):
+            report = po.evaluate(target, gpt2, 64)
+        assert "evidence_dropped" in {finding.name for finding in report.findings}
         plain = po.sample(
             po.Target(gpt2, po.Reward(length, 1.0), ["a"], 2), "importance", 64, seed=0
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,9 @@ from .find_model import find_model
 from .options import AsJson, Overrides, Quiet
 from .output import print_json, stderr, visible
 from .read_config import put, read_toml
+
+if TYPE_CHECKING:
+    from ..reward_models.fit import RewardFit
 
 
 def reward(
@@ -71,11 +74,23 @@ def reward(
             kept = visible(str(target / "checkpoint"))
             stderr().print(f"the best model so far is in {kept}", soft_wrap=True)
         raise
+    _draw(result, target)
     if as_json:
         print_json(reward_json(result))
     else:
         print_reward(result)
     return 1 if any(finding.level == "stop" for finding in result.findings) else 0
+
+
+def _draw(result: RewardFit, folder: Path) -> None:
+    from functools import partial
+
+    from ..report.figures import svg
+    from ..report.reliability import reliability_diagram
+    from ..report.theme import EITHER
+
+    drawn = svg(partial(reliability_diagram, result.held_out), EITHER)
+    (folder / "reliability.svg").write_text(drawn, encoding="utf-8")
 
 
 def _settings(

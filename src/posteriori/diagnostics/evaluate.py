@@ -152,7 +152,8 @@ def evaluate(
         if of_prior is None
         else by_prompt(num_prompts, lambda i: unique_fraction(_of_prompt(of_prior, i)), "heuristic")
     )
-    return Report(figures, findings_of(figures, of_policy, prior_unique), of_policy, cost)
+    findings = [*findings_of(figures, of_policy, prior_unique), *target.findings]
+    return Report(figures, findings, of_policy, cost)
 
 
 def _figures(draws: Draws, mixtures: list[Mixture], num_prompts: int) -> dict[str, Estimate]:
