@@ -22,7 +22,9 @@ TIMES = ("seconds", "draw_seconds")
 every_objective = pytest.mark.parametrize("objective", CASES, ids=str)
 
 
-@pytest.mark.parametrize("at", [0, 1], ids=["case_1", "case_2"])
+@pytest.mark.parametrize(
+    "at", [0, pytest.param(1, marks=pytest.mark.slow)], ids=["case_1", "case_2"]
+)
 @pytest.mark.parametrize(
     "objective",
     [
