@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from common import paired
 from sampler import generate_with_log_probs
+from transformers import AutoModelForCausalLM
 
 import posteriori as po
 from posteriori.models.causal import CausalLM
@@ -39,7 +41,8 @@ def steering(target: po.Target) -> TwistHead:
     return head
 
 
-def measure(name: str, lm: CausalLM, length: int, rounds: int) -> None:
+def measure(name: str, lm: CausalLM, model: Any, length: int, rounds: int) -> None:
+    """`model` is what transformers itself runs: in one dtype, where ours may mix two."""
     fixed = lm.warped(min_new_tokens=length)
     prompts = list(PROMPTS)
     target = po.Target(fixed, po.Reward(some_evidence, beta=1.0), prompts, length)
@@ -53,7 +56,7 @@ def measure(name: str, lm: CausalLM, length: int, rounds: int) -> None:
         return lambda: po.sample(target, "smc", PARTICLES, replicates=1, **settings)
 
     def theirs() -> object:
-        return generate_with_log_probs(lm.model, lm.tokenizer, prompts, PARTICLES, length)
+        return generate_with_log_probs(model, lm.tokenizer, prompts, PARTICLES, length)
 
     runs = {
         "model.generate": theirs,
@@ -77,9 +80,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--length", type=int, default=20)
     chosen = parser.parse_args()
-    measure("tiny", po.load("tiny"), chosen.length, chosen.rounds)
+    tiny = po.load("tiny")
+    measure("tiny", tiny, tiny.model, chosen.length, chosen.rounds)
     if chosen.smollm2:
-        measure("smollm2", po.load(chosen.smollm2), chosen.length, chosen.rounds)
+        half = AutoModelForCausalLM.from_pretrained(chosen.smollm2, dtype=torch.bfloat16).eval()
+        measure("smollm2", po.load(chosen.smollm2), half, chosen.length, chosen.rounds)
 
 
 if __name__ == "__main__":
