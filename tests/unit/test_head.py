@@ -56,6 +56,7 @@ def test_many_rows_are_multiplied_with_packed_weights(trained, monkeypatch):
         return packed_product(weight, bias, rows)
 
     monkeypatch.setattr(module, "_WORTH_PACKING", N * T)
+    monkeypatch.setattr(module, "_PACKED_ROWS", 2)
     monkeypatch.setattr(module, "packed_product", packed)
     hidden, weight, token = operands(torch.float32)
     inputs = [x.requires_grad_(on) for x, on in zip((hidden, weight), trained, strict=True)]

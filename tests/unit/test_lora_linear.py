@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
-from helpers import PROMPTS, generator, tiny_lm
+from helpers import PROMPTS, generator, tiny_lm, word_tokenizer
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import nn
 
+import posteriori as po
 from posteriori.config import LoraSettings
 from posteriori.models.lora_linear import fused_adapters, plain_adapter
 from posteriori.models.packing import packed_linears
@@ -174,3 +177,18 @@ def test_a_policys_gradient_is_pefts(monkeypatch):
     expected = torch.autograd.grad(policy.log_prob(drawn).sum(), trained)
     for a, b in zip(mine, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-5 * float(b.abs().max()))
+
+
+def test_a_steps_graph_is_freed():
+    """An input that is rounded once for several layers is part of the graph that needs it."""
+    lm = po.CausalLM(tiny_lm("llama").model, word_tokenizer(), compute_dtype=torch.bfloat16)
+    policy = lm.as_policy("lora", LoraSettings(rank=2), seed=0)
+    completions = policy.sample(PROMPTS, 4, 3, generator(0))
+
+    def tensors_after_a_step() -> int:
+        policy.log_prob(completions).sum().backward()
+        gc.collect()
+        return sum(type(each) is torch.Tensor for each in gc.get_objects())
+
+    tensors_after_a_step()
+    assert tensors_after_a_step() == tensors_after_a_step()

@@ -26,6 +26,9 @@ _ELEMENTS = 2**23
 _WORTH_PACKING = 512
 """Rows after which the time comes back that it takes to lay the weights out for the product."""
 
+_PACKED_ROWS = 64
+"""Rows that are multiplied with packed weights at a time."""
+
 _KNOWN = "_posteriori_separable"
 """Where a head keeps what was found out about it."""
 
@@ -112,7 +115,7 @@ class _HeadLogProb(torch.autograd.Function):
             rows = _rows(weight_VD, len(hidden_RD))
             slope = ctx.needs_input_grad[0] and not ctx.needs_input_grad[1]
             rounded_VD = weight_VD.to(dtype) if slope else weight_VD
-            logits_of = _product(weight_VD, rows, len(hidden_RD))
+            logits_of = _product(weight_VD, len(hidden_RD))
             log_prob_R = torch.empty(len(hidden_RD), dtype=torch.float64)
             slope_RD = torch.empty_like(hidden_RD) if slope else None
             ctx.p_RV = None
@@ -165,11 +168,26 @@ def _both(
     return dh_RD, dw_VD
 
 
-def _product(weight_VD: Tensor, rows: int, total: int) -> Callable[[Tensor], Tensor]:
-    """h -> h W', for `total` of them, so many rows at a time."""
+def _product(weight_VD: Tensor, total: int) -> Callable[[Tensor], Tensor]:
+    """h -> h W', for `total` of them.
+
+    Packed weights are multiplied by one number of rows only: oneDNN keeps what it has worked out
+    for each number that it meets, tens of megabytes for a large vocabulary.
+    """
     if total < _WORTH_PACKING or weight_VD.dtype != torch.float32:
         return lambda hidden_rD: hidden_rD @ weight_VD.t()
-    return packed_product(weight_VD, None, rows)
+    product = packed_product(weight_VD, None, _PACKED_ROWS)
+
+    def logits_of(hidden_rD: Tensor) -> Tensor:
+        logits_rV = hidden_rD.new_empty(len(hidden_rD), len(weight_VD))
+        whole = len(hidden_rD) // _PACKED_ROWS * _PACKED_ROWS
+        for start in range(0, whole, _PACKED_ROWS):
+            part = slice(start, start + _PACKED_ROWS)
+            logits_rV[part] = product(hidden_rD[part])
+        torch.mm(hidden_rD[whole:], weight_VD.t(), out=logits_rV[whole:])
+        return logits_rV
+
+    return logits_of
 
 
 def _rows(weight_VD: Tensor, total: int) -> int:

@@ -103,6 +103,7 @@ def fused_adapters(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     try:
         yield
     finally:
+        rounded.forget()
         for module in changed:
             del vars(module)["forward"]
 
@@ -121,6 +122,11 @@ class _Rounded:
     def __init__(self, dtype: torch.dtype) -> None:
         self.dtype = dtype
         self._last: tuple[Tensor, int, Tensor] | None = None
+
+    def forget(self) -> None:
+        """The layers' graph holds this, and the last input holds the graph: a ring that nothing
+        would free."""
+        self._last = None
 
     def __call__(self, x: Tensor) -> Tensor:
         if x.dtype == self.dtype or x.is_inference():
