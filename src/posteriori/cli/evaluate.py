@@ -9,7 +9,7 @@ import typer
 
 from ..errors import ModelError
 from .check import Plan, find_model, make_plan
-from .options import AsJson, ConfigFile, Overrides, Quiet
+from .options import AsJson, ConfigFile, OtherSeed, Overrides, Quiet
 
 
 def evaluate(
@@ -28,7 +28,7 @@ def evaluate(
         int | None,
         typer.Option(min=0, help="Exact draws of the target a prompt, for bounds on both sides."),
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Instead of the config's.")] = None,
+    seed: OtherSeed = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
     quiet: Quiet = False,

@@ -19,3 +19,7 @@ Overrides = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of every random draw.")]
+OtherSeed = Annotated[int | None, typer.Option(min=0, help="Instead of the config's.")]
+Proposal = Annotated[
+    str | None, typer.Option(help="A model or adapter to draw by; the prior if none is given.")
+]

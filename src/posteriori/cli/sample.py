@@ -10,7 +10,7 @@ import typer
 from ..config import SampleSettings, parse
 from ..errors import ConfigError
 from .check import Plan, find_model, make_plan
-from .options import AsJson, ConfigFile, Overrides, Quiet
+from .options import AsJson, ConfigFile, OtherSeed, Overrides, Proposal, Quiet
 from .output import print_json, stdout, visible
 
 if TYPE_CHECKING:
@@ -24,10 +24,8 @@ def sample(
     ],
     sampler: Annotated[str | None, typer.Option(help="A name of `posteriori ls samplers`.")] = None,
     num_samples: Annotated[int | None, typer.Option(min=1, help="Draws a prompt.")] = None,
-    proposal: Annotated[
-        str | None, typer.Option(help="A model or adapter to draw by; the prior if none is given.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Instead of the config's.")] = None,
+    proposal: Proposal = None,
+    seed: OtherSeed = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
