@@ -36,6 +36,7 @@ test: check
 	$(BIN)/pytest
 
 test-slow: $(VENV)/dev
+	$(PIP) --editable '.[slow]'
 	$(BIN)/pytest -m slow
 
 format: $(VENV)/dev

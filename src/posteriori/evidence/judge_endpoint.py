@@ -66,7 +66,7 @@ class Endpoint:
             body |= {"prompt": f"{text}\nAnswer:", "logprobs": self.settings.top_logprobs}
         answer = self.post(body)
         try:
-            return _parsed(answer["choices"][0]["logprobs"], self.settings.api)
+            return _parsed(answer["choices"][0]["logprobs"])
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise EvidenceError(
                 f"the answer of {self.url} has no log-probs ({str(answer)[:200]})",
@@ -123,8 +123,9 @@ class EndpointAnswers:
         return log_yes - _log_add(log_yes, log_no)
 
 
-def _parsed(logprobs: Any, api: str) -> dict[str, float]:
-    if api == "chat":
+def _parsed(logprobs: Any) -> dict[str, float]:
+    """Either form, whichever the route: llama.cpp's own server answers both as chats."""
+    if "content" in logprobs:
         rows = [(each["token"], each["logprob"]) for each in logprobs["content"][0]["top_logprobs"]]
     else:
         rows = list(logprobs["top_logprobs"][0].items())
