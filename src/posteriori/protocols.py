@@ -145,6 +145,11 @@ class Rows(Protocol):
         """float32, what the model knows of each prefix; only of rows made with `hidden=True`."""
         ...
 
+    @property
+    def token_features_VD(self) -> Tensor:
+        """What the model knows of each token, whatever its width; with `hidden=True` only."""
+        ...
+
     def keep(self, index_R: Tensor) -> None:
         """Row i becomes what row `index_R[i]` was; there may be more rows after, or fewer."""
         ...

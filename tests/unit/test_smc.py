@@ -168,14 +168,14 @@ def test_other_tokens_are_refused(table):
 
 
 def test_a_twist_that_is_no_number_is_refused(table):
-    head = TwistHead(2 * 13)
+    head = TwistHead(2 * 13, 4)
     with torch.no_grad():
         head.outside.bias.fill_(torch.nan)
     target = po.Target(table, po.Reward(reward, beta=0.5), table.prompts, 3)
     with pytest.raises(SamplingError, match="twist 'learned' is NaN"):
         po.sample(target, "smc", 20, twist=head)
     with pytest.raises(ModelError, match="prior that it was trained on"):
-        po.sample(target, "smc", 20, twist=TwistHead(5))
+        po.sample(target, "smc", 20, twist=TwistHead(5, 4))
 
 
 def test_a_learned_twist_is_the_expected_evidence(table):
@@ -188,8 +188,8 @@ def test_a_learned_twist_is_the_expected_evidence(table):
     exact = po.exact(target)
     parent = torch.tensor([0, 0, 0, 1, 1, 1])
     with table.stepping(table.prompts, parent, 3, hidden=True) as rows, torch.no_grad():
-        rows.extend(torch.tensor([1, 2, 3, 1, 2, 3]))
-        learned = fit.twist(rows.hidden_RD, 2 / 3)
+        feature_RE = rows.token_features_VD[torch.tensor([1, 2, 3, 1, 2, 3])]
+        learned = fit.twist(rows.hidden_RD, feature_RE, 2 / 3)
     best = []
     for at in (0, 1):
         weight = exact.log_prior[at].exp()

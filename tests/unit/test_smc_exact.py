@@ -49,7 +49,7 @@ def other(depth: int = 2) -> po.TabularLM:
 
 def learned() -> TwistHead:
     """Not trained, but not constant either."""
-    head = TwistHead(2 * 3, width=4)
+    head = TwistHead(2 * 3, 3, width=4, rank=2).double()
     with torch.no_grad():
         for number, parameter in enumerate(head.parameters()):
             parameter += 0.4 * torch.randn(
@@ -99,6 +99,13 @@ def off_target(plan: Plan, sizes=(2,), Kind=Populations) -> float:
 def test_it_is_properly_weighted(twist, resampling, threshold):
     made = plan(TWISTS[twist], resampling, threshold, hard=twist == "prefix")
     assert off_target(made) < 1e-8
+
+
+@pytest.mark.parametrize("threshold", [1.0, 0.8], ids=["always", "adaptive"])
+@pytest.mark.parametrize("guidance", [0.0, 0.6, 1.0])
+def test_it_is_with_a_twist_that_steers_the_proposal(guidance, threshold):
+    made = plan(TWISTS["learned"], "systematic", threshold, "prior")
+    assert off_target(replace(made, guidance=guidance)) < 1e-8
 
 
 @pytest.mark.parametrize("threshold", [1.0, 0.8], ids=["always", "adaptive"])
@@ -195,8 +202,9 @@ def survival(plan: Plan) -> float:
 
 @pytest.mark.parametrize("threshold", [1.0, 0.8], ids=["always", "adaptive"])
 @pytest.mark.parametrize("twist", ["none", "evidence", "learned"])
-def test_conditional_smc_is_unbiased_for_the_inverse(twist, threshold):
-    mean, truth = inverse_z(plan(TWISTS[twist], "multinomial", threshold))
+@pytest.mark.parametrize("proposal", ["prior", "other"])
+def test_conditional_smc_is_unbiased_for_the_inverse(proposal, twist, threshold):
+    mean, truth = inverse_z(plan(TWISTS[twist], "multinomial", threshold, proposal))
     assert abs(mean - truth) < 1e-8
 
 

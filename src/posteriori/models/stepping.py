@@ -60,10 +60,15 @@ class CausalRows:
     @property
     def hidden_RD(self) -> Tensor:
         if self._hidden is None:
-            raise SamplingError(
-                "these rows do not keep their hidden states", hint="ask for them: hidden=True"
-            )
+            raise _not_kept()
         return self._hidden
+
+    @property
+    def token_features_VD(self) -> Tensor:
+        """The output head's weight: a token's embedding on the way out."""
+        if self._head is None:
+            raise _not_kept()
+        return cast(Tensor, self._head.weight).detach()
 
     def keep(self, index_R: Tensor) -> None:
         with torch.no_grad():
@@ -99,6 +104,12 @@ class CausalRows:
         finally:
             if hook is not None:
                 hook.remove()
+
+
+def _not_kept() -> SamplingError:
+    return SamplingError(
+        "these rows do not keep their hidden states", hint="ask for them: hidden=True"
+    )
 
 
 def output_head(model: nn.Module) -> nn.Module:
@@ -157,6 +168,10 @@ class TableRows:
         prompts, prefixes, _ = self._lm.logits.shape
         place_R = self._table_R * prefixes + self._prefix_R
         return nn.functional.one_hot(place_R, prompts * prefixes).float()
+
+    @property
+    def token_features_VD(self) -> Tensor:
+        return torch.eye(self._lm.vocab_size, device=self._lm.device)
 
     def keep(self, index_R: Tensor) -> None:
         self._table_R, self._prefix_R = self._table_R[index_R], self._prefix_R[index_R]

@@ -120,18 +120,20 @@ class Lanes:
         self.row_N = there_N.cumsum(0) - 1
         self.num_rows = int(there_N.sum())
 
-    def draw(self, choices: Choices, at: Tensor | slice) -> tuple[Tensor, Tensor]:
-        """A token for particles `at` and its log-prob under the proposal."""
-        row_L, logits_RV = self.row_N[at], self.proposal.logits_RV
+    def draw(
+        self, choices: Choices, at: Tensor | slice, logits_RV: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """A token for particles `at`, from their rows' logits, and its log-prob."""
+        row_L = self.row_N[at]
         if len(row_L) < self.num_rows:
             return choices.tokens(logits_RV[row_L])
         # A copy of the logits is saved where every row is in use.
         token_R, log_q_R = choices.tokens(logits_RV)
         return token_R[row_L], log_q_R[row_L]
 
-    def log_prob(self, rows: Rows, at: Tensor | slice, token_L: Tensor) -> Tensor:
+    def log_prob(self, logits_RV: Tensor, at: Tensor | slice, token_L: Tensor) -> Tensor:
         """log softmax(logits)[token] for particles `at`, float64 [L]."""
-        row_L, logits_RV = self.row_N[at], rows.logits_RV
+        row_L = self.row_N[at]
         chosen_L = logits_RV[row_L, token_L].double()
         return chosen_L - logits_RV.logsumexp(-1).double()[row_L]
 

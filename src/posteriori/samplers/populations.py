@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from ..target import Target
 from ..types import Completions, Cost, Draws, Prompt
 from .particles import Lanes, Particles, lanes
 from .resampling import Choices, Scheme
-from .twists import Prefixes, Twist, evidence_calls
+from .twists import Foresight, Prefixes, Twist, evidence_calls
 
 
 @dataclass(frozen=True)
@@ -27,19 +28,26 @@ class Plan:
     twist: Twist
     resampling: Scheme
     ess_threshold: float
+    guidance: float = 0.9
 
 
 @dataclass
 class Moment:
-    """All particles after their t-th token was weighted: what `fit_twist` learns from.
+    """All particles at their t-th token: what `fit_twist` learns from.
 
-    `hidden_LD` and `at_L` are of the particles that go on; `ancestor_N` is the resampling's.
+    Particles `at_L` have drawn `token_L` where the prior's state was `hidden_LD`; the others had
+    ended before. `log_base_N` is their weight, with Z-hat so far, without psi_t: that of what had
+    ended before with its evidence. Those that end now (`ends_L`) have found evidence `log_e_L`.
+    `ancestor_N` is of the resampling after it, `log_evidence_N` 0 for those that go on.
     """
 
     hidden_LD: Tensor
+    token_L: Tensor
     at_L: Tensor
-    log_w_N: Tensor
-    log_psi_N: Tensor
+    ends_L: Tensor
+    log_e_L: Tensor
+    log_base_N: Tensor
+    log_evidence_N: Tensor
     ancestor_N: Tensor
 
 
@@ -48,6 +56,9 @@ class Populations:
 
         y_t ~ q,   w *= prior(y_t) psi_t / (psi_t-1 q(y_t)),   psi_0 = 1,   psi_T = e;
         where ESS < threshold x size: Z-hat *= mean w, resample, w = 1
+
+    with q the proposal; where that is the prior and psi_t is known of every token beforehand
+    (`Twist.foresight`), q = prior (1 - guidance + guidance psi_t / E_prior[psi_t]),
 
     until every particle has ended (`run`). Those that end early stay in the pool, with the twist
     that `Twist.of_ended` gives them until the others have ended too. `pinned` holds one outcome a
@@ -70,17 +81,20 @@ class Populations:
         self.one_lm = plan.proposal is plan.target.prior
         self.there_N = (torch.arange(self.width, device=size_G.device) < size_G[:, None]).flatten()
         parent_N = parent_G.repeat_interleave(self.width)
-        self.p = Particles.start(parent_N, self.there_N, self.length, self.one_lm)
+        self.guided = self.one_lm and plan.guidance > 0 and plan.twist.reads_hidden
+        self.from_prior = self.one_lm and not self.guided
+        self.p = Particles.start(parent_N, self.there_N, self.length, self.from_prior)
         self.log_z_G = torch.zeros(len(size_G), dtype=torch.float64, device=size_G.device)
         self.eos = torch.tensor(plan.target.prior.eos_token_ids, device=size_G.device)
         self.cost = Cost()
+        self.foresight: Foresight | None = None
         self.moments: list[Moment] = []
+        self.token_features_VD: Tensor | None = None
         self.prompt_ids: tuple[tuple[int, ...], ...] = ()
 
     def run(self, trace: bool = False, on_step: Callable[[int], None] | None = None) -> Draws:
         """All particles as draws, with log w = log Z-hat so far + log w since."""
         plan, p = self.plan, self.p
-        hidden = trace or plan.twist.reads_hidden
         with lanes(
             plan.target.prior,
             plan.proposal,
@@ -88,16 +102,16 @@ class Populations:
             p.parent_N,
             self.there_N,
             self.length,
-            hidden,
+            plan.twist.reads_hidden,
         ) as rows:
+            self.foresight = plan.twist.foresight(rows.prior)
+            self.token_features_VD = rows.prior.token_features_VD if trace else None
             self.prompt_ids = rows.prior.prompt_ids
             self._tokens(sum(len(ids) for ids in self.prompt_ids))
             for t in range(self.length):
                 changed = self._step(rows, t)
                 if on_step:
                     on_step(t + 1)
-                if trace and bool(p.live_N.any()):
-                    self._record(rows)
                 if changed or plan.ess_threshold >= 1:
                     self._resample(rows)
                 if not bool(p.live_N.any()):
@@ -110,16 +124,23 @@ class Populations:
         p = self.p
         live_L = p.live_N.nonzero()[:, 0]
         at = slice(None) if len(live_L) == len(p.live_N) else live_L
-        token_L, log_q_L = rows.draw(self.choices, at)
+        logits_RV, psi_RV = rows.proposal.logits_RV, self._foreseen(t)
+        if psi_RV is not None and self.guided:
+            logits_RV = guided(logits_RV, psi_RV, self.plan.guidance)
+        token_L, log_q_L = rows.draw(self.choices, at, logits_RV)
         if self.pinned_GT is not None:
             first_L = live_L % self.width == 0
             given_L = self.pinned_GT[live_L // self.width, t]
             token_L = token_L.where(~first_L, given_L)
-            log_q_L = log_q_L.where(~first_L, rows.log_prob(rows.proposal, at, token_L))
-        log_p_L = log_q_L if self.one_lm else rows.log_prob(rows.prior, at, token_L)
+            log_q_L = log_q_L.where(~first_L, rows.log_prob(logits_RV, at, token_L))
+        log_p_L = log_q_L
+        if not self.from_prior:
+            log_p_L = rows.log_prob(rows.prior.logits_RV, at, token_L)
         p.tokens_NT[at, t], p.lengths_N[at] = token_L, t + 1
         p.log_q_NT[at, t], p.log_p_NT[at, t] = log_q_L, log_p_L
         self._tokens(len(live_L))
+        hidden_LD = None if self.token_features_VD is None else rows.hidden(live_L)
+        before_N = p.log_evidence_N.clone()
 
         log_psi_L = torch.zeros_like(log_q_L)
         ends_L = torch.isin(token_L, self.eos)
@@ -131,10 +152,22 @@ class Populations:
         twisted_L = None
         if not bool(done_L.all()):
             on = live_L[~done_L] if some_done else at
-            twisted_L = self._go_on(rows, on, token_L[~done_L] if some_done else token_L)
+            on_token_L = token_L[~done_L] if some_done else token_L
+            if psi_RV is not None:
+                twisted_L = psi_RV[rows.row_N[on], on_token_L].double()
+            self._go_on(rows, on, on_token_L)
+            if psi_RV is None:
+                twisted_L = self._twist(rows, on)
             if twisted_L is not None:
                 log_psi_L[~done_L] = twisted_L
-        if self.one_lm and twisted_L is None and not bool(log_psi_L.any()):
+        if hidden_LD is not None:
+            log_base_N = p.log_w_N + self.log_z_G.repeat_interleave(self.width)
+            log_base_N[live_L] += log_p_L - log_q_L - p.log_psi_N[live_L]
+            log_e_N = before_N
+            itself_N = torch.arange(len(log_base_N), device=live_L.device)
+            seen = (hidden_LD, token_L, live_L, done_L, log_psi_L.clone())
+            self.moments.append(Moment(*seen, log_base_N, log_e_N, itself_N))
+        if self.from_prior and twisted_L is None and not bool(log_psi_L.any()):
             return False
         p.weigh(at, log_p_L - log_q_L, log_psi_L)
         return True
@@ -150,23 +183,37 @@ class Populations:
         p.reward_N[done_L] = scores.reward
         return self.plan.twist.of_ended(scores.log_evidence)
 
-    def _go_on(self, rows: Lanes, at: Tensor | slice, token_L: Tensor) -> Tensor | None:
-        """Run the token of the others through the language models; their twists."""
+    def _foreseen(self, t: int) -> Tensor | None:
+        """log psi of every row's next token, where the twist knows it."""
+        if self.foresight is None:
+            return None
+        psi_RV = self.foresight((self.length - t - 1) / self.length)
+        self._check(psi_RV.sum())
+        return psi_RV
+
+    def _go_on(self, rows: Lanes, at: Tensor | slice, token_L: Tensor) -> None:
+        """Run the token of the others through the language models."""
         rows.tidy(self.p.live_N)
         rows.extend(at, token_L)
-        twist = self.plan.twist
+
+    def _twist(self, rows: Lanes, at: Tensor | slice) -> Tensor | None:
+        """The twist of prefixes that are there already."""
         log_prior_L = self.p.log_p_NT[at].sum(-1)
         prefixes = Prefixes(
             self.plan.target, self._completions(at), log_prior_L, at, rows, self.choices
         )
-        log_psi_L = twist.log_psi(prefixes)
+        log_psi_L = self.plan.twist.log_psi(prefixes)
         self.cost += prefixes.cost
-        if log_psi_L is not None and not bool((log_psi_L < torch.inf).all()):
+        if log_psi_L is not None:
+            self._check(log_psi_L)
+        return log_psi_L
+
+    def _check(self, log_psi: Tensor) -> None:
+        if not bool((log_psi < torch.inf).all()):
             raise SamplingError(
-                f"twist '{twist.name}' is NaN or infinite for a prefix",
+                f"twist '{self.plan.twist.name}' is NaN or infinite for a prefix",
                 hint="a twist is a finite number of nats, or -inf where there is no hope",
             )
-        return log_psi_L
 
     def _resample(self, rows: Lanes) -> None:
         """Where few particles carry the weight, and some still go on."""
@@ -216,24 +263,24 @@ class Populations:
         last_G = self.p.log_w_N.view(-1, self.width).logsumexp(-1) - self.size_G.double().log()
         return self.log_z_G + last_G
 
-    def _record(self, rows: Lanes) -> None:
-        p = self.p
-        live_L = p.live_N.nonzero()[:, 0]
-        self.moments.append(
-            Moment(
-                rows.hidden(live_L),
-                live_L,
-                p.log_w_N.clone(),
-                p.log_psi_N.clone(),
-                torch.arange(len(p.log_w_N), device=p.log_w_N.device),
-            )
-        )
-
     def _completions(self, at: Tensor | slice) -> Completions:
         return self.p.completions(at, self.prompts, self.prompt_ids, self.plan.target.prior.decode)
 
     def _tokens(self, num: int) -> None:
         self.cost += Cost(lm_tokens=num if self.one_lm else 2 * num)
+
+
+def guided(logits_RV: Tensor, log_psi_RV: Tensor, guidance: float) -> Tensor:
+    """log of prior (1 - guidance + guidance psi / E_prior[psi]), up to a constant a row.
+
+    What is left of the prior bounds how much a token can weigh that the twist holds too little of.
+    """
+    twisted_RV = logits_RV + log_psi_RV
+    if guidance == 1:
+        return twisted_RV
+    gain_R1 = twisted_RV.logsumexp(-1, keepdim=True) - logits_RV.logsumexp(-1, keepdim=True)
+    less_R1 = math.log1p(-guidance) - math.log(guidance) + gain_R1
+    return logits_RV + torch.logaddexp(log_psi_RV, less_R1)
 
 
 def _padded(completions: Completions, length: int) -> Tensor:

@@ -32,6 +32,7 @@ class SMCSettings(Strict, arbitrary_types_allowed=True):
     replicates: int | None = Field(None, ge=1)
     ess_threshold: float = Field(0.5, ge=0, le=1)
     resampling: Scheme = "systematic"
+    guidance: float = Field(0.9, ge=0, le=1)
     twist: Annotated[Any, AfterValidator(make_twist)] = Field("none", validate_default=True)
 
 
@@ -52,7 +53,9 @@ class SMC(Sampler):
 
     `twist`: "none"; "evidence", of the text so far; "prefix", what a constraint can rule out;
     "rollouts"; a `TwistHead` that `fit_twist` has trained, or its file; each but the last also as
-    {"name": "evidence", "temper": 0.5}, with settings.
+    {"name": "evidence", "temper": 0.5}, with settings. `guidance`: where a learned twist
+    meets the prior as proposal it steers that too, q = prior (1 - guidance + guidance psi_t /
+    E_prior[psi_t]); 0 leaves the prior as it is.
 
     Raises `ConfigError` for more replicates than draws, and `SamplingError` for language models
     over other tokens, or such that cannot be run token by token.
@@ -67,7 +70,12 @@ class SMC(Sampler):
     def run(self, job: Job) -> Draws:
         settings = self.settings
         plan = Plan(
-            job.target, job.proposal, settings.twist, settings.resampling, settings.ess_threshold
+            job.target,
+            job.proposal,
+            settings.twist,
+            settings.resampling,
+            settings.ess_threshold,
+            settings.guidance,
         )
         replicates = self._replicates(job.num_samples)
         whole, rest = divmod(job.num_samples, replicates)

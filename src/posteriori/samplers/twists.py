@@ -7,7 +7,7 @@ every particle weighs the same. psi may be 0 only where no completion of the pre
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,10 +19,13 @@ from torch import Tensor
 from ..config import Strict, parse
 from ..errors import ConfigError, did_you_mean
 from ..numerics import log_mean_exp
+from ..protocols import Rows
 from ..target import Target
 from ..types import Completions, Cost
 from .particles import Lanes
 from .resampling import Choices
+
+Foresight = Callable[[float], Tensor]
 
 
 @dataclass
@@ -43,7 +46,7 @@ class Twist:
 
     name: ClassVar[str]
     reads_hidden: ClassVar[bool] = False
-    """Whether it needs the prior's hidden states."""
+    """Whether it needs the prior's hidden states: see `foresight`."""
     Settings: ClassVar[type[Strict]] = Strict
 
     def __init__(self, **settings: Any) -> None:
@@ -52,6 +55,12 @@ class Twist:
     def log_psi(self, prefixes: Prefixes) -> Tensor | None:
         """float64 [L], nats; None stands for psi = 1. What it costs is added to `prefixes.cost`."""
         raise NotImplementedError
+
+    def foresight(self, rows: Rows) -> Foresight | None:  # noqa: ARG002
+        """For a twist that knows psi_t of every next token before one is drawn: called with the
+        share of the tokens that will be left then, it says log psi [R, V] of all of them for what
+        the prior's rows hold now. `log_psi` is not asked then. None for others."""
+        return None
 
     def of_ended(self, log_evidence_L: Tensor) -> Tensor:
         """log psi of completions that wait for the others to end, when psi becomes e: on the scale

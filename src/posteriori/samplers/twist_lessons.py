@@ -1,0 +1,135 @@
+"""What runs of SMC teach a twist: at each t the particles' weights, under both distributions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import SamplingError
+from ..numerics import ess
+from .populations import Moment, Populations
+from .twist_head import TwistHead
+
+_HALVINGS = 30
+
+
+@dataclass
+class Run:
+    """What one run of SMC leaves behind: its moments, the features of their tokens, and its final
+    weights and evidence [P, K]. The weights have Z-hat in them, so those of several runs add up."""
+
+    moments: list[Moment]
+    feature_LE: list[Tensor]
+    log_w_PK: Tensor
+    log_e_PK: Tensor
+
+    @classmethod
+    def of(cls, populations: Populations) -> Run:
+        """Raises `SamplingError` where nothing has any weight."""
+        log_w_PK = populations.p.log_w_N.view(-1, populations.width)
+        if bool(log_w_PK.isneginf().all()):
+            raise SamplingError(
+                "no particle of any prompt has any weight, so there is nothing to learn from",
+                hint="raise num_samples, or propose from a policy that is nearer to the target",
+            )
+        features_VE = populations.token_features_VD
+        assert features_VE is not None
+        return cls(
+            populations.moments,
+            [features_VE[moment.token_L] for moment in populations.moments],
+            log_w_PK + populations.log_z_G[:, None],
+            populations.p.log_evidence_N.view_as(log_w_PK),
+        )
+
+    def tempered(self, power_P: Tensor) -> Tensor:
+        """Final weights [P, K] for prior x e^power."""
+        less_PK = (1 - power_P[:, None]) * self.log_e_PK
+        return (self.log_w_PK - less_PK).where(self.log_w_PK > -torch.inf, -torch.inf)
+
+
+@dataclass
+class Lessons:
+    """A run in the light of prior x e^power: what descendants of each particle weigh at the end,
+    log [P, K], moment by moment."""
+
+    run: Run
+    power_P: Tensor
+    log_share_PK: list[Tensor]
+    log_w_PK: Tensor
+
+    @classmethod
+    def of(cls, run: Run, power_P: Tensor) -> Lessons:
+        """The final weights, handed back from descendants to ancestors."""
+        log_w_PK = run.tempered(power_P)
+        top_P1 = log_w_PK.amax(-1, keepdim=True)
+        top_P1 = top_P1.where(top_P1 > -torch.inf, 0.0)
+        share_N = (log_w_PK - top_P1).exp().flatten()
+        shares = []
+        for moment in reversed(run.moments):
+            share_N = torch.zeros_like(share_N).index_add(0, moment.ancestor_N, share_N)
+            shares.append(share_N.view_as(log_w_PK).log() + top_P1)
+        return cls(run, power_P, shares[::-1], log_w_PK)
+
+    def weightings(self, t: int, head: TwistHead, left: float) -> tuple[Tensor, Tensor, Tensor]:
+        """At t, log [P, K] each: the share; base x psi_t; and the same with the evidence of what
+        ends at t in place of its psi_t. All the same once everything has ended."""
+        if t >= len(self.run.moments):
+            return self.log_w_PK, self.log_w_PK, self.log_w_PK
+        moment, (prompts, width) = self.run.moments[t], self.log_w_PK.shape
+        power_N = self.power_P.repeat_interleave(width)
+        log_base_N = moment.log_base_N - (1 - power_N) * moment.log_evidence_N
+        log_base_N = log_base_N.where(moment.log_base_N > -torch.inf, -torch.inf)
+        log_psi_L = head(moment.hidden_LD, self.run.feature_LE[t], left)
+        log_e_L = power_N[moment.at_L] * moment.log_e_L
+        known_L = log_e_L.where(moment.ends_L, log_psi_L)
+
+        def times(log_psi_L: Tensor) -> Tensor:
+            log_psi_N = torch.zeros_like(log_base_N).index_put((moment.at_L,), log_psi_L)
+            return (log_base_N + log_psi_N).view(prompts, width)
+
+        return self.log_share_PK[t], times(log_psi_L), times(known_L)
+
+
+def lessons_of(runs: Sequence[Run], least_share: float) -> list[Lessons]:
+    """All runs in the light of the same target a prompt: prior x e^power with the largest
+    power <= 1 at which at least that share of all particles is effective."""
+    num_prompts, width = runs[0].log_w_PK.shape
+    low_P = torch.zeros(num_prompts, dtype=torch.float64, device=runs[0].log_w_PK.device)
+    high_P = torch.ones_like(low_P)
+    least = least_share * width * len(runs)
+    power_P = high_P
+    for _ in range(_HALVINGS):
+        log_w_PM = torch.cat([run.tempered(power_P) for run in runs], dim=1)
+        enough_P = ess(log_w_PM) >= least
+        if bool(enough_P.all()) and bool((power_P == high_P).all()):
+            break
+        low_P, high_P = power_P.where(enough_P, low_P), high_P.where(enough_P, power_P)
+        power_P = (low_P + high_P) / 2
+    return [Lessons.of(run, power_P) for run in runs]
+
+
+def loss_of(runs: Sequence[Lessons], head: TwistHead, length: int) -> Tensor:
+    """-sum_n W_n log softmax(log base + log psi_t)_n over the particles n of all runs together,
+    mean over prompts that have any weight and over t; W their shares, normalised.
+
+    Once with psi_t of all that draw a token, so that it knows of ends too, and once with the
+    evidence of what ends: that ties psi_t of all others to its scale.
+    """
+    losses = []
+    for t in range(max(len(lessons.run.moments) for lessons in runs)):
+        found = [lessons.weightings(t, head, (length - t - 1) / length) for lessons in runs]
+        log_share_PM, *log_twisted_PM = (
+            torch.cat(each, dim=1) for each in zip(*found, strict=True)
+        )
+        losses += [_cross_entropy(log_share_PM, log_v_PM) for log_v_PM in log_twisted_PM]
+    return torch.stack(losses).mean()
+
+
+def _cross_entropy(log_share_PM: Tensor, log_v_PM: Tensor) -> Tensor:
+    useful_P = ~log_share_PM.isneginf().all(-1)
+    log_v_PM = log_v_PM[useful_P].log_softmax(-1)
+    share_PM = log_share_PM[useful_P].softmax(-1)
+    return -(share_PM * log_v_PM.where(share_PM > 0, 0.0)).sum(-1).mean()
