@@ -29,8 +29,46 @@ def test_several_side_by_side_with_draws_and_seed_of_choice(job, monkeypatch):
     policies = result.json["policies"]
     assert list(policies) == ["prior", "model", "other"]
     assert policies["other"]["figures"]["kl_to_prior"]["num_draws"] == 60
+    # All are judged by the prior's draws that one alone is judged by.
+    alone = job.evaluate("other", "--num-samples", "30", "--seed", "7", "--json").json["policies"]
+    assert alone["other"]["figures"] == policies["other"]["figures"]
     text = job.evaluate("model", "other", "--quiet").out
     assert text.splitlines()[1].split() == ["prior", "model", "other"]
+
+
+def test_the_main_figures_and_all_of_them(job, monkeypatch):
+    monkeypatch.chdir(job.folder)
+    short = job.evaluate("model", "--quiet").out
+    long = job.evaluate("model", "--quiet", "--all").out
+    for label in ("KL to target, nats", "wasted, nats", "effective beta", "log Z, nats"):
+        assert label in short
+        assert label in long
+    for label in ("self-BLEU", "reward, median", "perplexity under prior", "total variation"):
+        assert label not in short
+        assert label in long
+    figures = job.evaluate("model", "--json", "--quiet").json["policies"]["model"]["figures"]
+    assert {"self_bleu", "reward_q50", "wasted_nats", "effective_beta"} <= set(figures)
+    # It is the prior, saved: nothing is wasted, and no beta is as weak.
+    assert figures["effective_beta"]["value"] == "inf"
+
+
+def test_a_finding_of_level_stop_is_exit_code_one(job):
+    job.change('kind = "reward"', 'kind = "constraint"')
+    job.change("my_reward.py:score", "my_reward.py:never")
+    job.change("beta = 0.5\n", "")
+    result = job.evaluate(str(job.folder / "model"), "--quiet", "--json")
+    assert result.code == 1
+    levels = [f["level"] for f in result.json["policies"]["prior"]["findings"]]
+    assert "stop" in levels
+
+
+def test_a_trainers_output_directory_names_its_newest_checkpoint(job, nothing_loads):
+    for step in (50, 400, 100):
+        (job.folder / "trained" / f"checkpoint-{step}").mkdir(parents=True)
+    (job.folder / "trained" / "checkpoint-best").mkdir()
+    error = job.evaluate(str(job.folder / "trained")).error
+    assert "holds no model" in error
+    assert f"the newest '{job.folder}/trained/checkpoint-400': give one of them" in error
 
 
 def test_exact_draws_give_both_sides(job, monkeypatch):

@@ -26,14 +26,14 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
-from helpers import CASES, OracleCase, rms
+from helpers import BETAS, CASES, OracleCase, rms
 
 import posteriori as po
 
 SEEDS = range(20)
 MEANS = ("elbo", "kl_to_prior", "entropy", "mean_reward")
 BOUNDED = ("tv", "js")
-FROM_TARGET = ("kl_from_target", "eubo")
+FROM_TARGET = ("kl_from_target", "eubo", "target_entropy")
 FIGURES = ("log_z", "kl_to_target", *BOUNDED, *MEANS)
 NUM_SAMPLES = {"prior": 2000, "expert": 1000, "fitted": 1000}
 
@@ -105,6 +105,18 @@ def test_plain_means_hold_where_the_weights_are_heavy():
         assert max(map(abs, z)) < 5, figure
 
 
+@pytest.mark.parametrize("beta", BETAS)
+def test_enumeration_knows_the_targets_entropy_and_its_own_beta(case, beta):
+    """The entropy is that of the brute-force table."""
+    exact = po.exact(case.target(beta))
+    expected = case.figures("posterior", str(beta))
+    for figures in (exact.evaluate(exact.target.prior), exact.evaluate_target()):
+        np.testing.assert_allclose(figures["target_entropy"], expected["entropy"], atol=1e-6)
+    of_target = exact.evaluate_target()
+    np.testing.assert_allclose(of_target["wasted_nats"], 0.0, atol=1e-9)
+    np.testing.assert_allclose(of_target["effective_beta"], beta, rtol=1e-6)
+
+
 def test_heavy_weights_are_reported(case):
     """At beta 0.1 the prior has never seen what the posterior is made of."""
     target = case.target(0.1)
@@ -144,13 +156,24 @@ def test_kinds_say_what_is_claimed(case_1):
         "kl_from_target": "consistent",
         "tv": "consistent",
         "js": "consistent",
+        "wasted_nats": "consistent",
+        "effective_beta": "consistent",
         "kl_to_prior": "unbiased",
         "entropy": "unbiased",
+        "target_entropy": "consistent",
         "mean_reward": "unbiased",
+        "reward_q05": "consistent",
+        "reward_q25": "consistent",
+        "reward_q50": "consistent",
+        "reward_q75": "consistent",
+        "reward_q95": "consistent",
         "ess": "consistent",
         "pareto_k": "heuristic",
+        "perplexity": "consistent",
+        "truncated": "unbiased",
         "distinct_2": "heuristic",
         "unique_fraction": "heuristic",
+        "self_bleu": "heuristic",
     }
 
 

@@ -13,6 +13,9 @@ from helpers import WORDS, generator
 import posteriori as po
 from posteriori.diagnostics.diversity import distinct_n, unique_fraction
 from posteriori.diagnostics.mixture import Mixture, Stratum
+from posteriori.draw import draw
+from posteriori.errors import ConfigError
+from posteriori.seeds import generator as derived
 
 
 def reward(completion_ids, **kwargs):
@@ -111,6 +114,15 @@ def test_identities_hold_between_the_figures_of_one_report(target, policy):
     assert report["elbo"].value == pytest.approx(elbo)
 
 
+def test_the_priors_draws_can_be_given_and_must_be_as_many(target, policy):
+    seeded = derived(0, "evaluate", "prior")
+    given = draw(target, target.prior, 50, seeded)
+    report = po.evaluate(target, policy, 50, prior_draws=given)
+    assert report == po.evaluate(target, policy, 50)
+    with pytest.raises(ConfigError, match="prior_draws are 100, and num_samples=60"):
+        po.evaluate(target, policy, 60, prior_draws=given)
+
+
 def test_draws_of_a_report_are_the_policys_own(target, policy):
     report = po.evaluate(target, policy, num_samples=50)
     draws = report.draws
@@ -171,7 +183,7 @@ def test_a_collapsed_policy_is_named(target, policy):
     report = po.evaluate(target, collapsed, num_samples=200)
     named = {finding.name: finding for finding in report.findings}
     assert "collapsed" in named
-    assert named["collapsed"].level == "warn"
+    assert named["collapsed"].level == "stop"
     assert "the policy repeats itself" in str(named["collapsed"])
     assert "collapsed" not in {f.name for f in po.evaluate(target, policy, 200).findings}
 

@@ -29,11 +29,18 @@ def evaluate(
         typer.Option(min=0, help="Exact draws of the target a prompt, for bounds on both sides."),
     ] = None,
     seed: OtherSeed = None,
+    every_figure: Annotated[
+        bool, typer.Option("--all", help="Show every figure, not the main ones alone.")
+    ] = False,
     overrides: Overrides = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> int:
-    """Judge policies against the target of CONFIG, side by side with its prior."""
+    """Judge policies against the target of CONFIG, side by side with its prior.
+
+    Whatever trained them: any directory with a transformers model or an adapter that has the
+    prior's tokens. Exit code 1 where a finding is of level stop.
+    """
     plan = make_plan(config, overrides or [])
     names = _policies(plan, policies or [])
 
@@ -53,7 +60,7 @@ def evaluate(
     reports = judge(target, {"prior": target.prior, **models}, **judging, quiet=quiet)
     evaluation = evaluation_json(reports, **judging, config=str(plan.file))
     title = f"against the target of {plan.file}, {judging['num_samples']} draws a prompt"
-    return show(reports, evaluation, title=title, as_json=as_json)
+    return show(reports, evaluation, title=title, as_json=as_json, every_figure=every_figure)
 
 
 def _policies(plan: Plan, given: list[str]) -> dict[str, str]:

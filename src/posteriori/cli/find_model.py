@@ -28,7 +28,7 @@ def find_model(path: str, folder: Path, where: str) -> str:
             raise ModelError(
                 f"'{place}' holds no model: it has neither config.json nor adapter_config.json",
                 where=where,
-                hint="give a directory that save_pretrained wrote",
+                hint=_newest_checkpoint(place) or "give a directory that save_pretrained wrote",
             )
         return str(place)
     if _is_meant_as_path(path, place, bundled):
@@ -38,6 +38,19 @@ def find_model(path: str, folder: Path, where: str) -> str:
             hint=f"check the path, or use one that is bundled: {', '.join(sorted(bundled))}",
         )
     return path
+
+
+def _newest_checkpoint(place: Path) -> str | None:
+    """A hint for the output directory of a transformers or TRL trainer that saved no model itself.
+    Which of its checkpoints is meant, nobody but the caller knows."""
+    found = {
+        int(each.name.rpartition("-")[2]): each
+        for each in place.glob("checkpoint-*")
+        if each.is_dir() and each.name.rpartition("-")[2].isdecimal()
+    }
+    if not found:
+        return None
+    return f"it holds a trainer's checkpoints, the newest '{found[max(found)]}': give one of them"
 
 
 def _is_meant_as_path(path: str, place: Path, bundled: Iterable[str]) -> bool:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .output import print_json, stdout
+from .output import json_text, print_json, stdout
 from .progress import status
-from .tables import must_stop, print_findings, print_intervals, print_table, report_json
+from .tables import MAIN, must_stop, print_findings, print_intervals, print_table, report_json
 
 if TYPE_CHECKING:
     from ..diagnostics.evaluate import Report
@@ -27,7 +27,9 @@ def judge(
 ) -> dict[str, Report]:
     """A report a model, in their order; with `posterior` exact draws a prompt, bounds as well."""
     from ..diagnostics.evaluate import evaluate
+    from ..draw import draw
     from ..sampling import sample
+    from ..seeds import generator
     from .progress import count_progress
 
     exact = None
@@ -36,9 +38,15 @@ def judge(
             exact = sample(target, "rejection", posterior, seed=seed, on_progress=on_progress)
     reports = {}
     size = f"{len(target.prompts)} prompts x {num_samples} draws"
+    of_prior = None
+    if sum(model is not target.prior for model in models.values()) > 1:
+        # Those that `evaluate` would make for each policy anew.
+        with status(f"drawing from the prior: {size}", quiet=quiet):
+            seeded = generator(seed, "evaluate", "prior")
+            of_prior = draw(target, target.prior, num_samples, seeded)
     for name, model in models.items():
         with status(f"evaluating {name}: {size}", quiet=quiet):
-            reports[name] = evaluate(target, model, num_samples, seed, exact)
+            reports[name] = evaluate(target, model, num_samples, seed, exact, prior_draws=of_prior)
     return reports
 
 
@@ -56,22 +64,25 @@ def evaluation_json(
 
 
 def show(
-    reports: Mapping[str, Report], evaluation: Mapping[str, Any], *, title: str, as_json: bool
+    reports: Mapping[str, Report],
+    evaluation: Mapping[str, Any],
+    *,
+    title: str,
+    as_json: bool,
+    every_figure: bool = False,
 ) -> int:
     """Print the table and the findings, or the JSON; returns the command's exit code."""
     if as_json:
         print_json(evaluation)
     else:
         console = stdout()
-        print_table(console, reports, title=title)
+        print_table(console, reports, title=title, rows=None if every_figure else MAIN)
         print_intervals(console, reports)
         print_findings(console, reports)
     return 1 if must_stop(reports) else 0
 
 
 def write_evaluation(path: Path, evaluation: Mapping[str, Any]) -> None:
-    import json
-
     from ..train.run_dir import write_whole
 
-    write_whole(path, json.dumps(evaluation, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_whole(path, json_text(evaluation, indent=2) + "\n")

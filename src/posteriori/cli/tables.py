@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -11,6 +11,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..train.run_dir import estimate_json as estimate_json
+from ..train.run_dir import finding_json as finding_json
+from ..train.run_dir import jsonable
 from .output import visible
 
 if TYPE_CHECKING:
@@ -20,18 +23,39 @@ if TYPE_CHECKING:
 ROWS = {
     "mean_reward": "mean reward",
     "kl_to_target": "KL to target, nats",
+    "wasted_nats": "wasted, nats",
+    "effective_beta": "effective beta",
     "kl_to_prior": "KL to prior, nats",
     "entropy": "entropy, nats",
+    "target_entropy": "target's entropy, nats",
     "unique_fraction": "unique completions",
-    "distinct_2": "distinct bigrams",
+    "truncated": "cut by max_new_tokens",
+    "ess": "effective draws",
+    "pareto_k": "Pareto k, worst prompt",
     "elbo": "ELBO, nats",
     "log_z": "log Z, nats",
     "log_z_upper": "log Z, upper bound",
+    "eubo": "EUBO, nats",
     "kl_from_target": "KL from target, nats",
-    "ess": "effective draws",
-    "pareto_k": "Pareto k, worst prompt",
+    "tv": "total variation",
+    "js": "Jensen-Shannon, nats",
+    "reward_q05": "reward, 5% quantile",
+    "reward_q25": "reward, 25%",
+    "reward_q50": "reward, median",
+    "reward_q75": "reward, 75%",
+    "reward_q95": "reward, 95%",
+    "perplexity": "perplexity under prior",
+    "distinct_2": "distinct bigrams",
+    "self_bleu": "self-BLEU",
 }
 """The figures of a table, in its order. One that is not here follows under its own name."""
+
+SECTIONS = ("effective_beta", "target_entropy", "truncated", "log_z_upper", "js", "reward_q95")
+"""Figures after which a line is left free."""
+
+MAIN = tuple(ROWS)[: tuple(ROWS).index("log_z_upper") + 1]
+"""What is asked of every policy: is it there, what did it cost, is it still varied, can this be
+trusted?"""
 
 _LEVEL_STYLES = {"info": "dim", "warn": "yellow", "stop": "bold red"}
 
@@ -44,19 +68,64 @@ def print_table(
     first_rows: Mapping[str, Sequence[str]] | None = None,
     rows: Sequence[str] | None = None,
 ) -> None:
-    """A column a policy. `first_rows` come first, then the figures of `rows` (default: all)."""
-    lines = box.SIMPLE_HEAD if console.is_terminal else None
-    table = Table(box=lines, pad_edge=False)
-    table.add_column("")
-    for name in reports:
-        table.add_column(Text(visible(name)), justify="right", no_wrap=True)
-    for label, cells in (first_rows or {}).items():
-        table.add_row(label, *(Text(visible(cell)) for cell in cells))
-    for key in rows or _keys(reports):
-        cells = [shown(report[key], key) if key in report else "" for report in reports.values()]
-        table.add_row(ROWS.get(key, key), *cells)
+    """A column a policy. `first_rows` come first, then the figures of `rows` (default: all).
+
+    Policies that do not fit beside each other on a terminal follow below.
+    """
+    keys = [key for key in rows or _keys(reports) if any(key in each for each in reports.values())]
+    labels = [*(first_rows or {}), *(ROWS.get(key, key) for key in keys)]
+    columns = [
+        [
+            _short(name),
+            *(cells[at] for cells in (first_rows or {}).values()),
+            *(shown(report[key], key) if key in report else "" for key in keys),
+        ]
+        for at, (name, report) in enumerate(reports.items())
+    ]
+    ends = {len(labels) - len(keys) + keys.index(key) for key in SECTIONS if key in keys}
     console.print(visible(title), soft_wrap=True)
-    console.print(table)
+    for block in _blocks(columns, console.width - max(map(len, labels), default=0)):
+        console.print(_table(console, labels, block, ends))
+
+
+def _table(
+    console: Console, labels: Sequence[str], columns: Sequence[Sequence[str]], ends: set[int]
+) -> Table:
+    table = Table(box=box.SIMPLE_HEAD if console.is_terminal else None, pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for column in columns:
+        table.add_column(Text(visible(column[0])), justify="right", no_wrap=True)
+    for at, label in enumerate(labels):
+        cells = (Text(visible(column[at + 1])) for column in columns)
+        table.add_row(label, *cells, end_section=at in ends)
+    return table
+
+
+_BETWEEN = 3
+"""Most columns of a terminal that rich leaves between two of a table."""
+
+
+def _blocks(columns: Sequence[Sequence[str]], width: int) -> Iterator[list[Sequence[str]]]:
+    """As many columns together as fit, and at least one."""
+    block: list[Sequence[str]] = []
+    used = 0
+    for column in columns:
+        needed = max(map(len, map(visible, column))) + _BETWEEN
+        if block and used + needed > width:
+            yield block
+            block, used = [], 0
+        block.append(column)
+        used += needed
+    if block:
+        yield block
+
+
+_LONGEST_NAME = 24
+
+
+def _short(name: str) -> str:
+    """The end of a path tells policies apart."""
+    return name if len(name) <= _LONGEST_NAME else f"…{name[1 - _LONGEST_NAME :]}"
 
 
 def _keys(reports: Mapping[str, Report]) -> list[str]:
@@ -105,6 +174,9 @@ def must_stop(reports: Mapping[str, Report]) -> bool:
     return any(f.level == "stop" for report in reports.values() for f in report.findings)
 
 
+_BOUNDED = ("wasted_nats", "effective_beta")
+"""Figures that are a bound in some reports and an estimate in others."""
+
 _MOST_DIGITS = 5
 """Decimals beyond which powers of ten are easier to read."""
 
@@ -113,10 +185,12 @@ def shown(estimate: Estimate, key: str = "") -> str:
     """Value ± standard error, to the error's second digit; shares in per cent."""
     value, error = estimate.value, estimate.standard_error
     unit = ""
-    if key.endswith("_fraction"):
+    if key.endswith("_fraction") or key == "truncated":
         value, error, unit = 100 * value, 100 * error, "%"
     if not math.isfinite(value):
         return f"{value}"
+    if estimate.kind == "upper_bound" and key in _BOUNDED:
+        return f"≤ {value:.3g}"
     if not math.isfinite(error):
         return f"{value:.2f}{unit}"
     if error == 0:
@@ -129,8 +203,6 @@ def shown(estimate: Estimate, key: str = "") -> str:
 
 def report_json(report: Report) -> dict[str, Any]:
     """A report for `evaluation.json` and `--json`; infinities and NaN as strings."""
-    from ..train.run_dir import jsonable
-
     return jsonable(
         {
             "figures": {key: estimate_json(estimate) for key, estimate in report.items()},
@@ -139,27 +211,3 @@ def report_json(report: Report) -> dict[str, Any]:
             "cost": vars(report.cost),
         }
     )
-
-
-def estimate_json(estimate: Estimate) -> dict[str, Any]:
-    """An estimate for programs; infinities and NaN are still numbers."""
-    return {
-        "value": estimate.value,
-        "standard_error": estimate.standard_error,
-        "standard_error_new_prompts": estimate.standard_error_new_prompts,
-        "kind": estimate.kind,
-        "num_draws": estimate.num_draws,
-        "per_prompt": [
-            {"value": each.value, "standard_error": each.standard_error}
-            for each in estimate.per_prompt
-        ],
-    }
-
-
-def finding_json(finding: Finding) -> dict[str, Any]:
-    return {
-        "level": finding.level,
-        "name": finding.name,
-        "message": finding.message,
-        "hint": finding.hint,
-    }

@@ -1,4 +1,5 @@
-"""KL(p*, pi), EUBO, total variation and Jensen-Shannon, from draws of policy and prior together.
+"""KL(p*, pi), EUBO, entropy of p*, total variation and Jensen-Shannon, from draws of policy and
+prior together.
 
 All are expectations under the mixture m of `Mixture` of a function of two density ratios,
 v = p*/m and u = pi/m, with p* = p~/Z-hat. The standard error takes account of Z-hat: by the delta
@@ -44,6 +45,23 @@ def eubo(mixture: Mixture) -> Estimate:
         return _Term(value_n, value_n)
 
     return _expected(mixture, term)
+
+
+def target_entropy(mixture: Mixture) -> Estimate:
+    """H(p*) = log Z - E_p*[log p~] >= 0. Consistent.
+
+    The influence of a draw is v (log Z + 1 - H - log p~), v = p*/m: log Z moves with v itself.
+    """
+    mean = mixture.target_mean([s.log_target_n for s in mixture.strata])
+    value = mixture.log_z_value - mean.value
+    if not math.isfinite(value):
+        return Estimate(math.nan, math.inf, "consistent", mixture.num_draws)
+    influence = [
+        mixture.share
+        * _times(w_n - mixture.log_z_value, mixture.log_z_value + 1 - value - s.log_target_n)
+        for w_n, s in zip(mixture.log_weight, mixture.strata, strict=True)
+    ]
+    return Estimate(value, standard_error(influence), "consistent", mixture.num_draws)
 
 
 def total_variation(mixture: Mixture) -> Estimate:

@@ -1,13 +1,18 @@
-"""Diversity of a set of draws, with jackknife errors: distinct n-grams and unique completions."""
+"""Diversity of a set of draws: distinct n-grams, unique completions, and self-BLEU."""
 
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from ..numerics import variance_of_mean
 from ..types import Completions, Estimate
+
+if TYPE_CHECKING:
+    from sacrebleu.metrics.bleu import BLEU
 
 
 def unique_fraction(completions: Completions) -> Estimate:
@@ -42,6 +47,38 @@ def distinct_n(completions: Completions, n: int = 2) -> Estimate:
     lost_N = zeros_N.index_add(0, owner_K, only_K)
     size_N = inside_NG.sum(1).double()
     return _jackknife(float(num_grams), float(size_N.sum()), lost_N, size_N)
+
+
+TOGETHER, GROUPS = 6, 6
+"""Draws that are compared with each other, and how many times others are taken."""
+
+
+def self_bleu(completions: Completions) -> Estimate:
+    """Mean BLEU of each of 6 draws against the 5 others, between 0 and 1: how much they repeat each
+    other (Zhu et al. 2018, "Texygen", arXiv 1802.01886).
+
+    By sacrebleu, over up to 4 neighbouring tokens (token ids are the words, end of sequence
+    included, so it does not depend on how a language is split), as many as a short completion has.
+    It grows with the number of draws compared, which is why that is fixed. The first 36 draws make
+    6 groups; the standard error is that of their mean, and NaN where there is one group alone.
+    """
+    from sacrebleu.metrics.bleu import BLEU
+
+    together = min(TOGETHER, len(completions))
+    groups = min(GROUPS, len(completions) // together)
+    shown = completions.select(slice(0, together * groups))
+    words = [" ".join(map(str, ids)) for ids in shown.completion_ids]
+    bleu = BLEU(effective_order=True, tokenize="none")
+    score_N = torch.tensor([_against_others(bleu, words, i, together) for i in range(len(words))])
+    score_G = score_N.double().reshape(groups, together).mean(1) / 100
+    error = math.sqrt(float(variance_of_mean(score_G))) if groups > 1 else math.nan
+    return Estimate(float(score_G.mean()), error, "heuristic", len(words))
+
+
+def _against_others(bleu: BLEU, words: list[str], at: int, together: int) -> float:
+    start = at - at % together
+    others = words[start:at] + words[at + 1 : start + together]
+    return bleu.sentence_score(words[at], others).score
 
 
 def _jackknife(distinct: float, total: float, lost_N: Tensor, size_N: Tensor) -> Estimate:

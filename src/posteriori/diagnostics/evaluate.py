@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from scipy.stats import norm
@@ -12,33 +11,18 @@ from torch import Tensor
 
 from ..draw import draw, lm_tokens
 from ..errors import ConfigError
-from ..estimates import by_prompt, combine, mean, worst
+from ..estimates import combine
 from ..protocols import LanguageModel
 from ..seeds import generator
 from ..target import Target
-from ..types import Completions, Cost, Draws, Estimate, Finding
-from . import divergences
-from .bounds import check_posterior, log_z_upper
-from .diversity import distinct_n, unique_fraction
-from .findings import findings_of
-from .mixture import Mixture, Stratum
-
-FIGURES = (
-    "log_z",
-    "elbo",
-    "eubo",
-    "kl_to_target",
-    "kl_from_target",
-    "tv",
-    "js",
-    "kl_to_prior",
-    "entropy",
-    "mean_reward",
-    "ess",
-    "pareto_k",
-    "distinct_2",
-    "unique_fraction",
-)
+from ..types import Cost, Draws, Estimate, Finding
+from .bounds import check_posterior
+from .diversity import unique_fraction
+from .figures import bounded, figures_of, of_prompt, rows, stratum
+from .findings import Beside, findings_of
+from .mixture import Mixture
+from .tilting import beta_of
+from .wasted import wasted
 
 
 class Report(dict[str, Estimate]):
@@ -95,6 +79,8 @@ def evaluate(
     num_samples: int = 2000,
     seed: int = 0,
     posterior: Draws | None = None,
+    *,
+    prior_draws: Draws | None = None,
 ) -> Report:
     """How far is `lm` from the target? `num_samples` draws a prompt of `lm`, as many of the prior.
 
@@ -104,24 +90,46 @@ def evaluate(
     log_z: log sum_y prior e; elbo = E_pi[log p~ - log pi] = log_z - kl_to_target;
     eubo = E_p*[log p~ - log pi] = log_z + kl_from_target; kl_to_target = KL(pi, p*);
     kl_from_target = KL(p*, pi); tv and js, total variation and Jensen-Shannon divergence of pi and
-    p* (at most 1 and log 2); kl_to_prior = KL(pi, prior); entropy of pi; mean_reward = E_pi[r] in
-    the reward's own units; ess: what num_samples draws of pi are worth in draws of p*; pareto_k:
-    the tail of the weights that log_z rests on, the worst prompt's; distinct_2 and unique_fraction
+    p* (at most 1 and log 2); kl_to_prior = KL(pi, prior); entropy of pi, and target_entropy of p*;
+    mean_reward = E_pi[r] in the reward's own units, and its quantiles reward_q05 .. reward_q95;
+    ess: what num_samples draws of pi are worth in draws of p*; pareto_k: the tail of the weights
+    that log_z rests on, the worst prompt's; perplexity of the draws under the prior, a token;
+    truncated, the share of them that max_new_tokens cut; distinct_2, unique_fraction and self_bleu
     of the draws.
 
-    Guarantee: elbo, kl_to_prior, entropy and mean_reward are unbiased; log_z is a lower bound in
-    expectation and kl_to_target consistent, both while pareto_k is small (a finding says when it
-    is not).
+    wasted_nats = min over t >= 0 of the mean over prompts of KL(pi, p*_t), p*_t ~ prior e^t: what
+    the policy spent and got nothing for, at whatever beta; its `per_prompt` are the prompts' KLs at
+    the one t of all. effective_beta = beta / t is the beta whose posterior is nearest, beta that
+    which all rewards share (1 where there is none, or there are several: 1 / t then). It is
+    infinite at t = 0, the prior: where the policy has no more evidence than the prior, and where it
+    writes what hard evidence rules out. Where every t > 0 fits alike, as for a constraint alone, t
+    is 1.
+
+    Guarantee: elbo, kl_to_prior, entropy, mean_reward and truncated are unbiased; log_z is a lower
+    bound in expectation and kl_to_target consistent, both while pareto_k is small (a finding says
+    when it is not). wasted_nats and effective_beta are consistent likewise; where the weights do
+    not reach the nearest posterior both are upper bounds, of that kind, and a finding says so.
 
     `posterior`, exact draws of p* (`posteriori.sample(target, "rejection")`), takes that condition
     away: eubo is then their mean, unbiased, kl_from_target rests on it, log_z_upper bounds log Z
     from above in expectation (`bounds.log_z_upper`), and `Report.interval` has both sides.
 
-    Raises `ConfigError` below two draws, and `SamplingError` where `posterior` is not exact or has
-    fewer than two draws of a prompt. (arXiv 2205.11275, sections 3 and 4.)
+    `prior_draws`, `num_samples` draws of the prior a prompt (`posteriori.draw.draw`), are taken
+    instead of new ones, so that many policies can be judged by the same.
+
+    Raises `ConfigError` below two draws and for `prior_draws` of another number, and
+    `SamplingError` where `posterior` is not exact or has fewer than two draws of a prompt.
+    (arXiv 2205.11275, sections 3 and 4.)
     """
     if num_samples < 2:
         raise ConfigError(f"num_samples={num_samples} must be at least 2, for an error bar")
+    if prior_draws is not None and len(prior_draws) != num_samples * len(target.prompts):
+        raise ConfigError(
+            f"prior_draws are {len(prior_draws)}, and num_samples={num_samples} for each of "
+            f"{len(target.prompts)} prompts is {num_samples * len(target.prompts)}",
+            where="evaluate",
+            hint="draw as many of the prior as of the policy",
+        )
     if posterior is not None:
         check_posterior(posterior, target)
     of_policy = draw(target, lm, num_samples, generator(seed, "evaluate", "policy"))
@@ -129,97 +137,46 @@ def evaluate(
         of_prior, log_pi_of_prior = None, of_policy.log_proposal_N
         cost = of_policy.cost
     else:
-        of_prior = draw(target, target.prior, num_samples, generator(seed, "evaluate", "prior"))
+        of_prior = prior_draws
+        cost = of_policy.cost
+        if of_prior is None:
+            of_prior = draw(target, target.prior, num_samples, generator(seed, "evaluate", "prior"))
+            cost += of_prior.cost
         log_pi_of_prior = _log_prob(lm, of_prior)
-        cost = of_policy.cost + of_prior.cost + Cost(lm_tokens=lm_tokens(of_prior.completions))
-    num_prompts = len(target.prompts)
+        cost += Cost(lm_tokens=lm_tokens(of_prior.completions))
+    sides = [(of_policy, of_policy.log_proposal_N)]
+    if of_prior is not None:
+        sides.append((of_prior, log_pi_of_prior))
+    prompts = range(len(target.prompts))
     mixtures = [
-        Mixture(
-            _stratum(of_policy, of_policy.log_proposal_N, _rows(of_policy, index)),
-            None
-            if of_prior is None
-            else _stratum(of_prior, log_pi_of_prior, _rows(of_prior, index)),
-        )
-        for index in range(num_prompts)
+        Mixture(*(stratum(draws, log_pi_N, rows(draws, at)) for draws, log_pi_N in sides))
+        for at in prompts
     ]
-    figures = _figures(of_policy, mixtures, num_prompts)
+    waste = wasted(mixtures, beta_of(target))
+    figures = figures_of(of_policy, mixtures, waste)
     if posterior is not None:
         log_pi_N = _log_prob(lm, posterior)
         cost += Cost(lm_tokens=lm_tokens(posterior.completions))
-        figures |= _bounded(target, mixtures, posterior, log_pi_N)
-    prior_unique = (
-        None
-        if of_prior is None
-        else by_prompt(num_prompts, lambda i: unique_fraction(_of_prompt(of_prior, i)), "heuristic")
+        figures |= bounded(target, mixtures, posterior, log_pi_N)
+    cut = [_truncated_in_target(mixtures[at], [side for side, _ in sides], at) for at in prompts]
+    beside = Beside(
+        waste,
+        None if of_prior is None else _unique(of_prior, prompts),
+        combine(cut, "consistent"),
     )
-    findings = [*findings_of(figures, of_policy, prior_unique), *target.findings]
+    findings = [*findings_of(figures, of_policy, beside), *target.findings]
     return Report(figures, findings, of_policy, cost)
 
 
-def _figures(draws: Draws, mixtures: list[Mixture], num_prompts: int) -> dict[str, Estimate]:
-    def mean_over_draws(values_N: Tensor) -> Estimate:
-        return by_prompt(num_prompts, lambda i: mean(values_N[_rows(draws, i)]), "unbiased")
-
-    return {
-        "log_z": combine([m.log_z() for m in mixtures], "lower_bound"),
-        "elbo": mean_over_draws(draws.log_weight),
-        "eubo": combine([divergences.eubo(m) for m in mixtures], "consistent"),
-        "kl_to_target": combine([m.kl_to_target() for m in mixtures], "consistent"),
-        "kl_from_target": combine([divergences.kl_from_target(m) for m in mixtures], "consistent"),
-        "tv": combine([divergences.total_variation(m) for m in mixtures], "consistent"),
-        "js": combine([divergences.jensen_shannon(m) for m in mixtures], "consistent"),
-        "kl_to_prior": mean_over_draws(draws.log_proposal_N - draws.log_prior_N),
-        "entropy": mean_over_draws(-draws.log_proposal_N),
-        "mean_reward": mean_over_draws(draws.reward_N),
-        "ess": combine([m.ess() for m in mixtures], "consistent"),
-        "pareto_k": worst([m.pareto_k() for m in mixtures]),
-        "distinct_2": by_prompt(
-            num_prompts, lambda i: distinct_n(_of_prompt(draws, i), 2), "heuristic"
-        ),
-        "unique_fraction": by_prompt(
-            num_prompts, lambda i: unique_fraction(_of_prompt(draws, i)), "heuristic"
-        ),
-    }
+def _truncated_in_target(mixture: Mixture, sides: Sequence[Draws], at: int) -> Estimate:
+    cut = [draws.completions.truncated_N[rows(draws, at)].cpu().double() for draws in sides]
+    return mixture.target_mean(cut)
 
 
-def _bounded(
-    target: Target, mixtures: list[Mixture], posterior: Draws, log_pi_N: Tensor
-) -> dict[str, Estimate]:
-    """What exact draws of the target say, in place of weighted ones."""
-    position_N = target.prompt_positions(posterior.completions)
-    strata = [_stratum(posterior, log_pi_N, position_N == i) for i in range(len(mixtures))]
-    eubo = [mean(stratum.log_target_n - stratum.log_pi_n) for stratum in strata]
-    of_weights = [m.log_z() for m in mixtures]
-    kl = [
-        replace(
-            above,
-            value=above.value - below.value,
-            standard_error=math.hypot(above.standard_error, below.standard_error),
-        )
-        for above, below in zip(eubo, of_weights, strict=True)
-    ]
-    upper = [log_z_upper(m, stratum) for m, stratum in zip(mixtures, strata, strict=True)]
-    return {
-        "eubo": combine(eubo, "unbiased"),
-        "kl_from_target": combine(kl, "consistent"),
-        "log_z_upper": combine(upper, "upper_bound"),
-    }
+def _unique(draws: Draws, prompts: range) -> Estimate:
+    return combine([unique_fraction(of_prompt(draws, at)) for at in prompts], "heuristic")
 
 
 def _log_prob(lm: LanguageModel, draws: Draws) -> Tensor:
     with torch.no_grad():
         return lm.log_prob(draws.completions).double()
-
-
-def _rows(draws: Draws, index: int) -> Tensor:
-    return draws.completions.prompt_index_N == index
-
-
-def _of_prompt(draws: Draws, index: int) -> Completions:
-    return draws.completions.select(_rows(draws, index))
-
-
-def _stratum(draws: Draws, log_pi_N: Tensor, rows: Tensor) -> Stratum:
-    return Stratum(
-        log_pi_N[rows].cpu(), draws.log_prior_N[rows].cpu(), draws.log_evidence_N[rows].cpu()
-    )

@@ -14,6 +14,8 @@ from ..errors import ModelError, SpaceTooLargeError
 from ..protocols import LanguageModel
 from ..target import Target
 from ..types import Completions
+from .exact_figures import nearest_posterior, of_policy, of_posterior
+from .tilting import beta_of
 
 MAX_OUTCOMES = 1_000_000
 
@@ -57,7 +59,10 @@ class Exact:
         log_z; elbo = E_pi[log p~ - log pi]; eubo = E_p*[log p~ - log pi]; kl_to_target =
         KL(pi, p*); kl_from_target = KL(p*, pi); kl_to_prior = KL(pi, prior); entropy of pi;
         mean_reward = E_pi[r]; tv, the total variation; js, the Jensen-Shannon divergence; ess =
-        num_samples / (1 + chi^2(p*, pi)), what so many draws of pi are worth.
+        num_samples / (1 + chi^2(p*, pi)), what so many draws of pi are worth; target_entropy of
+        p*; wasted_nats = KL(pi, p*_t) at the t >= 0, shared by all prompts, where its mean over
+        them is least, p*_t ~ prior e^t, and effective_beta = beta / t, the same for each (see
+        `posteriori.evaluate`); perplexity, truncated and the quantiles reward_q05 .. reward_q95.
         (Figures that describe a set of draws, such as distinct_2, have no exact value.)
         """
         return self._evaluate(self.log_prob(lm), num_samples)
@@ -68,17 +73,19 @@ class Exact:
 
     def _evaluate(self, log_pi: tuple[Tensor, ...], num_samples: int) -> dict[str, np.ndarray]:
         rows = [
-            _figures(
-                log_pi[i],
-                self.log_prior[i],
-                self.log_posterior[i],
-                self.reward[i],
-                float(self.log_z[i]),
-                num_samples,
-            )
+            {
+                **of_posterior(log_pi[i], self.log_posterior[i], float(self.log_z[i]), num_samples),
+                **of_policy(log_pi[i], self.log_prior[i], self.reward[i], self.outcomes[i]),
+            }
             for i in range(len(self.outcomes))
         ]
-        return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+        t, nats = nearest_posterior(log_pi, self.log_prior, self.log_evidence)
+        beta = beta_of(self.target) / t if t else math.inf
+        return {
+            **{name: np.array([row[name] for row in rows]) for name in rows[0]},
+            "wasted_nats": np.array(nats),
+            "effective_beta": np.full(len(nats), beta),
+        }
 
     @cached_property
     def _log_unnormalised(self) -> tuple[Tensor, ...]:
@@ -169,47 +176,3 @@ def _scored(lm: LanguageModel, outcomes: Completions) -> Tensor:
             "check its EOS ids and its vocabulary",
         )
     return log_prob
-
-
-def _figures(
-    log_pi: Tensor,
-    log_prior: Tensor,
-    log_star: Tensor,
-    reward: Tensor,
-    log_z: float,
-    num_samples: int,
-) -> dict[str, float]:
-    pi = log_pi.exp()
-    kl_to_target, kl_from_target = _kl(log_pi, log_star), _kl(log_star, log_pi)
-    log_middle = torch.logaddexp(log_pi, log_star) - math.log(2.0)
-    return {
-        "log_z": log_z,
-        "elbo": log_z - kl_to_target,
-        "eubo": log_z + kl_from_target,
-        "kl_to_target": kl_to_target,
-        "kl_from_target": kl_from_target,
-        "kl_to_prior": _kl(log_pi, log_prior),
-        "entropy": -_sum(pi, log_pi),
-        "mean_reward": _sum(pi, reward),
-        "tv": 0.5 * float((pi - log_star.exp()).abs().sum()),
-        "js": 0.5 * (_kl(log_pi, log_middle) + _kl(log_star, log_middle)),
-        "ess": num_samples * math.exp(-_log_second_moment(log_star, log_pi)),
-    }
-
-
-def _kl(log_p: Tensor, log_q: Tensor) -> float:
-    """KL(p, q) = sum p (log p - log q), with 0 log 0 = 0 and +inf where q misses mass of p."""
-    on = log_p.exp() > 0
-    return float((log_p[on].exp() * (log_p[on] - log_q[on])).sum())
-
-
-def _sum(weight: Tensor, value: Tensor) -> float:
-    """sum w v over the outcomes that have any weight."""
-    on = weight > 0
-    return float((weight[on] * value[on]).sum())
-
-
-def _log_second_moment(log_star: Tensor, log_pi: Tensor) -> float:
-    """log E_pi[(p*/pi)^2] = log(1 + chi^2(p*, pi))."""
-    on = log_star > -math.inf
-    return float((2 * log_star[on] - log_pi[on]).logsumexp(0))

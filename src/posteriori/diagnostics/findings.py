@@ -4,26 +4,61 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from ..numerics import reliable_k
 from ..types import Draws, Estimate, Finding
+from .wasted import Wasted
+
+SURE = 5.0
+"""Standard errors by which a figure must pass its threshold: chance does so once in a million."""
+
+NEAR = 0.02
+"""Nats. KL(pi, p) <= 0.02 is a total variation of at most sqrt(0.02 / 2) = 0.1 (Pinsker): fewer
+than a tenth of the draws would have to be others. A policy that near to a posterior is there."""
+
+MUCH = 0.5
+"""Of a distance or a price: a part is called large where it is more than all the rest."""
 
 COLLAPSED_SHARE = 0.5
-"""A policy with less than half of the prior's distinct completions is called collapsed."""
+"""A policy has collapsed that has less than half of its target's entropy, in nats ..."""
+
+COLLAPSED_NATS = math.log(10.0)
+"""... and less than a tenth as many completions as the target has: exp(entropy) counts how many
+equally likely ones there would be. Either alone misleads: of a target with a nat of entropy half is
+soon lost, and of one with a hundred nats a tenth of the completions is gone at a sharper comma."""
+
+GONE_SHARE, GONE_NATS = 0.1, math.log(2.0)
+"""Below a tenth of the target's entropy, and half as many completions, hardly anything varies any
+more: level stop, however little the target has."""
 
 LARGE_ERROR = 0.1
 """A standard error of log_z past which it rests on fewer than a hundred effective draws."""
 
 
-def findings_of(
-    figures: Mapping[str, Estimate], draws: Draws, prior_unique: Estimate | None
-) -> list[Finding]:
-    """The findings on one policy. `prior_unique` is the prior's own unique fraction."""
+@dataclass(frozen=True)
+class Beside:
+    """What the findings need besides the figures. `prior_unique` is the prior's own unique fraction
+    (None where the policy is the prior), `target_truncated` the share of the target's completions
+    that `max_new_tokens` cuts."""
+
+    waste: Wasted
+    prior_unique: Estimate | None
+    target_truncated: Estimate
+
+
+def findings_of(figures: Mapping[str, Estimate], draws: Draws, beside: Beside) -> list[Finding]:
+    """The findings on one policy. Those that compare it with its target never speak of a policy
+    that is the target, but for one chance in a million, nor of the prior for being the prior."""
     found = [
         _evidence_never_seen(figures["log_z"]),
         _ruled_out(draws),
         _untrusted_weights(figures["pareto_k"], figures["log_z"]),
-        _collapsed(figures["unique_fraction"], figures["entropy"], prior_unique),
+        beside.waste.finding,
+        _collapsed(figures, beside.prior_unique),
+        _elsewhere(figures, beside.waste),
+        _over_optimised(figures, beside.waste),
+        _truncated(figures, beside.target_truncated),
     ]
     return [finding for finding in found if finding is not None]
 
@@ -56,10 +91,18 @@ def _ruled_out(draws: Draws) -> Finding | None:
 
 
 def _untrusted_weights(pareto_k: Estimate, log_z: Estimate) -> Finding | None:
-    """By the tail of the weights, or by how few of them carry log_z: se^2 = 1/ess - 1/N."""
+    """By the tail of the weights, or by how few of them carry log_z: se^2 = 1/ess - 1/N.
+
+    The tail is asked where fewer than half of the draws are effective, se^2 > 1/N: k-hat is a shape
+    whatever the spread, and near the target the weights are all but equal.
+    """
     draws_each = log_z.per_prompt[0].num_draws
     limit = reliable_k(draws_each)
-    heavy = [e.value for e in pareto_k.per_prompt if not e.value <= limit]
+    heavy = [
+        k.value
+        for k, z in zip(pareto_k.per_prompt, log_z.per_prompt, strict=True)
+        if not k.value <= limit and not z.standard_error**2 * draws_each < 1
+    ]
     errors = [e.standard_error for e in log_z.per_prompt if math.isfinite(e.standard_error)]
     loose = [error for error in errors if error > LARGE_ERROR]
     if heavy:
@@ -78,15 +121,90 @@ def _untrusted_weights(pareto_k: Estimate, log_z: Estimate) -> Finding | None:
     )
 
 
-def _collapsed(
-    unique: Estimate, entropy: Estimate, prior_unique: Estimate | None
-) -> Finding | None:
-    if prior_unique is None or unique.value >= COLLAPSED_SHARE * prior_unique.value:
+def _collapsed(figures: Mapping[str, Estimate], prior_unique: Estimate | None) -> Finding | None:
+    own, wanted, unique = (figures[k] for k in ("entropy", "target_entropy", "unique_fraction"))
+    gap = wanted.value - own.value - SURE * math.hypot(own.standard_error, wanted.standard_error)
+    gone = gap > GONE_NATS and own.value < GONE_SHARE * wanted.value
+    if not (gone or (gap > COLLAPSED_NATS and own.value < COLLAPSED_SHARE * wanted.value)):
+        return None
+    of_prior = "" if prior_unique is None else f" (the prior's {prior_unique.value:.1%})"
+    return Finding(
+        "stop" if gone else "warn",
+        "collapsed",
+        f"entropy is {own.value:.2f} nats where target_entropy is {wanted.value:.2f}, and "
+        f"{unique.value:.1%} of the draws are distinct{of_prior}: the policy repeats itself.",
+        "Raise beta, or use an objective with a target instead of reward alone.",
+    )
+
+
+def _elsewhere(figures: Mapping[str, Estimate], waste: Wasted) -> Finding | None:
+    """Most of the distance to the target is one of strength: the posterior at another beta is much
+    nearer than the target. The prior is such a one itself, and has not set out."""
+    kl, nats, beta = figures["kl_to_target"], waste.nats, waste.beta.value
+    gap = kl.value - nats.value - SURE * math.hypot(kl.standard_error, nats.standard_error)
+    if not (math.isfinite(kl.value) and gap > max(NEAR, MUCH * kl.value)):
+        return None
+    if not _has_set_out(figures):
+        return None
+    nearer = (
+        f"kl_to_target is {kl.value:.3g} nats, but {nats.value:.3g} (wasted_nats) from the "
+        f"posterior at beta {beta:.3g} (effective_beta): the policy"
+    )
+    if waste.t < 1:
+        return Finding(
+            "warn",
+            "not_converged",
+            f"{nearer} has gone part of the way to the target.",
+            "Train longer or with a larger learning rate, or check the beta that it is trained by.",
+        )
+    return Finding(
+        "warn",
+        "past_the_target",
+        f"{nearer} has gone past the target.",
+        "Stop earlier, or check the beta that it is trained by.",
+    )
+
+
+def _over_optimised(figures: Mapping[str, Estimate], waste: Wasted) -> Finding | None:
+    """Over half of the KL from the prior has bought nothing: the frontier has that much evidence
+    for the other half."""
+    paid, nats = figures["kl_to_prior"], waste.nats
+    if waste.bound or not math.isfinite(figures["kl_to_target"].value):
+        return None
+    surplus = nats.value - SURE * math.hypot(nats.standard_error, MUCH * paid.standard_error)
+    if not surplus > max(NEAR, MUCH * paid.value):
+        return None
+    if waste.t == 0:
+        cheaper = "the prior itself has no less evidence"
+    else:
+        saved = paid.value - nats.value
+        cheaper = f"a posterior has as much evidence {saved:.3g} nats from the prior"
+    return Finding(
+        "warn",
+        "over_optimised",
+        f"wasted_nats is {nats.value:.3g} of a kl_to_prior of {paid.value:.3g} nats: {cheaper}.",
+        "Stop earlier, raise beta, lower the learning rate, or draw more a step.",
+    )
+
+
+def _has_set_out(figures: Mapping[str, Estimate]) -> bool:
+    """Whether it is another policy than the prior."""
+    paid = figures["kl_to_prior"]
+    return paid.value - SURE * paid.standard_error > NEAR
+
+
+def _truncated(figures: Mapping[str, Estimate], wanted: Estimate) -> Finding | None:
+    """Most of its completions are cut, and most of the target's are not."""
+    own = figures["truncated"]
+    if not _has_set_out(figures):
+        return None
+    error = SURE * math.hypot(own.standard_error, wanted.standard_error)
+    if not (own.value > 0.5 > wanted.value and own.value - wanted.value > error):
         return None
     return Finding(
         "warn",
-        "collapsed",
-        f"unique_fraction is {unique.value:.1%} where the prior's is {prior_unique.value:.1%}, at "
-        f"an entropy of {entropy.value:.2f} nats: the policy repeats itself.",
-        "Raise beta, or use an objective with a target instead of reward alone.",
+        "mostly_truncated",
+        f"truncated is {own.value:.1%}: most completions ran into max_new_tokens, where the target "
+        f"has {wanted.value:.1%}.",
+        "Train longer, reward an end, or raise max_new_tokens.",
     )

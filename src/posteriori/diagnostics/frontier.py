@@ -17,12 +17,14 @@ from ..seeds import derive, generator
 from ..target import Target
 from ..types import Cost, Draws, Estimate, Finding
 from .best_of_n_points import BestOfN, best_of_n_points
-from .tilting import Stage, Tilted
+from .tilting import Stage, Tilted, beta_of
 
 _LARGE_ERROR = 0.1
 """Standard error of log Z at which a hundred draws of a prompt are effective."""
 
-_FEWEST = 100
+FEWEST = 100
+"""Draws a prompt below which there is no frontier."""
+
 _GRID = 24
 """Points of the curve."""
 
@@ -32,7 +34,8 @@ whatever their spread, and near the prior they are all but equal."""
 
 _STRIDE = 2.0
 """Annealed draws are of the posterior so many times as far as where the curve ends without them:
-the draws on both sides have to reach the middle."""
+the draws on both sides have to reach the middle. Where they cannot be trusted there themselves, the
+next ones go half as far, on the scale of its logarithm."""
 
 _LOOKS = 200
 """Places at which it is asked whether draws can be trusted."""
@@ -65,7 +68,7 @@ class Frontier:
     No policy has more expected reward at that KL from the prior: with lambda = 1/beta,
     reward = d log Z / d lambda and KL = lambda reward - log Z. With several prompts one beta is
     shared, and both are means over prompts. The path is prior e^t; `beta` is 1/t times that of the
-    target's `Reward`, or 1/t where it has none or several.
+    target's reward, or 1/t where it has none, or several at different betas.
 
     `points` run from weak to strong evidence and end where the draws cannot be trusted further.
     Where annealed draws take over from those of the prior there is a step, of their errors' size;
@@ -81,7 +84,7 @@ class Frontier:
         cost: Cost,
     ) -> None:
         self.stages, self.cost = stages, cost
-        self.unit = _unit(target)
+        self.unit = beta_of(target)
         self.end, because = _end(stages, strongest)
         grid = [self.end * (at / _GRID) ** 2 for at in range(1, _GRID + 1)] if self.end else []
         self.points = tuple(self._at(t) for t in grid)
@@ -175,32 +178,36 @@ def frontier(
     *,
     stages: int = 2,
     strongest: float = 10.0,
+    enough: Callable[[Frontier], bool] | None = None,
 ) -> Frontier:
     """The reward-KL frontier of `target`, from `num_samples` draws of its prior a prompt.
 
     They are weighted by exp(r / beta) for every beta at once. Where Pareto k-hat of a prompt's
     weights passes its limit (at most 0.7), or fewer than 100 draws are effective, annealed draws of
     the posterior at that place carry the curve on, as many again, up to `stages` times, and until
-    beta is a `strongest`-th of the target's own. Log Z is a lower bound in expectation; KL and
-    reward are consistent, biased by O(1 / effective draws), with delta-method standard errors.
+    beta is a `strongest`-th of the target's own; or until the curve so far is `enough`. Log Z is a
+    lower bound in expectation; KL and reward are consistent, biased by O(1 / effective draws), with
+    delta-method standard errors.
 
     Raises `ConfigError` below 100 draws. Sources: Korbak et al. 2022, arXiv 2205.11275; Owen 2013,
     "Monte Carlo theory, methods and examples", chapter 9, for the weighted means.
     """
-    if num_samples < _FEWEST:
-        raise ConfigError(
-            f"num_samples={num_samples} must be at least {_FEWEST}: fewer cannot tell whether "
-            "their weights can be trusted"
-        )
+    _check_number(num_samples)
     if not (math.isfinite(strongest) and strongest > 0) or stages < 0:
         raise ConfigError("strongest must be a positive number, and stages not negative")
     pool = draw(target, target.prior, num_samples, generator(seed, "frontier"))
     found, cost = [_stage(target, pool, 0.0)], pool.cost
+    stride, t0 = _STRIDE, 0.0
     for number in range(stages):
         end, _ = _end(found, strongest)
+        if end < t0:
+            # So far at once is too far for so many draws.
+            stride = math.sqrt(stride)
         if not 0 < end < strongest:
             break
-        t0 = min(_STRIDE * end, strongest)
+        if enough is not None and enough(Frontier(target, found, pool, strongest, cost)):
+            break
+        t0 = min(stride * end, strongest)
         drawn = sample(
             target.tempered(t0),
             "annealed",
@@ -215,17 +222,28 @@ def frontier(
     return Frontier(target, found, pool, strongest, cost)
 
 
+def frontier_of(target: Target, pool: Draws, *, strongest: float = 10.0) -> Frontier:
+    """The frontier by draws of the prior that are there already; none are made to carry it on.
+
+    As `frontier` with `stages=0`, for the draws behind an evaluation of the prior, of which no
+    prompt may have fewer than 100 (`ConfigError`).
+    """
+    per_prompt = pool.completions.prompt_index_N.bincount(minlength=len(target.prompts))
+    _check_number(int(per_prompt.min()))
+    return Frontier(target, [_stage(target, pool, 0.0)], pool, strongest, pool.cost)
+
+
+def _check_number(num_samples: int) -> None:
+    if num_samples < FEWEST:
+        raise ConfigError(
+            f"num_samples={num_samples} must be at least {FEWEST}: fewer cannot tell whether "
+            "their weights can be trusted"
+        )
+
+
 def _stage(target: Target, draws: Draws, t0: float) -> list[Stage]:
     at_N = target.prompt_positions(draws.completions)
     return [Stage(draws, at_N == at, t0) for at in range(len(target.prompts))]
-
-
-def _unit(target: Target) -> float:
-    """The beta of the target itself: its only reward's."""
-    betas = [
-        getattr(each, "beta", 1.0) for each in target.evidence if getattr(each, "is_reward", False)
-    ]
-    return (betas[0] if len(betas) == 1 else 1.0) / target.temper
 
 
 def _end(stages: Sequence[Sequence[Stage]], strongest: float) -> tuple[float, str]:

@@ -32,6 +32,11 @@ class Stratum:
         """log p~ = log prior + log e."""
         return self.log_prior_n + self.log_evidence_n
 
+    def tempered(self, t: float) -> Stratum:
+        """The same draws, seen by prior e^t; what hard evidence rules out stays so for t -> 0."""
+        log_e_n = (t * self.log_evidence_n).masked_fill(self.log_evidence_n.isneginf(), -math.inf)
+        return Stratum(self.log_pi_n, self.log_prior_n, log_e_n)
+
 
 class Mixture:
     """The strata of one prompt: draws of the policy first, then of the prior.
@@ -39,14 +44,21 @@ class Mixture:
     Where policy and prior are one model there is a single stratum, and m = prior.
     """
 
-    def __init__(self, policy: Stratum, prior: Stratum | None) -> None:
+    def __init__(self, policy: Stratum, prior: Stratum | None = None) -> None:
         self.policy = policy
         self.strata = [policy] if prior is None else [policy, prior]
         self.share = 1.0 / len(self.strata)
         self.num_draws = sum(len(s.log_pi_n) for s in self.strata)
-        self.log_weight = [s.log_target_n - self.log_density(s) for s in self.strata]
+        self.log_m = [self.log_density(s) for s in self.strata]
+        self.log_weight = [
+            s.log_target_n - log_m_n for s, log_m_n in zip(self.strata, self.log_m, strict=True)
+        ]
         pooled = torch.cat(self.log_weight)
         self.log_z_value = float(pooled.logsumexp(0)) - math.log(len(pooled))
+
+    def tempered(self, t: float) -> Mixture:
+        """The same draws, seen by prior e^t."""
+        return Mixture(self.policy.tempered(t), *(s.tempered(t) for s in self.strata[1:]))
 
     def log_z(self) -> Estimate:
         """log of the mean weight p~/m: unbiased for Z, so below log Z in expectation (Jensen)."""
@@ -92,6 +104,23 @@ class Mixture:
         ]
         return Estimate(value, value * standard_error(influence), "consistent", self.num_draws)
 
+    def target_mean(self, values: list[Tensor]) -> Estimate:
+        """E_p*[f] = E_m[v f], v = p*/m; `values` are f of each stratum's draws. Consistent."""
+        if self.log_z_value == -math.inf:
+            return Estimate(math.nan, math.inf, "consistent", self.num_draws)
+        weights = self._relative_weights()
+        # What has no weight has no say, whatever f is there.
+        terms = [
+            torch.where(v_n > 0, v_n * f_n, 0.0) for v_n, f_n in zip(weights, values, strict=True)
+        ]
+        value = self.share * sum(float(each.mean()) for each in terms)
+        if not math.isfinite(value):
+            return Estimate(value, 0.0, "exact", self.num_draws)
+        influence = [
+            self.share * (term_n - value * v_n) for term_n, v_n in zip(terms, weights, strict=True)
+        ]
+        return Estimate(value, standard_error(influence), "consistent", self.num_draws)
+
     def pareto_k(self) -> Estimate:
         """k-hat of the weights p~/m, on which log Z and KL(pi, p*) rest."""
         value = pareto_k(torch.cat(self.log_weight))
@@ -99,7 +128,7 @@ class Mixture:
 
     def log_policy_ratio(self) -> list[Tensor]:
         """log pi/m of each stratum's draws."""
-        return [s.log_pi_n - self.log_density(s) for s in self.strata]
+        return [s.log_pi_n - log_m_n for s, log_m_n in zip(self.strata, self.log_m, strict=True)]
 
     def log_components(self, stratum: Stratum) -> list[Tensor]:
         """log q_s of some draws under each component of the mixture."""

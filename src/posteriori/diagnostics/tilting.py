@@ -9,7 +9,17 @@ import torch
 from torch import Tensor
 
 from ..numerics import pareto_k, variance_of_mean
+from ..target import Target
 from ..types import Draws, Estimate
+
+
+def beta_of(target: Target) -> float:
+    """The beta that all rewards of the target share (1 where it has none, or several at different
+    betas), over the target's own temper: prior e^t is the posterior at `beta_of(target)` / t."""
+    rewards = [each for each in target.evidence if getattr(each, "is_reward", False)]
+    betas = {getattr(each, "beta", 1.0) for each in rewards}
+    shared = betas.pop() if len(betas) == 1 else 1.0
+    return shared / target.temper if target.temper else math.inf
 
 
 @dataclass(frozen=True)

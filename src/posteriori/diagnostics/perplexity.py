@@ -1,0 +1,26 @@
+"""Perplexity of a policy's text under the prior: does it still read like the prior's language?"""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from ..numerics import variance_of_mean
+from ..types import Estimate
+
+
+def perplexity(log_prior_n: Tensor, lengths_n: Tensor) -> Estimate:
+    """exp(sum_i -log prior(y_i) / sum_i |y_i|): of all tokens of the draws, end of sequence too.
+
+    `log_prior_n` [n] nats a completion, `lengths_n` [n] tokens. Consistent for
+    exp(E_pi[-log prior] / E_pi[|y|]); the standard error is the delta method's for that ratio.
+    Infinite where the prior cannot write a completion at all.
+    """
+    nll_n, length_n = -log_prior_n.double().cpu(), lengths_n.double().cpu()
+    rate = float(nll_n.sum() / length_n.sum())
+    if math.isinf(rate):
+        return Estimate(math.inf, 0.0, "exact", len(nll_n))
+    influence_n = (nll_n - rate * length_n) / length_n.mean()
+    error = math.exp(rate) * math.sqrt(float(variance_of_mean(influence_n)))
+    return Estimate(math.exp(rate), error, "consistent", len(nll_n))

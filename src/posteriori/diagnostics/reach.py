@@ -1,0 +1,53 @@
+"""How far draws of policy and prior tell of prior e^t: the weights, and who has been there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from ..numerics import ess, reliable_k
+from .mixture import Mixture
+
+_LARGE_ERROR = 0.1
+"""Standard error of log Z at which a hundred draws of a prompt are effective."""
+
+_NEARLY_EQUAL = 0.5
+"""Share of effective draws above which k-hat is not asked: it is the shape of the weights' tail
+whatever their spread."""
+
+_SEEN = 7.0
+"""Draws of the prior that a part of p*_t must have had: with so many expected, all of them miss a
+part with probability e^-7 < 0.001."""
+
+
+def fault_at(mixtures: Sequence[Mixture], t: float) -> str:
+    """What is wrong with any prompt's weights at t; empty if nothing is. At t = 0 there are none to
+    be trusted."""
+    if t == 0:
+        return ""
+    if math.isinf(t):
+        return "all that the policy writes has the most evidence that was seen"
+    for each in mixtures:
+        tempered = each.tempered(t)
+        log_z, k = tempered.log_z(), tempered.pareto_k().value
+        limit = reliable_k(each.num_draws)
+        if log_z.value == -math.inf or math.isnan(k):
+            return "too few draws of a prompt have any weight there"
+        if k > limit and ess(torch.cat(tempered.log_weight)) < _NEARLY_EQUAL * each.num_draws:
+            return f"Pareto k-hat of a prompt's weights there is {k:.2f}, above {limit:.2f}"
+        if log_z.standard_error > _LARGE_ERROR:
+            return "fewer than a hundred draws of a prompt are effective there"
+    return ""
+
+
+def unseen(mixtures: Sequence[Mixture], t: float) -> float:
+    """The share of p*_t, in the worst prompt, on outcomes where it is over n/7 times the prior: of
+    all these together, n draws of the prior have fewer than 7."""
+    worst = 0.0
+    for tempered in (m.tempered(t) for m in mixtures):
+        seen = tempered.log_z_value + math.log(len(tempered.log_weight[-1]) / _SEEN)
+        beyond = [(s.log_evidence_n > seen).double() for s in tempered.strata]
+        worst = max(worst, tempered.target_mean(beyond).value)
+    return worst
