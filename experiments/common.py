@@ -89,14 +89,20 @@ def figure(title: str, x: str, y: str, *, log_y: bool = False) -> tuple[Figure, 
     return drawn, axes
 
 
-def main(run: Callable[..., Verdict], description: str, sizes: Sequence[int]) -> None:
-    """`python experiments/NAME.py [--quick] [--figure FILE]`: the verdict, and the plot's place."""
+def main(run: Callable[..., Verdict], description: str, sizes: Sequence[int], **paths: str) -> None:
+    """`python experiments/NAME.py [--quick] [--figure FILE]`: the verdict, and the plot's place.
+
+    `paths`: options that name a file or folder, by the argument of `run` that they are for.
+    """
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="the size that the tests run")
     parser.add_argument("--figure", type=Path, help="where the plot goes (.svg, .png, .pdf)")
+    for argument, option in paths.items():
+        parser.add_argument(option, dest=argument)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    verdict = run(sizes[0] if options.quick else sizes[1])
+    given = {argument: getattr(options, argument) for argument in paths}
+    verdict = run(sizes[0] if options.quick else sizes[1], **given)
     print(verdict)
     if options.figure:
         mpl.rcParams["svg.hashsalt"] = "posteriori"

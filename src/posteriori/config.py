@@ -30,6 +30,13 @@ class LoraSettings(Strict):
     target_modules: Annotated[str | tuple[str, ...], BeforeValidator(_names)] = "all-linear"
 
 
+TrackerName = Literal["tensorboard", "wandb", "trackio", "mlflow"]
+
+
+def _one_or_more(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else _names(value)
+
+
 class FitSettings(Strict):
     """How `fit` trains. Draws, steps and rates; see `posteriori.fit` for what each one does."""
 
@@ -47,7 +54,26 @@ class FitSettings(Strict):
     checkpoint_every: int | None = Field(None, ge=1)
     keep_checkpoints: int = Field(2, ge=1)
     replay: int = Field(0, ge=0)
+    kl_budget: float | None = Field(None, gt=0)
+    reward_target: float | None = None
+    budget_samples: int = Field(2000, ge=100)
+    budget_stages: int = Field(8, ge=0)
+    evaluate_every: int = Field(0, ge=0)
+    evaluate_samples: int | None = Field(None, ge=2)
+    on_finding: Literal["off", "warn", "stop"] = "warn"
+    tracker: Annotated[tuple[TrackerName, ...], BeforeValidator(_one_or_more)] = ()
     seed: int = Field(0, ge=0)
+
+
+def budget_of(settings: FitSettings) -> str | None:
+    """Which setting stands in for beta: "kl_budget", "reward_target" or none. Raises `ConfigError`
+    for both."""
+    asked = [name for name in ("kl_budget", "reward_target") if getattr(settings, name) is not None]
+    if len(asked) > 1:
+        raise ConfigError(
+            "both kl_budget and reward_target are given", where="fit", hint="remove one of them"
+        )
+    return asked[0] if asked else None
 
 
 class RewardSettings(Strict):
@@ -127,11 +153,17 @@ class EvidenceSettings(ReadyMadeSettings, DistributionSettings):
     kappa: float | None = Field(None, ge=0)
 
 
+def _held_out(value: Any) -> Any:
+    return _prompts(value)
+
+
 class RunFitSettings(FitSettings):
-    """`FitSettings`, and which objective they are for, with settings of its own."""
+    """`FitSettings`; which objective they are for, with settings of its own; and the prompts that
+    training is judged on, a file or a list as `prompts` are."""
 
     objective: str = "rloo"
     objective_settings: dict[str, Any] = Field(default_factory=dict)
+    held_out: Annotated[Any, BeforeValidator(_held_out)] = None
 
 
 class EvaluateSettings(Strict):
@@ -158,10 +190,14 @@ class TwistSettings(Strict):
 
     steps: int = Field(default=100, ge=1)
     num_samples: int = Field(default=64, ge=2)
-    updates: int = Field(default=16, ge=1)
+    updates: int = Field(default=4, ge=1)
     learning_rate: float = Field(default=3e-3, gt=0)
     width: int = Field(default=64, ge=1)
-    ess_threshold: float = Field(default=0.5, ge=0, le=1)
+    rank: int = Field(default=32, ge=1)
+    replay: int = Field(default=4, ge=1)
+    least_share: float = Field(default=0.2, ge=0, le=1)
+    guidance: float = Field(default=0.9, ge=0, le=1)
+    ess_threshold: float = Field(default=0.0, ge=0, le=1)
     seed: int = Field(default=0, ge=0)
 
 

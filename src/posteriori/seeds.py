@@ -7,7 +7,11 @@ drawn before it, so a resumed run needs no random state to go on where it stoppe
 from __future__ import annotations
 
 import hashlib
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import numpy as np
 import torch
 
 
@@ -20,3 +24,16 @@ def derive(seed: int, *names: str | int) -> int:
 def generator(seed: int, *names: str | int) -> torch.Generator:
     """A CPU generator for the stream of that name."""
     return torch.Generator().manual_seed(derive(seed, *names))
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """The global streams (of Python, NumPy and torch, on every device) are afterwards where they
+    were, whatever is drawn inside: by users' reward functions, say."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)

@@ -95,6 +95,32 @@ class Target:
             self.temper * t,
         )
 
+    def with_beta(self, beta: float) -> Target:
+        """The same target with another beta of its reward: prior x exp(r / beta) x the rest.
+
+        Raises `ConfigError` unless exactly one piece of evidence has a beta.
+        """
+        priced = [each for each in self.evidence if hasattr(each, "with_beta")]
+        if len(priced) != 1:
+            raise ConfigError(
+                f"{len(priced)} pieces of the target's evidence have a beta, and it has to be one",
+                where="with_beta",
+                hint="use a single Reward (a list of functions with weights is one) or Preferences",
+            )
+        evidence = [
+            each.with_beta(beta) if each is priced[0] else each  # pyright: ignore
+            for each in self.evidence
+        ]
+        return Target(
+            self.prior, evidence, self.prompts, self.max_new_tokens, self.columns, self.temper
+        )
+
+    def asking(
+        self, prompts: Sequence[Prompt], columns: Mapping[str, Sequence[Any]] | None = None
+    ) -> Target:
+        """The same prior and evidence, over other prompts, with their own data-set columns."""
+        return Target(self.prior, self.evidence, prompts, self.max_new_tokens, columns, self.temper)
+
     def in_float64(self) -> Target:
         """The same target with the rounding of its models pushed to float64, for enumeration."""
         evidence = [

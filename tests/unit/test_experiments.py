@@ -20,6 +20,8 @@ QUICK = {
     "preferences_recover": 2,
     "over_optimisation": 4,
     "social_bias": 40,
+    "the_frontier_is_where_training_ends": 20,
+    "kl_budget_is_kept": 0,
 }
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Any
 
-from ..errors import ModelError
+from ..errors import ConfigError, ModelError
 from ..evidence.moments import Moments
 from ..evidence.preferences import Preferences
 from ..evidence.reward import Reward
@@ -16,18 +16,31 @@ from ..models.prompts import check_length
 from ..moment_fit import fit_moments
 from ..registry import find
 from ..target import Target
+from ..train.budget import recorded_budget, within
 from .check import Plan, find_model
 from .distributions import KEYS, build_distribution
 from .functions import load_function
 from .ready_made import build_ready_made, calls_of, is_ready_made
 
 
-def build_target(plan: Plan) -> Target:
+def build_target(plan: Plan, *, priced: bool = True) -> Target:
     """The plan's target. Evidence comes first: it is quick to load, and likely to be wrong.
 
     Raises `PromptError` where a prompt does not fit into the prior's context. Moments are fitted
     here, so that what cannot be had is told before anything else is done.
+
+    Where a budget stands in for beta, it is the beta that the run in the config's output_dir has
+    found; raises `ConfigError` where none has. Not `priced`, the reward is left without one.
     """
+    budget = None
+    if plan.budget is not None and priced:
+        budget = None if plan.output_dir is None else recorded_budget(plan.output_dir)
+        if budget is None:
+            raise ConfigError(
+                f"{plan.budget} stands in for beta, and no run has found it yet",
+                where=str(plan.file),
+                hint="run `posteriori fit` first, or give the evidence a beta",
+            )
     evidence = [_build_evidence(plan, index) for index in range(len(plan.config.evidence))]
     prior = load_model(plan, plan.prior)
     steps = plan.config.max_new_tokens
@@ -36,7 +49,19 @@ def build_target(plan: Plan) -> Target:
     target = Target(prior, evidence, plan.data.prompts, steps, plan.data.columns)
     if any(isinstance(each, Moments) for each in evidence):
         fit_moments(target)
-    return target
+    return target if budget is None else within(target, budget)
+
+
+def build_held_out(plan: Plan, target: Target) -> Target | None:
+    """The target over the plan's held-out prompts, if it has any. Raises `PromptError` as
+    `build_target` does."""
+    if plan.held_out is None:
+        return None
+    prior = target.prior
+    assert isinstance(prior, CausalLM)
+    for prompt in plan.held_out.prompts:
+        check_length(prompt, prior.encode(prompt), target.max_new_tokens, prior.context_length)
+    return target.asking(plan.held_out.prompts, plan.held_out.columns)
 
 
 def load_model(plan: Plan, path: str) -> CausalLM:
@@ -71,7 +96,8 @@ def load_policy(plan: Plan, path: str, target: Target) -> CausalLM:
 def about(plan: Plan) -> dict[str, Any]:
     """What a run directory records of its target; a run is resumed only where it is the same."""
     config = plan.config
-    data = json.dumps([plan.data.prompts, plan.data.columns], sort_keys=True)
+    told = [plan.data] if plan.held_out is None else [plan.data, plan.held_out]
+    data = json.dumps([[each.prompts, each.columns] for each in told], sort_keys=True)
     return {
         "prior": config.prior.model_dump(mode="json", exclude_none=True),
         "evidence": [each.model_dump(mode="json", exclude_none=True) for each in config.evidence],
@@ -91,7 +117,6 @@ def _build_evidence(plan: Plan, index: int) -> Any:
     calls = calls_of(settings)
     if settings.model is not None:
         model = find_model(settings.model, plan.folder, f"{where}.model")
-        assert settings.beta is not None
         if settings.kind == "preferences":
             given = settings.model_dump(include={"uncertainty", "kappa"}, exclude_none=True)
             return Preferences(model, settings.beta, **given)
@@ -99,7 +124,7 @@ def _build_evidence(plan: Plan, index: int) -> Any:
     assert settings.function is not None
     function = load_function(settings.function, plan.folder, f"{where}.function")
     kind = find("evidence", settings.kind)
-    if settings.beta is None:
+    if settings.kind != "reward":
         return kind(function, **calls)
     bound = {} if settings.max_reward is None else {"max_reward": settings.max_reward}
     return kind(function, beta=settings.beta, **bound, **calls)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from .. import registry
-from ..config import EvidenceSettings, RunConfig, RunFitSettings
-from ..errors import CheckpointError, ConfigError, PosterioriError, unknown_name
+from ..config import EvidenceSettings, RunConfig, RunFitSettings, budget_of
+from ..errors import CheckpointError, ConfigError, DataError, PosterioriError, unknown_name
 from .distributions import KEYS, check_distribution, check_elsewhere
 from .find_model import find_model
 from .functions import check_function
@@ -26,6 +26,12 @@ class Plan:
     data: PromptData
     prior: str
     output_dir: Path | None
+    held_out: PromptData | None = None
+
+    @property
+    def budget(self) -> str | None:
+        """The setting of `fit` that stands in for the evidence's beta, if one does."""
+        return None if self.config.fit is None else budget_of(self.config.fit)
 
     @property
     def folder(self) -> Path:
@@ -51,15 +57,31 @@ def make_plan(path: Path, overrides: list[str]) -> Plan:
     if config.fit is not None:
         _check_objective(config.fit, f"{path}: fit")
     _known("sampler", config.sample.sampler, f"{path}: sample.sampler")
+    budget = None if config.fit is None else budget_of(config.fit)
     for index, evidence in enumerate(config.evidence):
-        _check_evidence(evidence, folder, f"{path}: evidence.{index}")
+        where = f"{path}: evidence.{index}"
+        _check_evidence(
+            evidence if budget is None else _at_any_beta(evidence, where), folder, where
+        )
     prior = find_model(config.prior.path, folder, f"{path}: prior.path")
-    if isinstance(config.prompts, str):
-        data = read_prompts(folder / config.prompts)
-    else:
-        data = PromptData(list(config.prompts))
+    data = _read_data(config.prompts, folder)
+    held_out = None
+    if config.fit is not None and config.fit.held_out is not None:
+        held_out = _read_data(config.fit.held_out, folder)
+        if held_out.columns.keys() != data.columns.keys():
+            raise DataError(
+                "the held-out prompts have other columns than the prompts",
+                where=f"{path}: fit.held_out",
+                hint=f"give them: {', '.join(data.columns) or 'none'}",
+            )
     output_dir = None if config.output_dir is None else folder / config.output_dir
-    return Plan(config, path, data, prior, output_dir)
+    return Plan(config, path, data, prior, output_dir, held_out)
+
+
+def _read_data(prompts: Any, folder: Path) -> PromptData:
+    if isinstance(prompts, str):
+        return read_prompts(folder / prompts)
+    return PromptData(list(prompts))
 
 
 def check_fit(plan: Plan, *, resume: bool) -> None:
@@ -68,6 +90,10 @@ def check_fit(plan: Plan, *, resume: bool) -> None:
         raise ConfigError(
             "'fit' is missing", where=str(plan.file), hint="write a table [fit] with steps = 200"
         )
+    from ..train.checks import check_looking, check_trackers
+
+    check_looking(plan.config.fit, held_out=plan.held_out is not None)
+    check_trackers(plan.config.fit.tracker, plan.output_dir)
     run = plan.policy.parent
     if run.exists() and not run.is_dir():
         raise ConfigError(f"output_dir '{run}' is a file", where=str(plan.file), hint="rename it")
@@ -126,6 +152,19 @@ def _check_evidence(evidence: EvidenceSettings, folder: Path, where: str) -> Non
         check_function(evidence.function, folder, f"{where}.function")
     if evidence.model is not None:
         find_model(evidence.model, folder, f"{where}.model")
+
+
+def _at_any_beta(evidence: EvidenceSettings, where: str) -> EvidenceSettings:
+    """Evidence whose beta a budget is to find, for the checks that want one."""
+    if evidence.kind not in _PRICED:
+        return evidence
+    if evidence.beta is not None:
+        raise ConfigError(
+            f"'beta' = {evidence.beta:g} is given beside a budget of 'fit'",
+            where=where,
+            hint="remove beta, or kl_budget and reward_target",
+        )
+    return evidence.model_copy(update={"beta": 1.0})
 
 
 def _check_preferences(evidence: EvidenceSettings, folder: Path, where: str) -> None:

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from .output import stderr
+from .output import stderr, visible
 
 _SHOWN = {
     "mean_reward": "reward",
@@ -25,33 +26,55 @@ _PLAIN_LINES = 5
 """Lines that a fit without a terminal prints."""
 
 
+class FitShown:
+    """`on_step` of `fit`, and its `on_evaluation` and `on_note`."""
+
+    def __init__(self, show: Callable[[int, str], None], console: Console | None) -> None:
+        self._show, self._console = show, console
+        self._last = ""
+
+    def __call__(self, record: dict[str, Any]) -> None:
+        self._show(record["step"] + 1, _figures(record) + self._last)
+
+    def evaluated(self, line: dict[str, Any]) -> None:
+        """Kept on the line until the next evaluation."""
+        kl = line["kl_to_target"]
+        self._last = (
+            f", KL to target {float(kl['value']):.3g} ± {float(kl['standard_error']):.2g} "
+            f"at {line['step']}"
+        )
+
+    def note(self, text: str) -> None:
+        """A line of its own."""
+        if self._console is not None:
+            self._console.print(visible(text), soft_wrap=True)
+
+
 @contextmanager
-def fit_progress(
-    name: str, steps: int, *, quiet: bool = False
-) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """An `on_step` callback for `fit` that shows the step, the reward, the KL and the entropy."""
+def fit_progress(name: str, steps: int, *, quiet: bool = False) -> Iterator[FitShown]:
+    """Callbacks for `fit` that show the step, the reward, the KL and the entropy, and the distance
+    to the target where it is evaluated on the way."""
     console = stderr()
     if quiet:
-        yield _silent
+        yield FitShown(_silent, None)
     elif console.is_terminal:
         with _bar(console) as progress:
             task = progress.add_task(name, total=steps, figures="")
 
-            def show(record: dict[str, Any]) -> None:
-                progress.update(task, completed=record["step"] + 1, figures=_figures(record))
+            def show(done: int, figures: str) -> None:
+                progress.update(task, completed=done, figures=figures)
 
-            yield show
+            yield FitShown(show, console)
     else:
         every = max(1, steps // _PLAIN_LINES)
         start = time.perf_counter()
 
-        def write(record: dict[str, Any]) -> None:
-            done = record["step"] + 1
+        def write(done: int, figures: str) -> None:
             if done % every == 0 or done == steps:
                 seconds = time.perf_counter() - start
-                console.print(f"{name}: step {done}/{steps}, {_figures(record)}, {seconds:.0f} s")
+                console.print(f"{name}: step {done}/{steps}, {figures}, {seconds:.0f} s")
 
-        yield write
+        yield FitShown(write, console)
 
 
 @contextmanager
@@ -116,8 +139,8 @@ def _uncounted(done: int, total: int) -> None:
     del done, total
 
 
-def _silent(record: dict[str, Any]) -> None:
-    del record
+def _silent(done: int, figures: str) -> None:
+    del done, figures
 
 
 def _figures(record: dict[str, Any]) -> str:

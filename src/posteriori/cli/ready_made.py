@@ -128,7 +128,6 @@ def _build(settings: EvidenceSettings, folder: Path, where: str) -> Any:
         from ..evidence.reward import Reward
 
         fns = [load_function(each, folder, f"{where}.functions") for each in settings.functions]
-        assert settings.beta is not None
         return Reward(fns, settings.beta, **some, **calls)
     from ..evidence import constraints, likelihoods
 

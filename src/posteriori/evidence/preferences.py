@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from torch import Tensor
 from ..errors import ConfigError, EvidenceError, PromptError
 from ..protocols import Columns, Scores
 from ..types import Completions, prompt_key
+from .price import check_beta, price
 
 if TYPE_CHECKING:
     from ..reward_models.model import RewardModel
@@ -36,6 +38,7 @@ class Preferences:
     of its difference to a reference: the training pairs' mean feature, or, for the prompts of
     `references` (completions, such as draws of the prior), the mean feature of those.
     `calibrated` divides r by the temperature of the held-out pairs first: r is then log-odds.
+    A beta that is left out is for `posteriori.fit` to find, or for `with_beta` to say.
 
     float64 [N], nats; `reward` is beta log e, in units of r. Raises `ConfigError` for a beta or
     kappa out of range or an uncertainty that the model lacks, `ModelError` for a model that cannot
@@ -47,7 +50,7 @@ class Preferences:
     def __init__(
         self,
         model: RewardModel | str | Path | Any,
-        beta: float,
+        beta: float | None = None,
         uncertainty: Uncertainty | str = "mean",
         *,
         kappa: float = 1.0,
@@ -55,12 +58,6 @@ class Preferences:
         calibrated: bool = False,
         batch_size: int = 32,
     ) -> None:
-        if not (math.isfinite(beta) and beta > 0):
-            raise ConfigError(
-                f"beta={beta} must be a positive number",
-                where="Preferences",
-                hint="beta is the price of a nat of KL in units of reward",
-            )
         if not (math.isfinite(kappa) and kappa >= 0):
             raise ConfigError(
                 f"kappa={kappa} must be a number of at least 0",
@@ -69,15 +66,23 @@ class Preferences:
             )
         self.model = _reward_model(model)
         self.uncertainty: Uncertainty = self.model.posterior.check(uncertainty)
-        self.beta, self.kappa, self.batch_size = float(beta), float(kappa), batch_size
+        self.beta = None if beta is None else check_beta(beta, "Preferences")
+        self.kappa, self.batch_size = float(kappa), batch_size
         self.scale = self.model.temperature if calibrated else 1.0
         self._reference_of = {} if references is None else self._references(references)
 
+    def with_beta(self, beta: float) -> Preferences:
+        """The same preferences at another price."""
+        other = copy.copy(self)
+        other.beta = check_beta(beta, "Preferences")
+        return other
+
     def score(self, completions: Completions, columns: Columns) -> Scores:  # noqa: ARG002
+        beta = price(self.beta, "Preferences")
         feature_ND = self._features(completions)
         log_evidence_N = self.model.posterior.log_evidence(
             feature_ND,
-            self.beta * self.scale,
+            beta * self.scale,
             self.uncertainty,
             self.kappa,
             self._reference(completions),
@@ -91,7 +96,7 @@ class Preferences:
                 where="Preferences",
                 hint="train the reward model again, with a lower learning_rate",
             )
-        return Scores(log_evidence_N, self.beta * log_evidence_N)
+        return Scores(log_evidence_N, beta * log_evidence_N)
 
     def _features(self, completions: Completions) -> Tensor:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from ..protocols import Columns, Scores
 from ..types import Completions, Finding
 from .call import current_context, function_name, numbers
 from .calling import CallCounts, Caller, call_settings
+from .price import check_beta, price
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -27,7 +29,8 @@ class Reward:
     """log e(c, y) = r(c, y) / beta, where r = sum_i w_i r_i of one reward or several.
 
     With it the target is the optimum of E_pi[r] - beta KL(pi, prior) (arXiv 2205.11275, section 3):
-    a small beta follows the reward, a large one stays with the prior.
+    a small beta follows the reward, a large one stays with the prior. Left out, it is for
+    `posteriori.fit` to find from a budget (`kl_budget`, `reward_target`), or for `with_beta`.
 
     `fn` is called as TRL's trainers call reward functions (see `evidence.call`) and returns a float
     a completion: -inf forbids, None says that the reward does not apply (r = 0, the completion
@@ -56,18 +59,12 @@ class Reward:
     def __init__(
         self,
         fn: RewardLike | Sequence[RewardLike],
-        beta: float,
+        beta: float | None = None,
         *,
         weights: Sequence[float] | None = None,
         max_reward: float | None = None,
         **settings: Any,
     ) -> None:
-        if not (math.isfinite(beta) and beta > 0):
-            raise ConfigError(
-                f"beta={beta} must be a positive number",
-                where="Reward",
-                hint="beta is the price of a nat of KL in units of reward",
-            )
         if max_reward is not None and not math.isfinite(max_reward):
             raise ConfigError(
                 f"max_reward={max_reward} must be a finite number",
@@ -76,8 +73,8 @@ class Reward:
             )
         fns = list(fn) if isinstance(fn, list | tuple) else [fn]
         self.weights = _checked_weights(weights, len(fns))
-        self.beta = float(beta)
-        self.max_log_evidence = None if max_reward is None else max_reward / self.beta
+        self.beta = None if beta is None else check_beta(beta, "Reward")
+        self.max_reward = max_reward
         known = {name: settings.pop(name) for name in CallSettings.model_fields if name in settings}
         calling = call_settings(known, "Reward")
         self.fns = [_as_function(each, settings) for each in fns]
@@ -87,6 +84,19 @@ class Reward:
             Caller(each, f"reward function '{name}'", calling, dropped=-math.inf)
             for each, name in zip(self.fns, self.names, strict=True)
         ]
+
+    def with_beta(self, beta: float) -> Reward:
+        """The same reward at another price; calls, caches and counts are shared."""
+        other = copy.copy(self)
+        other.beta = check_beta(beta, "Reward")
+        return other
+
+    @property
+    def max_log_evidence(self) -> float | None:
+        """The largest log e there can be, `max_reward` / beta, where both are known."""
+        if self.max_reward is None or self.beta is None:
+            return None
+        return self.max_reward / self.beta
 
     @property
     def counts(self) -> CallCounts:
@@ -98,6 +108,7 @@ class Reward:
         return tuple(finding for ask in self._ask for finding in ask.findings)
 
     def score(self, completions: Completions, columns: Columns) -> Scores:
+        beta = price(self.beta, "Reward")
         r_N = torch.zeros(len(completions), dtype=torch.float64)
         for name, ask, weight in zip(self.names, self._ask, self.weights, strict=True):
             answers = ask(completions, columns)
@@ -106,7 +117,7 @@ class Reward:
                 current_context().log_metric(f"reward/{name}", float(each_N.nanmean()))
             each_N = torch.nan_to_num(each_N, nan=0.0, neginf=-math.inf)
             r_N = r_N + (weight * each_N).where(each_N > -math.inf, -math.inf)
-        return Scores(log_evidence=r_N / self.beta, reward=r_N)
+        return Scores(log_evidence=r_N / beta, reward=r_N)
 
 
 def _checked_weights(weights: Sequence[float] | None, num: int) -> list[float]:

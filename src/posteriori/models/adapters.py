@@ -35,6 +35,11 @@ def activate(model: torch.nn.Module, adapter: str | None) -> None:
     setattr(model, _ACTIVE, adapter)
 
 
+def forget_active(model: torch.nn.Module) -> None:
+    """Somebody else may switch adapters from here on, so the next `activate` is to be made."""
+    setattr(model, _ACTIVE, _UNSET)
+
+
 def add_adapter(
     model: PreTrainedModel | PeftModel, settings: LoraSettings, seed: int
 ) -> tuple[PeftModel, str]:

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from ..config import Strict, parse
 from ..draw import draw
+from ..numerics import ess
 from ..protocols import LanguageModel, TrainableLM
 from ..target import Target
-from ..types import Draws, Prompt
+from ..types import Completions, Draws, Prompt
 
 Constants = Mapping[str, Tensor]
 """What an objective knows of each draw before the gradient: tensors [N, ...], by name."""
@@ -99,8 +100,15 @@ class Objective(torch.nn.Module):
         raise NotImplementedError
 
     def observe(self, draws: Draws, log_prob_N: Tensor) -> dict[str, float]:
-        """Called after the update with log pi from before it; returns figures for the record."""
-        return policy_figures(draws, log_prob_N)
+        """Called after the update with log pi from before it; returns figures for the record.
+
+        `unique_fraction`, where the policy drew, is the share of distinct completions among a
+        prompt's draws.
+        """
+        figures = policy_figures(draws, log_prob_N)
+        if self.on_policy:
+            figures["unique_fraction"] = _unique_fraction(draws.completions)
+        return figures
 
 
 def policy_figures(draws: Draws, log_prob_N: Tensor) -> dict[str, float]:
@@ -108,7 +116,8 @@ def policy_figures(draws: Draws, log_prob_N: Tensor) -> dict[str, float]:
 
     Draws from elsewhere count with their ratio pi/q, normalised by its sum within each prompt
     (consistent, biased at few draws); `ratio_variance` is the variance of pi/q, which is 0 where
-    the policy itself drew.
+    the policy itself drew. `effective_draws` is the effective number of a prompt's draws as draws
+    of the target, by their weights p~/q, in the mean over prompts.
     """
     log_ratio_N = log_prob_N - draws.log_proposal_N
     prompt_N = draws.completions.prompt_index_N
@@ -120,6 +129,7 @@ def policy_figures(draws: Draws, log_prob_N: Tensor) -> dict[str, float]:
         "mean_reward": _mean(share_N, draws.reward_N),
         "kl_to_prior": _mean(share_N, log_prob_N - draws.log_prior_N),
         "entropy": _mean(share_N, -log_prob_N),
+        "effective_draws": _effective_draws(draws.log_weight, prompt_N),
     }
     if bool((log_ratio_N != 0).any()):
         figures["ratio_variance"] = float(log_ratio_N.exp().var(unbiased=False))
@@ -128,6 +138,18 @@ def policy_figures(draws: Draws, log_prob_N: Tensor) -> dict[str, float]:
 
 def _mean(share_N: Tensor, values_N: Tensor) -> float:
     return float((share_N * values_N).sum())
+
+
+def _unique_fraction(completions: Completions) -> float:
+    tokens_NL = completions.tokens_NL.masked_fill(~completions.mask_NL, -1)
+    prompt_N1 = completions.prompt_index_N[:, None]
+    return len(torch.cat([prompt_N1, tokens_NL], dim=1).unique(dim=0)) / len(completions)
+
+
+def _effective_draws(log_w_N: Tensor, prompt_N: Tensor) -> float:
+    _, at_N = prompt_N.unique(return_inverse=True)
+    rows_PN = at_N == torch.arange(int(at_N.max()) + 1, device=at_N.device)[:, None]
+    return float(ess(log_w_N.where(rows_PN, -torch.inf)).mean())
 
 
 def log_sum_by(log_w_N: Tensor, index_N: Tensor, size: int | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""A run directory: config, versions, metrics as JSON lines, checkpoints, policy, report.
+"""A run directory: config, versions, metrics and evaluations as JSON lines, checkpoints, policy.
 
 Files are written so that a kill at any moment leaves a directory that can be read and resumed:
 whole files and folders appear under their name only when complete, and a metrics line that was cut
@@ -14,15 +14,19 @@ import platform
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError
+
+if TYPE_CHECKING:
+    from ..types import Estimate, Finding
 
 _PACKAGES = ("posteriori", "torch", "transformers", "peft", "accelerate", "numpy")
 
 
 class RunDirectory:
-    """`path` holds config.json, versions.json, metrics.jsonl, checkpoints/, policy/, report.html.
+    """`path` holds config.json, versions.json, metrics.jsonl, evaluations.jsonl, checkpoints/ and
+    policy/; the command line adds evaluation.json and report.html.
 
     Raises `CheckpointError` when the directory already holds a run and `resume` is false, or when
     it holds another run than the one being resumed.
@@ -32,13 +36,11 @@ class RunDirectory:
         self.path = Path(path)
         self.checkpoints = self.path / "checkpoints"
         self.metrics_file = self.path / "metrics.jsonl"
+        self.evaluations_file = self.path / "evaluations.jsonl"
         self.config_file = self.path / "config.json"
-        if self.config_file.exists():
-            if not resume:
-                raise CheckpointError(
-                    f"'{self.path}' already holds a run",
-                    hint="resume it (resume=True, --resume) or choose another output_dir",
-                )
+        if not resume:
+            refuse_taken(self.path)
+        elif self.config_file.exists():
             self._check_same(config)
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -60,14 +62,20 @@ class RunDirectory:
 
     def keep_metrics_before(self, step: int) -> list[dict[str, Any]]:
         """Drop the lines of steps that a resumed run will make again; returns what stays."""
-        kept = [line for line in self.metrics() if line["step"] < step]
-        text = "".join(json.dumps(line) + "\n" for line in kept)
-        write_whole(self.metrics_file, text)
-        return kept
+        return _keep(self.metrics_file, [line for line in self.metrics() if line["step"] < step])
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
-        with self.metrics_file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(jsonable(line)) + "\n")
+        _append(self.metrics_file, line)
+
+    def keep_evaluations_until(self, step: int) -> list[dict[str, Any]]:
+        """As `keep_metrics_before`: the evaluation after `step` steps belongs to them."""
+        if not self.evaluations_file.exists():
+            return []
+        found = read_metrics(self.evaluations_file)
+        return _keep(self.evaluations_file, [line for line in found if line["step"] <= step])
+
+    def append_evaluation(self, line: Mapping[str, Any]) -> None:
+        _append(self.evaluations_file, line)
 
     def _check_same(self, config: Mapping[str, Any]) -> None:
         try:
@@ -86,6 +94,25 @@ class RunDirectory:
                     f"and this run has {now.get(key)!r}",
                     hint="resume with the same settings, or choose another output_dir",
                 )
+
+
+def refuse_taken(path: Path) -> None:
+    """Raise `CheckpointError` where `path` already holds a run."""
+    if (path / "config.json").exists():
+        raise CheckpointError(
+            f"'{path}' already holds a run",
+            hint="resume it (resume=True, --resume) or choose another output_dir",
+        )
+
+
+def _keep(path: Path, lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    write_whole(path, "".join(json.dumps(line) + "\n" for line in lines))
+    return lines
+
+
+def _append(path: Path, line: Mapping[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(jsonable(line)) + "\n")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -125,6 +152,30 @@ def jsonable(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [jsonable(item) for item in value]
     return value
+
+
+def estimate_json(estimate: Estimate) -> dict[str, Any]:
+    """An estimate for programs; infinities and NaN are still numbers."""
+    return {
+        "value": estimate.value,
+        "standard_error": estimate.standard_error,
+        "standard_error_new_prompts": estimate.standard_error_new_prompts,
+        "kind": estimate.kind,
+        "num_draws": estimate.num_draws,
+        "per_prompt": [
+            {"value": each.value, "standard_error": each.standard_error}
+            for each in estimate.per_prompt
+        ],
+    }
+
+
+def finding_json(finding: Finding) -> dict[str, Any]:
+    return {
+        "level": finding.level,
+        "name": finding.name,
+        "message": finding.message,
+        "hint": finding.hint,
+    }
 
 
 def versions() -> dict[str, str]:

@@ -1,0 +1,29 @@
+"""beta, the price of a nat of KL in units of reward."""
+
+from __future__ import annotations
+
+import math
+
+from ..errors import ConfigError
+
+
+def check_beta(beta: float, where: str) -> float:
+    """Raises `ConfigError` unless beta is a positive number."""
+    if not (math.isfinite(beta) and beta > 0):
+        raise ConfigError(
+            f"beta={beta} must be a positive number",
+            where=where,
+            hint="beta is the price of a nat of KL in units of reward",
+        )
+    return float(beta)
+
+
+def price(beta: float | None, where: str) -> float:
+    """The beta of evidence that is asked to score. Raises `ConfigError` where it has none yet."""
+    if beta is None:
+        raise ConfigError(
+            "it has no beta yet",
+            where=where,
+            hint="give beta, use target.with_beta(0.1), or let fit find it: kl_budget = 3.0",
+        )
+    return beta

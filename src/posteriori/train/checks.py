@@ -1,0 +1,47 @@
+"""What can be wrong with a run's settings before torch, or anything else, is loaded."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..config import FitSettings, TrackerName, budget_of
+from ..errors import ConfigError
+
+
+def check_looking(settings: FitSettings, *, held_out: bool) -> None:
+    """Raises `ConfigError` for what does nothing without `evaluate_every`, or without a budget."""
+    looks, budget = settings.evaluate_every > 0, budget_of(settings) is not None
+    idle = {
+        "held_out": (held_out and not looks, "evaluate_every"),
+        "evaluate_samples": (settings.evaluate_samples is not None and not looks, "evaluate_every"),
+        "on_finding": (settings.on_finding == "stop" and not looks, "evaluate_every"),
+    }
+    for name in ("budget_samples", "budget_stages"):
+        changed = getattr(settings, name) != FitSettings.model_fields[name].default
+        idle[name] = (changed and not budget, "kl_budget or reward_target")
+    for name, (is_idle, needed) in idle.items():
+        if is_idle:
+            raise ConfigError(
+                f"{name} does nothing without {needed}",
+                where="fit",
+                hint=f"set {needed}, or remove {name}",
+            )
+
+
+def check_trackers(names: Sequence[TrackerName], output_dir: Path | str | None) -> None:
+    """Raises `ConfigError` where a tracker is not installed, or has nowhere to write."""
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            raise ConfigError(
+                f"the tracker '{name}' is not installed",
+                where="fit: tracker",
+                hint=f"pip install 'posteriori[{name}]'",
+            )
+    if "tensorboard" in names and output_dir is None:
+        raise ConfigError(
+            "tensorboard writes into the run's folder, and there is none",
+            where="fit: tracker",
+            hint="give an output_dir",
+        )

@@ -1,0 +1,34 @@
+"""The prompts that training is judged on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..errors import ConfigError
+from ..target import Target
+from ..types import Prompt
+
+
+def held_out_target(target: Target, held_out: Target | Sequence[Prompt] | None) -> Target:
+    """The target over held-out prompts; the training target itself where there are none.
+
+    Raises `ConfigError` for columns that a list of prompts cannot have, and for a target with
+    another prior or length: it would be judged on another outcome space.
+    """
+    if held_out is None:
+        return target
+    if not isinstance(held_out, Target):
+        if target.columns:
+            raise ConfigError(
+                f"the target has columns ({', '.join(target.columns)}), and held_out has none",
+                where="fit",
+                hint="write held_out=target.asking(prompts, columns)",
+            )
+        return target.asking(held_out)
+    if held_out.prior is not target.prior or held_out.max_new_tokens != target.max_new_tokens:
+        raise ConfigError(
+            "held_out has another prior or another max_new_tokens than the target",
+            where="fit",
+            hint="write held_out=target.asking(prompts, columns)",
+        )
+    return held_out

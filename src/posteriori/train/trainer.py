@@ -1,0 +1,198 @@
+"""One run: draw, score under the target, loss, backward, guard, step, record."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..config import FitSettings
+from ..draw import lm_tokens
+from ..errors import PosterioriError
+from ..evidence.call import CallContext, TrainerState, calling_within
+from ..objectives.base import Objective
+from ..protocols import TrainableLM
+from ..seeds import derive, generator
+from ..target import Target
+from ..types import Draws, Finding
+from . import guards
+from .budget import Budget
+from .checkpoint import Running, latest_checkpoint, load_checkpoint, save_checkpoint
+from .lookout import Lookout
+from .replay import Replay
+from .run_dir import RunDirectory
+from .schedule import learning_rate, prompts_of_step
+from .update import Updater
+
+StepCallback = Callable[[dict[str, Any]], None]
+
+
+@dataclass
+class Fit:
+    """What `fit` returns: the trained policy, one record a step, and where the run lives.
+
+    `target` is the one that was trained for, at the beta that `budget` found if there was one;
+    `evaluations` are those made on the way; `stopped` is why the run ended early, if it did.
+    """
+
+    policy: TrainableLM
+    history: list[dict[str, Any]] = field(default_factory=list)
+    output_dir: Path | None = None
+    target: Target | None = None
+    budget: Budget | None = None
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    stopped: Finding | None = None
+
+
+class Trainer:
+    """One run. It holds the policy, the optimiser and the number of finished steps."""
+
+    def __init__(
+        self,
+        target: Target,
+        objective: Objective,
+        settings: FitSettings,
+        run: RunDirectory | None,
+        on_step: StepCallback | None,
+        lookout: Lookout | None = None,
+    ) -> None:
+        self.target, self.objective, self.settings = target, objective, settings
+        self.run_directory, self.lookout = run, lookout
+        self.observers: list[StepCallback] = [] if on_step is None else [on_step]
+        self.policy = self._new_policy()
+        objective.prepare(target, self._new_policy, derive(settings.seed, "objective"))
+        self.updater = Updater(self.policy, objective, settings)
+        self.replay = Replay(settings.replay)
+        self.history: list[dict[str, Any]] = []
+        self.finished = 0
+        self.context = CallContext(TrainerState(max_steps=settings.steps))
+
+    def _new_policy(self) -> TrainableLM:
+        settings, prior = self.settings, self.target.prior
+        assert isinstance(prior, TrainableLM)
+        return prior.as_policy(settings.policy, settings.lora, derive(settings.seed, "adapter"))
+
+    def run(self) -> Fit:
+        """All steps that are left, then the policy is saved."""
+        self._resume()
+        every = self.settings.checkpoint_every or max(1, self.settings.steps // 10)
+        try:
+            with calling_within(self.context):
+                stopped = self._look()
+                while self.finished < self.settings.steps and stopped is None:
+                    record = self._step(self.finished)
+                    self.finished += 1
+                    self.updater.under_way = False
+                    self._record(record)
+                    stopped = self._look()
+                    last = stopped is not None or self.finished == self.settings.steps
+                    if last or self.finished % every == 0:
+                        self._checkpoint()
+        except (PosterioriError, KeyboardInterrupt):
+            # Half an update, or weights that are not finite, are no good state.
+            if not self.updater.under_way:
+                with contextlib.suppress(PosterioriError):
+                    self._checkpoint()
+            raise
+        if self.run_directory:
+            self.policy.save_pretrained(self.run_directory.policy)
+        return Fit(
+            self.policy,
+            self.history,
+            self.run_directory.path if self.run_directory else None,
+            self.target,
+            evaluations=self.lookout.lines if self.lookout else [],
+            stopped=stopped,
+        )
+
+    def _look(self) -> Finding | None:
+        """Why the run has to stop now, if it is being looked at and has to."""
+        return self.lookout.at(self.finished, self.policy) if self.lookout else None
+
+    def _step(self, step: int) -> dict[str, Any]:
+        start = time.perf_counter()
+        settings = self.settings
+        self.context.trainer_state.global_step = step
+        self.context.metrics.clear()
+        prompts = self.target.prompts
+        per_step = settings.prompts_per_step or len(prompts)
+        chosen = prompts_of_step(len(prompts), per_step, settings.seed, step)
+        fresh = self.objective.draw(
+            self.target,
+            self.policy,
+            [prompts[i] for i in chosen],
+            settings.num_samples,
+            generator(settings.seed, "fit", step),
+        )
+        if self.objective.on_policy:
+            guards.check_draws(fresh, step)
+        draws = self.replay.joined_by(fresh)
+        constants = self.objective.weigh(draws, self._log_prob_now(draws, len(fresh)))
+        guards.check_constants(draws, constants, step)
+        drawn = time.perf_counter()
+        rate = learning_rate(settings, step)
+        updates = self.updater(draws, constants, rate, step)
+        self.replay.keep(fresh)
+        log_prob_N = updates[0].log_prob_N[: len(fresh)]
+        return {
+            "step": step,
+            "loss": updates[0].loss,
+            **self.objective.observe(fresh, log_prob_N),
+            "grad_norm": max(update.grad_norm for update in updates),
+            "learning_rate": rate,
+            "draws": len(fresh),
+            "lm_tokens": fresh.cost.lm_tokens + len(updates) * lm_tokens(draws.completions),
+            "draw_seconds": drawn - start,
+            "seconds": time.perf_counter() - start,
+            **self.context.metrics,
+        }
+
+    def _log_prob_now(self, draws: Draws, num_fresh: int) -> Tensor:
+        """log pi of every draw; NaN for those it is not known of, where nobody asks for it."""
+        known = num_fresh if self.objective.on_policy else 0
+        log_prob_N = torch.full_like(draws.log_prior_N, torch.nan)
+        log_prob_N[:known] = draws.log_proposal_N[:known]
+        if self.objective.needs_log_prob and known < len(draws):
+            with torch.no_grad():
+                log_prob_N[known:] = self.policy.log_prob(
+                    draws.completions.select(slice(known, None))
+                )
+        return log_prob_N
+
+    def _resume(self) -> None:
+        if self.run_directory is None:
+            return
+        newest = latest_checkpoint(self.run_directory.checkpoints)
+        if newest is not None:
+            self.finished, others = load_checkpoint(newest, self.policy, self.updater.optimizer)
+            self.objective.load_state_dict(others["objective"])
+            self.replay.load_state_dict(others["replay"], self.policy.decode)
+        self.history = self.run_directory.keep_metrics_before(self.finished)
+        if self.lookout:
+            self.lookout.resume(self.finished)
+
+    def _record(self, record: dict[str, Any]) -> None:
+        self.history.append(record)
+        if self.run_directory:
+            self.run_directory.append_metrics(record)
+        for observer in self.observers:
+            observer(record)
+
+    def _checkpoint(self) -> None:
+        if self.run_directory:
+            guards.check_weights(self.policy, self.finished)
+            save_checkpoint(
+                self.run_directory.checkpoints,
+                self.finished,
+                Running(self.policy, self.updater.optimizer, self._others()),
+                self.settings.keep_checkpoints,
+            )
+
+    def _others(self) -> dict[str, Any]:
+        return {"objective": self.objective.state_dict(), "replay": self.replay.state_dict()}

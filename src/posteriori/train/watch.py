@@ -1,0 +1,78 @@
+"""Looking at a policy while it is trained, without disturbing its training."""
+
+from __future__ import annotations
+
+import time
+from functools import cached_property
+from typing import Any
+
+from ..config import FitSettings
+from ..diagnostics.evaluate import Report, evaluate
+from ..draw import draw
+from ..evidence.call import CallContext, TrainerState, calling_within
+from ..protocols import LanguageModel
+from ..seeds import derive, generator, undisturbed
+from ..target import Target
+from ..types import Draws
+from .run_dir import estimate_json, finding_json, jsonable
+
+FIGURES = (
+    *("elbo", "log_z", "kl_to_target", "kl_to_prior", "entropy", "mean_reward"),
+    *("wasted_nats", "ess"),
+)
+"""What is kept of each look, where `evaluate` has it."""
+
+_SHARE = 25
+_FEWEST = 8
+
+
+class Watch:
+    """`posteriori.evaluate` of a policy that changes, by the same draws of the prior every time.
+
+    They are drawn, scored by the prior and put before the evidence once, at the first look; a look
+    then takes `num_samples` draws of the policy a prompt, the prior's and the evidence's word on
+    them, and the policy's log-prob of the prior's draws. It leaves the global random streams where
+    they were and logs into a context of its own, so a run is the same, bit for bit, with and
+    without it. The errors of two looks are not independent: they share the prior's draws.
+    """
+
+    def __init__(self, target: Target, num_samples: int, seed: int) -> None:
+        self.target, self.num_samples, self.seed = target, num_samples, seed
+
+    @cached_property
+    def prior_draws(self) -> Draws:
+        stream = generator(self.seed, "watch", "prior")
+        return draw(self.target, self.target.prior, self.num_samples, stream)
+
+    def look(self, policy: LanguageModel, step: int, max_steps: int = 0) -> Report:
+        """The figures and findings of `policy` after `step` steps."""
+        with undisturbed(), calling_within(CallContext(TrainerState(step, max_steps))):
+            return evaluate(
+                self.target,
+                policy,
+                self.num_samples,
+                derive(self.seed, "watch", step),
+                prior_draws=self.prior_draws,
+            )
+
+
+def samples_of_look(settings: FitSettings, num_prompts: int, num_held_out: int) -> int:
+    """Draws a prompt of a look, unless they are given: a twenty-fifth of the draws that are trained
+    on between two looks, at least 8. A draw is looked at for less than it is trained on for."""
+    if settings.evaluate_samples is not None:
+        return settings.evaluate_samples
+    per_step = settings.num_samples * min(settings.prompts_per_step or num_prompts, num_prompts)
+    between = settings.evaluate_every * per_step
+    return max(_FEWEST, between // (_SHARE * num_held_out))
+
+
+def line_of(report: Report, step: int, start: float) -> dict[str, Any]:
+    """A line of evaluations.jsonl."""
+    return jsonable(
+        {
+            "step": step,
+            **{name: estimate_json(report[name]) for name in FIGURES if name in report},
+            "findings": [finding_json(finding) for finding in report.findings],
+            "seconds": time.perf_counter() - start,
+        }
+    )

@@ -1,0 +1,239 @@
+"""The same figures and findings inside somebody's own run of a TRL trainer.
+
+from posteriori.trl import PosterioriCallback
+trainer.add_callback(PosterioriCallback(trainer, target, every=50))
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+from peft import PeftModel
+from transformers import (
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from .diagnostics.evaluate import Report
+from .errors import ConfigError, ModelError
+from .models.adapters import activate, forget_active
+from .models.causal import CausalLM
+from .target import Target
+from .train.alarm import alarms
+from .train.watch import FIGURES, Watch, line_of
+
+
+class PosterioriCallback(TrainerCallback):
+    """How far the model of a trainer is from the target, every so many steps of its run.
+
+    For any `transformers.Trainer` of a causal language model: TRL's GRPO, RLOO, DPO, Online DPO and
+    others. `target` says what is wanted as a posterior: for a trainer with reward r and KL
+    coefficient beta that is `posteriori.Reward(r, beta)` on the model that the trainer started from
+    (another copy of it: the trainer's own weights move).
+
+    Before the first step, after every `every` steps, after the trainer's own evaluations and at the
+    end, `posteriori.evaluate` takes `num_samples` draws a prompt of the model. Its figures are
+    logged by the trainer as `posteriori/kl_to_target` and so on, so they are in its trackers and
+    its `log_history`; `reports` has them whole, by step. `on_finding="warn"` writes on standard
+    error what is wrong if the run diverges or collapses, "stop" ends the training as well.
+
+    The model is used where it is: no weights are copied, an adapter is on, dropout is off. Modes,
+    gradients and random streams are left as they were: the run is the same, bit for bit, with and
+    without it.
+
+    Raises `ConfigError` for `every` or `num_samples` out of range and for sharded models, and
+    `ModelError` where the trainer's tokens or device are not those of the target's prior, or the
+    prior is the model that is trained.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        target: Target,
+        *,
+        every: int = 50,
+        num_samples: int = 64,
+        seed: int = 0,
+        on_finding: Literal["off", "warn", "stop"] = "warn",
+    ) -> None:
+        if every < 1 or num_samples < 2:
+            raise ConfigError(
+                f"every={every} must be at least 1 and num_samples={num_samples} at least 2",
+                where="PosterioriCallback",
+            )
+        if on_finding not in ("off", "warn", "stop"):
+            raise ConfigError(
+                f"on_finding={on_finding!r} is unknown",
+                where="PosterioriCallback",
+                hint='write "off", "warn" or "stop"',
+            )
+        _check_whole(trainer)
+        self.trainer, self.every, self.on_finding = trainer, every, on_finding
+        self.watch = Watch(target, num_samples, seed)
+        self.reports: dict[int, Report] = {}
+        self._lines: list[dict[str, Any]] = []
+        self._told: set[str] = set()
+        with _as_it_was(_model(trainer)):
+            _check_same_tokens(self._policy(), target)
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,  # noqa: ARG002 - all events are called alike
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,  # noqa: ARG002
+    ) -> None:
+        if state.global_step % self.every == 0:
+            self._look(state, control)
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,  # noqa: ARG002
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,  # noqa: ARG002
+    ) -> None:
+        if state.global_step % self.every == 0:
+            self._look(state, control)
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,  # noqa: ARG002
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,  # noqa: ARG002
+    ) -> None:
+        self._look(state, control)
+
+    def on_train_end(
+        self,
+        args: TrainingArguments,  # noqa: ARG002
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,  # noqa: ARG002
+    ) -> None:
+        self._look(state, control)
+
+    def _look(self, state: TrainerState, control: TrainerControl) -> None:
+        step = state.global_step
+        if step in self.reports or not state.is_world_process_zero:
+            return
+        start = time.perf_counter()
+        with _as_it_was(_model(self.trainer)):
+            report = self.watch.look(self._policy(), step, state.max_steps)
+        self.reports[step] = report
+        self._lines.append(line_of(report, step, start))
+        self._log(report, control)
+        self._warn(control)
+
+    def _log(self, report: Report, control: TrainerControl) -> None:
+        """By the plain Trainer's `log`: those of TRL's would take the metrics of the steps so far
+        with them. It also calls off a log that is due at this step, which is therefore renewed."""
+        due = control.should_log
+        values = {name: report[name].value for name in FIGURES if name in report}
+        Trainer.log(self.trainer, {f"posteriori/{name}": value for name, value in values.items()})
+        control.should_log = due
+
+    def _warn(self, control: TrainerControl) -> None:
+        if self.on_finding == "off":
+            return
+        for finding in alarms(self._lines):
+            if finding.name not in self._told:
+                self._told.add(finding.name)
+                sys.stderr.write(f"{finding}\n")
+            if self.on_finding == "stop":
+                control.should_training_stop = True
+
+    def _policy(self) -> CausalLM:
+        model = _model(self.trainer)
+        return CausalLM(model, _tokenizer(self.trainer), adapter=_active(model))
+
+
+def _model(trainer: Trainer) -> Any:
+    return trainer.accelerator.unwrap_model(trainer.model)
+
+
+def _tokenizer(trainer: Trainer) -> PreTrainedTokenizerBase:
+    processing: Any = trainer.processing_class
+    return getattr(processing, "tokenizer", processing)
+
+
+def _active(model: Any) -> str | None:
+    """The adapter that is trained; None of a model without."""
+    if not isinstance(model, PeftModel):
+        return None
+    active = model.active_adapter
+    if not isinstance(active, str):
+        raise ModelError(
+            f"the trainer's model has {len(active)} adapters on at once ({', '.join(active)})",
+            where="PosterioriCallback",
+            hint="train a single adapter",
+        )
+    return active
+
+
+@contextmanager
+def _as_it_was(model: Any) -> Iterator[None]:
+    """Training modes, the active adapter and what needs a gradient are afterwards as before."""
+    modes = [(module, module.training) for module in model.modules()]
+    needs = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    adapter = _active(model)
+    try:
+        yield
+    finally:
+        if adapter is not None:
+            activate(model, adapter)
+            forget_active(model)
+        for module, mode in modes:
+            module.training = mode
+        for parameter, need in needs:
+            parameter.requires_grad_(need)
+
+
+def _check_whole(trainer: Trainer) -> None:
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        raise ConfigError(
+            "the trainer's model is sharded (FSDP or DeepSpeed), and draws need it whole",
+            where="PosterioriCallback",
+            hint="evaluate the checkpoints that it saves: posteriori evaluate CONFIG CHECKPOINT",
+        )
+
+
+def _check_same_tokens(policy: CausalLM, target: Target) -> None:
+    prior = target.prior
+    if not isinstance(prior, CausalLM):
+        raise ModelError(
+            f"the prior is a {type(prior).__name__}, and the trainer's model a transformers one",
+            where="PosterioriCallback",
+            hint="load the prior with posteriori.load",
+        )
+    if prior.model is policy.model and prior.adapter == policy.adapter:
+        raise ModelError(
+            "the prior is the very model that is trained, and would move with it",
+            where="PosterioriCallback",
+            hint="load a copy of what the trainer starts from with posteriori.load",
+        )
+    same = (
+        policy.eos_token_ids == prior.eos_token_ids
+        and policy.tokenizer.get_vocab() == prior.tokenizer.get_vocab()
+    )
+    if not same:
+        raise ModelError(
+            "the tokens of the trainer's model are not those of the target's prior",
+            where="PosterioriCallback",
+            hint="load the prior from what the trainer starts from",
+        )
+    if policy.device.type != prior.device.type:
+        raise ModelError(
+            f"the trainer's model is on {policy.device}, and the prior on {prior.device}",
+            where="PosterioriCallback",
+            hint=f'write posteriori.load(path, device="{policy.device}")',
+        )
