@@ -11,7 +11,7 @@ import torch
 
 import posteriori as po
 from posteriori.diagnostics.evaluate import Report
-from posteriori.report import PolicyResult
+from posteriori.report import PolicyResult, Subject
 from posteriori.types import Cost, Draws, Estimate, Finding, Prompt
 
 HOSTILE = (
@@ -71,17 +71,38 @@ def report_of(
     return Report({**known, **figures}, findings, draws, Cost(100, 50, 2.5))
 
 
-def policy_of(name: str, texts: Sequence[str] = ("one", "two"), **settings: Any) -> PolicyResult:
+def policy_of(
+    name: str,
+    texts: Sequence[str] = ("one", "two"),
+    rewards: Sequence[float] | None = None,
+    **settings: Any,
+) -> PolicyResult:
     history = settings.pop("history", some_history())
     description = settings.pop("description", "made up")
-    return PolicyResult(name, report_of(texts, **settings), history, description)
+    return PolicyResult.of(
+        name, report_of(texts, rewards=rewards, **settings), history, description
+    )
 
 
-def target_of(prompts: Sequence[Prompt] = ("",), max_new_tokens: int = 1) -> po.Target:
-    """A target that owns the prompts; the report asks it for nothing else."""
-    lm = po.TabularLM.random(["<eos>", "a"], 1)
-    reward = po.Reward(lambda completions, **_: [0.0] * len(completions), beta=0.1)
-    return po.Target(lm, [reward], prompts, max_new_tokens)
+def subject_of(
+    results: Sequence[PolicyResult],
+    prior: PolicyResult | None = None,
+    prompts: Sequence[Prompt] = ("",),
+    **changes: Any,
+) -> Subject:
+    return Subject(
+        **{
+            "title": "A title",
+            "about": "Made up.",
+            "results": results,
+            "prior": prior,
+            "prompts": dict(enumerate(prompts)),
+            "num_prompts": len(prompts),
+            "settings": {"run": {"fit": {"steps": 3}}},
+            "versions": {"run": {"python": "3"}},
+            **changes,
+        }
+    )
 
 
 def some_history(steps: int = 20) -> list[dict[str, Any]]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from chromium import Chromium, executable
-from report_cases import COLLAPSED, HOSTILE, policy_of, target_of
+from report_cases import COLLAPSED, HOSTILE, policy_of, subject_of
 
 from posteriori.report import write_report
 
@@ -15,8 +13,8 @@ pytestmark = [
     pytest.mark.xdist_group("chromium"),
 ]
 NUMBERS = (0.5, -1.0, 2.0, 0.0, 1.0, 0.75, -0.5, 3.0, 0.1, 0.2)
-VALUES = "[...document.querySelectorAll('#samples tbody')].map(b => [...b.rows].slice(1)"
-COLUMN = VALUES + ".map(r => +r.cells[%d].getAttribute('data-reward')))"
+ROWS = "[...document.querySelector('#samples tbody').rows]"
+COLUMN = ROWS + ".map(r => +r.cells[%d].getAttribute('data-%s'))"
 
 
 @pytest.fixture(scope="module")
@@ -28,20 +26,17 @@ def browser(tmp_path_factory):
 @pytest.fixture(scope="module")
 def page(tmp_path_factory) -> str:
     policies = [
-        policy_of(HOSTILE[0], HOSTILE, findings=[COLLAPSED], description=HOSTILE[1]),
-        policy_of("plain", ["good food", "Bad (food)", "x"] * 3 + ["z"]),
+        policy_of(HOSTILE[0], HOSTILE, NUMBERS, findings=[COLLAPSED], description=HOSTILE[1]),
+        policy_of("plain", ["good food", "Bad (food)", "x"] * 3 + ["z"], NUMBERS),
     ]
-    for policy in policies:
-        policy.report.draws.reward_N[:] = policy.report.draws.reward_N.new_tensor(NUMBERS)
-    path = write_report(
-        tmp_path_factory.mktemp("page") / "report.html",
+    subject = subject_of(
+        policies,
+        prompts=[HOSTILE[0]],
         title=HOSTILE[1],
-        target=target_of([HOSTILE[0]]),
-        results=policies,
-        config={HOSTILE[2]: HOSTILE[8]},
-        versions={},
+        about=HOSTILE[4],
+        settings={HOSTILE[3]: {HOSTILE[2]: HOSTILE[8]}, HOSTILE[5]: {}},
     )
-    return Path(path).as_uri()
+    return write_report(tmp_path_factory.mktemp("page") / "report.html", subject).as_uri()
 
 
 @pytest.fixture
@@ -68,7 +63,8 @@ def test_nothing_runs_and_nothing_is_asked_for(opened, page):
     assert all(url.startswith("data:image/svg+xml;base64,") for url in requests[1:])
     assert opened.run("document.title").startswith("</script>")
     assert opened.run("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
-    assert opened.run("document.scripts.length") == 1
+    scripts = "[...document.scripts].map(s => s.type).join()"
+    assert opened.run(scripts) == "application/json,"
     assert complaints(opened) == []
 
 
@@ -87,37 +83,39 @@ def test_the_content_policy_would_stop_a_script(opened):
     assert "Content Security Policy" in str(complaints(opened))
 
 
-def test_a_heading_sorts_by_keyboard(opened):
-    button = "document.querySelectorAll('button[data-sort=reward]')[1]"
-    assert opened.run(COLUMN % 1) == [list(NUMBERS)]
+@pytest.mark.parametrize("key", ["reward", "weight"])
+def test_a_heading_sorts_by_keyboard(opened, key):
+    button = f"document.querySelectorAll('button[data-sort={key}]')[1]"
+    columns = (1, 4) if key == "reward" else (2, 5)
+    drawn = [opened.run(COLUMN % (column, key)) for column in columns]
+    assert len(set(drawn[0])) == len(NUMBERS)
     opened.run(f"{button}.focus()")
-    for order, expected in (
-        ("descending", sorted(NUMBERS, reverse=True)),
-        ("ascending", sorted(NUMBERS)),
-        (None, list(NUMBERS)),
-    ):
+    for order in ("descending", "ascending", None):
         opened.press("Enter", 13)
         assert opened.run(f"{button}.closest('th').getAttribute('aria-sort')") == order
         assert opened.run(f"document.activeElement === {button}")
-        for column in (1, 4):
-            assert opened.run(COLUMN % column) == [expected]
+        for column, before in zip(columns, drawn, strict=True):
+            expected = before if order is None else sorted(before, reverse=order == "descending")
+            assert opened.run(COLUMN % (column, key)) == expected
     assert complaints(opened) == []
 
 
-def test_search_hides_what_does_not_match(opened):
-    def search(words: str) -> list[object]:
-        opened.run(
-            "{const i = document.getElementById('search');"
-            f"i.value = {words!r}; i.dispatchEvent(new Event('input'));}}"
-        )
-        rows = VALUES + ".filter(r => !r.hidden).length).reduce((a, b) => a + b)"
-        marks = "[...document.querySelectorAll('#samples mark')].map(m => m.textContent).join('|')"
-        return [opened.run(rows), opened.run(marks), opened.run("matches.textContent")]
+def search(browser: Chromium, words: str) -> list[object]:
+    """How many rows are left, what is marked, and what the page says of it."""
+    browser.run(
+        "{const i = document.getElementById('search');"
+        f"i.value = {words!r}; i.dispatchEvent(new Event('input'));}}"
+    )
+    marks = "[...document.querySelectorAll('#samples mark')].map(m => m.textContent).join('|')"
+    return [browser.run(ROWS + ".length"), browser.run(marks), browser.run("matches.textContent")]
 
-    assert search("(FOOD)") == [3, "(food)|(food)|(food)", "3 of 20 completions"]
-    assert search("onerror") == [1, "onerror", "1 of 20 completions"]
-    assert search("no such words")[0] == 0
-    assert search("") == [10, "", ""]
+
+def test_search_hides_what_does_not_match(opened):
+    assert search(opened, "(FOOD)") == [3, "(food)|(food)|(food)", "3 of 20 completions"]
+    assert search(opened, "onerror") == [1, "onerror", "1 of 20 completions"]
+    assert search(opened, "no such words")[0] == 0
+    assert opened.run("where.textContent") == "none"
+    assert search(opened, "") == [10, "", ""]
     assert complaints(opened) == []
 
 
@@ -129,11 +127,70 @@ def test_it_fits_the_screen_and_follows_its_colours(browser, page, width, dark):
     assert browser.run("document.documentElement.scrollWidth") <= width
     background = browser.run("getComputedStyle(document.body).backgroundColor")
     assert (background == "rgb(21, 24, 28)") is dark
-    shown = browser.run("document.images[0].currentSrc === document.images[0].src")
-    assert shown is not dark
+    for name, visible in (("by-day", not dark), ("by-night", dark)):
+        assert (browser.run(f"document.querySelector('.{name}').offsetWidth") > 0) is visible
+
+
+def test_a_dark_page_is_printed_on_white(browser, page):
+    browser.look(width=794, height=1100, dark=True)
+    browser.open(page)
+    scheme = {"name": "prefers-color-scheme", "value": "dark"}
+    browser.call("Emulation.setEmulatedMedia", media="print", features=[scheme])
+    try:
+        assert browser.run("document.querySelector('.by-day').offsetWidth") > 0
+        assert browser.run("document.querySelector('.by-night').offsetWidth") == 0
+        assert browser.run("document.querySelector('.tools').offsetWidth") == 0
+        shown = browser.run("getComputedStyle(document.body).color")
+    finally:
+        browser.call("Emulation.setEmulatedMedia", media="")
+    assert shown == "rgb(29, 33, 38)"
 
 
 def test_the_first_stop_of_the_keyboard_skips_to_the_content(opened):
     opened.press("Tab", 9)
-    assert opened.run("document.activeElement.textContent") == "Skip to the comparison"
+    assert opened.run("document.activeElement.textContent") == "Skip to the figures"
     assert opened.run("document.activeElement.getBoundingClientRect().left") >= 0
+
+
+MANY = 10_000
+AT_ONCE_MS = 200
+"""Response to a key or a click that still feels immediate is 100 ms; a busy machine gets twice."""
+
+
+@pytest.fixture(scope="module")
+def long_page(tmp_path_factory) -> str:
+    prompts = [f"prompt {at}" for at in range(20)]
+    halves = [
+        policy_of(
+            name,
+            [f"{name} wrote {at} " + "words " * 20 for at in range(MANY // 2)],
+            [float((at * 7919) % 5003) for at in range(MANY // 2)],
+            prompts=prompts,
+        )
+        for name in ("one", "two")
+    ]
+    subject = subject_of(halves, prompts=prompts)
+    return write_report(tmp_path_factory.mktemp("long") / "report.html", subject).as_uri()
+
+
+def test_ten_thousand_completions_stay_usable(browser, long_page):
+    browser.look(width=1280, height=900)
+    browser.open(long_page)
+    assert browser.run("document.getElementById('where').textContent") == "1 to 20 of 5,000"
+    assert browser.run("performance.getEntriesByType('navigation')[0].domInteractive") < 5_000
+    timed = (
+        "(() => { const start = performance.now(); %s; document.body.offsetHeight;"
+        " return performance.now() - start; })()"
+    )
+    click = "document.querySelector('button[data-sort=reward]').click()"
+    assert browser.run(timed % click) < AT_ONCE_MS
+    assert browser.run(COLUMN % (1, "reward"))[:3] == [5002.0, 5001.0, 5000.0]
+    typed = "const i = document.getElementById('search'); i.value = 'wrote 49'; "
+    assert browser.run(timed % (typed + "i.dispatchEvent(new Event('input'))")) < AT_ONCE_MS
+    assert browser.run("matches.textContent") == "222 of 10,000 completions"
+    assert browser.run(timed % "document.getElementById('onward').click()") < AT_ONCE_MS
+    assert browser.run("document.getElementById('where').textContent") == "21 to 40 of 111"
+    choose = "const s = document.getElementById('prompt'); s.value = '9'; "
+    assert browser.run(timed % (choose + "s.dispatchEvent(new Event('change'))")) < AT_ONCE_MS
+    assert browser.run("matches.textContent") == "12 of 10,000 completions"
+    assert complaints(browser) == []

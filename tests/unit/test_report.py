@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+import json
 import math
 import re
 from html.parser import HTMLParser
@@ -17,7 +18,7 @@ from report_cases import (
     estimate,
     policy_of,
     some_history,
-    target_of,
+    subject_of,
 )
 
 import posteriori as po
@@ -28,15 +29,8 @@ from posteriori.report.verdict import verdict
 
 
 def write(tmp_path: Path, results, prior=None, prompts=("",), name="report.html", **changes) -> str:
-    settings = {"title": "A title", "config": {"fit": {"steps": 3}}, "versions": {"python": "3"}}
-    path = write_report(
-        tmp_path / "deep" / name,
-        target=target_of(prompts),
-        results=results,
-        prior=prior,
-        **{**settings, **changes},
-    )
-    return path.read_text(encoding="ascii")
+    subject = subject_of(results, prior, prompts, **changes)
+    return write_report(tmp_path / "deep" / name, subject).read_text(encoding="ascii")
 
 
 class Page(HTMLParser):
@@ -45,13 +39,13 @@ class Page(HTMLParser):
     def __init__(self, source: str) -> None:
         super().__init__(convert_charrefs=True)
         self.tags: list[tuple[str, dict[str, str]]] = []
-        self.raw: dict[str, list[str]] = {"script": [], "style": []}
+        self.raw: dict[str, list[str]] = {"script": [], "style": [], "data": []}
         self.text, self._inside = "", ""
         self.feed(source)
 
     def handle_starttag(self, tag, attrs) -> None:
         self.tags.append((tag, {name: value or "" for name, value in attrs}))
-        self._inside = tag
+        self._inside = "data" if tag == "script" and attrs else tag
 
     def handle_endtag(self, tag) -> None:
         assert tag
@@ -74,7 +68,8 @@ class TestSafety:
         hostile = policy_of(HOSTILE[0], HOSTILE, description=HOSTILE[1], findings=[COLLAPSED])
         named = [policy_of(text, HOSTILE) for text in (HOSTILE[3], HOSTILE[4], "_hidden")]
         config = {HOSTILE[0]: {HOSTILE[1]: HOSTILE[2]}}
-        settings = {"title": HOSTILE[1], "config": config, "versions": config}
+        runs = {HOSTILE[3]: config}
+        settings = {"title": HOSTILE[1], "settings": runs, "versions": runs}
         return write(tmp_path, [hostile, *named], hostile, prompts=[HOSTILE[1]], **settings)
 
     def test_the_policy_allows_one_script_and_one_style_by_hash(self, source):
@@ -87,13 +82,18 @@ class TestSafety:
             digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
             assert policy[directive] == f"'sha256-{digest}'"
 
+    def test_the_completions_are_data_that_cannot_leave_their_element(self, source):
+        (content,) = Page(source).raw["data"]
+        assert not set("<>&") & set(content)
+        texts = json.loads(content)["columns"][0]["text"]
+        assert texts[0] == HOSTILE[0]
+        assert texts[1] == HOSTILE[1]
+
     def test_generated_text_makes_no_elements_and_no_handlers(self, source):
         for tag, attributes in Page(source).tags:
             assert not [name for name in attributes if name.startswith("on") or name == "style"]
             assert tag not in {"base", "iframe", "object", "link", "form"}
-            link = (
-                attributes.get("href") or attributes.get("src") or attributes.get("srcset") or "#"
-            )
+            link = attributes.get("href") or attributes.get("src") or "#"
             assert link.startswith(("#", "data:image/svg+xml;base64,"))
 
     def test_nothing_outside_is_named(self, source):
@@ -108,7 +108,7 @@ class TestSafety:
     def test_dark_figures_have_no_light_colours(self, source):
         drawn = [
             base64.b64decode(match).decode()
-            for match in re.findall(r"srcset=\"data:image/svg\+xml;base64,([^\"]+)", source)
+            for match in re.findall(r"by-night\" src=\"data:image/svg\+xml;base64,([^\"]+)", source)
         ]
         assert drawn
         assert not any(color in svg for svg in drawn for color in (LIGHT.ink, *LIGHT.series))
@@ -199,7 +199,7 @@ UNUSUAL = {
                 mean_reward=estimate(-math.inf, 0.0),
                 kl_to_prior=estimate(math.inf, 0.0),
                 elbo=estimate(1e300, 1e290),
-                wasted_nats=estimate(0.25),
+                figure_of_tomorrow=estimate(0.25),
             )
         ],
         policy_of("prior", entropy=estimate(math.nan, math.nan), history=[]),
@@ -244,14 +244,14 @@ def test_unusual_input_still_makes_a_page(tmp_path, case):
 
 def test_chat_prompts_and_their_number_are_shown(tmp_path):
     results, prior, prompts = UNUSUAL["messages"]()
-    assert (
-        "system: Be <b>kind</b>.\nuser: Hi" in Page(write(tmp_path, results, prior, prompts)).text
-    )
+    text = Page(write(tmp_path, results, prior, prompts)).text
+    assert "system: Be <b>kind</b>. user: Hi" in text
     results, prior, prompts = UNUSUAL["hundreds of prompts"]()
     text = Page(write(tmp_path, results, prior, prompts)).text
-    assert "12 of 300 prompts" in text
+    assert "All 300" in text
     assert "100 of 300 prompts" in text
-    assert text.index("prompt 299") < text.index("prompt 298")
+    worst = text[text.index("prompt by prompt") :]
+    assert worst.index("prompt 299") < worst.index("prompt 298")
 
 
 def test_figures_that_are_not_known_yet_are_shown_last(tmp_path):
@@ -260,7 +260,7 @@ def test_figures_that_are_not_known_yet_are_shown_last(tmp_path):
     assert "infinite" in text
     assert "minus infinity" in text
     assert "unknown" in text
-    assert text.index("Wasted nats") > text.index("log Z of its target")
+    assert text.index("Figure of tomorrow") > text.index("log Z of its target")
 
 
 def test_a_report_on_a_real_run(tmp_path):
@@ -269,20 +269,12 @@ def test_a_report_on_a_real_run(tmp_path):
     reward = po.Reward(lambda completions, **_: [float(c.count("good")) for c in completions], 1.0)
     target = po.Target(prior, [reward], ["x", "y"], 3)
     fit = po.fit(target, "rloo", steps=3, num_samples=4, learning_rate=0.1, seed=0)
-    result = PolicyResult("rloo", po.evaluate(target, fit.policy, 50), fit.history, "after 3 steps")
-    start = PolicyResult("prior", po.evaluate(target, prior, 50), [], "before")
-    path = write_report(
-        tmp_path / "report.html",
-        title="Run",
-        target=target,
-        results=[result],
-        prior=start,
-        config={"seed": 0},
-        versions={},
-    )
+    result = PolicyResult.of("rloo", po.evaluate(target, fit.policy, 50), fit.history, "trained")
+    start = PolicyResult.of("prior", po.evaluate(target, prior, 50), [], "before")
+    path = write_report(tmp_path / "report.html", subject_of([result], start, ["x", "y"]))
     page = Page(path.read_text())
     assert "KL to the target, prompt by prompt" in page.text
-    assert [tag for tag, _ in page.tags].count("img") == 4
+    assert [tag for tag, _ in page.tags].count("img") == 10
     assert "rloo is " in page.text
 
 

@@ -98,6 +98,9 @@ def make_room(folder: Path) -> None:
         "report.html",
         "figure.svg",
         "evaluation.json",
+        "versions.json",
+        "samples.jsonl",
+        "frontier.json",
         *(trial.folder for trial in trials(FULL)),
     ]
     there = [folder / name for name in own if (folder / name).exists()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,15 +12,16 @@ from rich.console import Console
 from rich.text import Text
 
 from ..diagnostics.evaluate import Report
-from ..report import PolicyResult, figure, write_report
+from ..report import PolicyResult, figure
 from ..target import Target
 from ..train.loop import Fit
-from ..train.run_dir import versions
+from ..train.run_dir import versions, write_whole
 from ..types import Estimate
 from .demo_plan import Scale, Trial
 from .demo_words import conclusion
 from .judge import evaluation_json, write_evaluation
 from .output import visible
+from .run_report import write_page, write_report_files
 from .tables import print_findings, print_table, shown
 
 _ROWS = ("kl_to_target", "kl_to_prior", "entropy", "unique_fraction", "distinct_2", "ess", "log_z")
@@ -74,38 +76,34 @@ def write_demo(
     """`evaluation.json`, `report.html` and its one figure; returns what the first holds."""
     config = {**asdict(scale), "betas": list(scale.betas), "seed": seed}
     betas = dict(zip(reports, _betas(trials, reports, scale), strict=True))
+    described = {
+        "prior": f"the bundled model, judged by the target at beta {betas['prior']:g}",
+        **{
+            name: f"{trial.objective}, {scale.steps} steps, judged by the target at beta "
+            f"{trial.beta:g}"
+            for name, trial in trials.items()
+        },
+    }
     evaluation = evaluation_json(
         reports,
         num_samples=scale.judged_by,
         posterior=0,
         seed=seed,
+        title="Reward alone collapses, inference does not",
         demo=config,
+        described=described,
+        runs={name: trial.folder for name, trial in trials.items()},
         beta_of_target=betas,
         conclusion=conclusion(trials, reports),
     )
     write_evaluation(folder / "evaluation.json", evaluation)
-    described = {
-        name: f"{trial.objective}, {scale.steps} steps, judged by the target at beta {trial.beta:g}"
-        for name, trial in trials.items()
-    }
+    write_whole(folder / "versions.json", json.dumps(versions(), indent=2) + "\n")
+    write_report_files(folder, target, reports)
+    write_page(folder, card=False)
     results = [
-        PolicyResult(name, reports[name], fits[name].history, described[name]) for name in trials
+        PolicyResult.of(name, reports[name], fits[name].history, described[name]) for name in trials
     ]
-    prior = PolicyResult(
-        "prior",
-        reports["prior"],
-        [],
-        f"the bundled model, judged by the target at beta {betas['prior']:g}",
-    )
-    write_report(
-        folder / "report.html",
-        title="Reward alone collapses, inference does not",
-        target=target,
-        results=results,
-        prior=prior,
-        config=config,
-        versions=versions(),
-    )
+    prior = PolicyResult.of("prior", reports["prior"], [], described["prior"])
     figure(results, prior, folder / "figure.svg")
     return evaluation
 

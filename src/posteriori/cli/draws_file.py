@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
+from .output import json_text
 
 if TYPE_CHECKING:
     from ..types import Draws
@@ -31,17 +31,18 @@ def check_output(path: Path) -> None:
 
 
 def write_draws(path: Path, draws: Draws) -> None:
-    """The whole file or none of it. Log-weights of zero weight are null in JSON."""
+    """The whole file or none of it. Log-weights of zero weight are null in JSON. Parquet's texts
+    are UTF-8, which has no halves of surrogate pairs: they become question marks there."""
     rows = records(draws)
     incoming = path.with_name(f".{path.name}.incoming")
     if path.suffix == ".jsonl":
         with incoming.open("w", encoding="utf-8") as file:
             for row in rows:
                 finite = {key: _null(value) for key, value in row.items()}
-                file.write(json.dumps(finite, ensure_ascii=False, allow_nan=False) + "\n")
+                file.write(json_text(finite) + "\n")
     else:
         arrow, parquet = _pyarrow()
-        parquet.write_table(arrow.Table.from_pylist(rows), incoming)
+        parquet.write_table(arrow.Table.from_pylist([_utf8(row) for row in rows]), incoming)
     os.replace(incoming, path)
 
 
@@ -70,6 +71,13 @@ def records(draws: Draws) -> list[dict[str, Any]]:
     if draws.group_N is not None:
         columns["group"] = draws.group_N.tolist()
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _utf8(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: value.encode(errors="replace").decode() if isinstance(value, str) else value
+        for key, value in row.items()
+    }
 
 
 def _null(value: Any) -> Any:

@@ -52,10 +52,21 @@ def _in_words(plan: Plan) -> str:
     assert config.fit is not None
     fit, prompts = config.fit, len(plan.data.prompts)
     per_step = min(fit.prompts_per_step or prompts, prompts)
+    first = ""
+    if plan.budget is not None:
+        first = (
+            f"{fit.budget_samples} draws of the prior a prompt to find the beta of {plan.budget} = "
+            f"{getattr(fit, plan.budget):g}; then "
+        )
+    looks = ""
+    if fit.evaluate_every:
+        asked = len((plan.held_out or plan.data).prompts)
+        looks = f", judged every {fit.evaluate_every} steps on {asked} prompts"
+    last = config.evaluate.num_samples
     return (
-        f"{fit.objective}, {fit.steps} steps of {per_step} of {prompts} prompts x "
+        f"{first}{fit.objective}, {fit.steps} steps of {per_step} of {prompts} prompts x "
         f"{fit.num_samples} draws of at most {config.max_new_tokens} tokens, policy "
-        f"'{fit.policy}' from prior '{plan.prior}'; then {config.evaluate.num_samples} draws a "
+        f"'{fit.policy}' from prior '{plan.prior}'{looks}; then {last} draws a "
         f"prompt to evaluate it; all into '{plan.policy.parent}'"
     )
 
@@ -67,46 +78,47 @@ def _toml(value: Any) -> str:
 
 
 def _run(plan: Plan, *, resume: bool, as_json: bool, quiet: bool) -> int:
-    from ..report import PolicyResult, write_report
     from ..train.loop import fit as run_fit
-    from ..train.run_dir import versions
-    from .build import about, build_target
+    from ..train.run_dir import finding_json
+    from .build import about, build_held_out, build_target
     from .judge import evaluation_json, judge, show, write_evaluation
     from .progress import fit_progress, hush_transformers, status
+    from .run_report import write_page, write_report_files
 
     config, folder = plan.config, plan.policy.parent
     assert config.fit is not None
     objective, steps = config.fit.objective, config.fit.steps
     with status(f"loading '{plan.prior}'", quiet=quiet):
-        target = build_target(plan)
+        target = build_target(plan, priced=False)
+        held_out = build_held_out(plan, target)
     hush_transformers()
-    with fit_progress(objective, steps, quiet=quiet) as on_step:
+    with fit_progress(objective, steps, quiet=quiet) as shown:
         result = run_fit(
             target,
             objective,
             output_dir=folder,
             resume=resume,
-            on_step=on_step,
+            held_out=held_out,
+            on_step=shown,
+            on_evaluation=shown.evaluated,
+            on_note=shown.note,
             config=about(plan),
-            **config.fit.model_dump(exclude={"objective"}),
+            **config.fit.model_dump(exclude={"objective", "held_out"}),
         )
+    assert result.target is not None
+    target, stopped = result.target, result.stopped
     judging = config.evaluate.model_dump()
     reports = judge(
         target, {"prior": target.prior, objective: result.policy}, **judging, quiet=quiet
     )
-    evaluation = evaluation_json(reports, **judging, output_dir=str(folder))
+    why: dict[str, Any] = {} if stopped is None else {"stopped": finding_json(stopped)}
+    evaluation = evaluation_json(reports, **judging, output_dir=str(folder), **why)
     write_evaluation(folder / "evaluation.json", evaluation)
-    description = f"{objective}, {steps} steps"
-    report = write_report(
-        folder / "report.html",
-        title=f"{objective} on {plan.config.prior.path}",
-        target=target,
-        results=[PolicyResult(objective, reports[objective], result.history, description)],
-        prior=PolicyResult("prior", reports["prior"], [], "where the policy started"),
-        config=config.model_dump(mode="json", exclude_none=True),
-        versions=versions(),
-    )
-    code = show(reports, evaluation, title=description, as_json=as_json)
+    write_report_files(folder, target, reports)
+    report = write_page(folder, card=True)
+    code = show(reports, evaluation, title=f"{objective}, {steps} steps", as_json=as_json)
     if not as_json:
         stdout().print(f"policy: {plan.policy}\nreport: {report}", soft_wrap=True)
-    return code
+        if stopped is not None:
+            stdout().print(visible(f"stopped early: {stopped}"), soft_wrap=True)
+    return code if stopped is None else 1

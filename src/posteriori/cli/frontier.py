@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -46,11 +47,14 @@ def frontier(
     """
     plan = make_plan(config, overrides or [])
     from ..diagnostics.frontier import frontier as find_frontier
+    from ..train.budget import in_own_units
     from .build import build_target
     from .progress import status
 
     with status(f"loading '{plan.prior}'", quiet=quiet):
-        target = build_target(plan)
+        target = build_target(plan, priced=False)
+        if plan.budget is not None:
+            target = in_own_units(target, seed)
     size = f"{len(target.prompts)} prompts x {num_samples} draws"
     with status(f"frontier: {size}", quiet=quiet):
         curve = find_frontier(target, num_samples, seed, stages=stages, strongest=strongest)
@@ -60,7 +64,7 @@ def frontier(
         *((f"beta {value:g}", curve.at_beta(value)) for value in beta or []),
     ]
     if as_json:
-        print_json(_json(curve, asked))
+        print_json(frontier_json(curve, asked))
     else:
         _print(stdout(), curve, asked, title=f"frontier of {plan.file}, {size}")
     return 1 if any(finding.level == "stop" for finding in curve.findings) else 0
@@ -91,7 +95,8 @@ def _print(
         print_finding(console, finding)
 
 
-def _json(curve: Frontier, asked: list[tuple[str, Point]]) -> dict[str, Any]:
+def frontier_json(curve: Frontier, asked: Sequence[tuple[str, Point]] = ()) -> dict[str, Any]:
+    """What `--json` prints, and a run keeps as frontier.json; infinities and NaN as strings."""
     from ..train.run_dir import jsonable
     from .tables import estimate_json
 

@@ -29,6 +29,7 @@ from .fit import fit
 from .frontier import frontier
 from .ls import ls
 from .output import visible
+from .report import report
 from .reward import reward
 from .sample import sample
 from .simulate_preferences import simulate_preferences
@@ -54,6 +55,7 @@ _VERBS = (
     sample,
     twist,
     evaluate,
+    report,
     reward,
     simulate_preferences,
     ls,

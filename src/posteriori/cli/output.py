@@ -29,7 +29,14 @@ def _console(stream: Any) -> Console:
 
 def print_json(value: Any) -> None:
     """One JSON document on standard output; infinities must have become strings before."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    sys.stdout.write(json_text(value, indent=2) + "\n")
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """JSON that people can read in their own script, and that commands no terminal: characters
+    that are not printable, halves of surrogate pairs among them, are `\\u` escapes."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
 
 
 def visible(text: str) -> str:

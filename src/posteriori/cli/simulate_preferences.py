@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +10,7 @@ import typer
 from ..errors import CheckpointError, ConfigError
 from .check import make_plan
 from .options import AsJson, ConfigFile, Overrides, Quiet, Seed
-from .output import print_json, stdout, visible
+from .output import json_text, print_json, stdout, visible
 
 
 def simulate_preferences(
@@ -46,7 +45,7 @@ def simulate_preferences(
     with status(f"drawing {num_pairs} pairs", quiet=quiet):
         rows = simulate(target, num_pairs, scale=scale, noise=noise, seed=seed)
     incoming = output.with_name(f".{output.name}.incoming")
-    lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows]
+    lines = [json_text(row) for row in rows]
     incoming.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     incoming.replace(output)
     best = best_accuracy(rows, scale=scale, noise=noise)

@@ -78,7 +78,7 @@ def _learn(
     with status(f"loading '{plan.prior}'", quiet=quiet):
         target = build_target(plan)
         by = None if path is None else load_policy(plan, path, target)
-    head = head or new_head(target, settings.width, settings.seed)
+    head = head or new_head(target, settings)
     done = 0
     with count_progress("twist", quiet=quiet) as on_progress:
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from .gather import gather
 from .page import write_report
-from .result import PolicyResult
+from .result import Curve, PolicyResult, Subject
 from .summary import figure
 
-__all__ = ["PolicyResult", "figure", "write_report"]
+__all__ = ["Curve", "PolicyResult", "Subject", "figure", "gather", "write_report"]

@@ -9,16 +9,42 @@ from functools import partial
 
 from . import figures
 from .curves import curve
-from .histograms import MOST_ROWS, finite_rewards, histograms
-from .result import PolicyResult
+from .histograms import MOST_ROWS, Row, histograms, rows
+from .plane import least_kl, logarithmic_beyond, on_plane, plane
+from .result import Curve, PolicyResult, Subject
 from .text import number, one_line, with_error
 from .theme import DARK, LIGHT, recolored
+from .training import evaluated, trained, training
+
+TRAINING = {
+    "elbo": (
+        "ELBO while training",
+        "Mean log-evidence less KL to the prior. It rises to log Z, the level drawn across; the gap"
+        " that is left is the KL to the target.",
+    ),
+    "kl_to_target": (
+        "Distance from the target while training",
+        "KL to the target at each evaluation. Bars: two standard errors either way.",
+    ),
+    "entropy": (
+        "Entropy while training",
+        "A policy that falls to zero writes one thing. Faint: each step's estimate; drawn: its"
+        " running mean; dotted: the prior.",
+    ),
+    "unique_fraction": (
+        "Distinct completions while training",
+        "The share of distinct ones among the draws of a prompt. How high it can be depends on how"
+        " many there are.",
+    ),
+}
+"""Title and caption of each figure over training steps, by the name of what it shows."""
 
 
 @dataclass(frozen=True)
 class View:
     """A figure of the page. `alt` says in words what it shows, with the numbers."""
 
+    name: str
     title: str
     caption: str
     alt: str
@@ -26,79 +52,101 @@ class View:
     dark: str
 
 
-def views(results: Sequence[PolicyResult], prior: PolicyResult | None) -> list[View]:
-    """The figures that have something to show."""
-    everyone = [result for result, _ in figures.entries(results, prior)]
+def views(subject: Subject) -> list[View]:
+    """The figures that have something to show; the reward-KL plane first."""
+    results, prior, everyone = subject.results, subject.prior, subject.everyone
     found = []
-    if everyone:
+    if any(on_plane(each) for each in everyone):
         found.append(
             _view(
+                "plane",
                 "Reward against KL",
-                "What each policy gained, and what it paid in nats. The prior is where both start."
-                " Bars: two standard errors either way." + _missing(everyone),
-                "; ".join(_plane_words(each) for each in everyone),
-                partial(figures.plane, results, prior),
+                _plane_caption(everyone, subject.curve),
+                _plane_words(everyone, subject.curve),
+                partial(plane, results, prior, subject.curve),
             )
         )
-    for key, title, caption in (
-        (
-            "entropy",
-            "Entropy while training",
-            "A policy that falls to zero writes one thing. Faint: each step's estimate; drawn: its"
-            " running mean; dotted: the prior.",
-        ),
-        (
-            "elbo",
-            "ELBO while training",
-            "Mean log-evidence less KL to the prior. The gap that is left to log Z is"
-            " the KL to the target.",
-        ),
-    ):
-        trained = [each for each in results if len(curve(each.history, key)[0])]
-        if trained:
-            alt = "; ".join(_curve_words(each, key) for each in trained)
-            draw = partial(figures.training, results, prior, key)
-            found.append(_view(title, caption, alt, draw))
-    if everyone and any(len(each.report.draws) for each in everyone):
+    for key, (title, caption) in TRAINING.items():
+        shown = [each for each in results if trained(each, key)]
+        if shown:
+            if any(evaluated(each, key) for each in shown) and key != "kl_to_target":
+                caption += " Hollow points with bars: evaluations while training."
+            alt = "; ".join(_curve_words(each, key) for each in shown)
+            found.append(_view(key, title, caption, alt, partial(training, results, prior, key)))
+    drawn = rows(results, prior)
+    if drawn:
         caption = "The share of draws in each bin; a tick marks the mean."
+        if any(row.target for row in drawn):
+            caption += " Hatched: the target itself, by draws weighted towards it."
         if len(everyone) > MOST_ROWS:
             caption += f" The first {MOST_ROWS} of {len(everyone)} are shown."
-        alt = "; ".join(_reward_words(each) for each in everyone)
-        found.append(_view("Rewards", caption, alt, partial(histograms, results, prior)))
+        alt = "; ".join(map(_reward_words, drawn))
+        found.append(_view("rewards", "Rewards", caption, alt, partial(histograms, drawn)))
     return found
 
 
-def _view(title: str, caption: str, alt: str, draw: figures.Draw) -> View:
+def _view(name: str, title: str, caption: str, alt: str, draw: figures.Draw) -> View:
     light = figures.svg(draw, LIGHT)
     dark = recolored(light, LIGHT, DARK)
-    return View(title, caption, f"{title}. {alt}.", _uri(light), _uri(dark))
+    return View(name, title, caption, f"{title}. {alt}.", _uri(light), _uri(dark))
 
 
 def _uri(svg: str) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
 
 
-def _missing(policies: Sequence[PolicyResult]) -> str:
-    left_out = [one_line(each.name) for each in policies if not figures.on_plane(each)]
-    return f" Not on it, for want of finite figures: {', '.join(left_out)}." if left_out else ""
+def _plane_caption(everyone: Sequence[PolicyResult], curve: Curve | None) -> str:
+    told = (
+        "What each policy gained, and what it paid in nats. Bars: two standard errors either way."
+    )
+    if curve is not None and curve.points:
+        told += (
+            " The frontier is the most reward that each nat can buy, predicted from draws of the"
+            " prior; its band is two standard errors. A dotted gap is what a policy wasted."
+        )
+        if curve.best_of_n:
+            told += " Stars: best of n, with n beside them."
+    beyond = logarithmic_beyond(everyone, curve)
+    if beyond is not None:
+        told += f" Beyond {number(beyond[0], 2)} nats, dotted, the axis is logarithmic."
+    missing = [one_line(each.name) for each in everyone if not on_plane(each)]
+    return told + (
+        f" Not on it, for want of finite figures: {', '.join(missing)}." if missing else ""
+    )
 
 
-def _plane_words(policy: PolicyResult) -> str:
-    paid, reward = (policy.report.get(key) for key in ("kl_to_prior", "mean_reward"))
-    shown = ["not measured" if e is None else with_error(e) for e in (paid, reward)]
-    return f"{one_line(policy.name)}: KL to the prior {shown[0]} nats, mean reward {shown[1]}"
+def _plane_words(everyone: Sequence[PolicyResult], curve: Curve | None) -> str:
+    words = []
+    for policy in everyone:
+        paid, reward = (policy.figures.get(key) for key in ("kl_to_prior", "mean_reward"))
+        shown = ["not measured" if e is None else with_error(e) for e in (paid, reward)]
+        told = f"{one_line(policy.name)}: KL to the prior {shown[0]} nats, mean reward {shown[1]}"
+        least = least_kl(policy, curve)
+        if least is not None and paid is not None and paid.value > least:
+            told += f", {number(paid.value - least, 2)} nats of it wasted"
+        words.append(told)
+    if curve is not None and curve.points:
+        last = curve.points[-1]
+        words.append(
+            f"the frontier is known up to KL {number(last.kl.value)} nats and a mean reward of "
+            f"{number(last.reward.value)}"
+        )
+    return "; ".join(words)
 
 
 def _curve_words(policy: PolicyResult, key: str) -> str:
     _, _, mean_K = curve(policy.history, key)
-    first, last = number(float(mean_K[0])), number(float(mean_K[-1]))
-    return f"{one_line(policy.name)}: from {first} to {last} nats"
+    if len(mean_K):
+        first, last = float(mean_K[0]), float(mean_K[-1])
+    else:
+        found = evaluated(policy, key)
+        first, last = found[0][1].value, found[-1][1].value
+    unit = "" if key == "unique_fraction" else " nats"
+    return f"{one_line(policy.name)}: from {number(first)} to {number(last)}{unit}"
 
 
-def _reward_words(policy: PolicyResult) -> str:
-    reward_N = finite_rewards(policy)
-    if not len(reward_N):
-        return f"{one_line(policy.name)}: no finite reward"
-    low, high = number(float(reward_N.min())), number(float(reward_N.max()))
-    mean = number(float(reward_N.mean()))
-    return f"{one_line(policy.name)}: from {low} to {high}, mean {mean}"
+def _reward_words(row: Row) -> str:
+    if not len(row.reward_N):
+        return f"{one_line(row.name)}: no finite reward"
+    low, high = number(float(row.reward_N.min())), number(float(row.reward_N.max()))
+    return f"{one_line(row.name, 100)}: from {low} to {high}, mean {number(row.mean)}"

@@ -6,45 +6,119 @@
 
   const table = document.getElementById("samples");
   if (!table) return;
-  const groups = [...table.tBodies].map((body) => ({ body, cells: cellsOf(body) }));
+  const data = JSON.parse(document.getElementById("samples-data").textContent);
+  const body = table.tBodies[0];
   const buttons = [...table.querySelectorAll("button[data-sort]")];
+  const input = document.getElementById("search");
+  const prompt = document.getElementById("prompt");
+  const matches = document.getElementById("matches");
+  const where = document.getElementById("where");
+  const [back, onward] = ["back", "onward"].map((id) => document.getElementById(id));
+  const several = data.prompts.length > 1;
+  const total = data.columns.reduce((sum, column) => sum + column.text.length, 0);
+  const keys = new Map();
   let sorted = { key: null, falling: false };
+  let page = 0;
+  let pattern = null;
+  let found = data.columns.map((column) => [...column.text.keys()]);
 
-  // One draw is three cells of a row (text, reward, log-prob); a group has a list of draws a policy.
-  function cellsOf(body) {
-    const rows = [...body.rows].slice(1);
-    const policies = rows.length ? rows[0].cells.length / 3 : 0;
-    return Array.from({ length: policies }, (_, p) =>
-      rows.map((row) => [...row.cells].slice(3 * p, 3 * p + 3)));
+  function keysOf(column, key) {
+    if (!keys.has(key)) keys.set(key, data.columns.map((each) => each[key].map(Number)));
+    return keys.get(key)[column];
   }
 
-  function valueOf(draw, key) {
-    const cell = draw.find((each) => each.hasAttribute("data-" + key));
-    return cell ? Number(cell.getAttribute("data-" + key)) : NaN;
+  // What has no number comes last either way; equal ones stay in the order in which they were drawn.
+  function arranged(rows, column) {
+    if (sorted.key === null) return rows;
+    const value = keysOf(column, sorted.key);
+    const sign = sorted.falling ? -1 : 1;
+    return rows.sort((a, b) => {
+      const [x, y] = [value[a], value[b]];
+      if (Number.isNaN(x) || Number.isNaN(y)) return Number.isNaN(x) - Number.isNaN(y) || a - b;
+      return x === y ? a - b : sign * (x < y ? -1 : 1);
+    });
   }
 
-  // What has no number comes last either way.
-  function compare(a, b, key, falling) {
-    const [x, y] = [valueOf(a, key), valueOf(b, key)];
-    if (Number.isNaN(x) || Number.isNaN(y)) return Number.isNaN(x) - Number.isNaN(y);
-    if (x === y) return 0;
-    return (x < y) === falling ? 1 : -1;
-  }
-
-  function arrange() {
-    for (const { body, cells } of groups) {
-      const columns = cells.map((draws) => sorted.key === null ? draws
-        : [...draws].sort((a, b) => compare(a, b, sorted.key, sorted.falling)));
-      [...body.rows].slice(1).forEach((row, r) => {
-        row.replaceChildren(...columns.flatMap((draws) => draws[r]));
-      });
-    }
+  function update() {
+    const words = input.value.trim();
+    pattern = words ? new RegExp(words.replace(/[.*+?^${}()|[\]\\/]/g, "\\$&"), "giu") : null;
+    const chosen = prompt && prompt.value !== "" ? Number(prompt.value) : null;
+    const hit = (text) => text.search(pattern) >= 0;
+    const asked = pattern && data.prompts.map(hit);
+    found = data.columns.map((column, c) => {
+      let rows = [...column.text.keys()];
+      if (chosen !== null) rows = rows.filter((k) => column.prompt[k] === chosen);
+      if (pattern) {
+        rows = rows.filter((k) => (several && asked[column.prompt[k]]) || hit(column.text[k]));
+      }
+      return arranged(rows, c);
+    });
     for (const button of buttons) {
       const head = button.closest("th");
       if (button.dataset.sort !== sorted.key) head.removeAttribute("aria-sort");
       else head.setAttribute("aria-sort", sorted.falling ? "descending" : "ascending");
     }
-    search();
+    const left = found.reduce((sum, rows) => sum + rows.length, 0);
+    matches.textContent = words || chosen !== null
+      ? `${left.toLocaleString("en")} of ${total.toLocaleString("en")} completions` : "";
+    page = 0;
+    show();
+  }
+
+  function show() {
+    const rows = Math.max(0, ...found.map((each) => each.length));
+    const pages = Math.max(1, Math.ceil(rows / data.page));
+    const start = page * data.page;
+    const end = Math.min(rows, start + data.page);
+    const made = [];
+    for (let row = start; row < end; row += 1) {
+      const tr = document.createElement("tr");
+      data.columns.forEach((column, c) => tr.append(...cells(column, found[c][row])));
+      made.push(tr);
+    }
+    body.replaceChildren(...made);
+    where.textContent = rows ? `${(start + 1).toLocaleString("en")} to ${end.toLocaleString("en")} of ${rows.toLocaleString("en")}` : "none";
+    back.disabled = page === 0;
+    onward.disabled = page >= pages - 1;
+  }
+
+  function element(name, className, ...children) {
+    const made = document.createElement(name);
+    if (className) made.className = className;
+    made.append(...children);
+    return made;
+  }
+
+  // Built from text nodes alone: what a model wrote is never parsed as markup.
+  function marked(text) {
+    const made = document.createElement("bdi");
+    let end = 0;
+    for (const match of pattern ? text.matchAll(pattern) : []) {
+      made.append(text.slice(end, match.index), element("mark", "", match[0]));
+      end = match.index + match[0].length;
+    }
+    made.append(text.slice(end));
+    return made;
+  }
+
+  function cells(column, k) {
+    const text = element("td", "start text");
+    const [reward, weight] = [element("td", "number"), element("td", "number")];
+    if (k === undefined) return [text, reward, weight];
+    if (several) {
+      text.append(element("span", "prompt", marked(data.prompts[column.prompt[k]])));
+    }
+    text.append(column.text[k].trim() ? marked(column.text[k]) : element("i", "", "(empty)"));
+    if (column.cut[k]) {
+      const cut = element("i", "", "\u2026");
+      cut.setAttribute("aria-label", "cut off");
+      text.append(cut);
+    }
+    reward.textContent = column.reward_shown[k];
+    reward.dataset.reward = column.reward[k];
+    weight.textContent = column.weight_shown[k];
+    weight.dataset.weight = column.weight[k];
+    return [text, reward, weight];
   }
 
   for (const button of buttons) {
@@ -53,60 +127,13 @@
       if (sorted.key !== key) sorted = { key, falling: true };
       else if (sorted.falling) sorted = { key, falling: false };
       else sorted = { key: null, falling: false };
-      arrange();
+      update();
     });
   }
-
-  const input = document.getElementById("search");
-  const output = document.getElementById("matches");
-  const texts = [...table.querySelectorAll("td.text bdi, tr.prompt bdi")]
-    .map((element) => ({ element, text: element.textContent, hit: true }));
-  const textOf = new Map(texts.map((each) => [each.element, each]));
-
-  // Rebuilt from text nodes alone: what a model wrote is never parsed as markup.
-  function show(each, pattern) {
-    const matches = pattern ? [...each.text.matchAll(pattern)] : [];
-    each.hit = !pattern || matches.length > 0;
-    const parts = [];
-    let end = 0;
-    for (const match of matches) {
-      const mark = document.createElement("mark");
-      mark.textContent = match[0];
-      parts.push(each.text.slice(end, match.index), mark);
-      end = match.index + match[0].length;
-    }
-    each.element.replaceChildren(...parts, each.text.slice(end));
-  }
-
-  function search() {
-    const words = input.value.trim();
-    const pattern = words && new RegExp(words.replace(/[.*+?^${}()|[\]\\/]/g, "\\$&"), "giu");
-    for (const each of texts) show(each, pattern);
-    let found = 0;
-    let total = 0;
-    for (const { body } of groups) {
-      const [head, ...rows] = body.rows;
-      const whole = textOf.get(head.querySelector("bdi")).hit;
-      let any = false;
-      for (const row of rows) {
-        let hits = 0;
-        for (const cell of row.querySelectorAll("td.text")) {
-          const bdi = cell.querySelector("bdi");
-          if (!bdi) continue;
-          const hit = whole || textOf.get(bdi).hit;
-          cell.classList.toggle("dim", !hit);
-          hits += hit;
-          total += 1;
-        }
-        row.hidden = hits === 0;
-        any ||= hits > 0;
-        found += hits;
-      }
-      body.hidden = !any;
-    }
-    output.textContent = words ? `${found} of ${total} completions` : "";
-  }
-
-  input.addEventListener("input", search);
-  document.querySelector(".tools").hidden = false;
+  back.addEventListener("click", () => { page -= 1; show(); });
+  onward.addEventListener("click", () => { page += 1; show(); });
+  input.addEventListener("input", update);
+  if (prompt) prompt.addEventListener("change", update);
+  for (const tools of document.querySelectorAll(".tools")) tools.hidden = false;
+  show();
 })();

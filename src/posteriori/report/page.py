@@ -9,57 +9,54 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from ..target import Target
 from ..train.run_dir import write_whole
 from .captions import views
 from .figures import entries
-from .result import PolicyResult
+from .result import PolicyResult, Subject
 from .samples import samples
-from .tables import KINDS, by_prompt, comparison, costs, flat
-from .text import number, one_line, visible
+from .settings import settings, versions
+from .tables import KINDS, by_prompt, comparison, costs, findings
+from .text import one_line, visible
 from .theme import DARK, DASHES, LIGHT, MARKERS, Theme
 from .verdict import verdict
 
-_HERE = Path(__file__).parent
-_LEVELS = ("stop", "warn", "info")
+HERE = Path(__file__).parent
 
 
-def write_report(
-    path: Path | str,
-    *,
-    title: str,
-    target: Target,
-    results: Sequence[PolicyResult],
-    prior: PolicyResult | None = None,
-    config: Mapping[str, Any],
-    versions: Mapping[str, Any],
-) -> Path:
-    """Write the report on `results` (and the `prior` to compare with) to `path`; returns the path.
+def write_report(path: Path | str, subject: Subject) -> Path:
+    """Write the page on `subject` to `path`; returns the path.
 
-    `target` gives the prompts. Where the policies have targets of their own (another beta), each
-    is judged by its own report, and the page says so. The same input makes the same bytes. The
-    folder is made if it is missing, and the file appears under its name only when complete.
+    Where the policies have targets of their own (another beta), each is judged by its own, and the
+    page says so. The same input makes the same bytes. The folder is made if it is missing, and the
+    file appears under its name only when complete.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    everyone = subject.everyone
+    shared, differing = settings(subject.settings)
     html = _render(
-        title=one_line(title, 120) or "Report",
-        verdict=verdict(results, prior),
-        about=_about(target, results),
-        policies=[_head(result, index) for result, index in entries(results, prior)],
-        findings=_findings(results, prior),
-        figures=views(results, prior),
+        title=one_line(subject.title, 120) or "Report",
+        verdict=verdict(subject.results, subject.prior),
+        about=visible(subject.about),
+        policies=[_head(each, index) for each, index in entries(subject.results, subject.prior)],
+        findings=findings(subject),
+        figures=views(subject),
         kinds=KINDS,
-        config=flat(config),
-        versions=flat(versions),
-        **_tables(target, [result for result, _ in entries(results, prior)]),
+        comparison=comparison(everyone),
+        by_prompt=by_prompt(everyone, subject),
+        num_prompts=subject.num_prompts,
+        samples=samples(subject),
+        costs=costs(everyone),
+        runs=[one_line(name) for name in subject.settings],
+        config=shared,
+        differing=differing,
+        versions=versions(subject.versions),
     )
     write_whole(path, html.encode("ascii", "xmlcharrefreplace").decode("ascii"))
     return path
@@ -67,14 +64,14 @@ def write_report(
 
 def _render(**context: Any) -> str:
     environment = Environment(
-        loader=FileSystemLoader(_HERE),
+        loader=FileSystemLoader(HERE),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    style = _palette() + (_HERE / "style.css").read_text(encoding="ascii")
-    script = (_HERE / "page.js").read_text(encoding="ascii")
+    style = _palette() + (HERE / "style.css").read_text(encoding="ascii")
+    script = (HERE / "page.js").read_text(encoding="ascii")
     return environment.get_template("template.html").render(
         policy=(
             f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
@@ -102,19 +99,6 @@ def _palette() -> str:
     return f"{variables(LIGHT)}\n{dark}\n"
 
 
-def _tables(target: Target, policies: Sequence[PolicyResult]) -> dict[str, Any]:
-    groups = samples(policies, target)
-    return {
-        "comparison": comparison(policies),
-        "by_prompt": by_prompt(policies, target),
-        "num_prompts": len(target.prompts),
-        "samples": groups,
-        "max_new_tokens": target.max_new_tokens,
-        "num_samples": sum(cell is not None for g in groups for row in g["rows"] for cell in row),
-        "costs": costs(policies),
-    }
-
-
 def _head(result: PolicyResult, index: int | None) -> dict[str, Any]:
     """A policy at the head of a column, with the style that it has in the figures."""
     return {
@@ -124,37 +108,3 @@ def _head(result: PolicyResult, index: int | None) -> dict[str, Any]:
         "shape": "prior" if index is None else str(index % len(MARKERS)),
         "dash": "prior" if index is None else str(index % len(DASHES)),
     }
-
-
-def _findings(results: Sequence[PolicyResult], prior: PolicyResult | None) -> list[dict[str, str]]:
-    """All findings with their policy's name, the gravest first."""
-    found = [
-        {
-            "policy": one_line(result.name),
-            "level": finding.level,
-            "message": visible(finding.message),
-            "hint": visible(finding.hint),
-        }
-        for result, _ in entries(results, prior)
-        for finding in result.report.findings
-    ]
-    return sorted(found, key=lambda each: _LEVELS.index(each["level"]))
-
-
-def _about(target: Target, results: Sequence[PolicyResult]) -> str:
-    """What was aligned to what, in one line."""
-    evidence = ", ".join(
-        one_line(getattr(each, "name", type(each).__name__), 80) for each in target.evidence
-    )
-    betas = sorted({b for each in target.evidence if (b := getattr(each, "beta", None))})
-    at = f" at beta {', '.join(number(b) for b in betas)}" if len(betas) == 1 else ""
-    policies = f"{len(results)} {'policy' if len(results) == 1 else 'policies'}"
-    return (
-        f"{policies}, {_plural(len(target.prompts), 'prompt')}, completions of up to "
-        f"{_plural(target.max_new_tokens, 'token')}. "
-        f"The target is the prior times its evidence: {evidence or 'none'}{at}."
-    )
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -1,23 +1,89 @@
-"""What the report is told about one policy."""
+"""What a report is made of: policies, each with its figures and draws, and the run around them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from ..diagnostics.best_of_n_points import BestOfN
 from ..diagnostics.evaluate import Report
+from ..diagnostics.frontier import Point
+from ..types import Cost, Estimate, Finding, Prompt
+from .drawn import Drawn
 
 
 @dataclass(frozen=True)
 class PolicyResult:
-    """A policy by name: its evaluation, one record a training step, and what it is in a few words.
+    """A policy by name: its figures, its first draws, one record a training step, and what it is.
 
     `history` may be empty (a policy from elsewhere, the prior), its records may lack any figure,
     and their numbers may be the strings "inf", "-inf" and "nan", as a run's metrics file has them.
+    `evaluations` are the evaluations made while training: a step, and figures by name. `target`
+    names the target that the policy was judged by, where a report has several.
     """
 
     name: str
-    report: Report
+    figures: Mapping[str, Estimate]
     history: Sequence[Mapping[str, Any]]
     description: str
+    findings: Sequence[Finding] = ()
+    cost: Cost = field(default_factory=Cost)
+    drawn: Drawn = field(default_factory=Drawn)
+    num_draws: int = 0
+    evaluations: Sequence[tuple[int, Mapping[str, Estimate]]] = ()
+    target: str = ""
+
+    @staticmethod
+    def of(
+        name: str, report: Report, history: Sequence[Mapping[str, Any]], description: str
+    ) -> PolicyResult:
+        """From an evaluation that has just been made; all its draws are kept."""
+        return PolicyResult(
+            name,
+            report,
+            history,
+            description,
+            report.findings,
+            report.cost,
+            Drawn.of(report.draws),
+            len(report.draws),
+        )
+
+    @property
+    def evaluated(self) -> bool:
+        """Not so for a run that was stopped: it has a history and nothing else."""
+        return bool(self.figures)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The frontier as it was predicted: what `posteriori.frontier` found, without its draws."""
+
+    points: Sequence[Point]
+    best_of_n: Sequence[BestOfN]
+    findings: Sequence[Finding] = ()
+
+
+@dataclass(frozen=True)
+class Subject:
+    """All that a report says. `prompts` by their position in the target; those that have draws.
+
+    `settings` and `versions` are one mapping a run, by the run's name.
+    """
+
+    title: str
+    about: str
+    results: Sequence[PolicyResult]
+    prior: PolicyResult | None = None
+    prompts: Mapping[int, Prompt] = field(default_factory=dict)
+    num_prompts: int = 0
+    curve: Curve | None = None
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    versions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    base_model: str = ""
+
+    @property
+    def everyone(self) -> list[PolicyResult]:
+        """The prior, if there is one, and then the policies."""
+        return [*([] if self.prior is None else [self.prior]), *self.results]

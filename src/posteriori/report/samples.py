@@ -1,94 +1,89 @@
-"""Completions to look at: a dozen of each policy, prompt by prompt, all policies side by side."""
+"""Completions to look at, all policies side by side: what the page's script sorts and searches."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import torch
+from markupsafe import Markup
 
-from ..target import Target
-from .result import PolicyResult
-from .text import fixed, number, prompt_text, visible
+from .drawn import Record
+from .result import PolicyResult, Subject
+from .text import number, one_line, prompt_text, visible
 
-A_DOZEN = 12
-AT_LEAST = 3
-"""Draws a prompt while the prompts are few: less cannot show that a policy repeats itself."""
+MOST = 10_000
+"""Completions that one page holds; a browser sorts and searches so many at once."""
+PAGE = 20
+"""Rows that are shown at a time. The script's own number is in the page's data."""
 LONGEST = 1200
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One draw. The sort keys are written as JavaScript's `Number` reads them."""
-
-    text: str
-    cut_off: bool
-    reward: str
-    reward_key: str
-    log_prob: str
-    log_prob_key: str
-
-
-def samples(policies: Sequence[PolicyResult], target: Target) -> list[dict[str, Any]]:
-    """For each shown prompt its rows: the k-th draw of every policy, None where there is none.
+def samples(subject: Subject) -> dict[str, Any]:
+    """The page's completions: for each policy its draws, the k-th of all prompts together.
 
     They are each policy's first draws, not chosen ones, so what they look like is what is typical.
+    `columns` holds lists, as JSON can; `rows` the first ones, for a page that runs no script.
     """
-    prompts = target.prompts[:A_DOZEN]
-    each = max(AT_LEAST, math.ceil(A_DOZEN / len(prompts)))
-    columns = [
-        [_draws(policy, index, each) for policy in policies] for index in range(len(prompts))
-    ]
-    return [
-        {
-            "prompt": prompt_text(prompt),
-            "cut_off": any(cell.cut_off for column in drawn for cell in column),
-            "rows": [
-                [column[k] if k < len(column) else None for column in drawn]
-                for k in range(max((len(column) for column in drawn), default=0))
-            ],
-        }
-        for prompt, drawn in zip(prompts, columns, strict=True)
-        if any(drawn)
-    ]
+    everyone = subject.everyone
+    each = max(1, MOST // max(1, len(everyone)))
+    place = {index: at for at, index in enumerate(subject.prompts)}
+    columns = [_column(policy, place, each) for policy in everyone]
+    prompts = [prompt_text(prompt) for prompt in subject.prompts.values()]
+    longest = max((len(column["text"]) for column in columns), default=0)
+    return {
+        "prompts": [one_line(prompt, 90) for prompt in prompts],
+        "columns": columns,
+        "page": PAGE,
+        "rows": [
+            [_cell(column, row, prompts) for column in columns] for row in range(min(PAGE, longest))
+        ],
+        "num_rows": longest,
+        "total": sum(len(column["text"]) for column in columns),
+        "drawn": sum(policy.num_draws for policy in everyone),
+        "cut": any(any(column["cut"]) for column in columns),
+        "data": _inert({"prompts": [_short(p) for p in prompts], "columns": columns, "page": PAGE}),
+    }
 
 
-def _draws(policy: PolicyResult, prompt: int, most: int) -> list[Cell]:
-    draws = policy.report.draws
-    rows = (draws.completions.prompt_index_N == prompt).nonzero()[:most, 0]
-    if not len(rows):
-        return []
-    completions = draws.completions.select(rows)
-    return [
-        _cell(text, bool(truncated), float(reward), float(log_prob))
-        for text, truncated, reward, log_prob in zip(
-            completions.texts,
-            completions.truncated_N.tolist(),
-            _values(draws.reward_N, rows),
-            _values(draws.log_proposal_N, rows),
-            strict=True,
-        )
-    ]
+def _column(policy: PolicyResult, place: dict[int, int], most: int) -> dict[str, list[Any]]:
+    records: Sequence[Record] = policy.drawn.records[:most]
+    # A weight of 1 is the average one: the target has such a draw as often as the policy does.
+    scale = policy.num_draws / max(1, len(policy.drawn.prompts)) or 1.0
+    reward = [each.reward for each in records]
+    weight = [each.weight * scale for each in records]
+    return {
+        "prompt": [place[each.prompt_index] for each in records],
+        "text": [visible(each.completion, LONGEST) for each in records],
+        "cut": [int(not each.ended) for each in records],
+        "reward": [_key(value) for value in reward],
+        "reward_shown": [number(value, 2) for value in reward],
+        "weight": [_key(value) for value in weight],
+        "weight_shown": [number(value, 2) for value in weight],
+    }
 
 
-def _values(values_N: torch.Tensor, rows: torch.Tensor) -> list[float]:
-    return values_N.detach()[rows.to(values_N.device)].tolist()
+def _cell(column: dict[str, list[Any]], row: int, prompts: Sequence[str]) -> dict[str, Any] | None:
+    if row >= len(column["text"]):
+        return None
+    prompt = _short(prompts[int(column["prompt"][row])]) if len(prompts) > 1 else ""
+    return {**{name: values[row] for name, values in column.items()}, "prompt": prompt}
 
 
-def _cell(text: str, truncated: bool, reward: float, log_prob: float) -> Cell:
-    return Cell(
-        visible(text, LONGEST),
-        truncated,
-        number(reward, 2),
-        _key(reward),
-        fixed(log_prob),
-        _key(log_prob),
-    )
+def _short(prompt: str) -> str:
+    return one_line(prompt, 200)
 
 
-def _key(value: float) -> str:
+def _key(value: float) -> float | str:
+    """A number to sort by; what is not finite as JavaScript's `Number` reads it."""
     if math.isinf(value):
         return "Infinity" if value > 0 else "-Infinity"
-    return "NaN" if math.isnan(value) else repr(value)
+    return "NaN" if math.isnan(value) else float(f"{value:.7g}")
+
+
+def _inert(data: Any) -> Markup:
+    """JSON that no HTML parser finds anything in: plain ASCII, without a bracket of a tag."""
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    text = text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    return Markup(text)  # noqa: S704 - no character is left that could end its element

@@ -9,10 +9,11 @@ import matplotlib.style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .figures import NAME, add_legend, draw_point, draw_training, entries, error_bar, fits
+from .figures import NAME, add_legend, draw_point, entries, error_bar, fits
 from .result import PolicyResult
 from .text import one_line, with_error
 from .theme import EITHER, Theme, label, settings, style_of
+from .training import draw_training
 
 
 def figure(results: Sequence[PolicyResult], prior: PolicyResult | None, path: str | Path) -> Path:
@@ -40,7 +41,7 @@ def draw_distance(
     """KL(policy, target) of each policy with its error bar, and the figure itself beside it."""
     shown = entries(results, prior)
     for row, (result, index) in enumerate(shown):
-        kl = result.report.get("kl_to_target")
+        kl = result.figures.get("kl_to_target")
         end = 0.0
         if kl is not None and fits(kl.value):
             draw_point(

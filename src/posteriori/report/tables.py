@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..target import Target
 from ..types import Estimate
 from .curves import to_float
-from .result import PolicyResult
+from .result import PolicyResult, Subject
 from .text import number, one_line, prompt_text, seconds, visible, with_error
+
+LEVELS = ("stop", "warn", "info")
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,23 @@ MEANINGS = {
     "distinct_2": Meaning("Distinct token pairs", "of all its pairs", "", percent=True),
     "mean_reward": Meaning("Mean reward", "reward", "what it gained"),
     "kl_to_prior": Meaning("KL to the prior", "nats", "what it paid for that"),
+    "wasted_nats": Meaning("Wasted nats", "nats", "what it paid and got no reward for"),
+    "effective_beta": Meaning("Effective beta", "", "the posterior that it is nearest to"),
     "elbo": Meaning("ELBO", "nats", "rises to log Z as the distance goes to 0"),
     "log_z": Meaning("log Z of its target", "nats", "how well the prior fits the evidence"),
+    "kl_from_target": Meaning("KL from the target", "nats", "high: it misses what the target has"),
+    "eubo": Meaning("EUBO", "nats", "log Z and the KL from the target, together"),
+    "tv": Meaning("Total variation from the target", "", "0 is there, 1 is disjoint"),
+    "js": Meaning("Jensen-Shannon from the target", "nats", "0 is there, 0.69 is disjoint"),
+    "log_z_upper": Meaning("log Z, upper bound", "nats", "by exact draws of the target"),
+    "target_entropy": Meaning("Entropy of the target", "nats", ""),
+    "self_bleu": Meaning("Self-BLEU", "", "high: its completions are alike"),
+    "perplexity": Meaning("Perplexity under the prior", "per token", ""),
+    "truncated": Meaning("Cut off", "of its draws", "at max_new_tokens", percent=True),
+    **{
+        f"reward_q{q:02}": Meaning(f"Reward, {q}% quantile", "reward", "")
+        for q in (5, 25, 50, 75, 95)
+    },
     "ess": Meaning("Effective draws", "draws", "what its draws are worth in draws of the target"),
     "pareto_k": Meaning("Pareto k of the weights", "", "above 0.7, do not trust log Z and KL"),
 }
@@ -51,9 +67,9 @@ KINDS = {
 
 def comparison(policies: Sequence[PolicyResult]) -> list[dict[str, Any]]:
     """One row a figure and one cell a policy. Figures that have no entry above come last."""
-    present = {key for policy in policies for key in policy.report}
+    present = {key for policy in policies for key in policy.figures}
     keys = [k for k in MEANINGS if k in present] + sorted(present - set(MEANINGS))
-    return [_row(key, [policy.report.get(key) for policy in policies]) for key in keys]
+    return [_row(key, [policy.figures.get(key) for policy in policies]) for key in keys]
 
 
 def _row(key: str, estimates: Sequence[Estimate | None]) -> dict[str, Any]:
@@ -76,14 +92,15 @@ def _row(key: str, estimates: Sequence[Estimate | None]) -> dict[str, Any]:
 
 
 def by_prompt(
-    policies: Sequence[PolicyResult], target: Target, most: int = 100
+    policies: Sequence[PolicyResult], subject: Subject, most: int = 100
 ) -> list[dict[str, Any]]:
     """KL to the target prompt by prompt, the worst first, for at most `most` prompts."""
-    columns = [_per_prompt(policy, len(target.prompts)) for policy in policies]
-    if len(target.prompts) < 2 or not any(columns):
+    columns = [_per_prompt(policy, subject.num_prompts) for policy in policies]
+    if subject.num_prompts < 2 or not any(columns):
         return []
     rows = []
-    for index, prompt in enumerate(target.prompts):
+    for index in range(subject.num_prompts):
+        prompt = subject.prompts.get(index, f"prompt {index + 1}")
         cells = [column[index] if column else None for column in columns]
         known = [e.value for e in cells if e is not None and not math.isnan(e.value)]
         shown = [{"value": "not measured" if e is None else with_error(e)} for e in cells]
@@ -93,7 +110,7 @@ def by_prompt(
 
 
 def _per_prompt(policy: PolicyResult, num_prompts: int) -> tuple[Estimate, ...]:
-    kl = policy.report.get("kl_to_target")
+    kl = policy.figures.get("kl_to_target")
     return kl.per_prompt if kl is not None and len(kl.per_prompt) == num_prompts else ()
 
 
@@ -106,10 +123,10 @@ def costs(policies: Sequence[PolicyResult]) -> list[dict[str, str]]:
             "draws": _total(policy, "draws"),
             "tokens": _total(policy, "lm_tokens"),
             "seconds": _seconds(policy),
-            "eval_draws": f"{len(policy.report.draws):,}",
-            "eval_tokens": f"{policy.report.cost.lm_tokens:,}",
-            "eval_calls": f"{policy.report.cost.evidence_calls:,}",
-            "eval_seconds": seconds(policy.report.cost.seconds),
+            "eval_draws": f"{policy.num_draws:,}",
+            "eval_tokens": f"{policy.cost.lm_tokens:,}",
+            "eval_calls": f"{policy.cost.evidence_calls:,}",
+            "eval_seconds": seconds(policy.cost.seconds),
         }
         for policy in policies
     ]
@@ -131,14 +148,26 @@ def _seconds(policy: PolicyResult) -> str:
     return seconds(_sum(policy, "seconds")) if policy.history else seconds(0.0)
 
 
-def flat(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested settings as `a.b` and their values, the way `--set a.b=c` writes them."""
-    rows = []
-    for key, value in config.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping) and value:
-            rows += flat(value, f"{name}.")
-        else:
-            shown = "not set" if value is None else str(value)
-            rows.append((visible(name, 200), visible(shown, 1000)))
-    return rows
+def findings(subject: Subject) -> list[dict[str, str]]:
+    """All findings with their policy's name, the gravest first."""
+    found = [
+        {
+            "policy": one_line(result.name),
+            "level": finding.level,
+            "message": visible(finding.message),
+            "hint": visible(finding.hint),
+        }
+        for result in subject.everyone
+        for finding in result.findings
+    ]
+    if subject.curve is not None:
+        found += [
+            {
+                "policy": "frontier",
+                "level": finding.level,
+                "message": visible(finding.message),
+                "hint": visible(finding.hint),
+            }
+            for finding in subject.curve.findings
+        ]
+    return sorted(found, key=lambda each: LEVELS.index(each["level"]))

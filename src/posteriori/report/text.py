@@ -70,11 +70,6 @@ def number(value: float, digits: int = 3) -> str:
     return shown.replace("-", "\u2212")
 
 
-def fixed(value: float) -> str:
-    """One decimal place, so that a column of log-probs lines up."""
-    return _word(value) or f"{round(value, 1) + 0.0:,.1f}".replace("-", "\u2212")
-
-
 def with_error(estimate: Estimate, *, percent: bool = False) -> str:
     """`0.42 ± 0.05`: as many places as the standard error supports. No ± where there is none."""
     scale, unit = (100.0, "%") if percent else (1.0, "")

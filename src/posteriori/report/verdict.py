@@ -27,27 +27,39 @@ def verdict(results: Sequence[PolicyResult], prior: PolicyResult | None = None) 
 
 
 def collapsed(result: PolicyResult) -> bool:
-    return any(finding.name == "collapsed" for finding in result.report.findings)
+    return any(finding.name == "collapsed" for finding in result.findings)
 
 
 def _clause(result: PolicyResult, prior: PolicyResult | None) -> str:
     if not collapsed(result):
         return _distance(result)
     clause = f"collapsed: {_share(result)} distinct completions"
-    if prior is not None and "unique_fraction" in prior.report:
+    if prior is not None and "unique_fraction" in prior.figures:
         clause += f" (the prior has {_share(prior)})"
     return clause
 
 
 def _distance(result: PolicyResult) -> str:
-    kl = result.report.get("kl_to_target")
+    if not result.evaluated:
+        return "has not been evaluated: its run was stopped, or is under way"
+    kl = result.figures.get("kl_to_target")
     if kl is None or math.isnan(kl.value) or kl.value == -math.inf:
         return "is at an unknown distance from its posterior"
     if kl.value == math.inf:
         return "is infinitely far from its posterior: it writes what the evidence rules out"
-    trusted = all(f.name != "weights_not_trusted" for f in result.report.findings)
+    trusted = all(f.name != "weights_not_trusted" for f in result.findings)
     about = "" if trusted else "probably more than "
-    return f"is {about}{with_error(kl)} nats from its posterior"
+    return f"is {about}{with_error(kl)} nats from its posterior{_wasted(result)}"
+
+
+def _wasted(result: PolicyResult) -> str:
+    """Of what it spent, the part that bought nothing, or that there is no telling it from none."""
+    paid, wasted = result.figures.get("kl_to_prior"), result.figures.get("wasted_nats")
+    if paid is None or wasted is None or not math.isfinite(paid.value + wasted.value):
+        return ""
+    if wasted.value <= 2 * wasted.standard_error:
+        return f" and wasted none of the {number(paid.value)} it spent, as far as can be told"
+    return f" and wasted {with_error(wasted)} of the {number(paid.value)} it spent"
 
 
 def _summary(results: Sequence[PolicyResult]) -> str:
@@ -71,12 +83,12 @@ def _summary(results: Sequence[PolicyResult]) -> str:
 
 
 def _kl(result: PolicyResult) -> float:
-    kl = result.report.get("kl_to_target")
+    kl = result.figures.get("kl_to_target")
     return math.nan if kl is None else kl.value
 
 
 def _share(result: PolicyResult) -> str:
-    unique = result.report.get("unique_fraction")
+    unique = result.figures.get("unique_fraction")
     if unique is None or not math.isfinite(unique.value):
         return "unknown"
     return f"{number(100 * unique.value, 2)}%"

@@ -23,8 +23,8 @@ from .twist_lessons import Run, lessons_of, loss_of
 
 @dataclass
 class TwistFit:
-    """The twist, what each step said (loss and log Z-hat in nats, share of effective particles),
-    and the cost."""
+    """The twist, what each step said (loss and log Z-hat in nats, power of the evidence, share of
+    effective particles), and the cost."""
 
     twist: TwistHead
     history: list[dict[str, float]] = field(default_factory=list)
@@ -49,7 +49,10 @@ def fit_twist(
     expectations are over the particles of the last `replay` runs at each t, which weigh what the
     twist of now would give them: all runs together weigh properly, whatever twist steered them.
     Completions that ended before t take part with their evidence, which ties psi to its scale.
-    `updates` a step by Adam, at `learning_rate` falling linearly.
+    While fewer than `least_share` of those particles are effective, it learns from prior x e^power
+    with the largest power at which so many are. `updates` a step by Adam, at `learning_rate`
+    falling linearly; `width` and `rank` are those of `TwistHead`, `ess_threshold` and `guidance`
+    those of the runs.
 
     `start`: a twist to go on from. The loss is the cross-entropy in nats a token between the two
     weightings. Consistent in `num_samples`, biased at few; that biases no draw, it makes them

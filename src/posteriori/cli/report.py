@@ -1,0 +1,122 @@
+"""`posteriori report`: one page on one or several runs, made from their files alone."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import ConfigError
+from .options import AsJson
+from .output import print_json, stdout, visible
+
+if TYPE_CHECKING:
+    from ..report import Subject
+
+
+class Format(StrEnum):
+    """What can be written."""
+
+    HTML = "html"
+    MARKDOWN = "markdown"
+    MODEL_CARD = "model-card"
+    CSV = "csv"
+
+
+_FILES = {Format.HTML: "report.html", Format.MARKDOWN: "report.md", Format.MODEL_CARD: "README.md"}
+
+
+def report(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Folders that fit or the demo wrote.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="The file, or the folder for csv; by default in the run, or here for several.",
+        ),
+    ] = None,
+    form: Annotated[
+        Format, typer.Option("--format", help="csv writes one file a figure.")
+    ] = Format.HTML,
+    as_json: AsJson = False,
+) -> int:
+    """Report on runs side by side: a page that needs nothing else, or Markdown, a model card, CSV.
+
+    No model is loaded: everything comes from the files of the runs.
+    """
+    path = _where(runs, output, form)
+    from ..report import gather
+
+    subject = gather(runs)
+    written = _write(subject, form, path)
+    from ..report.verdict import verdict
+
+    sentence = verdict(subject.results, subject.prior)
+    if as_json:
+        print_json(_json(subject, sentence, form, written))
+    else:
+        console = stdout()
+        console.print(visible(sentence), soft_wrap=True)
+        for each in written:
+            console.print(visible(str(each)), soft_wrap=True)
+    found = [finding for each in subject.everyone for finding in each.findings]
+    return 1 if any(finding.level == "stop" for finding in found) else 0
+
+
+def _where(runs: list[Path], output: Path | None, form: Format) -> Path:
+    """Raises `ConfigError` before any work where nothing could be written."""
+    folder = runs[0] if len(runs) == 1 else Path()
+    path = output or folder / _FILES.get(form, "figures")
+    if form is Format.CSV and path.exists() and not path.is_dir():
+        raise ConfigError(f"'{path}' is a file", where="--output", hint="csv needs a folder")
+    if form is not Format.CSV and path.is_dir():
+        raise ConfigError(
+            f"'{path}' is a folder", where="--output", hint=f"name a file in it, {_FILES[form]}"
+        )
+    if output is not None and not path.parent.is_dir():
+        raise ConfigError(
+            f"there is no directory '{path.parent}'", where="--output", hint="make it first"
+        )
+    return path
+
+
+def _write(subject: Subject, form: Format, path: Path) -> list[Path]:
+    if form is Format.HTML:
+        from ..report import write_report
+
+        return [write_report(path, subject)]
+    if form is Format.CSV:
+        from ..report.csv_files import write_csv
+
+        return write_csv(path, subject)
+    from ..report.markdown import markdown, model_card
+    from ..train.run_dir import write_whole
+
+    write_whole(path, markdown(subject) if form is Format.MARKDOWN else model_card(subject))
+    return [path]
+
+
+def _json(subject: Subject, sentence: str, form: Format, written: list[Path]) -> dict[str, Any]:
+    from ..train.run_dir import jsonable
+    from .tables import estimate_json, finding_json
+
+    return jsonable(
+        {
+            "verdict": sentence,
+            "format": form.value,
+            "output": [str(each) for each in written],
+            "policies": {
+                each.name: {
+                    "description": each.description,
+                    "figures": {name: estimate_json(e) for name, e in each.figures.items()},
+                    "findings": [finding_json(finding) for finding in each.findings],
+                }
+                for each in subject.everyone
+            },
+        }
+    )

@@ -1,0 +1,146 @@
+"""Every figure's numbers as CSV, one file a figure."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..train.run_dir import write_whole
+from ..types import Estimate
+from .captions import TRAINING
+from .curves import to_float
+from .histograms import edges_of, rows, shares
+from .plane import error_at, least_kl
+from .result import PolicyResult, Subject
+from .text import one_line
+from .training import evaluated, trained
+
+Table = tuple[Sequence[str], list[Sequence[Any]]]
+_PAIR = ("", "_standard_error")
+
+
+def write_csv(folder: Path, subject: Subject) -> list[Path]:
+    """Write the figures' numbers into `folder`, which is made if it is missing; returns the paths.
+
+    What has no number stays empty; infinities are "inf" and "-inf".
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, (header, lines) in tables(subject).items():
+        if not lines:
+            continue
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows([[_cell(value) for value in line] for line in lines])
+        path = folder / f"{name}.csv"
+        write_whole(path, text.getvalue())
+        written.append(path)
+    return written
+
+
+def tables(subject: Subject) -> dict[str, Table]:
+    """Each file's header and lines, by its name."""
+    return {
+        "comparison": _comparison(subject.everyone),
+        "plane": _plane(subject),
+        "frontier": _frontier(subject),
+        **{key: _training(subject.results, key) for key in TRAINING},
+        **{f"{key}_evaluations": _evaluations(subject.results, key) for key in TRAINING},
+        "rewards": _rewards(subject),
+    }
+
+
+def _comparison(everyone: Sequence[PolicyResult]) -> Table:
+    header = ("policy", "figure", "value", "standard_error", "kind", "num_draws")
+    return header, [
+        (each.name, key, e.value, e.standard_error, e.kind, e.num_draws)
+        for each in everyone
+        for key, e in each.figures.items()
+    ]
+
+
+def _plane(subject: Subject) -> Table:
+    header = ("policy", *_columns("kl_to_prior"), *_columns("mean_reward"), "kl_on_frontier")
+    return header, [
+        (
+            each.name,
+            *_pair(each.figures.get("kl_to_prior")),
+            *_pair(each.figures.get("mean_reward")),
+            least_kl(each, subject.curve),
+        )
+        for each in subject.everyone
+        if each.evaluated
+    ]
+
+
+def _frontier(subject: Subject) -> Table:
+    header = (
+        "point",
+        "beta",
+        *_columns("kl"),
+        *_columns("reward"),
+        "reward_standard_error_at_this_kl",
+        "source",
+    )
+    if subject.curve is None:
+        return header, []
+    points = [
+        ("posterior", p.beta, *_pair(p.kl), *_pair(p.reward), error_at(p), p.source)
+        for p in subject.curve.points
+    ]
+    best = [
+        (f"best of {b.n}", None, *_pair(b.kl), *_pair(b.reward), None, "prior")
+        for b in subject.curve.best_of_n
+    ]
+    return header, [*points, *best]
+
+
+def _training(results: Sequence[PolicyResult], key: str) -> Table:
+    return ("policy", "step", key), [
+        (each.name, record.get("step", at), to_float(record[key]))
+        for each in results
+        if trained(each, key)
+        for at, record in enumerate(each.history)
+        if key in record
+    ]
+
+
+def _evaluations(results: Sequence[PolicyResult], key: str) -> Table:
+    return ("policy", "step", *_columns(key)), [
+        (each.name, step, *_pair(estimate))
+        for each in results
+        for step, estimate in evaluated(each, key)
+    ]
+
+
+def _rewards(subject: Subject) -> Table:
+    header = ("draws_of", "bin_low", "bin_high", "share")
+    shown = rows(subject.results, subject.prior)
+    if not shown:
+        return header, []
+    edges = edges_of(np.concatenate([row.reward_N for row in shown]))
+    return header, [
+        (row.name, low, high, share)
+        for row in shown
+        for low, high, share in zip(edges[:-1], edges[1:], shares(row, edges), strict=True)
+    ]
+
+
+def _columns(name: str) -> Iterable[str]:
+    return (name + suffix for suffix in _PAIR)
+
+
+def _pair(estimate: Estimate | None) -> tuple[float | None, float | None]:
+    return (None, None) if estimate is None else (estimate.value, estimate.standard_error)
+
+
+def _cell(value: Any) -> str:
+    if value is None or value != value:
+        return ""
+    return repr(float(value)) if isinstance(value, float) else one_line(str(value), 200)

@@ -1,0 +1,135 @@
+"""The shapes of a run's JSON files, checked when they are read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from ..diagnostics.best_of_n_points import BestOfN
+from ..diagnostics.frontier import Point
+from ..types import Cost, Estimate, Finding, Kind
+from .result import Curve
+
+
+class _Record(BaseModel):
+    """Later versions may write more than is read here."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class OnePrompt(_Record):
+    value: float
+    standard_error: float
+
+
+class EstimateRecord(_Record):
+    """An estimate as evaluation.json has it."""
+
+    value: float
+    standard_error: float
+    standard_error_new_prompts: float | None = None
+    kind: Kind
+    num_draws: int
+    per_prompt: list[OnePrompt] = []
+
+    @property
+    def estimate(self) -> Estimate:
+        each = tuple(
+            Estimate(one.value, one.standard_error, self.kind, self.num_draws)
+            for one in self.per_prompt
+        )
+        return Estimate(
+            self.value,
+            self.standard_error,
+            self.kind,
+            self.num_draws,
+            per_prompt=each,
+            standard_error_new_prompts=self.standard_error_new_prompts,
+        )
+
+
+class PolicyRecord(_Record):
+    """One policy of evaluation.json."""
+
+    figures: dict[str, EstimateRecord]
+    findings: list[Finding] = []
+    cost: Cost = Cost()
+
+    @property
+    def estimates(self) -> dict[str, Estimate]:
+        return {name: each.estimate for name, each in self.figures.items()}
+
+
+class RunRecord(_Record):
+    """evaluation.json. The demo has several policies in folders of their own: `runs` says where
+    each was trained, `described` and `beta_of_target` what it is and what it was judged by.
+    `stopped` is why a run ended early."""
+
+    num_samples: int
+    policies: dict[str, PolicyRecord]
+    title: str = ""
+    described: dict[str, str] = {}
+    runs: dict[str, str] = {}
+    beta_of_target: dict[str, float] = {}
+    demo: dict[str, Any] = {}
+    stopped: Finding | None = None
+
+
+class DuringTraining(_Record):
+    """A line of evaluations.jsonl: a step, and beside it the figures by name."""
+
+    step: int
+    figures: dict[str, EstimateRecord]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather(cls, line: Any) -> Any:
+        """Whatever has a value and a standard error is a figure, nested or not."""
+        if not isinstance(line, dict) or not isinstance(line.get("figures", line), dict):
+            return line
+        told = {
+            name: value
+            for name, value in line.get("figures", line).items()
+            if isinstance(value, dict) and {"value", "standard_error"} <= value.keys()
+        }
+        return {"step": line.get("step"), "figures": told}
+
+
+class _PointRecord(_Record):
+    beta: float
+    kl: EstimateRecord
+    reward: EstimateRecord
+    log_z: EstimateRecord
+    pareto_k: float
+    source: str
+
+
+class _BestOfRecord(_Record):
+    n: int
+    kl: EstimateRecord
+    reward: EstimateRecord
+
+
+class CurveRecord(_Record):
+    """frontier.json, and what `posteriori frontier --json` prints."""
+
+    points: list[_PointRecord]
+    best_of_n: list[_BestOfRecord] = []
+    findings: list[Finding] = []
+
+    @property
+    def curve(self) -> Curve:
+        points = [
+            Point(
+                each.beta,
+                each.kl.estimate,
+                each.reward.estimate,
+                each.log_z.estimate,
+                each.pareto_k,
+                each.source,
+            )
+            for each in self.points
+        ]
+        best = [BestOfN(each.n, each.kl.estimate, each.reward.estimate) for each in self.best_of_n]
+        return Curve(points, best, self.findings)
