@@ -1,11 +1,14 @@
-"""Metropolis-Hastings with moves that redraw the end of a completion."""
+"""Metropolis-Hastings with moves that redraw the end of a completion, or a block inside it."""
 
 from __future__ import annotations
 
 from typing import ClassVar
 
+from pydantic import Field
+
 from ..types import Draws, Guarantee
 from .base import Job, Sampler
+from .block_moves import BlockMoves
 from .chains import ChainSettings, draws_of, finished, start
 from .mixing import Trace
 from .suffix_moves import SuffixMoves, without_cost
@@ -17,7 +20,9 @@ class MH(Sampler):
         accept with probability min(1, p~(y') q(y[i:]) |y| / (p~(y) q(y'[i:]) |y'|)),
 
     which for q = prior is min(1, (e(y') / e(y)) |y| / |y'|). |y| counts the EOS; the ratio of
-    lengths makes up for the choice of i.
+    lengths makes up for the choice of i. With `block` = B every other move redraws B tokens inside
+    the text and keeps what follows them (`BlockMoves`): for targets that judge a text's end, which
+    new suffixes would have to find again. It costs a pass over the whole text.
 
     Asymptotic: p* is invariant, and the chains' law tends to it with their length (q must be able
     to draw whatever p~ can). Draws of a chain depend on each other: `group_N` is the chain. No
@@ -32,19 +37,25 @@ class MH(Sampler):
     guarantee: ClassVar[Guarantee] = "asymptotic"
 
     class Settings(ChainSettings):
-        pass
+        """Those of all chains; and `block`, how many tokens every other move redraws, if any."""
+
+        block: int | None = Field(None, ge=1)
 
     def run(self, job: Job) -> Draws:
         chains = min(self.settings.chains, job.num_samples)
         burn_in, thin = self.settings.burn_in, self.settings.thin
-        moves = SuffixMoves(job.target, job.proposal)
+        moves, block = SuffixMoves(job.target, job.proposal), self.settings.block
+        inside = None if block is None else BlockMoves(moves, block)
         generator = job.generator("mh")
         states = start(job, chains, self.settings.start_budget)
         trace = Trace(len(job.target.prompts))
         steps = burn_in + thin * -(-job.num_samples // chains)
         left = job.num_samples
         for step in range(1, steps + 1):
-            states, accept_N = moves.step(states, 1.0, generator)
+            if inside is not None and step % 2 == 0:
+                states, accept_N = inside.step(states, generator)
+            else:
+                states, accept_N = moves.step(states, 1.0, generator)
             if step > burn_in:
                 trace.add(states, accept_N)
                 if (step - burn_in) % thin == 0:
