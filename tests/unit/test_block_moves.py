@@ -34,10 +34,12 @@ class BlockMatrix(KernelMatrix):
         super().__init__(moves, outcomes_of(proposal, "x", 3, 4))
         self.block_moves = kind(moves, block)
 
-    def matrix(self) -> Tensor:
+    def kernel(self) -> Tensor:
         completions, num, block = self.states.completions, len(self), self.block_moves.block
         ids_ST = completions.tokens_NL.masked_fill(~completions.mask_NL, -1)
         moving = torch.zeros(num, num, dtype=torch.float64)
+        log_q_ST = completions.token_log_prob_NL
+        assert log_q_ST is not None
         old = self.states.select(torch.arange(num).repeat_interleave(num))
         new = self.states.select(torch.arange(num).repeat(num))
         places_S = completions.lengths_N - block
@@ -47,7 +49,7 @@ class BlockMatrix(KernelMatrix):
             rest_ST[:, within] = 0
             same_SS = (rest_ST[:, None] == rest_ST[None]).all(-1)
             ends_S = (ids_ST[:, within] <= 0).any(1)
-            fresh_S = completions.token_log_prob_NL[:, within].sum(1).exp() * ~ends_S
+            fresh_S = log_q_ST[:, within].sum(1).exp() * ~ends_S
             chosen_S = (start < places_S).double() / places_S.clamp(min=1)
             start_N = torch.full((num * num,), start)
             accept = self.block_moves.log_accept(old, new, start_N).exp().clamp(max=1.0)
@@ -73,15 +75,15 @@ class AsIfToTheEnd(BlockMoves):
 
 def gap(matrix: BlockMatrix) -> float:
     law = matrix.law()
-    return float((law @ matrix.matrix() - law).abs().max())
+    return float((law @ matrix.kernel() - law).abs().max())
 
 
 @pytest.mark.parametrize("block", [1, 2])
 def test_they_leave_the_target(world, block):
     matrix = BlockMatrix(world, block)
     assert gap(matrix) < 1e-14
-    assert float(matrix.matrix().min()) >= 0
-    flow = matrix.law()[:, None] * matrix.matrix()
+    assert float(matrix.kernel().min()) >= 0
+    flow = matrix.law()[:, None] * matrix.kernel()
     torch.testing.assert_close(flow, flow.T, rtol=0, atol=1e-15)
 
 
@@ -94,7 +96,7 @@ def test_hard_evidence_is_never_left(table):
     matrix = BlockMatrix((po.Target(table, po.Constraint(has_c), table.prompts, 3), table), 1)
     assert gap(matrix) < 1e-14
     inside = torch.tensor([3 in y for y in matrix.states.completion_ids])
-    assert float(matrix.matrix()[inside][:, ~inside].max()) == 0
+    assert float(matrix.kernel()[inside][:, ~inside].max()) == 0
 
 
 def p_values(world, block: int, kind: type[BlockMoves] = BlockMoves) -> list[float]:
@@ -104,10 +106,9 @@ def p_values(world, block: int, kind: type[BlockMoves] = BlockMoves) -> list[flo
     """
     matrix = BlockMatrix(world, block, kind)
     draw = generator(3)
-    counts = []
-    for _ in range(EACH):
-        moved, _ = matrix.block_moves.step(matrix.states, draw)
-        counts.append(matrix.index(moved.completions))
+    moves = [matrix.block_moves.step(matrix.states, draw)[0] for _ in range(EACH)]
+    counts = [matrix.index(moved.completions) for moved in moves]
+    moved = moves[-1]
     torch.testing.assert_close(
         moved.completions.token_log_prob_NL,
         matrix.moves.proposal.token_log_prob(moved.completions).detach(),
@@ -115,7 +116,7 @@ def p_values(world, block: int, kind: type[BlockMoves] = BlockMoves) -> list[flo
     index = torch.stack(counts, dim=1)
     return [
         chi_squared(index[at], law_S)
-        for at, law_S in enumerate(matrix.matrix())
+        for at, law_S in enumerate(matrix.kernel())
         if float(law_S.max()) < 1 - 1e-12
     ]
 

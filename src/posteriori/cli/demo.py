@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .demo_plan import FULL, QUICK, Scale, Trial, make_room, offensiveness, prompts, trials
+from .interrupted import Interrupted
 from .options import AsJson, Quiet, Seed
 from .output import print_json, stdout
 
@@ -36,8 +37,13 @@ def demo(
     scale = QUICK if quick else FULL
     make_room(output_dir)
 
-    with one_thread():
-        return _demo(score, scale, output_dir, seed, as_json=as_json, quiet=quiet)
+    try:
+        with one_thread():
+            return _demo(score, scale, output_dir, seed, as_json=as_json, quiet=quiet)
+    except KeyboardInterrupt as error:
+        raise Interrupted(
+            f"what was finished is in '{output_dir}'; the next demo starts anew, and sets it aside"
+        ) from error
 
 
 def _demo(

@@ -9,6 +9,7 @@ import typer
 
 from ..errors import ModelError
 from .check import Plan, find_model, make_plan
+from .complete import models
 from .options import AsJson, ConfigFile, OtherSeed, Overrides, Quiet
 
 
@@ -19,6 +20,7 @@ def evaluate(
         typer.Argument(
             metavar="[POLICY]...",
             help="Model or adapter directories, or hub ids; the run's own policy if none is given.",
+            autocompletion=models,
         ),
     ] = None,
     num_samples: Annotated[

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from .check import Plan, check_fit, make_plan
+from .interrupted import Interrupted
 from .options import AsJson, ConfigFile, Overrides, Quiet
 from .output import print_json, stdout, visible
 from .read_config import as_settings
@@ -29,7 +30,12 @@ def fit(
     check_fit(plan, resume=resume)
     if dry_run:
         return _show_plan(plan, as_json=as_json)
-    return _run(plan, resume=resume, as_json=as_json, quiet=quiet)
+    try:
+        return _run(plan, resume=resume, as_json=as_json, quiet=quiet)
+    except KeyboardInterrupt as error:
+        if not (plan.policy.parent / "config.json").exists():
+            raise
+        raise Interrupted("go on from the newest checkpoint with --resume") from error
 
 
 def _show_plan(plan: Plan, *, as_json: bool) -> int:

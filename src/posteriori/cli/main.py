@@ -27,6 +27,7 @@ from .doctor import doctor
 from .evaluate import evaluate
 from .fit import fit
 from .frontier import frontier
+from .interrupted import Interrupted
 from .ls import ls
 from .output import visible
 from .report import report
@@ -44,7 +45,6 @@ app = typer.Typer(
     name="posteriori",
     help="Align language models by Bayesian inference: state a target, pick an algorithm, and see "
     "how far the result is from the target.",
-    add_completion=False,
     invoke_without_command=True,
     pretty_exceptions_enable=False,
 )
@@ -86,6 +86,9 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command line; returns its exit code."""
     try:
         code = app(args=list(arguments), prog_name="posteriori", standalone_mode=False)
+    except Interrupted as error:
+        _complain(str(error))
+        return _INTERRUPTED
     except PosterioriError as error:
         _complain(str(error))
         return 1 if isinstance(error, _RUN_FAILED) else 2
@@ -94,7 +97,7 @@ def run(arguments: Sequence[str]) -> int:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until exit
         return 1
     except OSError as error:
-        _complain(f"{error.strerror or error}: '{error.filename}'; check the path and its rights")
+        _complain(_told(error))
         return 1
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED
@@ -106,8 +109,15 @@ def run(arguments: Sequence[str]) -> int:
         _complain(f"{message().rstrip('.')}; see posteriori --help")
         return 2
     if code == _INTERRUPTED:
-        _complain("interrupted; a fit goes on from its newest checkpoint with --resume")
+        _complain("interrupted; nothing was written")
     return code if isinstance(code, int) else 0
+
+
+def _told(error: OSError) -> str:
+    what = error.strerror or str(error)
+    if error.filename is None:
+        return what
+    return f"{what}: '{error.filename}'; check the path and its rights"
 
 
 def _complain(text: str) -> None:

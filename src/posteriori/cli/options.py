@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from .complete import models, settings
+
 ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="The run's TOML file.")]
 Overrides = Annotated[
     list[str] | None,
@@ -14,6 +16,7 @@ Overrides = Annotated[
         "--set",
         metavar="KEY=VALUE",
         help="Change a setting: fit.learning_rate=1e-3, evidence.0.beta=0.2. May be repeated.",
+        autocompletion=settings,
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
@@ -21,5 +24,8 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stand
 Seed = Annotated[int, typer.Option(min=0, help="Seed of every random draw.")]
 OtherSeed = Annotated[int | None, typer.Option(min=0, help="Instead of the config's.")]
 Proposal = Annotated[
-    str | None, typer.Option(help="A model or adapter to draw by; the prior if none is given.")
+    str | None,
+    typer.Option(
+        help="A model or adapter to draw by; the prior if none is given.", autocompletion=models
+    ),
 ]

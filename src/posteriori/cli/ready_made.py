@@ -12,30 +12,54 @@ from .functions import check_function, load_function
 
 
 class Way(NamedTuple):
-    """The keys that a way of making evidence needs beside its own, and those that it takes."""
+    """What a way of making evidence says of the text, and the keys that it needs beside its own,
+    and those that it takes."""
 
+    says: str
     needs: tuple[str, ...] = ()
     takes: tuple[str, ...] = ()
 
 
 _ASKING = ("yes", "no", "template")
 WAYS: dict[str, dict[str, Way]] = {
-    "reward": {"functions": Way(("beta",), ("weights", "max_reward", "calls"))},
+    "reward": {
+        "functions": Way(
+            "several reward functions, added up by weights",
+            ("beta",),
+            ("weights", "max_reward", "calls"),
+        )
+    },
     "constraint": {
-        "regex": Way((), ("match", "calls")),
-        "words": Way((), ("calls",)),
-        "length": Way((), ("calls",)),
-        "json_schema": Way((), ("calls",)),
+        "regex": Way("the text, or a part of it, matches a pattern", (), ("match", "calls")),
+        "words": Way("it has some words, all of some, or none of some", (), ("calls",)),
+        "length": Way("it is so many tokens or words long", (), ("calls",)),
+        "json_schema": Way("it is JSON that a schema allows", (), ("calls",)),
     },
     "likelihood": {
-        "classifier": Way(("label",), ("read", "calls")),
-        "sklearn": Way(("label",), ("read", "calls")),
-        "word_probability": Way((), ("observed", "read", "calls")),
-        "similarity": Way(("model",), ("threshold", "temperature", "read", "calls")),
+        "classifier": Way(
+            "a transformers classifier's probability of a label", ("label",), ("read", "calls")
+        ),
+        "sklearn": Way(
+            "a scikit-learn pipeline's probability of a label", ("label",), ("read", "calls")
+        ),
+        "word_probability": Way(
+            "a reader notices none, or some, of the words in a list",
+            (),
+            ("observed", "read", "calls"),
+        ),
+        "similarity": Way(
+            "a reader finds that it means the same as a text",
+            ("model",),
+            ("threshold", "temperature", "read", "calls"),
+        ),
     },
     "judge": {
-        "url": Way(("model", "question"), (*_ASKING, "server")),
-        "model": Way(("question",), _ASKING),
+        "url": Way(
+            "a model behind an OpenAI-compatible server answers yes to a question",
+            ("model", "question"),
+            (*_ASKING, "server"),
+        ),
+        "model": Way("a language model answers yes to a question", ("question",), _ASKING),
     },
 }
 """By kind: each way's own key. Of a judge with a url, `model` is the server's name for it."""

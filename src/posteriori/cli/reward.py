@@ -9,7 +9,9 @@ import typer
 
 from ..config import RunRewardSettings, parse
 from ..errors import ConfigError
+from .complete import models
 from .find_model import find_model
+from .interrupted import Interrupted
 from .options import AsJson, Overrides, Quiet
 from .output import print_json, stderr, visible
 from .read_config import put, read_toml
@@ -21,13 +23,16 @@ if TYPE_CHECKING:
 def reward(
     config: Annotated[
         Path | None,
-        typer.Argument(metavar="[CONFIG]", help="A TOML file with a table [reward]."),
+        typer.Argument(metavar="[CONFIG]", help="A TOML file with a table `reward`."),
     ] = None,
     pairs: Annotated[
         str | None, typer.Option(help="Rows of prompt, chosen, rejected: .jsonl, .parquet, folder.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="The backbone: a bundled name, a directory, a hub id.")
+        str | None,
+        typer.Option(
+            help="The backbone: a bundled name, a directory, a hub id.", autocompletion=models
+        ),
     ] = None,
     output: Annotated[
         str | None, typer.Option("--output", "-o", help="A new directory for the reward model.")
@@ -68,11 +73,14 @@ def reward(
                 on_step=on_step,
                 **training,
             )
-    except BaseException:
+    except BaseException as error:
         # Whatever stopped it, a person should hear that the run was not for nothing.
-        if (target / "checkpoint").is_dir():
-            kept = visible(str(target / "checkpoint"))
-            stderr().print(f"the best model so far is in {kept}", soft_wrap=True)
+        if not (target / "checkpoint").is_dir():
+            raise
+        kept = f"the best model so far is in '{target / 'checkpoint'}'"
+        if isinstance(error, KeyboardInterrupt):
+            raise Interrupted(kept) from error
+        stderr().print(visible(kept), soft_wrap=True)
         raise
     _draw(result, target)
     if as_json:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..config import SampleSettings, parse
-from ..errors import ConfigError
+from ..errors import ConfigError, SamplingError, SamplingStopped
 from .check import Plan, find_model, make_plan
+from .complete import samplers
+from .interrupted import Interrupted
 from .options import AsJson, ConfigFile, OtherSeed, Overrides, Proposal, Quiet
 from .output import print_json, stdout, visible
 
@@ -22,7 +24,10 @@ def sample(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Where the draws go: .jsonl or .parquet.")
     ],
-    sampler: Annotated[str | None, typer.Option(help="A name of `posteriori ls samplers`.")] = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option(help="A name of `posteriori ls samplers`.", autocompletion=samplers),
+    ] = None,
     num_samples: Annotated[int | None, typer.Option(min=1, help="Draws a prompt.")] = None,
     proposal: Proposal = None,
     seed: OtherSeed = None,
@@ -38,9 +43,12 @@ def sample(
     check_output(output)
     draws, stopped = _draw(plan, settings, named_here=proposal is not None, quiet=quiet)
     write_draws(output, draws)
+    if stopped is not None and isinstance(stopped.__cause__, KeyboardInterrupt):
+        kept = f"they are in '{output}'"
+        raise Interrupted(kept, after=f"{len(draws)} draws") from stopped
     code = _show(draws, settings, output, as_json=as_json)
     if stopped is not None:
-        raise stopped
+        raise SamplingError(stopped.what, hint=f"the finished draws are in '{output}'") from stopped
     return code
 
 
@@ -63,9 +71,8 @@ def _settings(
 
 def _draw(
     plan: Plan, settings: SampleSettings, *, named_here: bool, quiet: bool
-) -> tuple[Draws, Exception | None]:
+) -> tuple[Draws, SamplingStopped | None]:
     """The draws; and where the sampler stopped half way, what it stopped with."""
-    from ..errors import SamplingStopped
     from ..registry import find
     from ..sampling import sample as draw_sample
     from .build import build_target, load_policy

@@ -10,6 +10,7 @@ import typer
 from ..config import TwistSettings, parse
 from ..errors import ConfigError
 from .check import Plan, find_model, make_plan
+from .interrupted import Interrupted
 from .options import AsJson, ConfigFile, OtherSeed, Overrides, Proposal, Quiet
 from .output import print_json, stdout, visible
 
@@ -33,7 +34,7 @@ def twist(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> int:
-    """Train a twist for the target of CONFIG (its table [twist] has the settings).
+    """Train a twist for the target of CONFIG (its table `twist` has the settings).
 
     A run that is interrupted keeps what the twist has learned so far.
     """
@@ -91,6 +92,13 @@ def _learn(
             return fit_twist(
                 target, proposal=by, start=head, on_step=on_step, **settings.model_dump()
             )
+        except KeyboardInterrupt as error:
+            if not done:
+                raise
+            raise Interrupted(
+                f"the twist so far is in '{output}': go on from it with --start",
+                after=f"{done} of {settings.steps} steps",
+            ) from error
         finally:
             if done:
                 head.save(output)
