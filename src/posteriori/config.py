@@ -109,13 +109,18 @@ class RunRewardSettings(RewardSettings):
 
 
 class PriorSettings(Strict):
-    """Which language model is the prior, and how it computes; see `posteriori.load`."""
+    """Which language model is the prior, and how it computes; see `posteriori.load`.
+
+    With `prompt_prefix` it is that model with a prefix before every prompt (`posteriori.Prompted`);
+    policies start, and are judged, without it.
+    """
 
     path: str = "tiny"
     dtype: Literal["auto", "mixed", "float32", "bfloat16", "float16", "float64"] = "auto"
     device: str | None = None
     merge_adapter: bool = False
     memory_gib: float = Field(default=1.5, gt=0)
+    prompt_prefix: str | None = Field(default=None, min_length=1)
 
 
 class FeatureSettings(Strict):
@@ -229,14 +234,15 @@ class RunConfig(Strict):
     """A run from a file: the target (prior, evidence, prompts, length), and what to do with it.
 
     Paths are relative to the file's own directory, so that a run is the same wherever it is started
-    from. `fit` may be missing where a config only says what policies are evaluated against.
+    from. `fit` may be missing where a config only says what policies are evaluated against, and
+    `evidence` may be the empty list: the target is the prior then.
     """
 
     output_dir: str | None = None
     prompts: Annotated[Any, BeforeValidator(_prompts)]
     max_new_tokens: int = Field(ge=1)
     prior: PriorSettings = PriorSettings()
-    evidence: list[EvidenceSettings] = Field(min_length=1)
+    evidence: list[EvidenceSettings]
     fit: RunFitSettings | None = None
     sample: SampleSettings = SampleSettings()
     twist: TwistSettings = TwistSettings()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from ..errors import ConfigError, ModelError
@@ -14,23 +15,28 @@ from ..models.causal import CausalLM
 from ..models.load import load
 from ..models.prompts import check_length
 from ..moment_fit import fit_moments
+from ..prompted import Prompted, with_prefix
+from ..protocols import LanguageModel
 from ..registry import find
 from ..target import Target
 from ..train.budget import recorded_budget, within
+from ..types import Prompt
 from .check import Plan, find_model
 from .distributions import KEYS, build_distribution
 from .functions import load_function
+from .progress import count_progress, status
 from .ready_made import build_ready_made, calls_of, is_ready_made
 
 
-def build_target(plan: Plan, *, priced: bool = True) -> Target:
+def build_target(plan: Plan, *, priced: bool = True, quiet: bool = False) -> Target:
     """The plan's target. Evidence comes first: it is quick to load, and likely to be wrong.
 
     Raises `PromptError` where a prompt does not fit into the prior's context. Moments are fitted
     here, so that what cannot be had is told before anything else is done.
 
     Where a budget stands in for beta, it is the beta that the run in the config's output_dir has
-    found; raises `ConfigError` where none has. Not `priced`, the reward is left without one.
+    found; raises `ConfigError` where none has. Not `priced`, the reward is left without one. What
+    takes time is shown, unless `quiet`.
     """
     budget = None
     if plan.budget is not None and priced:
@@ -41,14 +47,15 @@ def build_target(plan: Plan, *, priced: bool = True) -> Target:
                 where=str(plan.file),
                 hint="run `posteriori fit` first, or give the evidence a beta",
             )
-    evidence = [_build_evidence(plan, index) for index in range(len(plan.config.evidence))]
-    prior = load_model(plan, plan.prior)
+    with status(f"loading '{plan.prior}'", quiet=quiet):
+        evidence = [_build_evidence(plan, index) for index in range(len(plan.config.evidence))]
+        prior = _prior(plan)
     steps = plan.config.max_new_tokens
-    for prompt in plan.data.prompts:
-        check_length(prompt, prior.encode(prompt), steps, prior.context_length)
+    _check_lengths(prior, plan.data.prompts, steps)
     target = Target(prior, evidence, plan.data.prompts, steps, plan.data.columns)
     if any(isinstance(each, Moments) for each in evidence):
-        fit_moments(target)
+        with count_progress("fitting the moments", quiet=quiet) as on_progress:
+            fit_moments(target, on_progress=on_progress)
     return target if budget is None else within(target, budget)
 
 
@@ -57,10 +64,7 @@ def build_held_out(plan: Plan, target: Target) -> Target | None:
     `build_target` does."""
     if plan.held_out is None:
         return None
-    prior = target.prior
-    assert isinstance(prior, CausalLM)
-    for prompt in plan.held_out.prompts:
-        check_length(prompt, prior.encode(prompt), target.max_new_tokens, prior.context_length)
+    _check_lengths(target.prior, plan.held_out.prompts, target.max_new_tokens)
     return target.asking(plan.held_out.prompts, plan.held_out.columns)
 
 
@@ -76,11 +80,11 @@ def load_model(plan: Plan, path: str) -> CausalLM:
     )
 
 
-def load_policy(plan: Plan, path: str, target: Target) -> CausalLM:
+def load_policy(plan: Plan, path: str, target: Target, *, quiet: bool = False) -> CausalLM:
     """A policy to be judged. Raises `ModelError` where its tokens are not those of the prior: its
     log-probs would then be of other texts."""
-    policy, prior = load_model(plan, path), target.prior
-    assert isinstance(prior, CausalLM)
+    with status(f"loading '{path}'", quiet=quiet):
+        policy, prior = load_model(plan, path), _bare(target.prior)
     same = (
         policy.eos_token_ids == prior.eos_token_ids
         and policy.tokenizer.get_vocab() == prior.tokenizer.get_vocab()
@@ -91,6 +95,26 @@ def load_policy(plan: Plan, path: str, target: Target) -> CausalLM:
             hint="compare models that share the prior's tokenizer and end-of-sequence tokens",
         )
     return policy
+
+
+def _prior(plan: Plan) -> CausalLM | Prompted:
+    bare, prefix = load_model(plan, plan.prior), plan.config.prior.prompt_prefix
+    return bare if prefix is None else Prompted(bare, prefix)
+
+
+def _bare(prior: LanguageModel) -> CausalLM:
+    """The model itself, without a prefix."""
+    lm = prior.lm if isinstance(prior, Prompted) else prior
+    assert isinstance(lm, CausalLM)
+    return lm
+
+
+def _check_lengths(prior: LanguageModel, prompts: Sequence[Prompt], steps: int) -> None:
+    """Raises `PromptError` for a prompt that does not fit, with the prefix where there is one."""
+    lm = _bare(prior)
+    for prompt in prompts:
+        given = with_prefix(prompt, prior.prefix) if isinstance(prior, Prompted) else prompt
+        check_length(given, lm.encode(given), steps, lm.context_length)
 
 
 def about(plan: Plan) -> dict[str, Any]:
