@@ -193,14 +193,14 @@ class SampleSettings(Strict):
 class TwistSettings(Strict):
     """How `fit_twist` trains the twist of `smc`; see there for what each one does."""
 
-    steps: int = Field(default=100, ge=1)
+    steps: int = Field(default=50, ge=1)
     num_samples: int = Field(default=64, ge=2)
-    updates: int = Field(default=4, ge=1)
-    learning_rate: float = Field(default=3e-3, gt=0)
-    width: int = Field(default=64, ge=1)
-    rank: int = Field(default=32, ge=1)
-    replay: int = Field(default=4, ge=1)
-    least_share: float = Field(default=0.2, ge=0, le=1)
+    updates: int = Field(default=20, ge=1)
+    ridge: float = Field(default=1.0, gt=0)
+    width: int = Field(default=0, ge=0)
+    rank: int = Field(default=8, ge=1)
+    replay: int = Field(default=16, ge=1)
+    least_share: float = Field(default=0.05, ge=0, le=1)
     guidance: float = Field(default=0.9, ge=0, le=1)
     ess_threshold: float = Field(default=0.0, ge=0, le=1)
     seed: int = Field(default=0, ge=0)

@@ -170,7 +170,7 @@ def test_other_tokens_are_refused(table):
 def test_a_twist_that_is_no_number_is_refused(table):
     head = TwistHead(2 * 13, 4)
     with torch.no_grad():
-        head.outside.bias.fill_(torch.nan)
+        head.of_state.bias.fill_(torch.nan)
     target = po.Target(table, po.Reward(reward, beta=0.5), table.prompts, 3)
     with pytest.raises(SamplingError, match="twist 'learned' is NaN"):
         po.sample(target, "smc", 20, twist=head)
@@ -182,9 +182,9 @@ def test_a_learned_twist_is_the_expected_evidence(table):
     """log psi(y_1) tends to log E_prior[e | y_1]: ten times nearer to it than psi = 1, and in its
     scale, which only what has ended ties down, five times."""
     target = po.Target(table, po.Reward(reward, beta=0.5), table.prompts, 3)
-    fit = fit_twist(target, steps=100, num_samples=256, seed=0)
-    assert len(fit.history) == 100
-    assert fit.cost.lm_tokens > 100 * 256
+    fit = fit_twist(target, steps=8, num_samples=512, width=8, replay=4, updates=12, seed=0)
+    assert len(fit.history) == 8
+    assert fit.cost.lm_tokens > 8 * 512
     exact = po.exact(target)
     parent = torch.tensor([0, 0, 0, 1, 1, 1])
     with table.stepping(table.prompts, parent, 3, hidden=True) as rows, torch.no_grad():

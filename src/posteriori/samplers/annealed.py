@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar
@@ -64,6 +64,7 @@ class Annealed(Sampler):
         moves = SuffixMoves(job.target, job.proposal)
         ladder, cost = settings.ladder, Cost()
         if ladder is None:
+            job.progress(0, 1)
             ladder, cost = pilot(
                 moves,
                 settings.pilot_particles,
@@ -75,6 +76,7 @@ class Annealed(Sampler):
         num_prompts, islands = len(job.target.prompts), settings.islands
         each = -(-job.num_samples // islands)
         at_once = max(1, _ROUND // each)
+        rungs = len(ladder) - 1
         log_z_parts, rates = [], []
         for first in range(0, islands, at_once):
             size = min(at_once, islands - first)
@@ -86,6 +88,9 @@ class Annealed(Sampler):
                 settings.moves,
                 settings.resample_below,
                 job.generator("annealed moves", first),
+                lambda rung, first=first, size=size: job.progress(
+                    rungs * first + size * rung, rungs * islands
+                ),
             )
             island_PG = torch.arange(size) + first + islands * torch.arange(num_prompts)[:, None]
             group_N = island_PG.flatten().repeat_interleave(each).to(draws.log_prior_N.device)
@@ -93,7 +98,6 @@ class Annealed(Sampler):
             cost = Cost()
             log_z_parts.append(log_mean_exp(draws.log_weight.view(num_prompts, size, each)))
             rates.append(size * rate_P)
-            job.progress(first + size, islands)
         log_z = [
             replace(log_mean_weight(log_z_I), num_draws=islands * each)
             for log_z_I in torch.cat(log_z_parts, dim=1)
@@ -114,19 +118,22 @@ def anneal(
     moves_per_rung: int,
     resample_below: float,
     generator: torch.Generator,
+    on_rung: Callable[[int], None] | None = None,
 ) -> tuple[Draws, Tensor]:
     """Islands of `each` neighbouring draws of q, taken up the ladder; and the acceptance rate a
     prompt. Their log-weights are such that the mean over an island is its Z-hat."""
     num_prompts = len(moves.target.prompts)
     log_w_GK = torch.zeros_like(states.log_prior_N).view(-1, each)
     accepted = []
-    for before, t in pairwise(ladder):
+    for rung, (before, t) in enumerate(pairwise(ladder), start=1):
         log_w_GK = log_w_GK + (t - before) * moves.log_weight(states).view(-1, each)
         log_w_GK, ancestor_N = resampled(log_w_GK, resample_below, generator)
         states = states.select(ancestor_N)
         for _ in range(moves_per_rung):
             states, accept_N = moves.step(states, t, generator)
             accepted.append(accept_N.double().view(num_prompts, -1).mean(1))
+        if on_rung is not None:
+            on_rung(rung)
     return replace(states, log_weight_N=log_w_GK.flatten()), torch.stack(accepted).mean(0).cpu()
 
 

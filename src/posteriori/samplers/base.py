@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -14,9 +13,7 @@ from ..protocols import LanguageModel
 from ..seeds import generator
 from ..target import Target
 from ..types import Draws, Guarantee
-
-Progress = Callable[[int, int], None]
-"""Told how many of how many units of work are done."""
+from ..watching import Progress
 
 
 @dataclass

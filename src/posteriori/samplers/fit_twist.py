@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from ..config import TwistSettings, parse
 from ..numerics import ess
@@ -18,7 +19,7 @@ from .particles import stepping
 from .populations import Plan, Populations
 from .resampling import Choices
 from .twist_head import TwistHead
-from .twist_lessons import Run, lessons_of, loss_of
+from .twist_lessons import Lessons, Run, lessons_of, loss_of
 
 
 @dataclass
@@ -50,9 +51,12 @@ def fit_twist(
     twist of now would give them: all runs together weigh properly, whatever twist steered them.
     Completions that ended before t take part with their evidence, which ties psi to its scale.
     While fewer than `least_share` of those particles are effective, it learns from prior x e^power
-    with the largest power at which so many are. `updates` a step by Adam, at `learning_rate`
-    falling linearly; `width` and `rank` are those of `TwistHead`, `ess_threshold` and `guidance`
-    those of the runs.
+    with the largest power at which so many are.
+
+    The parameters have a Gaussian prior of variance 1/`ridge` around where they start: so of few
+    effective draws a twist learns little, and not their chance. `updates` iterations of L-BFGS a
+    step find the most probable ones; without a hidden layer (`width` 0) that is a convex problem.
+    `width` and `rank` are those of `TwistHead`, `ess_threshold` and `guidance` those of the runs.
 
     `start`: a twist to go on from. The loss is the cross-entropy in nats a token between the two
     weightings. Consistent in `num_samples`, biased at few; that biases no draw, it makes them
@@ -73,8 +77,7 @@ def fit_twist(
     device = next(head.parameters()).device
     parent_P = torch.arange(len(target.prompts), device=device)
     size_P = torch.full_like(parent_P, chosen.num_samples)
-    optimizer = torch.optim.Adam(head.parameters(), chosen.learning_rate)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, chosen.steps)
+    origin = [parameter.detach().clone() for parameter in head.parameters()]
     fit = TwistFit(head)
     replayed: deque[Run] = deque(maxlen=chosen.replay)
     for step in range(chosen.steps):
@@ -84,18 +87,24 @@ def fit_twist(
         replayed.append(Run.of(populations))
         lessons = lessons_of(replayed, chosen.least_share)
         losses = []
-        for _ in range(chosen.updates):
+        optimizer = torch.optim.LBFGS(
+            head.parameters(), max_iter=chosen.updates, line_search_fn="strong_wolfe"
+        )
+
+        def closure(lessons: Lessons = lessons, losses: list[float] = losses) -> Tensor:
             loss = loss_of(lessons, head, target.max_new_tokens)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
             losses.append(loss.item())
-        schedule.step()
+            loss = loss + _penalty(head, origin) * chosen.ridge / lessons.effective
+            head.zero_grad()
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)  # pyright: ignore - it hands on what the closure returns
         log_w_PK = draws.log_weight.view(len(size_P), -1)
         record = {
             "step": step,
             "loss": losses[0],
-            "power": float(lessons[0].power_P.mean()),
+            "power": float(lessons.power_P.mean()),
             "effective_share": float(ess(log_w_PK).mean()) / chosen.num_samples,
             "log_z": float(populations.log_z().mean()),
         }
@@ -104,6 +113,12 @@ def fit_twist(
         if on_step:
             on_step(record)
     return fit
+
+
+def _penalty(head: TwistHead, origin: list[Tensor]) -> Tensor:
+    """|theta - theta_0|^2 / 2."""
+    moved = zip(head.parameters(), origin, strict=True)
+    return torch.stack([(now - before).square().sum() for now, before in moved]).sum() / 2
 
 
 def new_head(target: Target, settings: TwistSettings) -> TwistHead:

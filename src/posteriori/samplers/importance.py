@@ -45,8 +45,12 @@ class Importance(Sampler):
     def run(self, job: Job) -> Draws:
         for start in range(0, job.num_samples, _ROUND):
             size = min(_ROUND, job.num_samples - start)
-            job.keep(draw(job.target, job.proposal, size, job.generator("importance", start)))
-            job.progress(start + size, job.num_samples)
+            seeded = job.generator("importance", start)
+
+            def told(done: int, total: int, start: int = start, size: int = size) -> None:
+                job.progress(start + size * done // total, job.num_samples)
+
+            job.keep(draw(job.target, job.proposal, size, seeded, on_progress=told))
         draws = Draws.concat(job.kept)
         if self.settings.smooth:
             draws = _smoothed(draws)

@@ -1,7 +1,8 @@
-"""A learned twist: a small network over the prior's hidden state, for every next token at once."""
+"""A learned twist: a linear form of the next token and of the prior's hidden state, or more."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import ClassVar
 
@@ -17,41 +18,51 @@ from .twists import Foresight, Twist
 
 
 class TwistHead(nn.Module, Twist):
-    """log psi_t(c, y_1 .. y_t) = b + a . P x(y_t),  (a, b) = MLP(h(c, y_<t), (T - t) / T),
+    """log psi_t(c, y_1 .. y_t) = u . x(y_t) + v . (h, s) + [b + a . P x(y_t)],
 
-    h the input of the prior's output head before y_t is drawn, x(v) that head's weights for token
-    v, both normalised. One hidden layer of `width`, `rank` numbers a token; it starts as psi = 1.
+    h the input of the prior's output head before y_t is drawn, x(y) that head's weights for token
+    y, both normalised and of length 1, s = (T - t) / T. What is in brackets is there for a `width`
+    above 0: (a, b) = MLP(h, s), one hidden layer of that width, `rank` numbers a token. It starts
+    as psi = 1.
 
     It costs no pass of its own and knows psi of all next tokens, so where the proposal is the
     prior, SMC draws y_t in proportion to prior(y_t) psi_t. Positive whatever it has learned, so the
     weights stay right. Trained by `fit_twist`; `save` and `load` as safetensors.
-    Source: Zhao et al. 2024 (arXiv 2404.17546, section 3.2 and appendix on the twist's form).
+    Source: twists over all next tokens as in Zhao et al. 2024 (arXiv 2404.17546, section 3).
     """
 
     name = "learned"
     reads_hidden: ClassVar[bool] = True
 
     def __init__(
-        self, hidden_size: int, token_size: int, width: int = 64, rank: int = 32, seed: int = 0
+        self, hidden_size: int, token_size: int, width: int = 0, rank: int = 8, seed: int = 0
     ) -> None:
         nn.Module.__init__(self)
-        self.norm = nn.LayerNorm(hidden_size)
+        self.inside = self.outside = self.project = None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.inside = nn.Linear(hidden_size + 1, width)
-            self.outside = nn.Linear(width, 1 + rank)
-            self.tokens = nn.Linear(token_size, rank, bias=False)
-        nn.init.zeros_(self.outside.weight)
-        nn.init.zeros_(self.outside.bias)
+            self.of_token = nn.Linear(token_size, 1, bias=False)
+            self.of_state = nn.Linear(hidden_size + 1, 1)
+            if width:
+                self.inside = nn.Linear(hidden_size + 1, width)
+                self.outside = nn.Linear(width, 1 + rank)
+                self.project = nn.Linear(token_size, rank, bias=False)
+        for layer in (self.of_token, self.of_state, self.outside):
+            for parameter in layer.parameters() if layer is not None else ():
+                nn.init.zeros_(parameter)
 
     def forward(self, hidden_LD: Tensor, feature_LE: Tensor, left: float) -> Tensor:
         """log psi of one next token each, float64 [L]; `left` is the share of tokens after it."""
         b_L, a_LK = self._state(hidden_LD, left)
-        return (b_L + (a_LK * self._embed(feature_LE)).sum(-1)).double()
+        u_L, x_LK = self._token(feature_LE)
+        log_psi_L = b_L + u_L
+        if a_LK is not None and x_LK is not None:
+            log_psi_L = log_psi_L + (a_LK * x_LK).sum(-1)
+        return log_psi_L.double()
 
     def foresight(self, rows: Rows) -> Foresight:
         """As `forward`, of every next token of every row. Raises `ModelError` for another prior."""
-        wanted = (self.norm.normalized_shape[0], self.tokens.in_features)
+        wanted = (self.of_state.in_features - 1, self.of_token.in_features)
         found = (rows.hidden_RD.shape[1], rows.token_features_VD.shape[1])
         if found != wanted:
             raise ModelError(
@@ -60,27 +71,37 @@ class TwistHead(nn.Module, Twist):
                 hint="use it with the prior that it was trained on",
             )
         with torch.no_grad():
-            token_VK = self._embed(rows.token_features_VD)
+            u_V, x_VK = self._token(rows.token_features_VD)
 
         def log_psi(left: float) -> Tensor:
             with torch.no_grad():
                 b_R, a_RK = self._state(rows.hidden_RD, left)
-                return torch.addmm(b_R[:, None], a_RK, token_VK.t())
+                log_psi_RV = b_R[:, None] + u_V
+                if a_RK is not None and x_VK is not None:
+                    log_psi_RV.addmm_(a_RK, x_VK.t())
+                return log_psi_RV
 
         return log_psi
 
-    def _state(self, hidden_LD: Tensor, left: float) -> tuple[Tensor, Tensor]:
-        hidden_LD = hidden_LD.to(self.tokens.weight.dtype)
-        with torch.autocast(hidden_LD.device.type, enabled=False):
-            left_L1 = hidden_LD.new_full((len(hidden_LD), 1), left)
-            inner_LW = self.inside(torch.cat([self.norm(hidden_LD), left_L1], dim=-1))
-            out = self.outside(silu(inner_LW))
-        return out[:, 0], out[:, 1:]
+    def _state(self, hidden_LD: Tensor, left: float) -> tuple[Tensor, Tensor | None]:
+        h_LD = self._of_length_1(hidden_LD)
+        h_LD = torch.cat([h_LD, h_LD.new_full((len(h_LD), 1), left)], dim=-1)
+        with torch.autocast(h_LD.device.type, enabled=False):
+            v_L = self.of_state(h_LD)[:, 0]
+            if self.inside is None or self.outside is None:
+                return v_L, None
+            out = self.outside(silu(self.inside(h_LD)))
+        return v_L + out[:, 0], out[:, 1:]
 
-    def _embed(self, feature_LE: Tensor) -> Tensor:
-        feature_LE = feature_LE.to(self.tokens.weight.dtype)
-        with torch.autocast(feature_LE.device.type, enabled=False):
-            return self.tokens(layer_norm(feature_LE, feature_LE.shape[1:]))
+    def _token(self, feature_LE: Tensor) -> tuple[Tensor, Tensor | None]:
+        x_LE = self._of_length_1(feature_LE)
+        with torch.autocast(x_LE.device.type, enabled=False):
+            u_L = self.of_token(x_LE)[:, 0]
+            return u_L, None if self.project is None else self.project(x_LE)
+
+    def _of_length_1(self, rows_LD: Tensor) -> Tensor:
+        rows_LD = rows_LD.to(self.of_token.weight.dtype)
+        return layer_norm(rows_LD, rows_LD.shape[1:]) / math.sqrt(rows_LD.shape[1])
 
     def save(self, path: Path | str) -> None:
         save_file(self.state_dict(), path)
@@ -90,9 +111,11 @@ class TwistHead(nn.Module, Twist):
         """Raises `ModelError` where there is no such file, or it is no twist."""
         try:
             state = load_file(path)
-            rank, token_size = state["tokens.weight"].shape
-            width = state["inside.weight"].shape[0]
-            head = cls(state["norm.weight"].shape[0], token_size, width, rank)
+            width, rank = 0, 1
+            if "outside.weight" in state:
+                width, rank = state["outside.weight"].shape[1], state["project.weight"].shape[0]
+            sizes = state["of_state.weight"].shape[1] - 1, state["of_token.weight"].shape[1]
+            head = cls(*sizes, width, rank)
             head.load_state_dict(state)
         except (OSError, SafetensorError, KeyError, RuntimeError) as error:
             raise ModelError(

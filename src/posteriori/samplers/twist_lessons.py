@@ -51,7 +51,7 @@ class Run:
 
 
 @dataclass
-class Lessons:
+class Lesson:
     """A run in the light of prior x e^power: what descendants of each particle weigh at the end,
     log [P, K], moment by moment."""
 
@@ -61,7 +61,7 @@ class Lessons:
     log_w_PK: Tensor
 
     @classmethod
-    def of(cls, run: Run, power_P: Tensor) -> Lessons:
+    def of(cls, run: Run, power_P: Tensor) -> Lesson:
         """The final weights, handed back from descendants to ancestors."""
         log_w_PK = run.tempered(power_P)
         top_P1 = log_w_PK.amax(-1, keepdim=True)
@@ -93,25 +93,40 @@ class Lessons:
         return self.log_share_PK[t], times(log_psi_L), times(known_L)
 
 
-def lessons_of(runs: Sequence[Run], least_share: float) -> list[Lessons]:
-    """All runs in the light of the same target a prompt: prior x e^power with the largest
-    power <= 1 at which at least that share of all particles is effective."""
+@dataclass
+class Lessons:
+    """All runs in the light of one target a prompt; `effective` particles and tokens speak of it
+    (Kish's effective number, summed over prompts, times the tokens that a completion may have)."""
+
+    each: list[Lesson]
+    power_P: Tensor
+    effective: float
+
+
+def lessons_of(runs: Sequence[Run], least_share: float) -> Lessons:
+    """All runs in the light of prior x e^power, with the largest power <= 1 for each prompt at
+    which at least that share of its particles is effective."""
     num_prompts, width = runs[0].log_w_PK.shape
     low_P = torch.zeros(num_prompts, dtype=torch.float64, device=runs[0].log_w_PK.device)
     high_P = torch.ones_like(low_P)
     least = least_share * width * len(runs)
     power_P = high_P
     for _ in range(_HALVINGS):
-        log_w_PM = torch.cat([run.tempered(power_P) for run in runs], dim=1)
-        enough_P = ess(log_w_PM) >= least
+        enough_P = ess(_together(runs, power_P)) >= least
         if bool(enough_P.all()) and bool((power_P == high_P).all()):
             break
         low_P, high_P = power_P.where(enough_P, low_P), high_P.where(enough_P, power_P)
         power_P = (low_P + high_P) / 2
-    return [Lessons.of(run, power_P) for run in runs]
+    times = max(len(run.moments) for run in runs)
+    effective = float(ess(_together(runs, power_P)).sum()) * times
+    return Lessons([Lesson.of(run, power_P) for run in runs], power_P, effective)
 
 
-def loss_of(runs: Sequence[Lessons], head: TwistHead, length: int) -> Tensor:
+def _together(runs: Sequence[Run], power_P: Tensor) -> Tensor:
+    return torch.cat([run.tempered(power_P) for run in runs], dim=1)
+
+
+def loss_of(lessons: Lessons, head: TwistHead, length: int) -> Tensor:
     """-sum_n W_n log softmax(log base + log psi_t)_n over the particles n of all runs together,
     mean over prompts that have any weight and over t; W their shares, normalised.
 
@@ -119,8 +134,9 @@ def loss_of(runs: Sequence[Lessons], head: TwistHead, length: int) -> Tensor:
     evidence of what ends: that ties psi_t of all others to its scale.
     """
     losses = []
-    for t in range(max(len(lessons.run.moments) for lessons in runs)):
-        found = [lessons.weightings(t, head, (length - t - 1) / length) for lessons in runs]
+    for t in range(max(len(lesson.run.moments) for lesson in lessons.each)):
+        left = (length - t - 1) / length
+        found = [lesson.weightings(t, head, left) for lesson in lessons.each]
         log_share_PM, *log_twisted_PM = (
             torch.cat(each, dim=1) for each in zip(*found, strict=True)
         )
