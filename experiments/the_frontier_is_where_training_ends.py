@@ -7,8 +7,8 @@ a run that stopped early lies below it is what it has wasted.
     python experiments/the_frontier_is_where_training_ends.py [--quick] [--figure frontier.svg]
         [--smollm2 models/smollm2]
 
-With `--smollm2` the same with a real language model, in a second plot (LoRA, half an hour on two
-cores).
+With `--smollm2` the same with a real language model, in a second plot (LoRA; another twenty minutes
+on two cores).
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ def smollm2(path: str) -> Setting:
         "SmolLM2-135M",
         path,
         ["I think you are", "My boss is", "The food here is", "People say that this"],
-        12,
+        10,
         (0.8, 0.4, 0.2, 0.1),
-        250,
+        200,
         {
             "steps": 40,
-            "num_samples": 16,
+            "num_samples": 8,
             "learning_rate": 1e-3,
             "policy": "lora",
             "lora": {"rank": 8, "alpha": 16.0},

@@ -10,6 +10,7 @@ import torch
 from .protocols import LanguageModel
 from .target import Target
 from .types import Completions, Cost, Draws, Prompt
+from .watching import Progress, one_pass, portions
 
 
 def draw(
@@ -18,22 +19,31 @@ def draw(
     num_samples: int,
     generator: torch.Generator | None = None,
     prompts: Sequence[Prompt] | None = None,
+    *,
+    on_progress: Progress | None = None,
 ) -> Draws:
     """y ~ proposal(.|c), `num_samples` a prompt, with log p~ and log proposal of each.
 
     The proposal's log-probs are those that its sampler returns: no second pass. Where the proposal
-    is the prior itself, they serve as log prior too.
+    is the prior itself, they serve as log prior too. `on_progress` counts passes over completions:
+    drawing them, scoring them by the prior (where that is needed), and asking the evidence.
     """
     start = time.perf_counter()
     asked = target.prompts if prompts is None else prompts
-    completions = proposal.sample(asked, num_samples, target.max_new_tokens, generator)
+    number = num_samples * len(asked)
+    passes = 1 if proposal is target.prior else 2
+    drawing, *scoring, judging = portions(on_progress, [number] * (passes + 1))
+    with one_pass(drawing, number):
+        completions = proposal.sample(asked, num_samples, target.max_new_tokens, generator)
     assert completions.token_log_prob_NL is not None, "a sampler returns its draws' log-probs"
     if proposal is target.prior:
-        token_log_prior_NL, passes = completions.token_log_prob_NL, 1
+        token_log_prior_NL = completions.token_log_prob_NL
     else:
-        token_log_prior_NL, passes = target.token_log_prior(completions), 2
+        with one_pass(scoring[0], number):
+            token_log_prior_NL = target.token_log_prior(completions)
     log_prior_N = token_log_prior_NL.sum(-1)
-    scores = target.score(completions, log_prior_N)
+    with one_pass(judging, number):
+        scores = target.score(completions, log_prior_N)
     return Draws(
         completions=completions,
         log_proposal_N=completions.token_log_prob_NL.sum(-1),

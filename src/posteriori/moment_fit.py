@@ -28,6 +28,7 @@ from .sampling import sample
 from .seeds import derive, generator
 from .target import Target
 from .types import Completions, Cost, Draws, Estimate, Kind
+from .watching import Progress
 
 _FEW_OUTCOMES = 20_000
 """Up to so many, over all prompts, "auto" enumerates."""
@@ -48,6 +49,7 @@ def fit_moments(
     *,
     sampler: str | Sampler | None = None,
     proposal: LanguageModel | None = None,
+    on_progress: Progress | None = None,
 ) -> FittedMoments:
     """lambda = argmin (1/P) sum_c log E_c[exp(lambda . phi)] - lambda . wanted, for the `Moments`
     of this target, from now on; E_c is over the rest of it, prior x other evidence.
@@ -58,7 +60,8 @@ def fit_moments(
     independent draws) says that the weights are not to be trusted, lambda goes only as far as they
     reach, `sampler` draws from the target at that lambda, and so on: ten rounds at most, then a
     finding says what is left. The sampler is SMC that judges each prefix by the features it has so
-    far; for models that cannot be run token by token it is "annealed".
+    far; for models that cannot be run token by token it is "annealed". `on_progress` counts passes
+    over the first draws, and begins again with each round.
 
     Guarantee: by enumeration lambda is exact; by draws it is consistent, and its standard error is
     the sandwich estimate over independent draws (or the sampler's groups of dependent ones).
@@ -67,12 +70,15 @@ def fit_moments(
     """
     for each in target.evidence:
         if isinstance(each, Moments):
-            return each.fit_with(lambda moments: fitted(moments, sampler, proposal))
+            return each.fit_with(lambda moments: fitted(moments, sampler, proposal, on_progress))
     raise ConfigError("the target has no Moments", hint="put one among its evidence")
 
 
 def fitted(
-    moments: Moments, sampler: str | Sampler | None = None, proposal: LanguageModel | None = None
+    moments: Moments,
+    sampler: str | Sampler | None = None,
+    proposal: LanguageModel | None = None,
+    on_progress: Progress | None = None,
 ) -> FittedMoments:
     """lambda of moments that know their target; told by a log line."""
     target = moments.own_target
@@ -82,7 +88,8 @@ def fitted(
         found = _over_outcomes(moments, rest)
     else:
         proposal = proposal or target.prior
-        found = _over_draws(moments, rest, sampler or _sampler(target.prior, proposal), proposal)
+        made = sampler or _sampler(target.prior, proposal)
+        found = _over_draws(moments, rest, made, proposal, on_progress)
     for name, value in found.lambda_.items():
         _log.info("moment '%s' = %g: lambda = %s", name, moments.wanted[name], value)
     for finding in found.findings:
@@ -138,11 +145,16 @@ class _Step:
 
 
 def _over_draws(
-    moments: Moments, rest: Target, sampler: str | Sampler, proposal: LanguageModel
+    moments: Moments,
+    rest: Target,
+    sampler: str | Sampler,
+    proposal: LanguageModel,
+    on_progress: Progress | None,
 ) -> FittedMoments:
     rows, names = len(rest.prompts) if moments.per_prompt else 1, list(moments.features)
     at_PK = torch.zeros(rows, len(names), dtype=torch.float64)
-    draws = draw(rest, proposal, moments.num_samples, generator(moments.seed, "moments"))
+    seeded = generator(moments.seed, "moments")
+    draws = draw(rest, proposal, moments.num_samples, seeded, on_progress=on_progress)
     cost, rounds = draws.cost, 1
     while True:
         duals = _duals_of_draws(moments, rest, draws)
@@ -159,7 +171,7 @@ def _over_draws(
             rest.prior, [*rest.evidence, tilt], rest.prompts, rest.max_new_tokens, rest.columns
         )
         seed = derive(moments.seed, "moments", rounds)
-        draws = sample(there, sampler, moments.num_samples, proposal, seed)
+        draws = sample(there, sampler, moments.num_samples, proposal, seed, on_progress=on_progress)
         cost += draws.cost
     for where, dual in _named(moments, duals):
         check_reachable(dual, names, where, "draws")

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import os
+import re
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 
 import pytest
 
 import posteriori
 from posteriori.cli import main as main_module
+from posteriori.cli.doctor import EXTRAS
 from posteriori.cli.output import visible
+from posteriori.cli.ready_made import WAYS
 from posteriori.registry import names
+
+doctor_module = importlib.import_module("posteriori.cli.doctor")
 
 WITHOUT_TORCH = """
 import sys
@@ -103,6 +111,30 @@ def test_listings_are_one_line_each(cli):
     everything = cli("ls", "--json").json
     assert set(everything) == {"objectives", "samplers", "evidence", "models"}
     assert all(text for lines in everything.values() for text in lines.values())
+    for kind in ("objective", "sampler", "evidence"):
+        assert set(names(kind)) <= set(everything[kind if kind == "evidence" else f"{kind}s"])
+
+
+def test_ready_made_evidence_has_its_line(cli):
+    listed = cli("ls", "evidence", "--json").json["evidence"]
+    for kind, ways in WAYS.items():
+        for own in ways:
+            assert f"{own} = ...: " in listed[f"{kind}.{own}"]
+    assert {"constraint.regex", "likelihood.classifier", "judge.url", "preferences"} <= set(listed)
+
+
+def test_a_sampler_is_listed_with_its_guarantee(cli):
+    listed = cli("ls", "samplers", "--json").json["samplers"]
+    assert listed["rejection"].endswith("(exact)")
+    assert listed["smc"].endswith("(properly weighted)")
+
+
+def test_help_says_what_was_written(cli):
+    """Square brackets would be taken for markup, and vanish."""
+    for verb in main_module._VERBS:
+        assert "[" not in inspect.getdoc(verb)
+    assert "its table `twist`" in " ".join(cli("--help").out.replace("│", "").split())
+    assert "a table `reward`" in " ".join(cli("reward", "--help").out.replace("│", "").split())
 
 
 def test_doctor(cli):
@@ -110,8 +142,58 @@ def test_doctor(cli):
     assert checks["python"]["level"] == "ok"
     assert checks["torch"]["level"] == "ok"
     assert "parameters" in checks["model 'tiny'"]["message"]
-    assert {"threads", "device", "bfloat16", "profanity_check", "disk"} <= set(checks)
+    assert {"threads", "device", "bfloat16", "disk", *(e.package for e in EXTRAS)} <= set(checks)
     assert "ok   torch: " in cli("doctor").out
+
+
+def test_doctor_says_what_an_extra_is_for_and_how_to_get_it(cli, monkeypatch):
+    found = doctor_module.version
+
+    def version(package):
+        if package == "trl":
+            raise PackageNotFoundError(package)
+        return found(package)
+
+    monkeypatch.setattr(doctor_module, "version", version)
+    result = cli("doctor")
+    assert result.code == 0
+    assert "info trl: not installed; only for the callback for TRL's trainers: pip install" in (
+        result.out
+    )
+
+
+@pytest.mark.parametrize("wrong", ["missing", "old"])
+def test_doctor_stops_where_something_needed_is_missing(cli, monkeypatch, wrong):
+    found = doctor_module.version
+
+    def version(package):
+        if package != "peft":
+            return found(package)
+        if wrong == "old":
+            return "0.1"
+        raise PackageNotFoundError(package)
+
+    monkeypatch.setattr(doctor_module, "version", version)
+    result = cli("doctor")
+    assert result.code == 1
+    what = "not installed" if wrong == "missing" else "0.1 is not >="
+    assert re.search(rf"stop peft: {what}.*; pip install 'peft>=", result.out)
+
+
+def test_doctor_looks_at_the_disk_that_runs_go_to(cli, monkeypatch, tmp_path):
+    def disk(*arguments):
+        checks = cli("doctor", "--json", *arguments).json
+        return {check["name"]: check for check in checks if check["name"] in ("disk", "output")}
+
+    there = disk("--output-dir", str(tmp_path / "runs" / "not" / "yet"))
+    assert there["disk"]["level"] == "ok"
+    assert f"'{tmp_path}'" in there["disk"]["message"]
+    (tmp_path / "runs").write_text("a file where a folder should be")
+    result = cli("doctor", "--output-dir", str(tmp_path / "runs"))
+    assert result.code == 1
+    assert f"stop output: '{tmp_path / 'runs'}' is a file; rename it" in result.out
+    monkeypatch.setattr(doctor_module, "_FREE_GIB", 1e9)
+    assert disk("--output-dir", str(tmp_path))["disk"]["level"] == "warn"
 
 
 def test_doctor_fails_where_the_installation_is_broken(cli, monkeypatch):
@@ -121,17 +203,10 @@ def test_doctor_fails_where_the_installation_is_broken(cli, monkeypatch):
     monkeypatch.setattr("posteriori.models.load.load", broken)
     result = cli("doctor")
     assert result.code == 1
-    assert "stop bundled models: OSError: the file is cut short" in result.out
-
-
-def test_an_interrupted_command_says_how_to_go_on(cli, job, monkeypatch):
-    def interrupt(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("posteriori.cli.build.load", interrupt)
-    result = job.fit("--quiet")
-    assert result.code == 130
-    assert "--resume" in result.error
+    assert (
+        "stop bundled models: OSError: the file is cut short; install posteriori again"
+        in result.out
+    )
 
 
 def test_a_place_that_cannot_be_written_is_told_in_one_line(job):

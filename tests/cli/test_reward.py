@@ -66,7 +66,7 @@ def test_a_config_names_everything_relative_to_its_own_folder(job, pairs, tmp_pa
 def test_progress_goes_to_standard_error(job, options):
     result = job.run("reward", *options, "--json")
     assert result.json["finished"]
-    assert "reward: " in result.err
+    assert result.err == "reward\n"
 
 
 def test_a_model_directory_is_evidence_in_a_config(job, options):
@@ -141,7 +141,7 @@ def test_a_run_that_is_cut_short_says_where_its_best_model_is(job, options, monk
     result = job.run("reward", *options, "-q", "--set", "reward.batch_size=3")
     assert result.code == 130
     kept = job.folder / "rm" / "checkpoint"
-    assert f"the best model so far is in {kept}" in result.err
+    assert result.error == f"interrupted; the best model so far is in '{kept}'"
     transformers.AutoModelForSequenceClassification.from_pretrained(kept)
 
 

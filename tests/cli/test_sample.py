@@ -104,11 +104,11 @@ def test_wrong_use_is_told_before_anything_loads(
 def test_finished_draws_survive_a_failure(job, tmp_path, monkeypatch):
     draw, calls = importance.draw, []
 
-    def failing(*args):
+    def failing(*args, **settings):
         calls.append(1)
         if len(calls) == 2:
             raise po.PosterioriError("the reward's server is gone")
-        return draw(*args)
+        return draw(*args, **settings)
 
     monkeypatch.setattr(importance, "draw", failing)
     monkeypatch.setattr(importance, "_ROUND", 8)

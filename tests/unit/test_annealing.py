@@ -176,7 +176,8 @@ def test_log_z_is_over_all_islands_in_one_round_or_several(target, monkeypatch):
         drawn = po.sample(
             target, "annealed", 24, on_progress=lambda *now, hear=hear: hear(now), **settings
         )
-        assert told == ([(k, 6) for k in range(1, 7)] if together == 4 else [(6, 6)])
+        # An island goes up two rungs: one by one, or all together.
+        assert told == [(k, 12) for k in (range(1, 13) if together == 4 else (6, 12))]
         for at, estimate in enumerate(drawn.log_z.per_prompt):
             mine = drawn.completions.prompt_index_N == at
             assert estimate.value == pytest.approx(float(drawn.log_weight[mine].exp().mean().log()))

@@ -112,7 +112,9 @@ def test_a_run_that_stops_keeps_its_finished_draws(table, error):
 def test_progress_is_told(target):
     told = []
     po.sample(target, "importance", 600, on_progress=lambda done, total: told.append((done, total)))
-    assert told == [(256, 600), (512, 600), (600, 600)]
+    assert told == sorted(told)
+    assert {(256, 600), (512, 600), (600, 600)} <= set(told)
+    assert len(set(told)) > 3, "and within a round"
 
 
 @pytest.mark.parametrize(

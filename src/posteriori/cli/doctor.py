@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import PackageNotFoundError, requires, version
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Annotated, NamedTuple
 
+import typer
 from rich.text import Text
 
 from .bundled import bundled_models
@@ -20,44 +22,65 @@ from .output import print_json, stdout, visible
 _FREE_GIB = 2.0
 """A fit of a small model with its checkpoints needs about this much disk."""
 
-_SIGNS = {"ok": ("ok", "green"), "warn": ("warn", "yellow"), "stop": ("stop", "bold red")}
+_STYLES = {"ok": "green", "info": "dim", "warn": "yellow", "stop": "bold red"}
 
 
 class Check(NamedTuple):
-    """One line: what was looked at, how it stands (ok, warn, stop), and what to do about it."""
+    """One line: what was looked at, how it stands, and what to do about it.
+
+    Levels: "ok"; "info", something optional is not there; "warn", slower or tighter than it could
+    be; "stop", something that is needed is missing or broken.
+    """
 
     name: str
     level: str
     message: str
 
 
-def doctor(as_json: AsJson = False) -> int:
-    """Check versions, threads, number formats, the bundled model, extras and disk space."""
-    checks = [check for part in _PARTS for check in _safely(part)]
+class Part(NamedTuple):
+    """Checks that belong together, and what helps where they cannot be made at all."""
+
+    name: str
+    look: Callable[[], Iterator[Check]]
+    hint: str
+
+
+def doctor(
+    output_dir: Annotated[
+        Path, typer.Option(help="Where runs are to go; it need not be there yet.")
+    ] = Path("runs"),
+    as_json: AsJson = False,
+) -> int:
+    """Check versions, threads, number formats, the bundled model, extras and disk space.
+
+    Each fault comes with what to do. Exit code 1 where something that is needed is missing.
+    """
+    parts = (*_PARTS, Part("disk", partial(_disk, output_dir), "choose another --output-dir"))
+    checks = [check for part in parts for check in _safely(part)]
     if as_json:
         print_json([check._asdict() for check in checks])
     else:
         console = stdout()
         for check in checks:
-            sign, style = _SIGNS[check.level]
-            line = Text.assemble((f"{sign:<5}", style), f"{check.name}: {visible(check.message)}")
+            level = (f"{check.level:<5}", _STYLES[check.level])
+            line = Text.assemble(level, f"{check.name}: {visible(check.message)}")
             console.print(line, soft_wrap=True)
     return 1 if any(check.level == "stop" for check in checks) else 0
 
 
-def _safely(part: Callable[[], Iterator[Check]]) -> list[Check]:
+def _safely(part: Part) -> list[Check]:
     """A broken installation fails in ways of its own, and the other checks still have a say."""
     try:
-        return list(part())
+        return list(part.look())
     except Exception as error:
-        name = part.__name__.strip("_").replace("_", " ")
-        return [Check(name, "stop", f"{type(error).__name__}: {error}")]
+        what = f"{type(error).__name__}: {error}".rstrip(".")
+        return [Check(part.name, "stop", f"{what}; {part.hint}")]
 
 
 def _versions() -> Iterator[Check]:
-    yield Check("python", "ok", platform.python_version())
     from packaging.requirements import Requirement
 
+    yield Check("python", "ok", platform.python_version())
     for line in requires("posteriori") or []:
         wanted = Requirement(line)
         if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
@@ -70,7 +93,8 @@ def _versions() -> Iterator[Check]:
         if wanted.specifier.contains(found, prereleases=True):
             yield Check(wanted.name, "ok", found)
         else:
-            yield Check(wanted.name, "stop", f"{found} is not {wanted.specifier}")
+            message = f"{found} is not {wanted.specifier}; pip install '{line}'"
+            yield Check(wanted.name, "stop", message)
 
 
 def _threads() -> Iterator[Check]:
@@ -90,7 +114,12 @@ def _devices() -> Iterator[Check]:
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     name = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or "cpu"
-    yield Check("device", "ok", f"{device.type} ({name})")
+    if device.type == "cpu" and torch.version.cuda is not None:
+        message = f"cpu, though torch is built for CUDA {torch.version.cuda} and finds no GPU"
+        yield Check("device", "warn", f"{message}; on a machine with one, check nvidia-smi")
+    else:
+        yield Check("device", "ok", f"{device.type} ({name})")
+    torch.ones(8, 8, device=device).mm(torch.ones(8, 8, device=device))
     native = gains_from_bfloat16(10**9, device)
     words = "multiplied natively" if native else "slow here; dtype auto stays with float32"
     yield Check("bfloat16", "ok", words)
@@ -113,28 +142,59 @@ def _bundled_models() -> Iterator[Check]:
         yield Check(f"model '{name}'", "ok", f"{parameters:,} parameters, ready in {seconds:.1f} s")
 
 
+class Extra(NamedTuple):
+    """A package that only some things need: its name, what for, and what installs it."""
+
+    package: str
+    use: str
+    install: str
+
+
+EXTRAS = (
+    Extra("alt-profanity-check", "the classifier of `posteriori demo`", "posteriori[demo]"),
+    Extra("tensorboard", 'fit.tracker = "tensorboard"', "posteriori[tensorboard]"),
+    Extra("wandb", 'fit.tracker = "wandb"', "posteriori[wandb]"),
+    Extra("trackio", 'fit.tracker = "trackio"', "posteriori[trackio]"),
+    Extra("mlflow", 'fit.tracker = "mlflow"', "posteriori[mlflow]"),
+    Extra("trl", "the callback for TRL's trainers", "trl"),
+    Extra("gguf", "priors that are GGUF files", "gguf"),
+    Extra("pyarrow", "draws in .parquet files", "pyarrow"),
+    Extra("datasets", "preference pairs in .parquet files and data-set folders", "datasets"),
+    Extra("scikit-learn", "likelihoods by a scikit-learn pipeline", "scikit-learn"),
+    Extra("jsonschema", "constraints by a JSON Schema", "jsonschema"),
+)
+
+
 def _extras() -> Iterator[Check]:
-    for module, what, extra in (
-        ("profanity_check", "the classifier of `posteriori demo`", "posteriori[demo]"),
-        ("gguf", "GGUF files", "gguf"),
-    ):
-        there = importlib.util.find_spec(module) is not None
-        message = "installed" if there else f"not installed; for {what}: pip install '{extra}'"
-        yield Check(module, "ok" if there else "warn", message)
+    for package, use, install in EXTRAS:
+        try:
+            yield Check(package, "ok", f"{version(package)}, for {use}")
+        except PackageNotFoundError:
+            told = f"not installed; only for {use}: pip install '{install}'"
+            yield Check(package, "info", told)
 
 
-def _disk() -> Iterator[Check]:
-    free = shutil.disk_usage(".").free / 2**30
+def _disk(folder: Path) -> Iterator[Check]:
+    """Runs are written below the nearest directory that is there already."""
+    there = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
+    if not there.is_dir():
+        yield Check("output", "stop", f"'{there}' is a file; rename it, or choose --output-dir")
+        return
+    if not os.access(there, os.W_OK | os.X_OK):
+        message = f"'{there}' cannot be written; change its rights, or choose --output-dir"
+        yield Check("output", "stop", message)
+    free = shutil.disk_usage(there).free / 2**30
     level = "ok" if free >= _FREE_GIB else "warn"
-    hint = "" if level == "ok" else "; a fit with checkpoints may not fit here"
-    yield Check("disk", level, f"{free:.1f} GiB free in this directory{hint}")
+    hint = "" if level == "ok" else "; a fit with checkpoints may not fit: free some, or choose "
+    hint += "" if level == "ok" else "--output-dir on another disk"
+    yield Check("disk", level, f"{free:.1f} GiB free in '{there}'{hint}")
 
 
-_PARTS: tuple[Callable[[], Iterator[Any]], ...] = (
-    _versions,
-    _threads,
-    _devices,
-    _bundled_models,
-    _extras,
-    _disk,
+_AGAIN = "install posteriori again"
+_PARTS = (
+    Part("versions", _versions, _AGAIN),
+    Part("threads", _threads, _AGAIN),
+    Part("device", _devices, "check the driver (nvidia-smi), or install torch for the CPU"),
+    Part("bundled models", _bundled_models, _AGAIN),
+    Part("extras", _extras, _AGAIN),
 )

@@ -48,7 +48,6 @@ def evaluate(
 
     from .build import build_target, load_policy
     from .judge import evaluation_json, judge, show
-    from .progress import status
 
     settings = plan.config.evaluate
     judging = {
@@ -56,9 +55,8 @@ def evaluate(
         "posterior": settings.posterior if posterior is None else posterior,
         "seed": settings.seed if seed is None else seed,
     }
-    with status(f"loading '{plan.prior}' and {', '.join(names)}", quiet=quiet):
-        target = build_target(plan)
-        models = {name: load_policy(plan, path, target) for name, path in names.items()}
+    target = build_target(plan, quiet=quiet)
+    models = {name: load_policy(plan, path, target, quiet=quiet) for name, path in names.items()}
     reports = judge(target, {"prior": target.prior, **models}, **judging, quiet=quiet)
     evaluation = evaluation_json(reports, **judging, config=str(plan.file))
     title = f"against the target of {plan.file}, {judging['num_samples']} draws a prompt"

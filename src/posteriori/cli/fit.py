@@ -94,9 +94,8 @@ def _run(plan: Plan, *, resume: bool, as_json: bool, quiet: bool) -> int:
     config, folder = plan.config, plan.policy.parent
     assert config.fit is not None
     objective, steps = config.fit.objective, config.fit.steps
-    with status(f"loading '{plan.prior}'", quiet=quiet):
-        target = build_target(plan, priced=False)
-        held_out = build_held_out(plan, target)
+    target = build_target(plan, priced=False, quiet=quiet)
+    held_out = build_held_out(plan, target)
     hush_transformers()
     with fit_progress(objective, steps, quiet=quiet) as shown:
         result = run_fit(
@@ -108,6 +107,7 @@ def _run(plan: Plan, *, resume: bool, as_json: bool, quiet: bool) -> int:
             on_step=shown,
             on_evaluation=shown.evaluated,
             on_note=shown.note,
+            on_search=shown.searching,
             config=about(plan),
             **config.fit.model_dump(exclude={"objective", "held_out"}),
         )
@@ -121,7 +121,8 @@ def _run(plan: Plan, *, resume: bool, as_json: bool, quiet: bool) -> int:
     evaluation = evaluation_json(reports, **judging, output_dir=str(folder), **why)
     write_evaluation(folder / "evaluation.json", evaluation)
     write_report_files(folder, target, reports)
-    report = write_page(folder, card=True)
+    with status("drawing the report", quiet=quiet):
+        report = write_page(folder, card=True)
     code = show(reports, evaluation, title=f"{objective}, {steps} steps", as_json=as_json)
     if not as_json:
         stdout().print(f"policy: {plan.policy}\nreport: {report}", soft_wrap=True)

@@ -49,15 +49,21 @@ def frontier(
     from ..diagnostics.frontier import frontier as find_frontier
     from ..train.budget import in_own_units
     from .build import build_target
-    from .progress import status
+    from .progress import count_progress
 
-    with status(f"loading '{plan.prior}'", quiet=quiet):
-        target = build_target(plan, priced=False)
-        if plan.budget is not None:
-            target = in_own_units(target, seed)
+    target = build_target(plan, priced=False, quiet=quiet)
+    if plan.budget is not None:
+        target = in_own_units(target, seed)
     size = f"{len(target.prompts)} prompts x {num_samples} draws"
-    with status(f"frontier: {size}", quiet=quiet):
-        curve = find_frontier(target, num_samples, seed, stages=stages, strongest=strongest)
+    with count_progress("frontier", quiet=quiet) as on_progress:
+        curve = find_frontier(
+            target,
+            num_samples,
+            seed,
+            stages=stages,
+            strongest=strongest,
+            on_progress=on_progress,
+        )
     asked = [
         *((f"KL {nats:g}", curve.at_kl(nats)) for nats in kl or []),
         *((f"reward {value:g}", curve.at_reward(value)) for value in reward or []),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .output import json_text, print_json, stdout
-from .progress import status
+from .progress import count_progress
 from .tables import MAIN, must_stop, print_findings, print_intervals, print_table, report_json
 
 if TYPE_CHECKING:
@@ -30,23 +30,29 @@ def judge(
     from ..draw import draw
     from ..sampling import sample
     from ..seeds import generator
-    from .progress import count_progress
 
     exact = None
     if posterior:
         with count_progress("exact draws", quiet=quiet) as on_progress:
             exact = sample(target, "rejection", posterior, seed=seed, on_progress=on_progress)
     reports = {}
-    size = f"{len(target.prompts)} prompts x {num_samples} draws"
     of_prior = None
     if sum(model is not target.prior for model in models.values()) > 1:
         # Those that `evaluate` would make for each policy anew.
-        with status(f"drawing from the prior: {size}", quiet=quiet):
+        with count_progress("drawing from the prior", quiet=quiet) as on_progress:
             seeded = generator(seed, "evaluate", "prior")
-            of_prior = draw(target, target.prior, num_samples, seeded)
+            of_prior = draw(target, target.prior, num_samples, seeded, on_progress=on_progress)
     for name, model in models.items():
-        with status(f"evaluating {name}: {size}", quiet=quiet):
-            reports[name] = evaluate(target, model, num_samples, seed, exact, prior_draws=of_prior)
+        with count_progress(f"evaluating {name}", quiet=quiet) as on_progress:
+            reports[name] = evaluate(
+                target,
+                model,
+                num_samples,
+                seed,
+                exact,
+                prior_draws=of_prior,
+                on_progress=on_progress,
+            )
     return reports
 
 

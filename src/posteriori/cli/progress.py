@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 
+from ..watching import Progress
 from .output import stderr, visible
+from .pace import Pace, Parts, RateColumn
 
 _SHOWN = {
     "mean_reward": "reward",
@@ -23,7 +25,7 @@ _SHOWN = {
 """Figures of a step that are worth a glance, where the objective records them."""
 
 _PLAIN_LINES = 5
-"""Lines that a fit without a terminal prints."""
+"""Lines that a short fit without a terminal prints; a long one prints more."""
 
 
 class FitShown:
@@ -44,6 +46,10 @@ class FitShown:
             f"at {line['step']}"
         )
 
+    def searching(self, done: int, total: int) -> None:
+        """Before the first step: for the beta that a budget asks for."""
+        self._show(0, f"finding beta: {done}/{total}")
+
     def note(self, text: str) -> None:
         """A line of its own."""
         if self._console is not None:
@@ -58,45 +64,54 @@ def fit_progress(name: str, steps: int, *, quiet: bool = False) -> Iterator[FitS
     if quiet:
         yield FitShown(_silent, None)
     elif console.is_terminal:
-        with _bar(console) as progress:
-            task = progress.add_task(name, total=steps, figures="")
+        with _bar(console) as bar:
+            task = bar.add_task(visible(name), total=steps, figures="")
 
             def show(done: int, figures: str) -> None:
-                progress.update(task, completed=done, figures=figures)
+                bar.update(task, completed=done, figures=figures)
 
             yield FitShown(show, console)
     else:
         every = max(1, steps // _PLAIN_LINES)
-        start = time.perf_counter()
+        pace = Pace()
 
         def write(done: int, figures: str) -> None:
-            if done % every == 0 or done == steps:
-                seconds = time.perf_counter() - start
-                console.print(f"{name}: step {done}/{steps}, {figures}, {seconds:.0f} s")
+            if (done and done % every == 0) or done == steps or pace.due():
+                told = f"{name}: step {done}/{steps}, {figures}, {pace.words(done, steps)}"
+                console.print(visible(told), soft_wrap=True)
 
         yield FitShown(write, console)
 
 
 @contextmanager
-def count_progress(name: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
-    """An `on_progress(done, total)` callback that shows how much is done."""
+def count_progress(name: str, *, quiet: bool = False) -> Iterator[Progress]:
+    """An `on_progress(done, total)` callback that shows how much is done, how fast, and how long
+    the rest will take. What counts fewer than before is a new part of the work."""
     console = stderr()
     if quiet:
         yield _uncounted
     elif console.is_terminal:
-        with _bar(console) as progress:
-            task = progress.add_task(name, total=None, figures="")
-            yield lambda done, total: progress.update(task, completed=done, total=total)
+        with _bar(console) as bar:
+            task = bar.add_task(visible(name), total=None, figures="")
+            parts = Parts()
+
+            def show(done: int, total: int) -> None:
+                if parts.begins(done):
+                    bar.reset(task, total=total, description=visible(parts.called(name)))
+                bar.update(task, completed=done, total=total)
+
+            yield show
     else:
-        start = time.perf_counter()
-        lines: list[int] = []
+        console.print(visible(name), soft_wrap=True)
+        pace, parts = Pace(), Parts()
 
         def write(done: int, total: int) -> None:
-            line = done * _PLAIN_LINES // total
-            if line > len(lines):
-                lines.append(line)
-                seconds = time.perf_counter() - start
-                console.print(f"{name}: {done}/{total}, {seconds:.0f} s")
+            nonlocal pace
+            if parts.begins(done):
+                pace = Pace()
+            if pace.due() and done < total:
+                line = f"{parts.called(name)}: {done}/{total}, {pace.words(done, total)}"
+                console.print(visible(line), soft_wrap=True)
 
         yield write
 
@@ -124,13 +139,14 @@ def hush_transformers() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.")
 
 
-def _bar(console: Any) -> Progress:
-    return Progress(
+def _bar(console: Any) -> Bar:
+    return Bar(
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TextColumn("{task.fields[figures]}", markup=False),
-        TimeRemainingColumn(),
+        RateColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
         console=console,
     )
 

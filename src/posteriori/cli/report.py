@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import ConfigError
-from .options import AsJson
+from .options import AsJson, Quiet
 from .output import print_json, stdout, visible
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def report(
         Format, typer.Option("--format", help="csv writes one file a figure.")
     ] = Format.HTML,
     as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> int:
     """Report on runs side by side: a page that needs nothing else, or Markdown, a model card, CSV.
 
@@ -51,9 +52,11 @@ def report(
     """
     path = _where(runs, output, form)
     from ..report import gather
+    from .progress import status
 
     subject = gather(runs)
-    written = _write(subject, form, path)
+    with status(f"writing {path}", quiet=quiet):
+        written = _write(subject, form, path)
     from ..report.verdict import verdict
 
     sentence = verdict(subject.results, subject.prior)

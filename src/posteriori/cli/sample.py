@@ -76,7 +76,7 @@ def _draw(
     from ..registry import find
     from ..sampling import sample as draw_sample
     from .build import build_target, load_policy
-    from .progress import count_progress, status
+    from .progress import count_progress
 
     try:
         made = find("sampler", settings.sampler)(**settings.settings)
@@ -88,9 +88,8 @@ def _draw(
     if settings.proposal is not None:
         folder = Path.cwd() if named_here else plan.folder
         path = find_model(settings.proposal, folder, "proposal")
-    with status(f"loading '{plan.prior}'" + (f" and '{path}'" if path else ""), quiet=quiet):
-        target = build_target(plan)
-        proposal = None if path is None else load_policy(plan, path, target)
+    target = build_target(plan, quiet=quiet)
+    proposal = None if path is None else load_policy(plan, path, target, quiet=quiet)
     with count_progress(settings.sampler, quiet=quiet) as on_progress:
         try:
             draws = draw_sample(

@@ -38,12 +38,13 @@ def simulate_preferences(
     from ..reward_models.simulate import best_accuracy
     from ..reward_models.simulate import simulate_preferences as simulate
     from .build import build_target
-    from .progress import status
+    from .progress import count_progress
 
-    with status(f"loading '{plan.prior}'", quiet=quiet):
-        target = build_target(plan)
-    with status(f"drawing {num_pairs} pairs", quiet=quiet):
-        rows = simulate(target, num_pairs, scale=scale, noise=noise, seed=seed)
+    target = build_target(plan, quiet=quiet)
+    with count_progress("drawing pairs", quiet=quiet) as on_progress:
+        rows = simulate(
+            target, num_pairs, scale=scale, noise=noise, seed=seed, on_progress=on_progress
+        )
     incoming = output.with_name(f".{output.name}.incoming")
     lines = [json_text(row) for row in rows]
     incoming.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

@@ -72,13 +72,12 @@ def _learn(
     from ..samplers.fit_twist import fit_twist, new_head
     from ..samplers.twist_head import TwistHead
     from .build import build_target, load_policy
-    from .progress import count_progress, status
+    from .progress import count_progress
 
     path = None if proposal is None else find_model(proposal, Path.cwd(), "--proposal")
     head = None if start is None else TwistHead.load(start)
-    with status(f"loading '{plan.prior}'", quiet=quiet):
-        target = build_target(plan)
-        by = None if path is None else load_policy(plan, path, target)
+    target = build_target(plan, quiet=quiet)
+    by = None if path is None else load_policy(plan, path, target, quiet=quiet)
     head = head or new_head(target, settings)
     done = 0
     with count_progress("twist", quiet=quiet) as on_progress:

@@ -16,6 +16,7 @@ from ..protocols import LanguageModel
 from ..seeds import generator
 from ..target import Target
 from ..types import Cost, Draws, Estimate, Finding
+from ..watching import Progress, one_pass, portions
 from .bounds import check_posterior
 from .diversity import unique_fraction
 from .figures import bounded, figures_of, of_prompt, rows, stratum
@@ -81,6 +82,7 @@ def evaluate(
     posterior: Draws | None = None,
     *,
     prior_draws: Draws | None = None,
+    on_progress: Progress | None = None,
 ) -> Report:
     """How far is `lm` from the target? `num_samples` draws a prompt of `lm`, as many of the prior.
 
@@ -115,7 +117,8 @@ def evaluate(
     from above in expectation (`bounds.log_z_upper`), and `Report.interval` has both sides.
 
     `prior_draws`, `num_samples` draws of the prior a prompt (`posteriori.draw.draw`), are taken
-    instead of new ones, so that many policies can be judged by the same.
+    instead of new ones, so that many policies can be judged by the same. `on_progress` counts
+    passes over completions: drawing, scoring, asking the evidence.
 
     Raises `ConfigError` below two draws and for `prior_draws` of another number, and
     `SamplingError` where `posterior` is not exact or has fewer than two draws of a prompt.
@@ -132,17 +135,30 @@ def evaluate(
         )
     if posterior is not None:
         check_posterior(posterior, target)
-    of_policy = draw(target, lm, num_samples, generator(seed, "evaluate", "policy"))
-    if lm is target.prior:
+    number = num_samples * len(target.prompts)
+    alone = lm is target.prior
+    drawing, of_its_own, scoring, scoring_exact = portions(
+        on_progress,
+        [
+            (2 if alone else 3) * number,
+            2 * number if not alone and prior_draws is None else 0,
+            0 if alone else number,
+            0 if posterior is None else len(posterior),
+        ],
+    )
+    seeded = generator(seed, "evaluate", "policy")
+    of_policy = draw(target, lm, num_samples, seeded, on_progress=drawing)
+    if alone:
         of_prior, log_pi_of_prior = None, of_policy.log_proposal_N
         cost = of_policy.cost
     else:
         of_prior = prior_draws
         cost = of_policy.cost
         if of_prior is None:
-            of_prior = draw(target, target.prior, num_samples, generator(seed, "evaluate", "prior"))
+            seeded = generator(seed, "evaluate", "prior")
+            of_prior = draw(target, target.prior, num_samples, seeded, on_progress=of_its_own)
             cost += of_prior.cost
-        log_pi_of_prior = _log_prob(lm, of_prior)
+        log_pi_of_prior = _log_prob(lm, of_prior, scoring)
         cost += Cost(lm_tokens=lm_tokens(of_prior.completions))
     sides = [(of_policy, of_policy.log_proposal_N)]
     if of_prior is not None:
@@ -155,7 +171,7 @@ def evaluate(
     waste = wasted(mixtures, beta_of(target))
     figures = figures_of(of_policy, mixtures, waste)
     if posterior is not None:
-        log_pi_N = _log_prob(lm, posterior)
+        log_pi_N = _log_prob(lm, posterior, scoring_exact)
         cost += Cost(lm_tokens=lm_tokens(posterior.completions))
         figures |= bounded(target, mixtures, posterior, log_pi_N)
     cut = [_truncated_in_target(mixtures[at], [side for side, _ in sides], at) for at in prompts]
@@ -177,6 +193,6 @@ def _unique(draws: Draws, prompts: range) -> Estimate:
     return combine([unique_fraction(of_prompt(draws, at)) for at in prompts], "heuristic")
 
 
-def _log_prob(lm: LanguageModel, draws: Draws) -> Tensor:
-    with torch.no_grad():
+def _log_prob(lm: LanguageModel, draws: Draws, on_progress: Progress | None) -> Tensor:
+    with torch.no_grad(), one_pass(on_progress, len(draws)):
         return lm.log_prob(draws.completions).double()

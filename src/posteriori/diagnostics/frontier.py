@@ -16,6 +16,7 @@ from ..sampling import sample
 from ..seeds import derive, generator
 from ..target import Target
 from ..types import Cost, Draws, Estimate, Finding
+from ..watching import Progress
 from .best_of_n_points import BestOfN, best_of_n_points
 from .tilting import Stage, Tilted, beta_of
 
@@ -179,6 +180,7 @@ def frontier(
     stages: int = 2,
     strongest: float = 10.0,
     enough: Callable[[Frontier], bool] | None = None,
+    on_progress: Progress | None = None,
 ) -> Frontier:
     """The reward-KL frontier of `target`, from `num_samples` draws of its prior a prompt.
 
@@ -187,7 +189,8 @@ def frontier(
     the posterior at that place carry the curve on, as many again, up to `stages` times, and until
     beta is a `strongest`-th of the target's own; or until the curve so far is `enough`. Log Z is a
     lower bound in expectation; KL and reward are consistent, biased by O(1 / effective draws), with
-    delta-method standard errors.
+    delta-method standard errors. `on_progress` counts passes over the prior's draws, and begins
+    again with each annealed stage.
 
     Raises `ConfigError` below 100 draws. Sources: Korbak et al. 2022, arXiv 2205.11275; Owen 2013,
     "Monte Carlo theory, methods and examples", chapter 9, for the weighted means.
@@ -195,7 +198,8 @@ def frontier(
     _check_number(num_samples)
     if not (math.isfinite(strongest) and strongest > 0) or stages < 0:
         raise ConfigError("strongest must be a positive number, and stages not negative")
-    pool = draw(target, target.prior, num_samples, generator(seed, "frontier"))
+    stream = generator(seed, "frontier")
+    pool = draw(target, target.prior, num_samples, stream, on_progress=on_progress)
     found, cost = [_stage(target, pool, 0.0)], pool.cost
     stride, t0 = _STRIDE, 0.0
     for number in range(stages):
@@ -208,12 +212,9 @@ def frontier(
         if enough is not None and enough(Frontier(target, found, pool, strongest, cost)):
             break
         t0 = min(stride * end, strongest)
+        there, seeded = target.tempered(t0), derive(seed, "frontier", number)
         drawn = sample(
-            target.tempered(t0),
-            "annealed",
-            num_samples,
-            seed=derive(seed, "frontier", number),
-            islands=_ISLANDS,
+            there, "annealed", num_samples, seed=seeded, islands=_ISLANDS, on_progress=on_progress
         )
         cost += drawn.cost
         # Weighted for the tempered target; the evidence itself is what tilts them further.

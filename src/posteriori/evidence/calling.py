@@ -13,6 +13,7 @@ from ..config import CallSettings, parse
 from ..errors import ConfigError, EvidenceCallError, EvidenceError
 from ..protocols import Columns
 from ..types import Completions, Finding
+from ..watching import advance
 from .cache import Cache, completion_keys
 from .call import CallContext, arguments_of, call_user_function, current_context
 from .failures import DROPPED, Chunk, FailurePolicy
@@ -128,6 +129,7 @@ class Caller:
             with closing(self._run(requests)) as results:
                 for index, result in results:
                     if isinstance(result, Reply):
+                        advance(len(chunks[index]))
                         replies.append((chunks[index], result))
                         continue
                     self.counts.failures += 1

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..errors import EvidenceError, ModelError
 from ..types import Prompt
+from ..watching import advance
 
 
 class SequenceClassifier:
@@ -69,6 +70,7 @@ class SequenceClassifier:
             ).to(self.model.device)
             with torch.no_grad():
                 parts.append(self.model(**inputs).logits.float().cpu())
+            advance(len(rows))
         return torch.cat(parts)[torch.argsort(torch.tensor(order))]
 
 

@@ -12,6 +12,7 @@ from pydantic import Field
 from ..config import Strict, parse
 from ..errors import EvidenceError
 from ..types import Finding
+from ..watching import advance
 from .http_json import Post
 
 _SPACES = str.maketrans("\u0120\u2581", "  ")
@@ -54,7 +55,11 @@ class Endpoint:
     def first_tokens(self, texts: list[str]) -> list[dict[str, float]]:
         """Of each text's answer: the most probable first tokens and their log-probs, nats."""
         with ThreadPoolExecutor(min(self.settings.workers, len(texts))) as pool:
-            return list(pool.map(self._first_tokens, texts))
+            found = []
+            for tokens in pool.map(self._first_tokens, texts):
+                found.append(tokens)
+                advance(1)
+            return found
 
     def _first_tokens(self, text: str) -> dict[str, float]:
         # At temperature 1 the log-probs are the model's own, also where a server tempers them.

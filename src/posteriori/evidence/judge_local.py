@@ -8,6 +8,7 @@ import torch
 
 from ..errors import ConfigError
 from ..types import Finding, Message
+from ..watching import counted_by
 
 
 class LocalAnswers:
@@ -40,7 +41,7 @@ class LocalAnswers:
         answers = self.yes + self.no
         asked = [self._prompt(text) for text in texts for _ in answers]
         completions = self.lm.completions(asked, [[token] for token in answers] * len(texts), 1)
-        with torch.no_grad():
+        with torch.no_grad(), counted_by(1 / len(answers)):
             log_p_NA = self.lm.log_prob(completions).view(len(texts), len(answers)).double()
         log_yes_N = log_p_NA[:, : len(self.yes)].logsumexp(-1)
         return (log_yes_N - log_p_NA.logsumexp(-1)).tolist()

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..config import LoraSettings
 from ..errors import ModelError
 from ..types import Completions, Prompt
+from ..watching import advance
 from . import adapters, memory, weights
 from .activations import fused_activations
 from .attention import Float32Attention
@@ -207,10 +208,11 @@ class CausalLM:
         eos = torch.tensor(self.eos_token_ids, device=self.device)
         forward = replace(self._forward(), head=self._separable_head())
         with self._computing(), self._differentiating():
-            parts = [
-                token_log_prob(forward, completions.select(batch), eos, self.warp).double()
-                for batch in batches
-            ]
+            parts = []
+            for batch in batches:
+                part = token_log_prob(forward, completions.select(batch), eos, self.warp)
+                parts.append(part.double())
+                advance(len(batch))
         return in_order(parts, batches, completions.tokens_NL.shape[1])
 
     def features(self, completions: Completions) -> Tensor:

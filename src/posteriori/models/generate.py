@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..watching import advance
 from .forward import Forward
 from .inverse_cdf import draw_tokens
 from .warp import Warp
@@ -114,7 +115,9 @@ def _generate_chunk(
         live_R = live_R & ~ends_R & ~full_R
         num_live = int(live_R.sum())
         if num_live == 0 or t + 1 == max_new_tokens:
+            advance(num_rows * (max_new_tokens - t) / max_new_tokens)
             break
+        advance(num_rows / max_new_tokens)
         if num_live < _KEEP_UNTIL_LIVE * len(row_R):
             keep = live_R.nonzero()[:, 0]
             rows.keep(keep)

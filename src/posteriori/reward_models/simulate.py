@@ -14,6 +14,7 @@ from ..protocols import LanguageModel
 from ..seeds import generator
 from ..target import Target
 from ..types import Draws
+from ..watching import Progress, portions
 
 _ROUNDS = 50
 """Times that draws are taken before a prompt whose draws are all alike is given up."""
@@ -27,6 +28,7 @@ def simulate_preferences(
     noise: float = 0.0,
     proposal: LanguageModel | None = None,
     seed: int = 0,
+    on_progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
     """Preference pairs of which everything is known.
 
@@ -37,10 +39,10 @@ def simulate_preferences(
     their texts differ and neither is blank, which no reward model could read.
 
     Returns rows of prompt, chosen, rejected, as `fit_reward` takes them, with the utilities of both
-    (`chosen_utility`, `rejected_utility`). Raises `ConfigError` for a setting out of range,
-    `EvidenceError` where a utility is not finite, and `SamplingError` where a prompt has no two
-    different completions to offer. Source: the synthetic labellers of Gao, Schulman and Hilton
-    2022, arXiv 2210.10760, section 2.
+    (`chosen_utility`, `rejected_utility`); `on_progress` counts them. Raises `ConfigError` for a
+    setting out of range, `EvidenceError` where a utility is not finite, and `SamplingError` where a
+    prompt has no two different completions to offer. Source: the synthetic labellers of Gao,
+    Schulman and Hilton 2022, arXiv 2210.10760, section 2.
     """
     if num_pairs < 1:
         raise ConfigError(f"num_pairs={num_pairs} must be at least 1", where="simulate_preferences")
@@ -56,9 +58,9 @@ def simulate_preferences(
         )
     prompts = len(target.prompts)
     rows: list[dict[str, Any]] = []
-    for at in range(prompts):
-        wanted = num_pairs // prompts + (at < num_pairs % prompts)
-        rows += _pairs(target, proposal or target.prior, at, wanted, (scale, noise), seed)
+    shares = [num_pairs // prompts + (at < num_pairs % prompts) for at in range(prompts)]
+    for at, told in enumerate(portions(on_progress, shares)):
+        rows += _pairs(target, proposal or target.prior, at, shares[at], (scale, noise), seed, told)
     order = torch.randperm(len(rows), generator=generator(seed, "simulated order"))
     return [rows[at] for at in order.tolist()]
 
@@ -79,6 +81,7 @@ def _pairs(
     wanted: int,
     label: tuple[float, float],
     seed: int,
+    on_progress: Progress | None,
 ) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     prompt = target.prompts[at]
@@ -87,7 +90,9 @@ def _pairs(
         if not missing:
             return rows
         stream = generator(seed, "simulated pairs", at, turn)
-        draws = draw(target, proposal, 2 * missing, stream, [prompt])
+        # Those that are redrawn, few as a rule, were counted when they were drawn first.
+        told = None if turn else on_progress
+        draws = draw(target, proposal, 2 * missing, stream, [prompt], on_progress=told)
         first_N = _first_is_chosen(draws, label, stream)
         utilities, texts = draws.reward_N.tolist(), draws.texts
         for pair, first in enumerate(first_N.tolist()):

@@ -14,6 +14,7 @@ from ..evidence.constraint import Constraint
 from ..evidence.price import price
 from ..seeds import generator
 from ..target import Target
+from ..watching import Progress
 
 _PILOT = 64
 """Draws a prompt that tell the reward's scale."""
@@ -75,7 +76,9 @@ def check_prices(target: Target, settings: FitSettings) -> None:
         )
 
 
-def find_budget(target: Target, settings: FitSettings) -> Budget:
+def find_budget(
+    target: Target, settings: FitSettings, on_progress: Progress | None = None
+) -> Budget:
     """beta with KL(p*_beta, prior) = kl_budget, or E_p*_beta[r] = reward_target, by
     `frontier`: `budget_samples` draws of the prior a prompt, and annealed ones, up to
     `budget_stages` times, until the curve goes so far; means over the target's prompts.
@@ -101,6 +104,7 @@ def find_budget(target: Target, settings: FitSettings) -> Budget:
         stages=settings.budget_stages,
         strongest=_STRONGEST,
         enough=reaches,
+        on_progress=on_progress,
     )
     try:
         if settings.kl_budget is not None:

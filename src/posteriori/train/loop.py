@@ -16,6 +16,7 @@ from ..protocols import TrainableLM
 from ..registry import find
 from ..target import Target
 from ..types import Prompt
+from ..watching import Progress
 from .budget import check_prices, find_budget, recorded_budget, within
 from .checks import check_looking, check_trackers
 from .held_out import held_out_target
@@ -43,6 +44,7 @@ def fit(
     on_step: StepCallback | None = None,
     on_evaluation: EvaluationCallback | None = None,
     on_note: Note = to_stderr,
+    on_search: Progress | None = None,
     config: dict[str, Any] | None = None,
     **settings: Any,
 ) -> Fit:
@@ -71,7 +73,8 @@ def fit(
     With `output_dir` the run keeps its config, versions, metrics, checkpoints and policy there;
     `resume=True` goes on from the newest checkpoint and ends, on CPU, with the very weights of a
     run that was never stopped. `on_step` sees each step's record, `on_evaluation` each line of
-    evaluations.jsonl, and `on_note` is told in words which beta was found, and what is wrong.
+    evaluations.jsonl, `on_note` is told in words which beta was found, and what is wrong, and
+    `on_search` counts the passes over draws that find it, stage by stage.
 
     The gradient of a step is the mean over its draws, whatever the micro-batches. Raises
     `ConfigError` for a wrong setting, `FrontierError` for a budget out of reach, `EvidenceError`
@@ -102,7 +105,7 @@ def fit(
     budget, asked = None, budget_of(checked)
     if asked is not None:
         recorded = recorded_budget(output_dir) if output_dir is not None else None
-        budget = recorded or find_budget(target, checked)
+        budget = recorded or find_budget(target, checked, on_search)
         on_note(f"{asked}: {budget}")
         target, judged = within(target, budget), within(judged, budget)
     about = {

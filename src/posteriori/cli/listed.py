@@ -1,0 +1,69 @@
+"""What there is by name, with one line each. Sources are read, never imported."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from .. import registry
+from .bundled import bundled_models, describe
+from .ready_made import WAYS
+
+KINDS = ("objectives", "samplers", "evidence", "models")
+
+
+def listed(kind: str) -> dict[str, str]:
+    """Names of a kind of thing, each with its line."""
+    if kind == "models":
+        return {name: describe(path) for name, path in bundled_models().items()}
+    found = {
+        name: _described(place)
+        for name, place in sorted(registry.names(kind.removesuffix("s")).items())
+    }
+    return {**found, **_ready_made()} if kind == "evidence" else found
+
+
+def _ready_made() -> dict[str, str]:
+    """Evidence that needs no function of one's own: `constraint.regex` is kind = "constraint" with
+    the key regex."""
+    return {
+        f"{kind}.{own}": f"Ready-made, {own} = ...: {way.says}"
+        for kind, ways in WAYS.items()
+        for own, way in ways.items()
+    }
+
+
+def _described(place: str) -> str:
+    """The first line of a class's module, and what it minimises or promises; its place if it has
+    no source."""
+    module, _, attribute = place.partition(":")
+    try:
+        spec = importlib.util.find_spec(module)
+        assert spec is not None
+        tree = ast.parse(Path(spec.origin or "").read_text(encoding="utf-8"))
+    except (ImportError, AssertionError, OSError, SyntaxError, ValueError):
+        return f"from {place}"
+    line = (ast.get_docstring(tree) or "").partition("\n")[0].rstrip(".")
+    divergence = _constant(tree, attribute, "divergence")
+    if divergence:
+        return f"{line}: minimises {divergence}"
+    guarantee = _constant(tree, attribute, "guarantee")
+    return f"{line} ({guarantee.replace('_', ' ')})" if guarantee else line
+
+
+def _constant(tree: ast.Module, class_name: str, name: str) -> Any:
+    """The literal that a class body gives a name, if it gives one."""
+    for statement in tree.body:
+        if not (isinstance(statement, ast.ClassDef) and statement.name == class_name):
+            continue
+        for inner in statement.body:
+            if not isinstance(inner, ast.Assign | ast.AnnAssign):
+                continue
+            named = inner.targets if isinstance(inner, ast.Assign) else [inner.target]
+            if isinstance(inner.value, ast.Constant) and any(
+                isinstance(each, ast.Name) and each.id == name for each in named
+            ):
+                return inner.value.value
+    return None
