@@ -86,9 +86,11 @@ def main() -> None:
     prior = load(options.smollm2)
     reward = po.Reward(offensive, beta=BETA, max_reward=1.0)
     target = po.Target(prior, reward, PROMPTS, LENGTH)
-    fit = po.fit_twist(target, steps=options.twist_steps, num_samples=48)
-    print(f"twist: {fit.cost.lm_tokens:,} tokens, effective share of its particles ", end="")
-    print(f"{fit.history[0]['effective_share']:.3f} -> {fit.history[-1]['effective_share']:.3f}")
+    fit = po.fit_twist(target, steps=options.twist_steps, num_samples=128)
+    first, last = fit.history[0], fit.history[-1]
+    print(f"twist: {fit.cost.lm_tokens:,} tokens; effective share of its particles ", end="")
+    print(f"{first['effective_share']:.3f} -> {last['effective_share']:.3f}, ", end="")
+    print(f"power of the evidence learned from {first['power']:.2f} -> {last['power']:.2f}")
     print(f"{'':28s} {'tokens':>8s} {'ESS/1000':>10s} {'by var Z':>10s}   log Z, nats")
     how = {"tokens": options.tokens, "runs": options.runs}
     row(target, "importance", "importance", **how)
@@ -96,6 +98,8 @@ def main() -> None:
     row(target, "smc, no twist", "smc", replicates=1, **how)
     row(target, "smc, evidence of the text", "smc", replicates=1, twist="evidence", **how)
     row(target, "smc, learned twist", "smc", replicates=1, twist=fit.twist, **how)
+    never = {"replicates": 1, "twist": fit.twist, "ess_threshold": 0.0}
+    row(target, "smc, learned, not resampled", "smc", **never, **how)
     row(target, "annealed", "annealed", **how)
     row(target, "imh", "imh", **how)
     row(target, "mh", "mh", **how)

@@ -20,6 +20,7 @@ from sampler import generate_with_log_probs
 from transformers import AutoModelForCausalLM
 
 import posteriori as po
+from posteriori.config import TwistSettings
 from posteriori.models.causal import CausalLM
 from posteriori.samplers.fit_twist import new_head
 from posteriori.samplers.twist_head import TwistHead
@@ -35,9 +36,9 @@ def some_evidence(completion_ids: list[list[int]], **_: object) -> list[float]:
 
 def steering(target: po.Target) -> TwistHead:
     """A twist that has not learned anything, and is not constant."""
-    head = new_head(target, 64, 0)
+    head = new_head(target, TwistSettings())
     with torch.no_grad():
-        head.outside.weight.normal_(std=0.5, generator=generator(0))
+        head.of_state.weight.normal_(std=0.5, generator=generator(0))
     return head
 
 

@@ -42,8 +42,9 @@ def run(steps: int) -> Verdict:
     logging.getLogger("posteriori").setLevel(logging.ERROR)
     prior = po.load("tiny")
     prompts, fresh = (PROMPTS, 2000) if steps >= FULL else (PROMPTS[:1], 400)
+    fitted_on = 1000 if steps >= FULL else 500
     moments = po.Moments(
-        {"she": (says_she, WANTED), "he": (says_he, WANTED)}, num_samples=1000, seed=1
+        {"she": (says_she, WANTED), "he": (says_he, WANTED)}, num_samples=fitted_on, seed=1
     )
     target = po.Target(prior, moments, prompts, LENGTH)
     reward = po.Target(prior, po.Reward(says_she, beta=1.0), prompts, LENGTH)

@@ -38,6 +38,7 @@ class Setting:
     length: int
     betas: tuple[float, ...]
     draws: int
+    stages: int
     fit: dict[str, Any]
 
 
@@ -49,7 +50,8 @@ def tiny(steps: int) -> Setting:
         prompts()[:4] if steps >= FULL else prompts()[:1],
         12,
         betas,
-        2000 if steps >= FULL else 500,
+        2000 if steps >= FULL else 200,
+        2 if steps >= FULL else 0,
         {"steps": steps, "num_samples": 32, "learning_rate": 3e-4 if steps >= FULL else 1e-4},
     )
 
@@ -62,6 +64,7 @@ def smollm2(path: str) -> Setting:
         10,
         (0.8, 0.4, 0.2, 0.1),
         200,
+        1,
         {
             "steps": 40,
             "num_samples": 8,
@@ -100,7 +103,8 @@ def _target(setting: Setting, prior: Any, beta: float) -> po.Target:
 
 def _measured(setting: Setting, prior: Any) -> tuple[po.Frontier, dict[float, po.Report]]:
     """The curve first, then the policies."""
-    frontier = po.frontier(_target(setting, prior, min(setting.betas)), setting.draws, seed=11)
+    strongest = _target(setting, prior, min(setting.betas))
+    frontier = po.frontier(strongest, setting.draws, seed=11, stages=setting.stages)
     ends = {}
     for beta in setting.betas:
         target = _target(setting, prior, beta)
@@ -154,4 +158,4 @@ def _in_words(setting: Setting, frontier: po.Frontier, ends: dict) -> str:
 
 
 if __name__ == "__main__":
-    main(run, __doc__ or "", (20, 300), smollm2_at="--smollm2")
+    main(run, __doc__ or "", (8, 300), smollm2_at="--smollm2")

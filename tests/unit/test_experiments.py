@@ -20,7 +20,7 @@ QUICK = {
     "preferences_recover": 2,
     "over_optimisation": 4,
     "social_bias": 40,
-    "the_frontier_is_where_training_ends": 20,
+    "the_frontier_is_where_training_ends": 8,
     "kl_budget_is_kept": 0,
 }
 
