@@ -76,29 +76,35 @@ def row(target: po.Target, label: str, name: str, tokens: int, runs: int, **sett
     print(f"{line}   {last.guarantee}", flush=True)
 
 
+def trained(target: po.Target, steps: int) -> po.TwistHead:
+    fit = po.fit_twist(target, steps=steps, num_samples=128)
+    first, last = fit.history[0], fit.history[-1]
+    print(f"twist: {fit.cost.lm_tokens:,} tokens; effective share of its particles ", end="")
+    print(f"{first['effective_share']:.3f} -> {last['effective_share']:.3f}, ", end="")
+    print(f"power of the evidence learned from {first['power']:.2f} -> {last['power']:.2f}")
+    return fit.twist
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--smollm2", default="models/smollm2")
     parser.add_argument("--tokens", type=int, default=40_000, help="of each sampler")
     parser.add_argument("--runs", type=int, default=10, help="independent ones, sharing the tokens")
     parser.add_argument("--twist-steps", type=int, default=40)
+    parser.add_argument("--twist", help="a trained one, in place of training one")
     options = parser.parse_args()
     prior = load(options.smollm2)
     reward = po.Reward(offensive, beta=BETA, max_reward=1.0)
     target = po.Target(prior, reward, PROMPTS, LENGTH)
-    fit = po.fit_twist(target, steps=options.twist_steps, num_samples=128)
-    first, last = fit.history[0], fit.history[-1]
-    print(f"twist: {fit.cost.lm_tokens:,} tokens; effective share of its particles ", end="")
-    print(f"{first['effective_share']:.3f} -> {last['effective_share']:.3f}, ", end="")
-    print(f"power of the evidence learned from {first['power']:.2f} -> {last['power']:.2f}")
+    twist = options.twist or trained(target, options.twist_steps)
     print(f"{'':28s} {'tokens':>8s} {'ESS/1000':>10s} {'by var Z':>10s}   log Z, nats")
     how = {"tokens": options.tokens, "runs": options.runs}
     row(target, "importance", "importance", **how)
     row(target, "rejection", "rejection", max_draws=64, **how)
     row(target, "smc, no twist", "smc", replicates=1, **how)
     row(target, "smc, evidence of the text", "smc", replicates=1, twist="evidence", **how)
-    row(target, "smc, learned twist", "smc", replicates=1, twist=fit.twist, **how)
-    never = {"replicates": 1, "twist": fit.twist, "ess_threshold": 0.0}
+    row(target, "smc, learned twist", "smc", replicates=1, twist=twist, **how)
+    never = {"replicates": 1, "twist": twist, "ess_threshold": 0.0}
     row(target, "smc, learned, not resampled", "smc", **never, **how)
     row(target, "annealed", "annealed", **how)
     row(target, "imh", "imh", **how)
