@@ -91,6 +91,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=40_000, help="of each sampler")
     parser.add_argument("--runs", type=int, default=10, help="independent ones, sharing the tokens")
     parser.add_argument("--twist-steps", type=int, default=40)
+    parser.add_argument("--only", nargs="+", help="how the names of the rows begin")
     parser.add_argument("--twist", help="a trained one, in place of training one")
     options = parser.parse_args()
     prior = load(options.smollm2)
@@ -98,18 +99,22 @@ def main() -> None:
     target = po.Target(prior, reward, PROMPTS, LENGTH)
     twist = options.twist or trained(target, options.twist_steps)
     print(f"{'':28s} {'tokens':>8s} {'ESS/1000':>10s} {'by var Z':>10s}   log Z, nats")
-    how = {"tokens": options.tokens, "runs": options.runs}
-    row(target, "importance", "importance", **how)
-    row(target, "rejection", "rejection", max_draws=64, **how)
-    row(target, "smc, no twist", "smc", replicates=1, **how)
-    row(target, "smc, evidence of the text", "smc", replicates=1, twist="evidence", **how)
-    row(target, "smc, learned twist", "smc", replicates=1, twist=twist, **how)
-    never = {"replicates": 1, "twist": twist, "ess_threshold": 0.0}
-    row(target, "smc, learned, not resampled", "smc", **never, **how)
-    row(target, "annealed", "annealed", **how)
-    row(target, "imh", "imh", **how)
-    row(target, "mh", "mh", **how)
-    row(target, "soft best of 16", "soft_best_of_n", n=16, **how)
+    learned = {"replicates": 1, "twist": twist}
+    rows: list[tuple[str, str, dict[str, Any]]] = [
+        ("importance", "importance", {}),
+        ("smc, learned, not resampled", "smc", {**learned, "ess_threshold": 0.0}),
+        ("smc, learned twist", "smc", learned),
+        ("rejection", "rejection", {"max_draws": 64}),
+        ("smc, no twist", "smc", {"replicates": 1}),
+        ("smc, evidence of the text", "smc", {"replicates": 1, "twist": "evidence"}),
+        ("annealed", "annealed", {}),
+        ("imh", "imh", {}),
+        ("mh", "mh", {}),
+        ("soft best of 16", "soft_best_of_n", {"n": 16}),
+    ]
+    for label, name, settings in rows:
+        if not options.only or any(label.startswith(each) for each in options.only):
+            row(target, label, name, options.tokens, options.runs, **settings)
 
 
 if __name__ == "__main__":
