@@ -84,16 +84,6 @@ class PosterioriCallback(TrainerCallback):
         with _as_it_was(_model(trainer)):
             _check_same_tokens(self._policy(), target)
 
-    def on_train_begin(
-        self,
-        args: TrainingArguments,  # noqa: ARG002 - all events are called alike
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: Any,  # noqa: ARG002
-    ) -> None:
-        if state.global_step % self.every == 0:
-            self._look(state, control)
-
     def on_step_end(
         self,
         args: TrainingArguments,  # noqa: ARG002
@@ -104,6 +94,8 @@ class PosterioriCallback(TrainerCallback):
         if state.global_step % self.every == 0:
             self._look(state, control)
 
+    on_train_begin = on_step_end
+
     def on_evaluate(
         self,
         args: TrainingArguments,  # noqa: ARG002
@@ -113,14 +105,7 @@ class PosterioriCallback(TrainerCallback):
     ) -> None:
         self._look(state, control)
 
-    def on_train_end(
-        self,
-        args: TrainingArguments,  # noqa: ARG002
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: Any,  # noqa: ARG002
-    ) -> None:
-        self._look(state, control)
+    on_train_end = on_evaluate
 
     def _look(self, state: TrainerState, control: TrainerControl) -> None:
         step = state.global_step
