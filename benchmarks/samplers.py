@@ -77,7 +77,8 @@ def row(target: po.Target, label: str, name: str, tokens: int, runs: int, **sett
 
 
 def trained(target: po.Target, steps: int) -> po.TwistHead:
-    fit = po.fit_twist(target, steps=steps, num_samples=128)
+    rare = {"ridge": 0.3, "least_share": 0.02, "replay": steps}
+    fit = po.fit_twist(target, steps=steps, num_samples=128, **rare)
     first, last = fit.history[0], fit.history[-1]
     print(f"twist: {fit.cost.lm_tokens:,} tokens; effective share of its particles ", end="")
     print(f"{first['effective_share']:.3f} -> {last['effective_share']:.3f}, ", end="")
@@ -90,7 +91,7 @@ def main() -> None:
     parser.add_argument("--smollm2", default="models/smollm2")
     parser.add_argument("--tokens", type=int, default=40_000, help="of each sampler")
     parser.add_argument("--runs", type=int, default=10, help="independent ones, sharing the tokens")
-    parser.add_argument("--twist-steps", type=int, default=40)
+    parser.add_argument("--twist-steps", type=int, default=20)
     parser.add_argument("--only", nargs="+", help="how the names of the rows begin")
     parser.add_argument("--twist", help="a trained one, in place of training one")
     options = parser.parse_args()
