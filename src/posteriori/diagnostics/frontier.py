@@ -18,20 +18,14 @@ from ..target import Target
 from ..types import Cost, Draws, Estimate, Finding
 from ..watching import Progress
 from .best_of_n_points import BestOfN, best_of_n_points
+from .reach import LARGE_ERROR, NEARLY_EQUAL
 from .tilting import Stage, Tilted, beta_of
-
-_LARGE_ERROR = 0.1
-"""Standard error of log Z at which a hundred draws of a prompt are effective."""
 
 FEWEST = 100
 """Draws a prompt below which there is no frontier."""
 
 _GRID = 24
 """Points of the curve."""
-
-_NEARLY_EQUAL = 0.5
-"""Share of effective draws above which k-hat is not asked: it is the shape of the weights' tail
-whatever their spread, and near the prior they are all but equal."""
 
 _STRIDE = 2.0
 """Annealed draws are of the posterior so many times as far as where the curve ends without them:
@@ -275,9 +269,9 @@ def _fault(stage: Sequence[Stage], t: float) -> str:
         limit = reliable_k(tilted.log_z.num_draws)
         if math.isnan(tilted.pareto_k) or tilted.log_z.value == -math.inf:
             return "hardly any draw of a prompt has any evidence"
-        if tilted.pareto_k > limit and ess(each.log_weight(t)) < _NEARLY_EQUAL * len(each.log_w_n):
+        if tilted.pareto_k > limit and ess(each.log_weight(t)) < NEARLY_EQUAL * len(each.log_w_n):
             return f"Pareto k-hat of a prompt's weights passes {limit:.2f}"
-        if tilted.log_z.standard_error > _LARGE_ERROR:
+        if tilted.log_z.standard_error > LARGE_ERROR:
             return "fewer than a hundred draws of a prompt are effective"
     return ""
 

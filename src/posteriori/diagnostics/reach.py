@@ -10,12 +10,12 @@ import torch
 from ..numerics import ess, reliable_k
 from .mixture import Mixture
 
-_LARGE_ERROR = 0.1
+LARGE_ERROR = 0.1
 """Standard error of log Z at which a hundred draws of a prompt are effective."""
 
-_NEARLY_EQUAL = 0.5
+NEARLY_EQUAL = 0.5
 """Share of effective draws above which k-hat is not asked: it is the shape of the weights' tail
-whatever their spread."""
+whatever their spread, and near the prior they are all but equal."""
 
 _SEEN = 7.0
 """Draws of the prior that a part of p*_t must have had: with so many expected, all of them miss a
@@ -35,9 +35,9 @@ def fault_at(mixtures: Sequence[Mixture], t: float) -> str:
         limit = reliable_k(each.num_draws)
         if log_z.value == -math.inf or math.isnan(k):
             return "too few draws of a prompt have any weight there"
-        if k > limit and ess(torch.cat(tempered.log_weight)) < _NEARLY_EQUAL * each.num_draws:
+        if k > limit and ess(torch.cat(tempered.log_weight)) < NEARLY_EQUAL * each.num_draws:
             return f"Pareto k-hat of a prompt's weights there is {k:.2f}, above {limit:.2f}"
-        if log_z.standard_error > _LARGE_ERROR:
+        if log_z.standard_error > LARGE_ERROR:
             return "fewer than a hundred draws of a prompt are effective there"
     return ""
 

@@ -140,7 +140,6 @@ class Populations:
         p.log_q_NT[at, t], p.log_p_NT[at, t] = log_q_L, log_p_L
         self._tokens(len(live_L))
         hidden_LD = None if self.token_features_VD is None else rows.hidden(live_L)
-        before_N = p.log_evidence_N.clone()
 
         log_psi_L = torch.zeros_like(log_q_L)
         ends_L = torch.isin(token_L, self.eos)
@@ -163,7 +162,7 @@ class Populations:
         if hidden_LD is not None:
             log_base_N = p.log_w_N + self.log_z_G.repeat_interleave(self.width)
             log_base_N[live_L] += log_p_L - log_q_L - p.log_psi_N[live_L]
-            log_e_N = before_N
+            log_e_N = p.log_evidence_N.index_fill(0, live_L, 0.0)
             itself_N = torch.arange(len(log_base_N), device=live_L.device)
             seen = (hidden_LD, token_L, live_L, done_L, log_psi_L.clone())
             self.moments.append(Moment(*seen, log_base_N, log_e_N, itself_N))
