@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from posteriori.samplers import resampling
+from posteriori.samplers.guidance import Guided
 from posteriori.samplers.resampling import Choices
 
 
@@ -60,6 +61,26 @@ class Walk(Choices):
         self.step += 1
         token_R = torch.tensor([0] * given + [self.pick(row) for row in p_RV[given:]])
         return token_R, log_p_RV.gather(1, token_R[:, None])[:, 0]
+
+    def guided(self, q: Guided) -> Tensor:
+        """As `tokens`; a uniform number inside the token's cell makes `q` itself take it."""
+        row_RV = torch.arange(len(q.logits_RV))[:, None].expand_as(q.logits_RV)
+        token_RV = torch.arange(q.logits_RV.shape[1]).expand_as(q.logits_RV)
+        ends_RV = (
+            q.log_prob(row_RV.flatten(), token_RV.flatten())[0].exp().view_as(row_RV).cumsum(-1)
+        )
+        token_R, uniforms = torch.zeros(len(ends_RV), dtype=torch.long), []
+        given = int(self.step < self.pinned)
+        self.step += 1
+        for row, ends_V in enumerate(ends_RV.tolist()):
+            starts_V = [0.0, *ends_V[:-1]]
+            widths = [end - start for start, end in zip(starts_V, ends_V, strict=True)]
+            token = 0 if row < given else self.pick(widths)
+            token_R[row] = token
+            uniforms.append((starts_V[token] + ends_V[token]) / 2)
+        drawn_R = q.draw(torch.tensor(uniforms, dtype=torch.float64))
+        assert torch.equal(drawn_R, token_R)
+        return drawn_R
 
     def ancestors(self, scheme, log_w_GK: Tensor, size_G: Tensor) -> Tensor:
         uniform_GU = torch.tensor(

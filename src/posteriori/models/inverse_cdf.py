@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import NonFiniteError
 
-_BLOCK = 512
+BLOCK = 512
 
 
 def draw_tokens(logits_RV: Tensor, uniform_R: Tensor) -> tuple[Tensor, Tensor]:
@@ -25,21 +25,26 @@ def draw_tokens(logits_RV: Tensor, uniform_R: Tensor) -> tuple[Tensor, Tensor]:
     top_R1 = logits_RV.amax(-1, keepdim=True)
     mass_RV = (logits_RV - top_R1).exp_()
     rows, vocab = mass_RV.shape
-    if vocab <= 2 * _BLOCK:
-        token_R, _, total_R = _search(mass_RV, uniform_R)
+    if vocab <= 2 * BLOCK:
+        token_R, _, total_R = search(mass_RV, uniform_R)
     else:
-        pad = -vocab % _BLOCK
-        if pad:
-            mass_RV = torch.nn.functional.pad(mass_RV, (0, pad))
-        mass_RBb = mass_RV.view(rows, -1, _BLOCK)
-        block_R, rest_R, total_R = _search(mass_RBb.sum(-1), uniform_R)
+        mass_RBb = in_blocks(mass_RV)
+        block_R, rest_R, total_R = search(mass_RBb.sum(-1), uniform_R)
         inside_Rb = mass_RBb[torch.arange(rows, device=mass_RV.device), block_R]
-        token_R = block_R * _BLOCK + _search(inside_Rb, rest_R)[0]
+        token_R = block_R * BLOCK + search(inside_Rb, rest_R)[0]
     chosen_R = logits_RV.gather(1, token_R[:, None])[:, 0].double()
     return token_R, chosen_R - top_R1[:, 0].double() - total_R.log()
 
 
-def _search(mass_RK: Tensor, uniform_R: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def in_blocks(mass_RV: Tensor) -> Tensor:
+    """[R, B, BLOCK], with mass 0 after the last token."""
+    pad = -mass_RV.shape[1] % BLOCK
+    if pad:
+        mass_RV = torch.nn.functional.pad(mass_RV, (0, pad))
+    return mass_RV.view(len(mass_RV), -1, BLOCK)
+
+
+def search(mass_RK: Tensor, uniform_R: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The cell that holds each uniform number, where in it the number lies, and the row's mass."""
     cumulative_RK = mass_RK.double().cumsum(-1)
     total_R1 = cumulative_RK[:, -1:]

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..errors import SamplingError
 from ..protocols import LanguageModel, Rows, SteppingLM
 from ..types import Completions, Prompt
+from .guidance import Foresight, Guided
 from .resampling import Choices
 
 _LEAST_LIVE = 0.8
@@ -120,20 +121,33 @@ class Lanes:
         self.row_N = there_N.cumsum(0) - 1
         self.num_rows = int(there_N.sum())
 
-    def draw(
-        self, choices: Choices, at: Tensor | slice, logits_RV: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """A token for particles `at`, from their rows' logits, and its log-prob."""
+    def rows_of(self, at: Tensor | slice) -> Tensor | None:
+        """Where particles `at` stand, if that is fewer than all rows: a copy of the logits is saved
+        where every row is in use."""
         row_L = self.row_N[at]
-        if len(row_L) < self.num_rows:
-            return choices.tokens(logits_RV[row_L])
-        # A copy of the logits is saved where every row is in use.
-        token_R, log_q_R = choices.tokens(logits_RV)
-        return token_R[row_L], log_q_R[row_L]
+        return row_L if len(row_L) < self.num_rows else None
 
-    def log_prob(self, logits_RV: Tensor, at: Tensor | slice, token_L: Tensor) -> Tensor:
+    def draw(self, choices: Choices, at: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """A token for particles `at` from their rows of the proposal, and its log-prob."""
+        row_L, logits_RV = self.rows_of(at), self.proposal.logits_RV
+        if row_L is not None:
+            return choices.tokens(logits_RV[row_L])
+        token_R, log_q_R = choices.tokens(logits_RV)
+        return token_R[self.row_N[at]], log_q_R[self.row_N[at]]
+
+    def guided(
+        self, at: Tensor | slice, foresight: Foresight, guidance: float
+    ) -> tuple[Guided, Tensor]:
+        """Next tokens of the prior's rows, guided, and which of these rows are those of `at`."""
+        row_L, logits_RV = self.rows_of(at), self.prior.logits_RV
+        if row_L is None:
+            return Guided(logits_RV, foresight, guidance), self.row_N[at]
+        place_L = torch.arange(len(row_L), device=row_L.device)
+        return Guided(logits_RV[row_L], foresight.select(row_L), guidance), place_L
+
+    def log_prob(self, rows: Rows, at: Tensor | slice, token_L: Tensor) -> Tensor:
         """log softmax(logits)[token] for particles `at`, float64 [L]."""
-        row_L = self.row_N[at]
+        row_L, logits_RV = self.row_N[at], rows.logits_RV
         chosen_L = logits_RV[row_L, token_L].double()
         return chosen_L - logits_RV.logsumexp(-1).double()[row_L]
 

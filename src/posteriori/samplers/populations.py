@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,9 +13,10 @@ from ..numerics import ess
 from ..protocols import LanguageModel
 from ..target import Target
 from ..types import Completions, Cost, Draws, Prompt
+from .guidance import Foresight
 from .particles import Lanes, Particles, lanes
 from .resampling import Choices, Scheme
-from .twists import Foresight, Prefixes, Twist, evidence_calls
+from .twists import Prefixes, Twist, evidence_calls
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Populations:
         self.log_z_G = torch.zeros(len(size_G), dtype=torch.float64, device=size_G.device)
         self.eos = torch.tensor(plan.target.prior.eos_token_ids, device=size_G.device)
         self.cost = Cost()
-        self.foresight: Foresight | None = None
+        self.foresight: Callable[[float], Foresight] | None = None
         self.moments: list[Moment] = []
         self.token_features_VD: Tensor | None = None
         self.prompt_ids: tuple[tuple[int, ...], ...] = ()
@@ -124,18 +124,8 @@ class Populations:
         p = self.p
         live_L = p.live_N.nonzero()[:, 0]
         at = slice(None) if len(live_L) == len(p.live_N) else live_L
-        logits_RV, psi_RV = rows.proposal.logits_RV, self._foreseen(t)
-        if psi_RV is not None and self.guided:
-            logits_RV = guided(logits_RV, psi_RV, self.plan.guidance)
-        token_L, log_q_L = rows.draw(self.choices, at, logits_RV)
-        if self.pinned_GT is not None:
-            first_L = live_L % self.width == 0
-            given_L = self.pinned_GT[live_L // self.width, t]
-            token_L = token_L.where(~first_L, given_L)
-            log_q_L = log_q_L.where(~first_L, rows.log_prob(logits_RV, at, token_L))
-        log_p_L = log_q_L
-        if not self.from_prior:
-            log_p_L = rows.log_prob(rows.prior.logits_RV, at, token_L)
+        foresight = self._foreseen(t)
+        token_L, log_q_L, log_p_L = self._draw(rows, at, live_L, t, foresight)
         p.tokens_NT[at, t], p.lengths_N[at] = token_L, t + 1
         p.log_q_NT[at, t], p.log_p_NT[at, t] = log_q_L, log_p_L
         self._tokens(len(live_L))
@@ -152,24 +142,59 @@ class Populations:
         if not bool(done_L.all()):
             on = live_L[~done_L] if some_done else at
             on_token_L = token_L[~done_L] if some_done else token_L
-            if psi_RV is not None:
-                twisted_L = psi_RV[rows.row_N[on], on_token_L].double()
+            if foresight is not None:
+                twisted_L = foresight.of(rows.row_N[on], on_token_L)
             self._go_on(rows, on, on_token_L)
-            if psi_RV is None:
+            if foresight is None:
                 twisted_L = self._twist(rows, on)
             if twisted_L is not None:
                 log_psi_L[~done_L] = twisted_L
         if hidden_LD is not None:
-            log_base_N = p.log_w_N + self.log_z_G.repeat_interleave(self.width)
-            log_base_N[live_L] += log_p_L - log_q_L - p.log_psi_N[live_L]
-            log_e_N = p.log_evidence_N.index_fill(0, live_L, 0.0)
-            itself_N = torch.arange(len(log_base_N), device=live_L.device)
-            seen = (hidden_LD, token_L, live_L, done_L, log_psi_L.clone())
-            self.moments.append(Moment(*seen, log_base_N, log_e_N, itself_N))
+            log_ratio_L = log_p_L - log_q_L
+            self._record(hidden_LD, token_L, live_L, done_L, log_psi_L, log_ratio_L)
         if self.from_prior and twisted_L is None and not bool(log_psi_L.any()):
             return False
         p.weigh(at, log_p_L - log_q_L, log_psi_L)
         return True
+
+    def _draw(
+        self, rows: Lanes, at: Tensor | slice, live_L: Tensor, t: int, foresight: Foresight | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The t-th token of the live particles, with log q and log p of it."""
+        if self.guided and foresight is not None:
+            q, place_L = rows.guided(at, foresight, self.plan.guidance)
+            token_L = self._pinned(live_L, t, self.choices.guided(q)[place_L])
+            return token_L, *q.log_prob(place_L, token_L)
+        token_L, log_q_L = rows.draw(self.choices, at)
+        if self.pinned_GT is not None:
+            token_L = self._pinned(live_L, t, token_L)
+            log_q_L = rows.log_prob(rows.proposal, at, token_L)
+        log_p_L = log_q_L if self.from_prior else rows.log_prob(rows.prior, at, token_L)
+        return token_L, log_q_L, log_p_L
+
+    def _pinned(self, live_L: Tensor, t: int, token_L: Tensor) -> Tensor:
+        """The first particle of a population takes the token that is given, if one is."""
+        if self.pinned_GT is None:
+            return token_L
+        return token_L.where(live_L % self.width != 0, self.pinned_GT[live_L // self.width, t])
+
+    def _record(
+        self,
+        hidden_LD: Tensor,
+        token_L: Tensor,
+        live_L: Tensor,
+        done_L: Tensor,
+        log_psi_L: Tensor,
+        log_ratio_L: Tensor,
+    ) -> None:
+        """What `fit_twist` learns from, before the particles are weighed."""
+        p = self.p
+        log_base_N = p.log_w_N + self.log_z_G.repeat_interleave(self.width)
+        log_base_N[live_L] += log_ratio_L - p.log_psi_N[live_L]
+        log_e_N = p.log_evidence_N.index_fill(0, live_L, 0.0)
+        itself_N = torch.arange(len(log_base_N), device=live_L.device)
+        seen = (hidden_LD, token_L, live_L, done_L, log_psi_L.clone())
+        self.moments.append(Moment(*seen, log_base_N, log_e_N, itself_N))
 
     def _finish(self, done_L: Tensor) -> Tensor:
         """Particles that have just ended: their evidence, and the twist that they wait with."""
@@ -182,13 +207,14 @@ class Populations:
         p.reward_N[done_L] = scores.reward
         return self.plan.twist.of_ended(scores.log_evidence)
 
-    def _foreseen(self, t: int) -> Tensor | None:
-        """log psi of every row's next token, where the twist knows it."""
+    def _foreseen(self, t: int) -> Foresight | None:
+        """psi of every row's next token, where the twist knows it."""
         if self.foresight is None:
             return None
-        psi_RV = self.foresight((self.length - t - 1) / self.length)
-        self._check(psi_RV.sum())
-        return psi_RV
+        foresight = self.foresight((self.length - t - 1) / self.length)
+        if not foresight.finite():
+            raise self._no_twist()
+        return foresight
 
     def _go_on(self, rows: Lanes, at: Tensor | slice, token_L: Tensor) -> None:
         """Run the token of the others through the language models."""
@@ -203,16 +229,15 @@ class Populations:
         )
         log_psi_L = self.plan.twist.log_psi(prefixes)
         self.cost += prefixes.cost
-        if log_psi_L is not None:
-            self._check(log_psi_L)
+        if log_psi_L is not None and not bool((log_psi_L < torch.inf).all()):
+            raise self._no_twist()
         return log_psi_L
 
-    def _check(self, log_psi: Tensor) -> None:
-        if not bool((log_psi < torch.inf).all()):
-            raise SamplingError(
-                f"twist '{self.plan.twist.name}' is NaN or infinite for a prefix",
-                hint="a twist is a finite number of nats, or -inf where there is no hope",
-            )
+    def _no_twist(self) -> SamplingError:
+        return SamplingError(
+            f"twist '{self.plan.twist.name}' is NaN or infinite for a prefix",
+            hint="a twist is a finite number of nats, or -inf where there is no hope",
+        )
 
     def _resample(self, rows: Lanes) -> None:
         """Where few particles carry the weight, and some still go on."""
@@ -267,19 +292,6 @@ class Populations:
 
     def _tokens(self, num: int) -> None:
         self.cost += Cost(lm_tokens=num if self.one_lm else 2 * num)
-
-
-def guided(logits_RV: Tensor, log_psi_RV: Tensor, guidance: float) -> Tensor:
-    """log of prior (1 - guidance + guidance psi / E_prior[psi]), up to a constant a row.
-
-    What is left of the prior bounds how much a token can weigh that the twist holds too little of.
-    """
-    twisted_RV = logits_RV + log_psi_RV
-    if guidance == 1:
-        return twisted_RV
-    gain_R1 = twisted_RV.logsumexp(-1, keepdim=True) - logits_RV.logsumexp(-1, keepdim=True)
-    less_R1 = math.log1p(-guidance) - math.log(guidance) + gain_R1
-    return logits_RV + torch.logaddexp(log_psi_RV, less_R1)
 
 
 def _padded(completions: Completions, length: int) -> Tensor:

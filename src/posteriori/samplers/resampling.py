@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..models.inverse_cdf import draw_tokens
+from .guidance import Guided
 
 Scheme = Literal["systematic", "stratified", "multinomial"]
 
@@ -55,6 +56,11 @@ class Choices:
         """A token a row, with probability softmax(logits), and its log-prob; [R] each."""
         uniform_R = self._uniform(len(logits_RV)).to(logits_RV.device)
         return draw_tokens(logits_RV, uniform_R)
+
+    def guided(self, q: Guided) -> Tensor:
+        """A token a row of q, [R]."""
+        rows = q.logits_RV
+        return q.draw(self._uniform(len(rows)).to(rows.device))
 
     def ancestors(self, scheme: Scheme, log_w_GK: Tensor, size_G: Tensor) -> Tensor:
         """As the function of that name."""

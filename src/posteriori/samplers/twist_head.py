@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,7 +15,8 @@ from torch.nn.functional import layer_norm, silu
 
 from ..errors import ModelError
 from ..protocols import Rows
-from .twists import Foresight, Twist
+from .guidance import Foresight
+from .twists import Twist
 
 
 class TwistHead(nn.Module, Twist):
@@ -60,7 +62,7 @@ class TwistHead(nn.Module, Twist):
             log_psi_L = log_psi_L + (a_LK * x_LK).sum(-1)
         return log_psi_L.double()
 
-    def foresight(self, rows: Rows) -> Foresight:
+    def foresight(self, rows: Rows) -> Callable[[float], Foresight]:
         """As `forward`, of every next token of every row. Raises `ModelError` for another prior."""
         wanted = (self.of_state.in_features - 1, self.of_token.in_features)
         found = (rows.hidden_RD.shape[1], rows.token_features_VD.shape[1])
@@ -73,15 +75,12 @@ class TwistHead(nn.Module, Twist):
         with torch.no_grad():
             u_V, x_VK = self._token(rows.token_features_VD)
 
-        def log_psi(left: float) -> Tensor:
+        def ahead(left: float) -> Foresight:
             with torch.no_grad():
                 b_R, a_RK = self._state(rows.hidden_RD, left)
-                log_psi_RV = b_R[:, None] + u_V
-                if a_RK is not None and x_VK is not None:
-                    log_psi_RV.addmm_(a_RK, x_VK.t())
-                return log_psi_RV
+                return Foresight(b_R, u_V, a_RK, x_VK)
 
-        return log_psi
+        return ahead
 
     def _state(self, hidden_LD: Tensor, left: float) -> tuple[Tensor, Tensor | None]:
         h_LD = self._of_length_1(hidden_LD)

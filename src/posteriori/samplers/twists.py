@@ -22,10 +22,9 @@ from ..numerics import log_mean_exp
 from ..protocols import Rows
 from ..target import Target
 from ..types import Completions, Cost
+from .guidance import Foresight
 from .particles import Lanes
 from .resampling import Choices
-
-Foresight = Callable[[float], Tensor]
 
 
 @dataclass
@@ -56,10 +55,10 @@ class Twist:
         """float64 [L], nats; None stands for psi = 1. What it costs is added to `prefixes.cost`."""
         raise NotImplementedError
 
-    def foresight(self, rows: Rows) -> Foresight | None:  # noqa: ARG002
+    def foresight(self, rows: Rows) -> Callable[[float], Foresight] | None:  # noqa: ARG002
         """For a twist that knows psi_t of every next token before one is drawn: called with the
-        share of the tokens that will be left then, it says log psi [R, V] of all of them for what
-        the prior's rows hold now. `log_psi` is not asked then. None for others."""
+        share of the tokens that will be left then, it says log psi of all of them for what the
+        prior's rows hold now. `log_psi` is not asked then. None for others."""
         return None
 
     def of_ended(self, log_evidence_L: Tensor) -> Tensor:
