@@ -107,7 +107,7 @@ def test_wrong_variants_of_rwr_are_caught(mutant):
 
 
 def accepting(world: World, objective: RAFT, log_p_N: Tensor) -> Tensor:
-    """The expected gradient over the prior's draws and over who of them is accepted."""
+    """The expected gradient over the world's draws and over who of them is accepted."""
     told_NL = world.policy.token_log_prob(world.outcomes.completions)
     total = torch.zeros((), dtype=torch.float64)
     for rows in world.tuples():
@@ -116,7 +116,7 @@ def accepting(world: World, objective: RAFT, log_p_N: Tensor) -> Tensor:
             accepted_N = torch.tensor(pattern)
             p_N = log_p_N[rows].exp()
             probability = (
-                torch.where(accepted_N, p_N, 1 - p_N).prod() * draws.log_prior_N.sum().exp()
+                torch.where(accepted_N, p_N, 1 - p_N).prod() * draws.log_proposal_N.sum().exp()
             )
             log_weight_N = torch.zeros_like(p_N).masked_fill(~accepted_N, -math.inf)
             constants = objective.weigh(replace(draws, log_weight_N=log_weight_N), p_N)
@@ -143,12 +143,69 @@ def test_raft_accepts_where_u_is_below_e_over_the_bound(world):
     log_e_N = world.outcomes.log_evidence_N
     objective = prepared(RAFT(max_log_evidence=2.0), world)
     p_N = (log_e_N - 2.0).exp()
-    below = objective.accepted(world.outcomes, p_N * (1 - 1e-9)).log_weight
-    above = objective.accepted(world.outcomes, p_N * (1 + 1e-9)).log_weight
+    below = objective.accept(world.outcomes, p_N * (1 - 1e-9)).log_weight
+    above = objective.accept(world.outcomes, p_N * (1 + 1e-9)).log_weight
     assert bool((below == 0).all())
     assert bool(above.isneginf().all())
     with pytest.raises(SamplingError, match=r"above its bound of 1, .*max_log_evidence"):
-        prepared(RAFT(max_log_evidence=1.0), world).accepted(world.outcomes, p_N)
+        prepared(RAFT(max_log_evidence=1.0), world).accept(world.outcomes, p_N)
+
+
+def of_the_policy(num_samples: int) -> World:
+    """A world whose draws come from the policy as it stands."""
+    made = World(("x",), num_samples)
+    log_pi_N = made.policy.log_prob(made.outcomes.completions).detach()
+    made.outcomes = replace(made.outcomes, log_proposal_N=log_pi_N)
+    return made
+
+
+def test_raft_by_the_policy_accepts_by_its_own_ratio_over_z():
+    """P = min(1, p~ / (a Z pi)): not e/M, and not a ratio to the prior."""
+    world = of_the_policy(2)
+    objective = prepared(RAFT(proposal="policy", headroom=1.5), world)
+    exact_z(objective.accept, world)
+    log_w_N = world.outcomes.log_prior_N + world.outcomes.log_evidence_N
+    log_w_N = log_w_N - world.outcomes.log_proposal_N
+    p_N = (log_w_N - world.exact.log_z[0]).exp() / 1.5
+    sure_N = p_N >= 1
+    assert 0 < int(sure_N.sum()) < len(p_N)
+    below = objective.accept(world.outcomes, (p_N * (1 - 1e-9)).clamp(max=1 - 1e-12)).log_weight
+    above = objective.accept(world.outcomes, (p_N * (1 + 1e-9)).clamp(max=1 - 1e-12)).log_weight
+    assert bool((below == 0).all())
+    assert torch.equal(above == 0, sure_N)
+
+
+def test_rafts_gradient_by_the_policy_is_that_towards_what_it_accepts():
+    """[1 - (1 - A)^n] grad KL(q_a, pi), q_a = min(p~, a Z pi) / (A a Z), held as it stands."""
+    world = of_the_policy(3)
+    objective = prepared(RAFT(proposal="policy", headroom=1.5), world)
+    pi_N = world.outcomes.log_proposal_N.exp()
+    star_N = world.exact.log_posterior[0].exp()
+    p_N = (star_N / (1.5 * pi_N)).clamp(max=1)
+    accepted = float((pi_N * p_N).sum())
+    gradient = accepting(world, objective, p_N.log())
+    law_N = pi_N * p_N / accepted
+    exact = (1 - (1 - accepted) ** 3) * imitation_of(world, [law_N])
+    torch.testing.assert_close(gradient, exact, rtol=0, atol=EXACT)
+
+
+@pytest.mark.parametrize("headroom", [1.2, 2.0, 8.0])
+def test_the_target_alone_is_what_raft_by_the_policy_accepts_all_of(headroom):
+    """pi <- min(p~, a Z pi) / sum, again and again, from the prior and from anywhere."""
+    world = World(("x",), 2)
+    star_N = world.exact.log_posterior[0].exp()
+    noise = torch.Generator().manual_seed(4)
+    for start_N in (
+        world.exact.log_prior[0].exp(),
+        torch.rand(len(star_N), dtype=torch.float64, generator=noise) ** 4,
+    ):
+        pi_N = start_N / start_N.sum()
+        for _ in range(200):
+            accepted_N = torch.minimum(star_N, headroom * pi_N)
+            pi_N = accepted_N / accepted_N.sum()
+        torch.testing.assert_close(pi_N, star_N, rtol=0, atol=1e-12)
+    collapsed_N = star_N * world.exact.log_evidence[0].exp()
+    assert (collapsed_N / collapsed_N.sum() - star_N).abs().max() > 0.01, "e/M would go on"
 
 
 def test_rafts_running_bound_is_each_prompts_largest_evidence_so_far():
@@ -158,13 +215,13 @@ def test_rafts_running_bound_is_each_prompts_largest_evidence_so_far():
     order = log_e_N[: world.sizes[0]].argsort()
     low, high = world.outcomes.select(order[:1]), world.outcomes.select(order[-1:])
     certain = torch.tensor([1 - 1e-12], dtype=torch.float64)
-    assert objective.accepted(low, certain).log_weight == 0, "it is the largest there has been"
-    objective.observe(objective.accepted(high, certain), high.log_prior_N)
-    assert objective.accepted(low, certain).log_weight.isneginf()
+    assert objective.accept(low, certain).log_weight == 0, "it is the largest there has been"
+    objective.observe(objective.accept(high, certain), high.log_prior_N)
+    assert objective.accept(low, certain).log_weight.isneginf()
     p = (low.log_evidence_N - high.log_evidence_N).exp()
-    assert objective.accepted(low, p * (1 - 1e-9)).log_weight == 0
+    assert objective.accept(low, p * (1 - 1e-9)).log_weight == 0
     other = world.outcomes.select([world.sizes[0]])
-    assert objective.accepted(other, certain).log_weight == 0, "prompts have bounds of their own"
+    assert objective.accept(other, certain).log_weight == 0, "prompts have bounds of their own"
 
 
 def test_likelihoods_and_constraints_bound_themselves(table):
@@ -220,8 +277,11 @@ def in_words(completions, **kwargs):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"proposal": "policy"}, "collapse"),
+        ({"proposal": "policy", "max_log_evidence": 0.0}, "accepted by p~ / pi"),
         ({"select": "best_of_n", "max_log_evidence": 0.0}, "best_of_n accepts none"),
+        ({"headroom": 3.0}, "none is here"),
+        ({"select": "best_of_n", "proposal": "policy", "headroom": 3.0}, "none is here"),
+        ({"proposal": "policy", "headroom": 1.0}, "greater than 1"),
     ],
 )
 def test_raft_refuses_what_makes_no_sense(settings, message):

@@ -65,9 +65,13 @@ class RunningZ(torch.nn.Module):
         log_square_P = log_sum_by(2 * draws.log_weight, prompt_N)[drawn_P]
         without_P = log_sum_P.isneginf()
         effective_P = (2 * log_sum_P - log_square_P).exp().where(~without_P, 0.0)
-        known_P = self.log_z_P[~self.log_z_P.isneginf()]
         return {
-            **({"log_z": float(known_P.mean())} if len(known_P) else {}),
+            **self.log_z_figure(),
             "effective_draws": float(effective_P.mean()),
             "prompts_without_weight": int(without_P.sum()),
         }
+
+    def log_z_figure(self) -> dict[str, float]:
+        """`log_z` alone."""
+        known_P = self.log_z_P[~self.log_z_P.isneginf()]
+        return {"log_z": float(known_P.mean())} if len(known_P) else {}
