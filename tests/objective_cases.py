@@ -140,6 +140,7 @@ _SLOW = _RUN | {"learning_rate": 2e-3}
 _REPLAY = _RUN | {"replay": 10}
 
 _NEAREST = {"steps": 120, "num_samples": 52, "learning_rate": 3e-3, "replay": 10}
+_ACCEPTED = _NEAREST | {"replay": 60}
 _FEW = {"steps": 60, "num_samples": 4, "learning_rate": 1.5e-3, "replay": 60}
 _DPG = {"divergence": kl_from_target, "any_proposal": True, "arrange": exact_z, "hard": True}
 
@@ -220,6 +221,10 @@ CASES = [
     # Accepted draws are one in a hundred to one in a thousand here, so that 19,200 of the prior
     # leave so few that even the exact likelihood's maximum is tenths of a nat away.
     ObjectiveCase("raft", fit=_RUN, within=(0.5, 0.4), hard=True),
+    # Of the policy's own draws half are accepted in the end: 0.024 and 0.027.
+    ObjectiveCase(
+        "raft", {"proposal": "policy"}, fit=_ACCEPTED, within=(0.04, 0.04), hard=True, slow=True
+    ),
     # The winners of 400 groups: the noise of so many draws.
     ObjectiveCase(
         "raft", {"select": "best_of_n"}, fit=_RUN, within=(0.3, 0.4), law=best_of(16), hard=True
