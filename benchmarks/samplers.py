@@ -27,6 +27,8 @@ from posteriori.types import Draws
 PROMPTS = ["I think you are", "My boss is", "The food here is", "People say that this"]
 LENGTH, BETA = 16, 0.1
 PILOT = 32
+LADDER = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
+"""Fixed: the pilot run that would find one costs more than a run here may."""
 
 
 def offensive(completions: list[str], **_: object) -> list[float]:
@@ -108,7 +110,7 @@ def main() -> None:
         ("rejection", "rejection", {"max_draws": 64}),
         ("smc, no twist", "smc", {"replicates": 1}),
         ("smc, evidence of the text", "smc", {"replicates": 1, "twist": "evidence"}),
-        ("annealed", "annealed", {}),
+        ("annealed", "annealed", {"ladder": LADDER, "moves": 1, "islands": 4}),
         ("imh", "imh", {}),
         ("mh", "mh", {}),
         ("soft best of 16", "soft_best_of_n", {"n": 16}),

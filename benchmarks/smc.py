@@ -1,6 +1,6 @@
 """SMC against plain sampling with our own sampler and against `model.generate`: 256 particles.
 
-    python benchmarks/smc.py [--smollm2 models/smollm2] [--rounds 5]
+    python benchmarks/smc.py [--smollm2 models/smollm2] [--rounds 5] [--only "smc, no twist"]
 
 Prints tokens per second of each, and SMC's share of our plain sampler's. Every row runs its full
 length, so all do the same work; both of ours return log-probs. SMC has one population of 256, and
@@ -42,7 +42,9 @@ def steering(target: po.Target) -> TwistHead:
     return head
 
 
-def measure(name: str, lm: CausalLM, model: Any, length: int, rounds: int) -> None:
+def measure(
+    name: str, lm: CausalLM, model: Any, length: int, rounds: int, only: list[str] | None
+) -> None:
     """`model` is what transformers itself runs: in one dtype, where ours may mix two."""
     fixed = lm.warped(min_new_tokens=length)
     prompts = list(PROMPTS)
@@ -67,6 +69,8 @@ def measure(name: str, lm: CausalLM, model: Any, length: int, rounds: int) -> No
         "smc, no twist": smc(),
     }
     for label, run in runs.items():
+        if only and not any(label.startswith(each) for each in only):
+            continue
         ours, other = paired(plain, run, rounds)
         print(
             f"{name:10s} {label:30s} {tokens / other:9.0f} tokens/s, plain {tokens / ours:9.0f}"
@@ -80,12 +84,14 @@ def main() -> None:
     parser.add_argument("--smollm2", help="directory of SmolLM2 (scripts/fetch_smollm2.py)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--length", type=int, default=20)
+    parser.add_argument("--only", nargs="+", help="how the names of the rows begin")
     chosen = parser.parse_args()
+    how = chosen.length, chosen.rounds, chosen.only
     tiny = po.load("tiny")
-    measure("tiny", tiny, tiny.model, chosen.length, chosen.rounds)
+    measure("tiny", tiny, tiny.model, *how)
     if chosen.smollm2:
         half = AutoModelForCausalLM.from_pretrained(chosen.smollm2, dtype=torch.bfloat16).eval()
-        measure("smollm2", po.load(chosen.smollm2), half, chosen.length, chosen.rounds)
+        measure("smollm2", po.load(chosen.smollm2), half, *how)
 
 
 if __name__ == "__main__":

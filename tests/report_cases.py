@@ -12,6 +12,8 @@ import torch
 import posteriori as po
 from posteriori.diagnostics.evaluate import Report
 from posteriori.report import PolicyResult, Subject
+from posteriori.report.drawn import Drawn
+from posteriori.report.result import SamplerNote
 from posteriori.types import Cost, Draws, Estimate, Finding, Prompt
 
 HOSTILE = (
@@ -121,3 +123,26 @@ def some_history(steps: int = 20) -> list[dict[str, Any]]:
 
 
 COLLAPSED = Finding("warn", "collapsed", "It repeats itself.", "Raise beta.")
+
+
+def sampler_of(
+    name: str,
+    texts: Sequence[str] = (),
+    *,
+    description: str = "made up",
+    of_target: bool = True,
+    why: str = "",
+    **figures: Estimate,
+) -> PolicyResult:
+    """A sampler with these very draws; with no place in the plane where there is a `why`."""
+    known = {"mean_reward": estimate(0.7)} | ({} if why else {"kl_to_prior": estimate(1.0)})
+    draws = report_of(texts).draws if texts else None
+    return PolicyResult(
+        name,
+        {**known, **figures},
+        [],
+        description,
+        drawn=Drawn() if draws is None else Drawn.of(draws),
+        num_draws=len(texts),
+        sampler=SamplerNote("exact" if of_target else "heuristic", of_target, "seed = 0", why),
+    )

@@ -18,12 +18,14 @@ _WHERE = {
     "Constraint": "evidence.constraint",
     "Draws": "types",
     "Estimate": "types",
+    "Evidence": "protocols",
     "Exact": "diagnostics.exact",
     "Expert": "evidence.expert",
     "Finding": "types",
     "Frontier": "diagnostics.frontier",
     "Fit": "train.loop",
     "Judge": "evidence.judge",
+    "LanguageModel": "protocols",
     "Likelihood": "evidence.likelihood",
     "Moments": "evidence.moments",
     "Objective": "objectives.base",
@@ -62,6 +64,7 @@ __all__ = [*_WHERE, "__version__"]
 if TYPE_CHECKING:
     from .diagnostics.evaluate import Report, evaluate
     from .diagnostics.exact import Exact, exact
+    from .diagnostics.frontier import Frontier, frontier
     from .errors import PosterioriError
     from .evidence.constraint import Constraint
     from .evidence.expert import Expert
@@ -78,6 +81,7 @@ if TYPE_CHECKING:
     from .moment_fit import fit_moments
     from .objectives.base import Objective
     from .prompted import Prompted
+    from .protocols import Evidence, LanguageModel
     from .reward_models.fit import RewardFit, fit_reward
     from .reward_models.model import RewardModel
     from .reward_models.simulate import simulate_preferences

@@ -15,11 +15,7 @@ from .errors import ConfigError, did_you_mean
 from .evidence_settings import CallSettings as CallSettings
 from .evidence_settings import ReadyMadeSettings as ReadyMadeSettings
 from .strict import Strict as Strict
-
-
-def _names(value: Any) -> Any:
-    """TOML and JSON know lists only, and a strict tuple refuses them."""
-    return tuple(value) if isinstance(value, list) else value
+from .strict import as_tuple
 
 
 class LoraSettings(Strict):
@@ -27,14 +23,14 @@ class LoraSettings(Strict):
 
     rank: int = Field(default=16, ge=1)
     alpha: float = Field(default=32.0, gt=0)
-    target_modules: Annotated[str | tuple[str, ...], BeforeValidator(_names)] = "all-linear"
+    target_modules: Annotated[str | tuple[str, ...], BeforeValidator(as_tuple)] = "all-linear"
 
 
 TrackerName = Literal["tensorboard", "wandb", "trackio", "mlflow"]
 
 
 def _one_or_more(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else _names(value)
+    return (value,) if isinstance(value, str) else as_tuple(value)
 
 
 class FitSettings(Strict):
@@ -158,8 +154,28 @@ class EvidenceSettings(ReadyMadeSettings, DistributionSettings):
     kappa: float | None = Field(None, ge=0)
 
 
-def _held_out(value: Any) -> Any:
-    return _prompts(value)
+def _prompts(value: Any) -> Any:
+    if isinstance(value, str) or (isinstance(value, list) and value and all(map(is_prompt, value))):
+        return value
+    raise ValueError(
+        'write a file name (.jsonl or .txt) or a list of strings, such as ["The food here is"]'
+    )
+
+
+def is_prompt(value: Any) -> bool:
+    """A string, or a conversation: messages whose role and content are strings."""
+    if isinstance(value, str):
+        return True
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(
+            isinstance(message, dict)
+            and isinstance(message.get("role"), str)
+            and isinstance(message.get("content"), str)
+            for message in value
+        )
+    )
 
 
 class RunFitSettings(FitSettings):
@@ -168,7 +184,7 @@ class RunFitSettings(FitSettings):
 
     objective: str = "rloo"
     objective_settings: dict[str, Any] = Field(default_factory=dict)
-    held_out: Annotated[Any, BeforeValidator(_held_out)] = None
+    held_out: Annotated[Any, BeforeValidator(_prompts)] = None
 
 
 class EvaluateSettings(Strict):
@@ -206,30 +222,6 @@ class TwistSettings(Strict):
     seed: int = Field(default=0, ge=0)
 
 
-def _prompts(value: Any) -> Any:
-    if isinstance(value, str) or (isinstance(value, list) and value and all(map(is_prompt, value))):
-        return value
-    raise ValueError(
-        'write a file name (.jsonl or .txt) or a list of strings, such as ["The food here is"]'
-    )
-
-
-def is_prompt(value: Any) -> bool:
-    """A string, or a conversation: messages whose role and content are strings."""
-    if isinstance(value, str):
-        return True
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(
-            isinstance(message, dict)
-            and isinstance(message.get("role"), str)
-            and isinstance(message.get("content"), str)
-            for message in value
-        )
-    )
-
-
 class RunConfig(Strict):
     """A run from a file: the target (prior, evidence, prompts, length), and what to do with it.
 
@@ -264,21 +256,21 @@ def parse(model: type[SettingsT], values: Mapping[str, Any], *, where: str) -> S
     except ValidationError as error:
         # A misspelt key is the cause where another one is missing, so it is told first.
         first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
-        raise ConfigError(*_explain(model, first), where=where) from error
+        raise ConfigError(_explain(model, first), where=where) from error
 
 
-def _explain(model: type[BaseModel], error: Any) -> tuple[str]:
+def _explain(model: type[BaseModel], error: Any) -> str:
     path = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         known = _fields_at(model, error["loc"][:-1])
-        return (f"unknown key '{path}'; {did_you_mean(str(error['loc'][-1]), known)}",)
+        return f"unknown key '{path}'; {did_you_mean(str(error['loc'][-1]), known)}"
     if error["type"] == "missing":
-        return (f"'{path}' is missing; write {path} = ...",)
+        return f"'{path}' is missing; write {path} = ..."
     shown = repr(error.get("input"))
     shown = shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "..."
     message = error["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
-    return (f"'{path}' = {shown} is not valid: {message}",)
+    return f"'{path}' = {shown} is not valid: {message}"
 
 
 def _fields_at(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from .protocols import LanguageModel
+from .spending import counted
 from .target import Target
 from .types import Completions, Cost, Draws, Prompt
 from .watching import Progress, one_pass, portions
@@ -42,7 +43,7 @@ def draw(
         with one_pass(scoring[0], number):
             token_log_prior_NL = target.token_log_prior(completions)
     log_prior_N = token_log_prior_NL.sum(-1)
-    with one_pass(judging, number):
+    with one_pass(judging, number), counted() as spent:
         scores = target.score(completions, log_prior_N)
     return Draws(
         completions=completions,
@@ -50,15 +51,14 @@ def draw(
         log_prior_N=log_prior_N,
         log_evidence_N=scores.log_evidence,
         reward_N=scores.reward,
-        cost=Cost(
-            lm_tokens=passes * lm_tokens(completions),
-            evidence_calls=len(completions) * len(target.evidence),
-            seconds=time.perf_counter() - start,
-        ),
+        cost=spent.cost
+        + Cost(passes * lm_tokens(completions), seconds=time.perf_counter() - start),
         token_log_prior_NL=token_log_prior_NL,
     )
 
 
 def lm_tokens(completions: Completions) -> int:
-    """Tokens of one pass: every completion's own, and each prompt's once."""
-    return int(completions.lengths_N.sum()) + sum(len(ids) for ids in completions.prompt_ids)
+    """Tokens of one pass: every completion's own, and once those of each prompt that has any."""
+    asked = completions.prompt_index_N.unique().tolist()
+    prompts = sum(len(completions.prompt_ids[at]) for at in asked)
+    return int(completions.lengths_N.sum()) + prompts

@@ -26,6 +26,7 @@ from .registry import find
 from .samplers.base import Sampler
 from .sampling import sample
 from .seeds import derive, generator
+from .spending import counted
 from .target import Target
 from .types import Completions, Cost, Draws, Estimate, Kind
 from .watching import Progress
@@ -112,7 +113,8 @@ def _enumerates(moments: Moments, target: Target) -> bool:
 
 
 def _over_outcomes(moments: Moments, rest: Target) -> FittedMoments:
-    everything = exact(rest)
+    with counted() as spent:
+        everything = exact(rest)
     log_p_PN = torch.stack(
         [a + b for a, b in zip(everything.log_prior, everything.log_evidence, strict=True)]
     )
@@ -132,7 +134,7 @@ def _over_outcomes(moments: Moments, rest: Target) -> FittedMoments:
         pareto_k=torch.nan,
         rounds=0,
         findings=(),
-        cost=Cost(evidence_calls=num * (len(rest.evidence) + 1)),
+        cost=spent.cost + Cost(evidence_calls=num),
     )
 
 

@@ -64,8 +64,7 @@ class Prompted:
         max_new_tokens: int,
         generator: torch.Generator | None = None,
     ) -> Completions:
-        prefixed = [with_prefix(prompt, self.prefix) for prompt in prompts]
-        drawn = self.lm.sample(prefixed, num_samples, max_new_tokens, generator)
+        drawn = self.lm.sample(self._read(prompts), num_samples, max_new_tokens, generator)
         return self._bare(drawn, tuple(prompts))
 
     def resample_suffix(
@@ -108,16 +107,13 @@ class Prompted:
         max_new_tokens: int,
         hidden: bool = False,
     ) -> Iterator[Rows]:
-        prefixed = [with_prefix(prompt, self.prefix) for prompt in prompts]
-        lm = self._that(SteppingLM, "be run token by token")
-        with lm.stepping(prefixed, parent_R, max_new_tokens, hidden) as rows:
+        asked = self._read(prompts)
+        with self._stepping.stepping(asked, parent_R, max_new_tokens, hidden) as rows:
             rows.prompt_ids = tuple(self._ids(prompt) for prompt in prompts)
             yield rows
 
     def rows_at_once(self, prompts: Sequence[Prompt], max_new_tokens: int) -> int:
-        prefixed = [with_prefix(prompt, self.prefix) for prompt in prompts]
-        lm = self._that(SteppingLM, "be run token by token")
-        return lm.rows_at_once(prefixed, max_new_tokens)
+        return self._stepping.rows_at_once(self._read(prompts), max_new_tokens)
 
     @property
     def module(self) -> torch.nn.Module:
@@ -144,6 +140,10 @@ class Prompted:
         self._trainable.save_pretrained(directory)
 
     @property
+    def _stepping(self) -> SteppingLM:
+        return self._that(SteppingLM, "be run token by token")
+
+    @property
     def _trainable(self) -> TrainableLM:
         return self._that(TrainableLM, "be trained")
 
@@ -151,6 +151,9 @@ class Prompted:
         if not isinstance(self.lm, protocol):
             raise ModelError(f"{type(self.lm).__name__} cannot {ability}", where="Prompted")
         return self.lm
+
+    def _read(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+        return [with_prefix(prompt, self.prefix) for prompt in prompts]
 
     def _prefixed(self, completions: Completions) -> Completions:
         return asked_of(self.lm, completions, self.prefix)

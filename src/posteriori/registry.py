@@ -6,11 +6,14 @@ Other packages add theirs by entry points in the groups `posteriori.objectives`,
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, TypeVar
 
-from .errors import unknown_name
+from .errors import ConfigError, unknown_name
+
+MadeT = TypeVar("MadeT")
 
 OBJECTIVES = {
     "rl": "posteriori.objectives.rl:RL",
@@ -70,3 +73,16 @@ def find(kind: str, name: str) -> Any:
         raise unknown_name(kind, name, known)
     module, _, attribute = known[name].partition(":")
     return getattr(import_module(module), attribute)
+
+
+def make(kind: str, given: str | MadeT, settings: Mapping[str, Any], said: str) -> MadeT:
+    """What is `given` by name, with its settings, or as an object, which has its own already:
+    `ConfigError`, which calls them what the caller `said`, where both are given."""
+    if isinstance(given, str):
+        return find(kind, given)(**settings)
+    if settings:
+        raise ConfigError(
+            f"{said} go with the {kind}'s name, and an object was given",
+            hint=f"write {type(given).__name__}(...) with these settings",
+        )
+    return given

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -11,7 +10,7 @@ import torch
 
 from .errors import ConfigError, PosterioriError, SamplingStopped
 from .protocols import LanguageModel
-from .registry import find
+from .registry import make
 from .samplers.base import Job, Progress, Sampler
 from .samplers.findings import findings_of_draws
 from .target import Target
@@ -42,7 +41,7 @@ def sample(
     """
     if num_samples < 1:
         raise ConfigError(f"num_samples={num_samples} must be at least 1")
-    made = _make(sampler, settings)
+    made = make("sampler", sampler, settings, "settings")
     job = Job(target, proposal or target.prior, num_samples, seed, on_progress)
     try:
         draws = made.run(job)
@@ -56,17 +55,6 @@ def sample(
             draws=kept,
         ) from error
     return _finished(draws, made, job)
-
-
-def _make(sampler: str | Sampler, settings: Mapping[str, Any]) -> Sampler:
-    if isinstance(sampler, str):
-        return find("sampler", sampler)(**settings)
-    if settings:
-        raise ConfigError(
-            "settings go with a sampler's name, and an object was given",
-            hint=f"write {type(sampler).__name__}(...) with these settings",
-        )
-    return sampler
 
 
 def _finished(draws: Draws, sampler: Sampler, job: Job) -> Draws:

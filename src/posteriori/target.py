@@ -18,6 +18,7 @@ from .protocols import (
     Scores,
     TargetEvidence,
 )
+from .spending import spend
 from .types import Completions, Finding, Prompt, prompt_key
 
 
@@ -168,6 +169,7 @@ class Target:
         there are any: probabilities and yes-or-no answers do not add up with it.
         """
         columns = self.columns_of(completions)
+        spend(evidence_calls=len(completions) * len(self.evidence))
         device = completions.tokens_NL.device
         log_evidence_N = torch.zeros(len(completions), dtype=torch.float64, device=device)
         rewards: list[Tensor] = []
@@ -199,6 +201,7 @@ class Target:
                 told.append(evidence.prefix_log_evidence(completions, columns, log_prior_N))
             elif isinstance(evidence, PrefixEvidence):
                 told.append(evidence.prefix_log_evidence(completions, columns))
+        spend(evidence_calls=len(completions) * len(told))
         device = completions.tokens_NL.device
         parts = [self._tempered(each.to(device)) for each in told if each is not None]
         return torch.stack(parts).sum(0) if parts else None

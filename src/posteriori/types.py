@@ -179,7 +179,8 @@ class Completions:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a result took: tokens run through language models, evidence calls, wall seconds."""
+    """What a result took: tokens run through language models (those of experts and local judges
+    too), evidence calls, wall seconds."""
 
     lm_tokens: int = 0
     evidence_calls: int = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from chromium import Chromium, executable
-from report_cases import COLLAPSED, HOSTILE, policy_of, subject_of
+from report_cases import COLLAPSED, HOSTILE, policy_of, sampler_of, subject_of
 
 from posteriori.report import write_report
 
@@ -35,6 +35,10 @@ def page(tmp_path_factory) -> str:
         title=HOSTILE[1],
         about=HOSTILE[4],
         settings={HOSTILE[3]: {HOSTILE[2]: HOSTILE[8]}, HOSTILE[5]: {}},
+        samplers=[
+            sampler_of(HOSTILE[1], description=HOSTILE[8]),
+            sampler_of("lost", why=f"want of {HOSTILE[2]}"),
+        ],
     )
     return write_report(tmp_path_factory.mktemp("page") / "report.html", subject).as_uri()
 
@@ -65,6 +69,10 @@ def test_nothing_runs_and_nothing_is_asked_for(opened, page):
     assert opened.run("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
     scripts = "[...document.scripts].map(s => s.type).join()"
     assert opened.run(scripts) == "application/json,"
+    places = "document.querySelector('[aria-labelledby=samplers-title]').innerText"
+    assert "in the plane" in opened.run(places)
+    assert "not in the plane, for want of <a href=" in opened.run(places)
+    assert "lost: KL to the prior not measured" in opened.run("document.images[0].alt")
     assert complaints(opened) == []
 
 

@@ -65,7 +65,8 @@ def test_json_is_one_document(job):
     assert isinstance(kl["value"], float)
     assert kl["standard_error"] > 0
     assert len(kl["per_prompt"]) == 2
-    assert result.json == json.loads((job.output / "evaluation.json").read_text())
+    kept = json.loads((job.output / "evaluation.json").read_text())
+    assert result.json == {**kept, "output_dir": str(job.output)}
 
 
 def test_a_second_run_does_not_overwrite_the_first(job):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import yaml
@@ -60,6 +61,63 @@ def test_several_runs_go_side_by_side(job, run, tmp_path, monkeypatch):
     assert list(result.json["policies"]) == ["prior", "one", "other"]
     assert result.json["output"] == ["report.html"]
     assert (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_samplers_stand_beside_a_run(job, run, tmp_path, monkeypatch, request, suffix):
+    """`sample` leaves all that `report` needs, in every format; no model is loaded for it."""
+    if suffix == "parquet":
+        pytest.importorskip("pyarrow.parquet")
+    named = [tmp_path / f"{name}.{suffix}" for name in ("best_of_n", "soft_best_of_n")]
+    for path in named:
+        drawn = job.sample("-o", str(path), "--sampler", path.stem, "--num-samples", "40", "-q")
+        assert drawn.code == 0, drawn.err
+    request.getfixturevalue("nothing_loads")
+    monkeypatch.chdir(tmp_path)
+    result = job.run("report", str(run), *map(str, named), "--json")
+    assert result.code == 0, result.err
+    assert list(result.json["policies"]) == ["prior", "rloo"]
+    best, soft = result.json["samplers"].values()
+    assert (best["guarantee"], best["why_not_in_plane"]) == ("heuristic", None)
+    assert {"mean_reward", "kl_to_prior"} <= best["figures"].keys()
+    assert soft["why_not_in_plane"] == "a law of its own, whose KL to the prior is not known"
+    page = Path("report.html").read_text()
+    assert "best_of_n: KL to the prior" in page
+    for form, name in (("markdown", "page.md"), ("csv", "figures")):
+        asked = ("report", str(run), *map(str, named), "--format", form, "-o", name)
+        assert job.run(*asked).code == 0
+    assert "## Samplers" in Path("page.md").read_text()
+    lines = Path("figures/plane.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == [
+        "policy",
+        "prior",
+        "rloo",
+        "best_of_n",
+        "soft_best_of_n",
+    ]
+    assert lines[3].split(",")[-2:] == ["heuristic", ""]
+    card = job.run("report", str(run), str(named[0]), "--format", "model-card", "-o", "card.md")
+    assert card.code == 0
+
+
+def test_draws_alone_are_reported_in_this_folder(job, tmp_path, monkeypatch):
+    path = tmp_path / "draws.jsonl"
+    assert job.sample("-o", str(path), "--num-samples", "60", "-q").code == 0
+    monkeypatch.chdir(tmp_path)
+    result = job.run("report", "draws.jsonl")
+    assert result.code == 0, result.err
+    first, last = result.out.splitlines()
+    assert first.startswith("The draws of importance have a mean reward of ")
+    assert last == "report.html"
+
+
+def test_draws_of_another_config_are_refused(job, run, tmp_path):
+    path = tmp_path / "draws.jsonl"
+    job.change("max_new_tokens = 3", "max_new_tokens = 2")
+    assert job.sample("-o", str(path), "--num-samples", "5", "-q").code == 0
+    result = job.run("report", str(run), str(path), "-o", str(tmp_path / "page.html"))
+    assert result.code == 2
+    assert "'one' and 'draws.jsonl' differ in 'max_new_tokens'" in result.error
 
 
 def test_every_format(job, run, nothing_loads):
@@ -132,6 +190,8 @@ def test_a_finding_of_level_stop_is_an_exit_code(job, run, stopped):
         (("missing",), "'missing' does not exist; name a folder that"),
         (("model",), "'model' is not a run: it has neither"),
         (("run.toml",), "'run.toml' is a file, not a run's folder"),
+        (("prompts.jsonl",), "nothing says what the draws in 'prompts.jsonl' are"),
+        (("missing.parquet",), "'missing.parquet' does not exist; name a .jsonl or .parquet"),
         (("runs/one", "-o", "nowhere/page.html"), "there is no directory 'nowhere'"),
         (("runs/one", "-o", "model"), "'model' is a folder; name a file in it"),
         (("runs/one", "--format", "csv", "-o", "run.toml"), "'run.toml' is a file; csv needs"),

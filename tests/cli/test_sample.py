@@ -48,6 +48,28 @@ def test_json_says_what_the_draws_are_worth(job, tmp_path):
     assert found["cost"]["evidence_calls"] == 100
 
 
+def test_what_drew_them_stands_beside_the_draws(job, tmp_path):
+    out = tmp_path / "draws.jsonl"
+    settings = "{ n = 4 }"
+    given = ("--sampler", "best_of_n", "--num-samples", "30", "--seed", "5", "--json", "--quiet")
+    job.change(
+        "[evaluate]", f'[sample]\nsampler = "best_of_n"\nsettings = {settings}\n\n[evaluate]'
+    )
+    found = job.sample("-o", str(out), *given)
+    assert found.code == 0, found.err
+    told = json.loads((tmp_path / "draws.jsonl.json").read_text())
+    assert (told["sampler"], told["settings"], told["seed"]) == ("best_of_n", {"n": 4}, 5)
+    assert (told["guarantee"], told["of_target"]) == ("heuristic", False)
+    assert told["config"]["evidence"][0]["beta"] == 0.5
+    assert len(told["config"]["prompts_sha256"]) == 64
+    assert (told["num_prompts"], told["num_draws"]) == (2, 60)
+    assert told["cost"] == found.json["cost"]
+    assert told["findings"] == found.json["findings"]
+    rewards = [row["reward"] for row in records(out)]
+    assert told["figures"]["mean_reward"]["value"] == pytest.approx(sum(rewards) / 60)
+    assert [row["prompt_index"] for row in records(out)] == [0] * 30 + [1] * 30
+
+
 def test_parquet_holds_the_same(job, tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
     command = ["--num-samples", "10", "--quiet", "-o"]
@@ -117,6 +139,8 @@ def test_finished_draws_survive_a_failure(job, tmp_path, monkeypatch):
     assert result.code == 1
     assert "'importance' stopped after 16 draws: the reward's server is gone" in result.err
     assert len(records(out)) == 16
+    told = json.loads((tmp_path / "draws.jsonl.json").read_text())
+    assert [finding["name"] for finding in told["findings"]][-1] == "stopped"
     assert all(math.isfinite(row["log_weight"]) for row in records(out))
 
 

@@ -4,28 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-import warnings
 
 import pytest
 import torch
-from helpers import OracleCase, reward
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl_trainers import BETA, QUIETLY, trainer_of
 
 import posteriori as po
 from posteriori.cli.main import run
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    trl = pytest.importorskip("trl")
-    from datasets import Dataset
+pytestmark = QUIETLY
 
-pytestmark = [
-    pytest.mark.moves_rng,
-    # Of the trainer, about itself and what it imports.
-    pytest.mark.filterwarnings("ignore"),
-]
-
-BETA = 0.5
 SURE = 5.5
 """Standard errors that one of 8 normal estimates passes with a chance of 3e-7."""
 
@@ -48,40 +36,12 @@ def score(completion_ids, **kwargs):
 """
 
 
-def train(case: OracleCase, folder, steps: int) -> None:
-    """Group-relative policy optimisation with a KL penalty, 48 draws a step; checkpoints alone."""
-    torch.manual_seed(0)
-    trainer = trl.GRPOTrainer(
-        model=AutoModelForCausalLM.from_pretrained(case.path),
-        processing_class=AutoTokenizer.from_pretrained(case.path),
-        reward_funcs=reward,
-        train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in case.prompts] * 64),
-        args=trl.GRPOConfig(
-            output_dir=str(folder),
-            max_steps=steps,
-            beta=BETA,
-            learning_rate=1e-3,
-            per_device_train_batch_size=48,
-            num_generations=16,
-            max_completion_length=4,
-            scale_rewards="none",
-            loss_type="dr_grpo",
-            save_steps=steps,
-            bf16=False,
-            use_cpu=True,
-            report_to="none",
-            disable_tqdm=True,
-            gradient_checkpointing=False,
-            seed=0,
-        ),
-    )
-    trainer.train()
-
-
 @pytest.mark.parametrize("steps", [5, pytest.param(400, marks=pytest.mark.slow)])
 def test_its_distance_and_what_it_wasted_are_found(steps, case_1, tmp_path, capfd):
     folder = tmp_path / "trained"
-    train(case_1, folder, steps)
+    torch.manual_seed(0)
+    saving = {"save_strategy": "steps", "save_steps": steps}
+    trainer_of("grpo", case_1, folder, steps, **saving).train()
     policy = folder / f"checkpoint-{steps}"
     exact = po.exact(case_1.target(BETA)).evaluate(po.load(policy))
     (tmp_path / "my_reward.py").write_text(REWARD)

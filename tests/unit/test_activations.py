@@ -7,19 +7,19 @@ import torch
 from helpers import generator, tiny_lm
 from transformers.activations import NewGELUActivation
 
-from posteriori.models.activations import fused_activations
+from posteriori.models.activations import fused_activations, written_out
 
 
 def test_numbers_and_gradients_are_those_of_the_formula():
-    written_out = torch.nn.Sequential(NewGELUActivation())
+    gelu = NewGELUActivation()
     x = (5 * torch.randn(1000, dtype=torch.float64, generator=generator(0))).requires_grad_()
 
     def both():
-        y = written_out(x)
+        y = gelu(x)
         return y, torch.autograd.grad(y.sum(), x)[0]
 
     plain = both()
-    with fused_activations(written_out):
+    with fused_activations([gelu]):
         fused = both()
     for mine, expected in zip(fused, plain, strict=True):
         torch.testing.assert_close(mine, expected, rtol=1e-12, atol=1e-12)
@@ -32,7 +32,7 @@ def test_they_are_really_replaced_and_put_back(monkeypatch):
     def refuse(*_):
         raise AssertionError
 
-    with monkeypatch.context() as patched, fused_activations(model):
+    with monkeypatch.context() as patched, fused_activations(written_out(model)):
         patched.setattr(NewGELUActivation, "forward", refuse)
         model(input_ids=ids)
     assert not any("forward" in vars(module) for module in model.modules())
@@ -42,5 +42,5 @@ def test_they_are_really_replaced_and_put_back(monkeypatch):
 def test_one_with_a_hook_is_left_alone():
     activation = NewGELUActivation()
     activation.register_forward_hook(lambda module, inputs, output: output + 1.0)
-    with fused_activations(torch.nn.Sequential(activation)):
+    with fused_activations([activation]):
         assert float(activation(torch.zeros(()))) == pytest.approx(1.0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import peft
 import pytest
 import torch
@@ -10,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import posteriori as po
 from posteriori.config import LoraSettings
-from posteriori.errors import ModelError
+from posteriori.errors import ConfigError, ModelError
 
 LORA = LoraSettings(rank=2)
 
@@ -246,3 +248,39 @@ def test_loading_leaves_a_models_own_gradients_off(tmp_path):
 
 def length(completion_ids, **kwargs):
     return [float(len(y)) for y in completion_ids]
+
+
+class TestPlaces:
+    def test_a_saved_adapter_has_no_empty_card_and_keeps_a_written_one(self, prior, tmp_path):
+        policy = shaken(prior.as_policy("lora", LORA, seed=0))
+        policy.save_pretrained(tmp_path / "a")
+        names = {file.name for file in (tmp_path / "a").iterdir()}
+        assert {"adapter_config.json", "adapter_model.safetensors"} <= names
+        assert "README.md" not in names
+        assert not any(name.startswith(".") for name in names)
+        (tmp_path / "a" / "README.md").write_text("mine")
+        policy.save_pretrained(tmp_path / "a")
+        assert (tmp_path / "a" / "README.md").read_text() == "mine"
+        same(all_log_probs(po.load(tmp_path / "a")), all_log_probs(policy))
+
+    def test_an_adapter_whose_base_was_moved(self, prior, tmp_path):
+        policy = shaken(prior.as_policy("lora", LORA, seed=0))
+        policy.save_pretrained(tmp_path / "a")
+        (tmp_path / "base").rename(tmp_path / "moved")
+        with pytest.raises(ModelError, match=r"base' any more; say where it is now: .*base=\.\.\."):
+            po.load(tmp_path / "a")
+        found = po.load(tmp_path / "a", base=tmp_path / "moved")
+        same(all_log_probs(found), all_log_probs(policy))
+
+    def test_what_is_no_adapter_has_no_base(self, prior, tmp_path):
+        with pytest.raises(ConfigError, match="is no adapter, and has no base model"):
+            po.load(tmp_path / "base", base="tiny")
+
+    def test_the_bundled_base_is_that_of_this_installation(self, tmp_path):
+        policy = po.load("tiny").as_policy("lora", LORA, seed=0)
+        policy.save_pretrained(tmp_path / "a")
+        file = tmp_path / "a" / "adapter_config.json"
+        config = json.loads(file.read_text())
+        elsewhere = "/opt/another/site-packages/posteriori/models/tiny"
+        file.write_text(json.dumps(config | {"base_model_name_or_path": elsewhere}))
+        assert po.load(tmp_path / "a").vocab_size == policy.vocab_size

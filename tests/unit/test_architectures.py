@@ -10,6 +10,7 @@ import torch
 from helpers import ARCHITECTURES, PROMPTS, generator, outcome_ids, plain_log_probs, tiny_lm
 
 import posteriori as po
+from posteriori.errors import ModelError
 
 AGREE = 1e-4
 
@@ -62,6 +63,28 @@ class TestEvery:
         fitted = po.fit(target, "rloo", steps=1, num_samples=4, learning_rate=0.1, policy="lora")
         assert torch.equal(lm.log_prob(drawn), before)
         assert not torch.equal(fitted.policy.log_prob(drawn), before)
+
+    def test_in_float64_or_as_it_is_prompts_of_different_lengths_have_log_probs(self, architecture):
+        lm = tiny_lm(architecture)
+        wide = lm.in_float64()
+        batch = wide.completions(PROMPTS, [[1, 2, 0], [3, 0], [4, 1, 2]], 3)
+        if architecture == "bloom":
+            assert wide is lm
+            with pytest.raises(ModelError, match="BloomForCausalLM in float64 gives NaN"):
+                po.CausalLM(lm.model.double(), lm.tokenizer)
+            return
+        plain = plain_log_probs(wide.model, batch)
+        torch.testing.assert_close(wide.log_prob(batch), plain, rtol=0, atol=AGREE)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_bloom_alone_gives_nan_in_float64_where_it_is_padded(dtype):
+    """If this fails, transformers has mended it, and Bloom need not be refused."""
+    model = tiny_lm("bloom").model.to(dtype)
+    ids, mask = torch.tensor([[0, 1, 2]]), torch.tensor([[0, 1, 1]])
+    with torch.no_grad():
+        logits = model(input_ids=ids, attention_mask=mask).logits[0, -1]
+    assert bool(logits.isnan().all()) == (dtype == torch.float64)
 
 
 def length(completion_ids, **kwargs):

@@ -215,3 +215,16 @@ def test_groups_count_as_one_draw_each(target):
     single, double = Stage(once, first, 1.0).at(1.5), Stage(twice, both, 1.0).at(1.5)
     assert double.kl.value == pytest.approx(single.kl.value)
     assert double.kl.standard_error == pytest.approx(single.kl.standard_error)
+
+
+def test_a_prompt_that_is_there_twice_counts_twice():
+    prior = po.TabularLM.random(WORDS[:4], 5, ("x", "y"), seed=1)
+    target = po.Target(prior, po.Reward(reward, beta=1.0), ["x", "y", "x"], 5)
+    curve = po.frontier(target, 200, stages=1, strongest=100.0)
+    assert {point.source for point in curve.points} == {"prior", "annealed"}
+    for point in curve.points:
+        one, _, other = point.kl.per_prompt
+        assert one.value != other.value
+        error = math.hypot(one.standard_error, other.standard_error)
+        # Independent draws of one posterior: as normals, 8 errors apart once in 1e15.
+        assert abs(one.value - other.value) < 8 * error

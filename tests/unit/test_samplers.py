@@ -140,7 +140,7 @@ def test_a_sampler_may_be_an_object(target):
 
     drawn = po.sample(target, Twice(), 10)
     assert drawn.guarantee == "heuristic"
-    with pytest.raises(ConfigError, match="settings go with a sampler's name"):
+    with pytest.raises(ConfigError, match="settings go with the sampler's name"):
         po.sample(target, Twice(), 10, more=1)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
+from importlib.machinery import ModuleSpec
 
 import pytest
 
@@ -70,7 +72,8 @@ RECORDERS: list[Recorder] = []
 def recorder(monkeypatch):
     RECORDERS.clear()
     monkeypatch.setattr(trackers, "Accelerator", Recorder)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    there = ModuleSpec("there", None, origin="somewhere")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: there)
     return RECORDERS
 
 
@@ -109,6 +112,45 @@ def test_a_missing_one_is_told_before_anything_is_done(target, tmp_path, monkeyp
     with pytest.raises(ConfigError, match=r"pip install 'posteriori\[trackio\]'"):
         fit(target, tracker="trackio", output_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_of_its_name_is_no_tracker(target, tmp_path, monkeypatch):
+    (tmp_path / "trackio").mkdir()
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "trackio", raising=False)
+    assert importlib.util.find_spec("trackio") is not None
+    with pytest.raises(ConfigError, match="the tracker 'trackio' is not installed"):
+        fit(target, tracker="trackio")
+
+
+def test_one_that_refuses_a_step_ends_the_run_with_a_checkpoint(target, recorder, tmp_path):
+    """The run goes on from there once it is mended."""
+    plain = Recorder.log
+
+    def log(self, values, step):
+        if step == 2:
+            raise RuntimeError("disk full")
+        plain(self, values, step)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Recorder, "log", log)
+        with pytest.raises(ConfigError, match="wandb cannot log step 2: disk full"):
+            fit(target, tracker="wandb", output_dir=tmp_path)
+    assert recorder[0].ended == 1
+    assert len(fit(target, tracker="wandb", output_dir=tmp_path, resume=True).history) == 4
+    assert [step for step, _ in recorder[1].lines] == [3]
+
+
+def test_what_they_print_is_no_result(target, recorder, monkeypatch, capsys):
+    def greet(self, *args, **kwargs):
+        print("* View the dashboard")
+
+    for name in ("init_trackers", "log", "end_training"):
+        monkeypatch.setattr(Recorder, name, greet)
+    fit(target, tracker="wandb")
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.count("* View the dashboard\n") == 1 + 4 + 1
 
 
 def test_what_is_wrong_with_the_setting_is_told(target):

@@ -109,7 +109,7 @@ def test_an_objective_may_be_an_object(target):
             return constants["half_N"] * token_log_prob_nL.sum(-1)
 
     assert len(po.fit(target, Halved(), steps=2, num_samples=2).history) == 2
-    with pytest.raises(ConfigError, match=r"objective_settings go with an objective's name"):
+    with pytest.raises(ConfigError, match=r"objective_settings go with the objective's name"):
         po.fit(target, Halved(), objective_settings={"x": 1}, steps=2)
     with pytest.raises(ConfigError, match=r"'halved' cannot use draws of earlier steps"):
         po.fit(target, Halved(), steps=2, replay=3)

@@ -2,100 +2,23 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import pytest
 import torch
-from helpers import OracleCase, reward, tiny_lm, word_tokenizer
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from helpers import tiny_lm, word_tokenizer
+from transformers import TrainerCallback
+from trl_trainers import BETA, QUIETLY, by_text, lora, trainer_of
 
 import posteriori as po
 from posteriori.errors import ConfigError, ModelError
+from posteriori.trl import PosterioriCallback
 from posteriori.types import Finding
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    trl = pytest.importorskip("trl")
-    from datasets import Dataset
-    from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
+pytestmark = QUIETLY
 
-from posteriori.trl import PosterioriCallback
-
-pytestmark = [
-    pytest.mark.moves_rng,
-    # Of the trainers, about themselves and what they import.
-    pytest.mark.filterwarnings("ignore"),
-]
-
-ONE_ERROR = 4.9
-"""Standard errors that a normal estimate passes with a chance of 1e-6."""
-
-COMMON = {
-    "bf16": False,
-    "use_cpu": True,
-    "report_to": "none",
-    "save_strategy": "no",
-    "disable_tqdm": True,
-    "gradient_checkpointing": False,
-    "logging_steps": 1,
-    "seed": 0,
-}
-ONLINE = {"max_completion_length": 4, "num_generations": 16, "per_device_train_batch_size": 48}
-
-
-def model_of(case: OracleCase):
-    return AutoModelForCausalLM.from_pretrained(case.path)
-
-
-def lora():
-    from peft import LoraConfig
-
-    return LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
-
-
-def prompts_of(case: OracleCase, repeats: int = 16) -> Dataset:
-    return Dataset.from_list([{"prompt": prompt} for prompt in case.prompts] * repeats)
-
-
-def trainer_of(name: str, case: OracleCase, folder, steps: int, peft=None, **settings):
-    """A trainer that goes for the oracle's posterior at beta 0.5."""
-    shared = {
-        "model": model_of(case),
-        "processing_class": AutoTokenizer.from_pretrained(case.path),
-        "peft_config": peft,
-    }
-    arguments = COMMON | {"output_dir": str(folder), "max_steps": steps, "beta": 0.5} | settings
-    rates = {"learning_rate": 1e-3} | arguments
-    if name == "dpo":
-        pairs = [
-            {"prompt": prompt, "chosen": chosen, "rejected": rejected}
-            for prompt in case.prompts
-            for chosen, rejected in [(" b b", " d"), (" b", " a d"), (" b c", " d d")]
-        ]
-        config = trl.DPOConfig(per_device_train_batch_size=9, **rates)
-        return trl.DPOTrainer(args=config, train_dataset=Dataset.from_list(pairs), **shared)
-    if name == "online_dpo":
-        config = OnlineDPOConfig(max_new_tokens=4, per_device_train_batch_size=6, **rates)
-        return OnlineDPOTrainer(
-            args=config, reward_funcs=by_text, train_dataset=prompts_of(case), **shared
-        )
-    kind = {
-        "grpo": (
-            trl.GRPOTrainer,
-            trl.GRPOConfig,
-            {"scale_rewards": "none", "loss_type": "dr_grpo"},
-        ),
-        "rloo": (trl.RLOOTrainer, trl.RLOOConfig, {"normalize_advantages": False}),
-    }[name]
-    config = kind[1](**ONLINE, **kind[2], **rates)
-    return kind[0](args=config, reward_funcs=reward, train_dataset=prompts_of(case), **shared)
-
-
-def by_text(completions, **kwargs):
-    """Online DPO tells its reward functions no token ids."""
-    return [text.split().count("b") - 0.5 * text.split().count("d") for text in completions]
-
+SURE = 6.5
+"""Standard errors that one of 16 normal estimates passes with a chance of 1e-9, and of 1e-6 if
+their errors are a sixth too small, as those of 1000 draws may be."""
 
 SLOW = pytest.mark.slow
 
@@ -146,34 +69,64 @@ def test_a_run_is_the_same_with_and_without_it(name, peft, case_1, tmp_path):
     told = [line for line in log_watched if "posteriori/kl_to_target" in line]
     assert [line["step"] for line in told] == [0, 1, 2, 3]
     for line in told:
-        assert line["posteriori/elbo"] == callback.reports[line["step"]]["elbo"].value
+        for figure in ("elbo", "wasted_nats"):
+            assert line[f"posteriori/{figure}"] == callback.reports[line["step"]][figure].value
 
 
 def exact_of(target: po.Target, trainer) -> dict[str, float]:
     """The mean over prompts of the true figures of a trainer's model, by enumeration."""
-    mode = trainer.model.training
+    modes = [(module, module.training) for module in trainer.model.modules()]
     policy = po.CausalLM(trainer.model, trainer.processing_class)
     figures = po.exact(target).evaluate(policy)
-    trainer.model.train(mode)
-    return {name: float(np.mean(figures[name])) for name in ("kl_to_target", "kl_to_prior")}
+    for module, mode in modes:
+        module.training = mode
+    return {name: float(np.mean(figures[name])) for name in CHECKED}
 
 
-def within_errors(report: po.Report, truth: dict[str, float]) -> None:
-    for name, value in truth.items():
-        assert abs(report[name].value - value) < ONE_ERROR * report[name].standard_error + 1e-5
+def z_score(report: po.Report, name: str, truth: float) -> float:
+    """How many standard errors a figure is from the truth; of 1/beta, as that is what is found."""
+    found, error = report[name].value, report[name].standard_error
+    if name == "effective_beta":
+        found, truth, error = 1 / found, 1 / truth, error / found**2
+    return abs(found - truth) / error
 
 
-def test_the_figures_of_a_short_run_are_the_exact_ones(case_1, tmp_path):
-    target = case_1.target(0.5)
-    trainer = trainer_of("grpo", case_1, tmp_path, 3)
-    callback = PosterioriCallback(trainer, target, every=3, num_samples=1000)
+CHECKED = ("kl_to_target", "kl_to_prior", "wasted_nats", "effective_beta")
+
+
+class Enumeration(TrainerCallback):
+    """The true figures of the trainer's model after each step, where the run is."""
+
+    def __init__(self, target: po.Target, trainer) -> None:
+        self.target, self.trainer = target, trainer
+        self.found: dict[int, dict[str, float]] = {}
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.found[state.global_step] = exact_of(self.target, self.trainer)
+
+
+def test_figures_on_the_way_are_the_exact_ones(case_1, tmp_path):
+    """Each of the four figures at four steps of a fast run of GRPO, against enumeration there."""
+    target = case_1.target(BETA)
+    fast = {"learning_rate": 5e-3, "lr_scheduler_type": "constant"}
+    trainer = trainer_of("grpo", case_1, tmp_path, 4, **fast)
+    truth = Enumeration(target, trainer)
+    callback = PosterioriCallback(trainer, target, every=1, num_samples=1000)
+    trainer.add_callback(truth)
     trainer.add_callback(callback)
-    start = exact_of(target, trainer)
     trainer.train()
-    assert sorted(callback.reports) == [0, 3]
-    assert start["kl_to_prior"] < 1e-6
-    within_errors(callback.reports[0], start)
-    within_errors(callback.reports[3], exact_of(target, trainer))
+    assert sorted(callback.reports) == [0, *truth.found] == [0, 1, 2, 3, 4]
+    start = callback.reports[0]
+    assert all(abs(start[name].value) < 1e-5 for name in ("kl_to_prior", "wasted_nats"))
+    for step, exact in truth.found.items():
+        for name, value in exact.items():
+            assert z_score(callback.reports[step], name, value) < SURE, (step, name)
+    # Errors this small tell one step from the next, and waste from the distance to the target.
+    early, late = truth.found[1], truth.found[2]
+    assert z_score(callback.reports[2], "effective_beta", early["effective_beta"]) > SURE
+    assert z_score(callback.reports[2], "wasted_nats", early["wasted_nats"]) > SURE
+    assert z_score(callback.reports[2], "wasted_nats", late["kl_to_target"]) > SURE
+    assert late["effective_beta"] > 1.5 * BETA
 
 
 @pytest.mark.slow
@@ -189,7 +142,7 @@ def test_where_a_whole_run_ends(name, case_1, tmp_path):
     truth = exact_of(target, trainer)
     report = callback.reports[400]
     print(name, truth, {key: str(report[key]) for key in ("kl_to_target", "kl_to_prior")})
-    within_errors(report, truth)
+    assert all(z_score(report, name, truth[name]) < SURE for name in CHECKED)
     assert (truth["kl_to_target"] > 0.05) == (name == "grpo")
     assert (report["kl_to_target"].value > 0.05) == (name == "grpo")
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from ..config import RunFitSettings
 from ..errors import ConfigError, ModelError
 from ..evidence.moments import Moments
 from ..evidence.preferences import Preferences
 from ..evidence.reward import Reward
 from ..models.causal import CausalLM
-from ..models.load import load
+from ..models.load import base_of_adapter, is_gone, load
 from ..models.prompts import check_length
 from ..moment_fit import fit_moments
 from ..prompted import Prompted, with_prefix
@@ -69,15 +72,26 @@ def build_held_out(plan: Plan, target: Target) -> Target | None:
 
 
 def load_model(plan: Plan, path: str) -> CausalLM:
-    """A model that computes the way the config says of its prior."""
+    """A model that computes the way the config says of its prior.
+
+    Of an adapter whose base model has been moved, the prior is taken for it if it has its name.
+    """
     settings = plan.config.prior
     return load(
         path,
+        base=plan.prior if _stands_on_moved(Path(path), plan.prior) else None,
         device=settings.device,
         dtype=settings.dtype,
         merge_adapter=settings.merge_adapter,
         memory_gib=settings.memory_gib,
     )
+
+
+def _stands_on_moved(adapter: Path, prior: str) -> bool:
+    if not (adapter / "adapter_config.json").is_file():
+        return False
+    base = base_of_adapter(adapter)
+    return is_gone(base) and Path(base).name == Path(prior).name
 
 
 def load_policy(plan: Plan, path: str, target: Target, *, quiet: bool = False) -> CausalLM:
@@ -129,6 +143,18 @@ def about(plan: Plan) -> dict[str, Any]:
         "prompts_sha256": hashlib.sha256(data.encode()).hexdigest(),
         "max_new_tokens": config.max_new_tokens,
     }
+
+
+def objective_settings(fit: RunFitSettings, folder: Path) -> dict[str, Any]:
+    """As a run records them: with paths relative to the config's folder, so that both can move."""
+    made = find("objective", fit.objective)(**fit.objective_settings)
+    settings = made.settings.model_dump(mode="json")
+    named = {
+        key: os.path.relpath(settings[key], folder)
+        for key in made.paths
+        if isinstance(settings[key], str)
+    }
+    return {**settings, **named}
 
 
 def _build_evidence(plan: Plan, index: int) -> Any:

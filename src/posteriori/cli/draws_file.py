@@ -57,6 +57,7 @@ def records(draws: Draws) -> list[dict[str, Any]]:
         if len(log_w_n) and not bool(log_w_n.isneginf().all()):
             share_N[rows] = log_w_n.softmax(0)
     columns: dict[str, list[Any]] = {
+        "prompt_index": prompt_N.tolist(),
         "prompt": draws.prompts,
         "completion": draws.texts,
         "completion_ids": draws.completion_ids,

@@ -86,7 +86,7 @@ def _toml(value: Any) -> str:
 def _run(plan: Plan, *, resume: bool, as_json: bool, quiet: bool) -> int:
     from ..train.loop import fit as run_fit
     from ..train.run_dir import finding_json
-    from .build import about, build_held_out, build_target
+    from .build import about, build_held_out, build_target, objective_settings
     from .judge import evaluation_json, judge, show, write_evaluation
     from .progress import fit_progress, hush_transformers, status
     from .run_report import write_page, write_report_files
@@ -94,6 +94,7 @@ def _run(plan: Plan, *, resume: bool, as_json: bool, quiet: bool) -> int:
     config, folder = plan.config, plan.policy.parent
     assert config.fit is not None
     objective, steps = config.fit.objective, config.fit.steps
+    recorded = objective_settings(config.fit, plan.folder)
     target = build_target(plan, priced=False, quiet=quiet)
     held_out = build_held_out(plan, target)
     hush_transformers()
@@ -108,7 +109,7 @@ def _run(plan: Plan, *, resume: bool, as_json: bool, quiet: bool) -> int:
             on_evaluation=shown.evaluated,
             on_note=shown.note,
             on_search=shown.searching,
-            config=about(plan),
+            config={**about(plan), "objective_settings": recorded},
             **config.fit.model_dump(exclude={"objective", "held_out"}),
         )
     assert result.target is not None
@@ -118,11 +119,12 @@ def _run(plan: Plan, *, resume: bool, as_json: bool, quiet: bool) -> int:
         target, {"prior": target.prior, objective: result.policy}, **judging, quiet=quiet
     )
     why: dict[str, Any] = {} if stopped is None else {"stopped": finding_json(stopped)}
-    evaluation = evaluation_json(reports, **judging, output_dir=str(folder), **why)
+    evaluation = evaluation_json(reports, **judging, **why)
     write_evaluation(folder / "evaluation.json", evaluation)
     write_report_files(folder, target, reports)
     with status("drawing the report", quiet=quiet):
         report = write_page(folder, card=True)
+    evaluation["output_dir"] = str(folder)
     code = show(reports, evaluation, title=f"{objective}, {steps} steps", as_json=as_json)
     if not as_json:
         stdout().print(f"policy: {plan.policy}\nreport: {report}", soft_wrap=True)

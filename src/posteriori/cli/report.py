@@ -13,7 +13,7 @@ from .options import AsJson, Quiet
 from .output import print_json, stdout, visible
 
 if TYPE_CHECKING:
-    from ..report import Subject
+    from ..report import PolicyResult, Subject
 
 
 class Format(StrEnum):
@@ -30,14 +30,18 @@ _FILES = {Format.HTML: "report.html", Format.MARKDOWN: "report.md", Format.MODEL
 
 def report(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Folders that fit or the demo wrote.")
+        list[Path],
+        typer.Argument(
+            metavar="RUN...",
+            help="Folders that fit or the demo wrote, and files of draws that sample did.",
+        ),
     ],
     output: Annotated[
         Path | None,
         typer.Option(
             "--output",
             "-o",
-            help="The file, or the folder for csv; by default in the run, or here for several.",
+            help="The file, or the folder for csv; by default in a run that is alone, else here.",
         ),
     ] = None,
     form: Annotated[
@@ -48,7 +52,8 @@ def report(
 ) -> int:
     """Report on runs side by side: a page that needs nothing else, or Markdown, a model card, CSV.
 
-    No model is loaded: everything comes from the files of the runs.
+    Files of draws are samplers beside the runs, or alone. No model is loaded: everything comes from
+    the files.
     """
     path = _where(runs, output, form)
     from ..report import gather
@@ -59,7 +64,7 @@ def report(
         written = _write(subject, form, path)
     from ..report.verdict import verdict
 
-    sentence = verdict(subject.results, subject.prior)
+    sentence = verdict(subject.results, subject.prior, subject.samplers)
     if as_json:
         print_json(_json(subject, sentence, form, written))
     else:
@@ -73,7 +78,7 @@ def report(
 
 def _where(runs: list[Path], output: Path | None, form: Format) -> Path:
     """Raises `ConfigError` before any work where nothing could be written."""
-    folder = runs[0] if len(runs) == 1 else Path()
+    folder = runs[0] if len(runs) == 1 and not runs[0].is_file() else Path()
     path = output or folder / _FILES.get(form, "figures")
     if form is Format.CSV and path.exists() and not path.is_dir():
         raise ConfigError(f"'{path}' is a file", where="--output", hint="csv needs a folder")
@@ -105,8 +110,8 @@ def _write(subject: Subject, form: Format, path: Path) -> list[Path]:
 
 
 def _json(subject: Subject, sentence: str, form: Format, written: list[Path]) -> dict[str, Any]:
+    from ..report.plane import why_not
     from ..train.run_dir import jsonable
-    from .tables import estimate_json, finding_json
 
     return jsonable(
         {
@@ -114,12 +119,25 @@ def _json(subject: Subject, sentence: str, form: Format, written: list[Path]) ->
             "format": form.value,
             "output": [str(each) for each in written],
             "policies": {
+                each.name: _result_json(each) for each in subject.everyone if each.sampler is None
+            },
+            "samplers": {
                 each.name: {
-                    "description": each.description,
-                    "figures": {name: estimate_json(e) for name, e in each.figures.items()},
-                    "findings": [finding_json(finding) for finding in each.findings],
+                    **_result_json(each),
+                    "guarantee": None if each.sampler is None else each.sampler.guarantee,
+                    "why_not_in_plane": why_not(each) or None,
                 }
-                for each in subject.everyone
+                for each in subject.samplers
             },
         }
     )
+
+
+def _result_json(result: PolicyResult) -> dict[str, Any]:
+    from .tables import estimate_json, finding_json
+
+    return {
+        "description": result.description,
+        "figures": {name: estimate_json(e) for name, e in result.figures.items()},
+        "findings": [finding_json(finding) for finding in result.findings],
+    }

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from ..diagnostics.evaluate import Report
     from ..target import Target
 
+OWN = "posteriori from the run's own files"
+"""What every model card of ours says of itself."""
+
 
 def write_report_files(folder: Path, target: Target, reports: Mapping[str, Report]) -> None:
     """samples.jsonl, the first draws of each model; and frontier.json, by those of the prior.
@@ -39,13 +42,14 @@ def write_report_files(folder: Path, target: Target, reports: Mapping[str, Repor
 def write_page(folder: Path, *, card: bool) -> Path:
     """report.html, as `posteriori report` makes it of the folder's files; returns its path.
 
-    With `card` also policy/README.md: what is known of the policy, in place of a template.
+    With `card` also policy/README.md, what is known of the policy, unless somebody else wrote one.
     """
     from ..report import gather, write_report
     from ..report.markdown import model_card
     from ..train.run_dir import write_whole
 
     subject = gather([folder])
-    if card:
-        write_whole(folder / "policy" / "README.md", model_card(subject))
+    readme = folder / "policy" / "README.md"
+    if card and (not readme.exists() or OWN in readme.read_text(encoding="utf-8", errors="ignore")):
+        write_whole(readme, model_card(subject))
     return write_report(folder / "report.html", subject)

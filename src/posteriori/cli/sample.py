@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,8 @@ from .options import AsJson, ConfigFile, OtherSeed, Overrides, Proposal, Quiet
 from .output import print_json, stdout, visible
 
 if TYPE_CHECKING:
+    from ..samplers.base import Sampler
+    from ..target import Target
     from ..types import Draws
 
 
@@ -35,14 +38,23 @@ def sample(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> int:
-    """Draw from the target of CONFIG, one record a draw, and say what the draws are worth."""
+    """Draw from the target of CONFIG, one record a draw, and say what the draws are worth.
+
+    Beside the file, under its name with .json behind it, stands what `posteriori report` needs to
+    put the sampler into the plane of a report.
+    """
     plan = make_plan(config, overrides or [])
     settings = _settings(plan, sampler, num_samples, proposal, seed)
     from .draws_file import check_output, write_draws
+    from .sample_about import config_of, write_about
 
     check_output(output)
-    draws, stopped = _draw(plan, settings, named_here=proposal is not None, quiet=quiet)
+    made = _make(plan, settings)
+    target, draws, stopped = _draw(
+        plan, settings, made, named_here=proposal is not None, quiet=quiet
+    )
     write_draws(output, draws)
+    write_about(output, config_of(plan), settings, made, target, draws)
     if stopped is not None and isinstance(stopped.__cause__, KeyboardInterrupt):
         kept = f"they are in '{output}'"
         raise Interrupted(kept, after=f"{len(draws)} draws") from stopped
@@ -69,21 +81,26 @@ def _settings(
     return parse(SampleSettings, {**before.model_dump(), **said}, where=f"{plan.file}: sample")
 
 
-def _draw(
-    plan: Plan, settings: SampleSettings, *, named_here: bool, quiet: bool
-) -> tuple[Draws, SamplingStopped | None]:
-    """The draws; and where the sampler stopped half way, what it stopped with."""
+def _make(plan: Plan, settings: SampleSettings) -> Sampler:
     from ..registry import find
-    from ..sampling import sample as draw_sample
-    from .build import build_target, load_policy
-    from .progress import count_progress
 
     try:
-        made = find("sampler", settings.sampler)(**settings.settings)
+        return find("sampler", settings.sampler)(**settings.settings)
     except ConfigError as error:
         raise ConfigError(
             error.what, where=f"{plan.file}: sample.settings", hint=error.hint
         ) from error
+
+
+def _draw(
+    plan: Plan, settings: SampleSettings, made: Sampler, *, named_here: bool, quiet: bool
+) -> tuple[Target, Draws, SamplingStopped | None]:
+    """The target and the draws; and where the sampler stopped half way, what it stopped with."""
+    from ..sampling import sample as draw_sample
+    from ..types import Finding
+    from .build import build_target, load_policy
+    from .progress import count_progress
+
     path = None
     if settings.proposal is not None:
         folder = Path.cwd() if named_here else plan.folder
@@ -101,8 +118,10 @@ def _draw(
                 on_progress=on_progress,
             )
         except SamplingStopped as error:
-            return error.draws, error
-    return draws, None
+            cut = Finding("warn", "stopped", f"{error.what}.")
+            kept = replace(error.draws, findings=(*error.draws.findings, cut))
+            return target, kept, error
+    return target, draws, None
 
 
 def _show(draws: Draws, settings: SampleSettings, output: Path, *, as_json: bool) -> int:

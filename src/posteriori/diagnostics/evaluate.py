@@ -124,17 +124,7 @@ def evaluate(
     `SamplingError` where `posterior` is not exact or has fewer than two draws of a prompt.
     (arXiv 2205.11275, sections 3 and 4.)
     """
-    if num_samples < 2:
-        raise ConfigError(f"num_samples={num_samples} must be at least 2, for an error bar")
-    if prior_draws is not None and len(prior_draws) != num_samples * len(target.prompts):
-        raise ConfigError(
-            f"prior_draws are {len(prior_draws)}, and num_samples={num_samples} for each of "
-            f"{len(target.prompts)} prompts is {num_samples * len(target.prompts)}",
-            where="evaluate",
-            hint="draw as many of the prior as of the policy",
-        )
-    if posterior is not None:
-        check_posterior(posterior, target)
+    _check(target, num_samples, prior_draws, posterior)
     number = num_samples * len(target.prompts)
     alone = lm is target.prior
     drawing, of_its_own, scoring, scoring_exact = portions(
@@ -182,6 +172,22 @@ def evaluate(
     )
     findings = [*findings_of(figures, of_policy, beside), *target.findings]
     return Report(figures, findings, of_policy, cost)
+
+
+def _check(
+    target: Target, num_samples: int, prior_draws: Draws | None, posterior: Draws | None
+) -> None:
+    if num_samples < 2:
+        raise ConfigError(f"num_samples={num_samples} must be at least 2, for an error bar")
+    if prior_draws is not None and len(prior_draws) != num_samples * len(target.prompts):
+        raise ConfigError(
+            f"prior_draws are {len(prior_draws)}, and num_samples={num_samples} for each of "
+            f"{len(target.prompts)} prompts is {num_samples * len(target.prompts)}",
+            where="evaluate",
+            hint="draw as many of the prior as of the policy",
+        )
+    if posterior is not None:
+        check_posterior(posterior, target)
 
 
 def _truncated_in_target(mixture: Mixture, sides: Sequence[Draws], at: int) -> Estimate:

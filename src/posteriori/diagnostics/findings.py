@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ..numerics import reliable_k
 from ..types import Draws, Estimate, Finding
+from .reach import LARGE_ERROR
 from .wasted import Wasted
 
 SURE = 5.0
@@ -31,9 +32,6 @@ soon lost, and of one with a hundred nats a tenth of the completions is gone at 
 GONE_SHARE, GONE_NATS = 0.1, math.log(2.0)
 """Below a tenth of the target's entropy, and half as many completions, hardly anything varies any
 more: level stop, however little the target has."""
-
-LARGE_ERROR = 0.1
-"""A standard error of log_z past which it rests on fewer than a hundred effective draws."""
 
 
 @dataclass(frozen=True)

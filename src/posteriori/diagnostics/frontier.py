@@ -11,15 +11,14 @@ from scipy.optimize import root_scalar
 from ..draw import draw
 from ..errors import ConfigError, FrontierError
 from ..estimates import combine
-from ..numerics import ess, reliable_k
 from ..sampling import sample
 from ..seeds import derive, generator
 from ..target import Target
 from ..types import Cost, Draws, Estimate, Finding
 from ..watching import Progress
 from .best_of_n_points import BestOfN, best_of_n_points
-from .reach import LARGE_ERROR, NEARLY_EQUAL
-from .tilting import Stage, Tilted, beta_of
+from .reach import fault_of
+from .tilting import Stage, beta_of
 
 FEWEST = 100
 """Draws a prompt below which there is no frontier."""
@@ -237,7 +236,8 @@ def _check_number(num_samples: int) -> None:
 
 
 def _stage(target: Target, draws: Draws, t0: float) -> list[Stage]:
-    at_N = target.prompt_positions(draws.completions)
+    # By place and not by text: a prompt may be there twice.
+    at_N = draws.completions.prompt_index_N
     return [Stage(draws, at_N == at, t0) for at in range(len(target.prompts))]
 
 
@@ -264,16 +264,9 @@ def _fault(stage: Sequence[Stage], t: float) -> str:
     """
     if 0 < stage[0].t0 < t:
         return "the annealed draws end"
-    for each in stage:
-        tilted: Tilted = each.at(t)
-        limit = reliable_k(tilted.log_z.num_draws)
-        if math.isnan(tilted.pareto_k) or tilted.log_z.value == -math.inf:
-            return "hardly any draw of a prompt has any evidence"
-        if tilted.pareto_k > limit and ess(each.log_weight(t)) < NEARLY_EQUAL * len(each.log_w_n):
-            return f"Pareto k-hat of a prompt's weights passes {limit:.2f}"
-        if tilted.log_z.standard_error > LARGE_ERROR:
-            return "fewer than a hundred draws of a prompt are effective"
-    return ""
+    tilted = ((each, each.at(t)) for each in stage)
+    faults = (fault_of(each.log_weight(t), at.log_z, at.pareto_k) for each, at in tilted)
+    return next(filter(None, faults), "")
 
 
 def _finding(points: Sequence[Point], because: str) -> Finding:

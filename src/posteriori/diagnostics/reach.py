@@ -1,4 +1,4 @@
-"""How far draws of policy and prior tell of prior e^t: the weights, and who has been there."""
+"""How far weighted draws tell of prior e^t: by their weights, and by who has been there."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import math
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from ..numerics import ess, reliable_k
+from ..types import Estimate
 from .mixture import Mixture
 
 LARGE_ERROR = 0.1
@@ -22,6 +24,18 @@ _SEEN = 7.0
 part with probability e^-7 < 0.001."""
 
 
+def fault_of(log_w_n: Tensor, log_z: Estimate, k: float) -> str:
+    """What is wrong with one prompt's weights, of this log Z and k-hat; empty if nothing is."""
+    limit = reliable_k(len(log_w_n))
+    if log_z.value == -math.inf or math.isnan(k):
+        return "too few draws of a prompt have any weight"
+    if k > limit and ess(log_w_n) < NEARLY_EQUAL * len(log_w_n):
+        return f"Pareto k-hat of a prompt's weights is {k:.2f}, above {limit:.2f}"
+    if log_z.standard_error > LARGE_ERROR:
+        return "fewer than a hundred draws of a prompt are effective"
+    return ""
+
+
 def fault_at(mixtures: Sequence[Mixture], t: float) -> str:
     """What is wrong with any prompt's weights at t; empty if nothing is. At t = 0 there are none to
     be trusted."""
@@ -29,17 +43,9 @@ def fault_at(mixtures: Sequence[Mixture], t: float) -> str:
         return ""
     if math.isinf(t):
         return "all that the policy writes has the most evidence that was seen"
-    for each in mixtures:
-        tempered = each.tempered(t)
-        log_z, k = tempered.log_z(), tempered.pareto_k().value
-        limit = reliable_k(each.num_draws)
-        if log_z.value == -math.inf or math.isnan(k):
-            return "too few draws of a prompt have any weight there"
-        if k > limit and ess(torch.cat(tempered.log_weight)) < NEARLY_EQUAL * each.num_draws:
-            return f"Pareto k-hat of a prompt's weights there is {k:.2f}, above {limit:.2f}"
-        if log_z.standard_error > LARGE_ERROR:
-            return "fewer than a hundred draws of a prompt are effective there"
-    return ""
+    each = (m.tempered(t) for m in mixtures)
+    faults = (fault_of(torch.cat(m.log_weight), m.log_z(), m.pareto_k().value) for m in each)
+    return next(filter(None, faults), "")
 
 
 def unseen(mixtures: Sequence[Mixture], t: float) -> float:

@@ -10,9 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..draw import lm_tokens
 from ..errors import ConfigError, EvidenceError, ModelError
 from ..prompted import Prefix, asked_of
 from ..protocols import Columns, LanguageModel, Scores
+from ..spending import spend
 from ..target import Target
 from ..tokens import difference_in_tokens
 from ..types import Completions
@@ -108,6 +110,7 @@ class Expert:
             if self.over_text:
                 return retokenised(self.lm, completions, self.prompt_prefix).to(device)
             read = _on(asked_of(self.lm, completions, self.prompt_prefix), self.lm)
+            spend(lm_tokens=lm_tokens(read))
             return self.lm.log_prob(read).double().to(device)
 
 

@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..draw import lm_tokens
 from ..prompted import Prefix, with_prefix
+from ..spending import spend
 from ..types import Completions
 
 
@@ -27,5 +29,6 @@ def retokenised(lm: Any, completions: Completions, prefix: Prefix | None) -> Ten
     some = [at for at, row in enumerate(ids) if row]
     if some:
         read = lm.completions([prompts[at] for at in some], [ids[at] for at in some])
+        spend(lm_tokens=lm_tokens(read))
         log_prob_N[some] = lm.log_prob(read).double().cpu()
     return log_prob_N

@@ -6,7 +6,9 @@ from typing import Any
 
 import torch
 
+from ..draw import lm_tokens
 from ..errors import ConfigError
+from ..spending import spend
 from ..types import Finding, Message
 from ..watching import counted_by
 
@@ -41,6 +43,8 @@ class LocalAnswers:
         answers = self.yes + self.no
         asked = [self._prompt(text) for text in texts for _ in answers]
         completions = self.lm.completions(asked, [[token] for token in answers] * len(texts), 1)
+        # One pass over a text serves all its answers.
+        spend(lm_tokens=lm_tokens(completions.select(slice(None, None, len(answers)))))
         with torch.no_grad(), counted_by(1 / len(answers)):
             log_p_NA = self.lm.log_prob(completions).view(len(texts), len(answers)).double()
         log_yes_N = log_p_NA[:, : len(self.yes)].logsumexp(-1)

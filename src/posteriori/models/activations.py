@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 from torch import nn
 from transformers.activations import NewGELUActivation
 
 
+def written_out(model: nn.Module) -> list[nn.Module]:
+    """Every 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) of `model` that is written out in
+    Python (GPT-2's, Phi's)."""
+    return [module for module in model.modules() if type(module) is NewGELUActivation]
+
+
 @contextlib.contextmanager
-def fused_activations(model: nn.Module) -> Iterator[None]:
-    """Within it, every 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) of `model` that is written
-    out in Python (GPT-2's, Phi's) is torch's own. Numbers are the same up to rounding."""
-    written_out = [module for module in model.modules() if _is_written_out(module)]
-    for module in written_out:
+def fused_activations(activations: Sequence[nn.Module]) -> Iterator[None]:
+    """Within it they are torch's own; one that somebody else has a hand in is left alone. Numbers
+    are the same up to rounding."""
+    untouched = [module for module in activations if _is_untouched(module)]
+    for module in untouched:
         vars(module)["forward"] = partial(nn.functional.gelu, approximate="tanh")
     try:
         yield
     finally:
-        for module in written_out:
+        for module in untouched:
             del vars(module)["forward"]
 
 
-def _is_written_out(module: nn.Module) -> bool:
-    return (
-        type(module) is NewGELUActivation
-        and "forward" not in vars(module)
-        and not (module._forward_hooks or module._forward_pre_hooks)
-    )
+def _is_untouched(module: nn.Module) -> bool:
+    hooked = module._forward_hooks or module._forward_pre_hooks
+    return not hooked and "forward" not in vars(module)

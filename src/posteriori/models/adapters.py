@@ -7,7 +7,9 @@ none), and switches to it before every forward pass.
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 from typing import cast
 
 import torch
@@ -44,14 +46,40 @@ def add_adapter(
     model: PreTrainedModel | PeftModel, settings: LoraSettings, seed: int
 ) -> tuple[PeftModel, str]:
     """A new LoRA adapter (float32, starting as the identity) on `model`; returns both."""
+    config = lora_config(settings, "CAUSAL_LM")
+    with drawing_adapters(seed):
+        if isinstance(model, PeftModel):
+            name = _new_name(model)
+            model.add_adapter(name, config)
+            peft_model = model
+        else:
+            name = "policy"
+            wrapped = get_peft_model(model, config, adapter_name=name)
+            assert isinstance(wrapped, PeftModel)
+            peft_model = wrapped
+    setattr(peft_model, _ACTIVE, _UNSET)
+    activate(peft_model, name)
+    for parameter_name, parameter in peft_model.named_parameters():
+        if parameter.requires_grad and f".{name}." in parameter_name:
+            parameter.data = parameter.data.float()
+    return peft_model, name
+
+
+def lora_config(settings: LoraSettings, task_type: str) -> LoraConfig:
+    """The settings as PEFT takes them."""
     target = settings.target_modules
-    config = LoraConfig(
+    return LoraConfig(
         r=settings.rank,
         lora_alpha=cast(int, settings.alpha),
         lora_dropout=0.0,
         target_modules=target if isinstance(target, str) else list(target),
-        task_type="CAUSAL_LM",
+        task_type=task_type,
     )
+
+
+@contextlib.contextmanager
+def drawing_adapters(seed: int) -> Iterator[None]:
+    """Within it PEFT draws an adapter's weights by `seed`. Raises `ModelError` where it cannot."""
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         # PEFT asks transformers by a name that transformers is about to drop.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
@@ -59,26 +87,12 @@ def add_adapter(
         warnings.filterwarnings("ignore", "fan_in_fan_out is set to False", UserWarning)
         torch.manual_seed(seed)
         try:
-            if isinstance(model, PeftModel):
-                name = _new_name(model)
-                model.add_adapter(name, config)
-                peft_model = model
-            else:
-                name = "policy"
-                wrapped = get_peft_model(model, config, adapter_name=name)
-                assert isinstance(wrapped, PeftModel)
-                peft_model = wrapped
+            yield
         except ValueError as error:
             raise ModelError(
                 f"LoRA cannot be added: {error}",
                 hint="set lora.target_modules to names of this model's linear layers",
             ) from error
-    setattr(peft_model, _ACTIVE, _UNSET)
-    activate(peft_model, name)
-    for parameter_name, parameter in peft_model.named_parameters():
-        if parameter.requires_grad and f".{name}." in parameter_name:
-            parameter.data = parameter.data.float()
-    return peft_model, name
 
 
 def adapter_parameters(model: PeftModel, adapter: str) -> dict[str, torch.nn.Parameter]:

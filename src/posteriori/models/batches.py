@@ -42,6 +42,16 @@ def length_sorted_batches(completions: Completions, cells: int) -> list[Tensor]:
     return list(order.split(sizes)) if sizes else []
 
 
+def batches_of_units(completions: Completions, cells: int, together: int) -> list[Tensor]:
+    """As `length_sorted_batches`, where so many neighbouring completions are never parted."""
+    if together == 1:
+        return length_sorted_batches(completions, cells)
+    first_U = torch.arange(0, len(completions), together)
+    longest_U = first_U + completions.lengths_N.view(-1, together).argmax(-1).cpu()
+    units = length_sorted_batches(completions.select(longest_U), max(1, cells // together))
+    return [(first_U[unit][:, None] + torch.arange(together)).flatten() for unit in units]
+
+
 Row = tuple[int, int, int]
 """A completion: which prompt it has, the prompt's length, its own length."""
 

@@ -4,30 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from ..config import LoraSettings
 from ..errors import ModelError
 from ..types import Completions, Prompt
 from ..watching import advance
 from . import adapters, memory, weights
-from .activations import fused_activations
-from .attention import Float32Attention
-from .batches import in_order, length_sorted_batches
+from .batches import batches_of_units, in_order
 from .features import prefix_features
-from .forward import Forward
 from .generate import Rows, generate
-from .head import separable_head
-from .lora_linear import fused_adapters
-from .packing import packed_linears, packing_pays
+from .precision import lost_in_padding
 from .prompts import (
     build_completions,
     check_length,
@@ -35,6 +29,7 @@ from .prompts import (
     end_tokens,
     start_token,
 )
+from .running import RunningModel
 from .score import token_log_prob
 from .stepping import CausalRows, output_head
 from .suffix import distinct_prefixes, splice
@@ -67,17 +62,24 @@ class CausalLM:
         warp: Warp | None = None,
         memory_gib: float = 1.5,
     ) -> None:
-        self.model = model.eval()
+        self._run = RunningModel(model, adapter, compute_dtype)
         self.tokenizer = tokenizer
-        self.adapter = adapter
         self.warp = warp or Warp()
         self.memory_gib = memory_gib
-        self.compute_dtype = compute_dtype or memory.embedding_weight(self._base).dtype
-        self._eos_token_ids = end_tokens(tokenizer, self._base)
-        self._start = start_token(tokenizer, self._base.config)
-        accepted = inspect.signature(self._base.forward).parameters
-        self._takes_positions = "position_ids" in accepted
-        self._takes_logits_to_keep = "logits_to_keep" in accepted
+        self._eos_token_ids = end_tokens(tokenizer, self._run.base)
+        self._start = start_token(tokenizer, self._run.base.config)
+
+    @property
+    def model(self) -> weights.Model:
+        return self._run.model
+
+    @property
+    def adapter(self) -> str | None:
+        return self._run.adapter
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        return self._run.compute_dtype
 
     @property
     def module(self) -> torch.nn.Module:
@@ -86,7 +88,7 @@ class CausalLM:
 
     @property
     def device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        return self._run.device
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
@@ -94,12 +96,12 @@ class CausalLM:
 
     @property
     def vocab_size(self) -> int:
-        return memory.embedding_weight(self._base).shape[0]
+        return memory.embedding_weight(self._run.base).shape[0]
 
     @property
     def context_length(self) -> int | None:
         """How many tokens the model can take, prompt included; None where it names no limit."""
-        return getattr(self._base.config, "max_position_embeddings", None)
+        return getattr(self._run.base.config, "max_position_embeddings", None)
 
     def encode(self, prompt: Prompt) -> tuple[int, ...]:
         """Token ids of a prompt; an empty one starts from BOS."""
@@ -122,8 +124,7 @@ class CausalLM:
         are the same, whatever else is in the batch, up to rounding.
         """
         prompt_ids = tuple(self.encode(prompt) for prompt in prompts)
-        for prompt, ids in zip(prompts, prompt_ids, strict=True):
-            check_length(prompt, ids, max_new_tokens, self.context_length)
+        self._check_length(prompts, prompt_ids, max_new_tokens)
         rows = [p for p in range(len(prompt_ids)) for _ in range(num_samples)]
         out = self._generate(prompt_ids, rows, max_new_tokens, generator)
         width = int(out.lengths_R.max())
@@ -148,8 +149,7 @@ class CausalLM:
         """
         prefixes, rows = distinct_prefixes(completions, start_N)
         budget = completions.max_new_tokens
-        for prompt, ids in zip(completions.prompt_set, completions.prompt_ids, strict=True):
-            check_length(prompt, ids, budget, self.context_length)
+        self._check_length(completions.prompt_set, completions.prompt_ids, budget)
         out = self._generate(prefixes, rows, budget, generator, start_N)
         return splice(completions, start_N, out)
 
@@ -166,27 +166,26 @@ class CausalLM:
         Raises `PromptError` where a prompt does not fit.
         """
         prompt_ids = [self.encode(prompt) for prompt in prompts]
-        for prompt, ids in zip(prompts, prompt_ids, strict=True):
-            check_length(prompt, ids, max_new_tokens, self.context_length)
+        self._check_length(prompts, prompt_ids, max_new_tokens)
         with contextlib.ExitStack() as stack:
             if self.adapter is None:
                 # Packed layers would hold this adapter where another one's turn comes in between.
-                with self._computing():
-                    stack.enter_context(self._packed(len(parent_R), max_new_tokens))
+                with self._run.computing():
+                    stack.enter_context(self._run.packed(len(parent_R), max_new_tokens))
             yield CausalRows(
-                self._forward(),
-                self._computing,
+                self._run.forward(),
+                self._run.computing,
                 prompt_ids,
                 parent_R.to(self.device),
                 torch.tensor(self.eos_token_ids, device=self.device),
                 self.warp,
-                output_head(self._base) if hidden else None,
+                output_head(self._run.base) if hidden else None,
             )
 
     def rows_at_once(self, prompts: Sequence[Prompt], max_new_tokens: int) -> int:
         """How many rows fit in `memory_gib`, each with its cache."""
         longest = max(len(self.encode(prompt)) for prompt in prompts) + max_new_tokens
-        return memory.rows_for_sampling(self._base, longest, self.memory_gib)
+        return memory.rows_for_sampling(self._run.base, longest, self.memory_gib)
 
     def log_prob(self, completions: Completions) -> Tensor:
         """log pi(y|c), float64 [N], nats per completion, the end-of-sequence token included.
@@ -206,8 +205,8 @@ class CausalLM:
                 check_length(prompt, ids, longest, self.context_length)
         batches = self.micro_batches(completions)
         eos = torch.tensor(self.eos_token_ids, device=self.device)
-        forward = replace(self._forward(), head=self._separable_head())
-        with self._computing(), self._differentiating():
+        forward = self._run.forward(self._separable_head())
+        with self._run.computing(), self._run.differentiating():
             parts = []
             for batch in batches:
                 part = token_log_prob(forward, completions.select(batch), eos, self.warp)
@@ -219,9 +218,9 @@ class CausalLM:
         """h(c, y_<t), what goes into the output head, float32 [N, L, D]; as `prefix_features`."""
         with torch.no_grad():
             batches = self.micro_batches(completions)
-        forward = replace(self._forward(), head=self._separable_head())
-        head = self._base.get_output_embeddings()
-        with self._computing():
+        forward = self._run.forward(self._separable_head())
+        head = self._run.base.get_output_embeddings()
+        with self._run.computing():
             parts = [prefix_features(forward, head, completions.select(b)) for b in batches]
         return in_order(parts, batches, completions.tokens_NL.shape[1])
 
@@ -231,18 +230,13 @@ class CausalLM:
         So many neighbouring completions (a pair: 2) stay in one group.
         """
         cells = memory.cells_for_scoring(
-            self._base,
+            self._run.base,
             self.memory_gib,
             torch.is_grad_enabled(),
             keeps_logits=self._separable_head() is None,
             compute_bytes=self.compute_dtype.itemsize,
         )
-        if together == 1:
-            return length_sorted_batches(completions, cells)
-        first_U = torch.arange(0, len(completions), together)
-        longest_U = first_U + completions.lengths_N.view(-1, together).argmax(-1).cpu()
-        units = length_sorted_batches(completions.select(longest_U), max(1, cells // together))
-        return [(first_U[unit][:, None] + torch.arange(together)).flatten() for unit in units]
+        return batches_of_units(completions, cells, together)
 
     def completions(
         self,
@@ -268,11 +262,14 @@ class CausalLM:
     def in_float64(self) -> CausalLM:
         """A copy whose arithmetic is float64, where it is float32 now; otherwise this model.
 
-        A reduced-precision model is left as it is: there rounding is part of the distribution.
+        A reduced-precision model is left as it is: there rounding is part of the distribution. So
+        is one whose attention is float32 whatever its weights are (Bloom).
         """
         if self.compute_dtype != torch.float32:
             return self
         copied = copy.deepcopy(self.model).double()
+        if lost_in_padding(copied, self.device):
+            return self
         return self._like(copied, self.adapter, torch.float64)
 
     def as_policy(self, kind: Literal["full", "lora"], lora: LoraSettings, seed: int) -> CausalLM:
@@ -294,7 +291,7 @@ class CausalLM:
                 "a LoRA policy needs plain weights below it, and this model is an adapter",
                 hint="load it with posteriori.load(path, merge_adapter=True)",
             )
-        self.model, name = adapters.add_adapter(self.model, lora, seed)
+        self._run.model, name = adapters.add_adapter(self.model, lora, seed)
         return self._like(self.model, name)
 
     def trained_state(self) -> dict[str, Tensor]:
@@ -339,11 +336,12 @@ class CausalLM:
             len(rows), max_new_tokens, dtype=torch.float64, generator=generator
         ).to(self.device)
         longest = max(len(ids) for ids in prompt_ids) + max_new_tokens
-        at_once = memory.rows_for_sampling(self._base, longest, self.memory_gib)
+        at_once = memory.rows_for_sampling(self._run.base, longest, self.memory_gib)
         steps = max_new_tokens * -(-len(rows) // at_once)
-        with self._computing(), self._packed(min(len(rows), at_once), steps), torch.no_grad():
+        packed = self._run.packed(min(len(rows), at_once), steps)
+        with self._run.computing(), packed, torch.no_grad():
             return generate(
-                self._forward(),
+                self._run.forward(),
                 prompt_ids,
                 rows,
                 uniform_RT,
@@ -353,53 +351,15 @@ class CausalLM:
                 offset_R=offset_R,
             )
 
-    @property
-    def _base(self) -> PreTrainedModel:
-        return weights.base_model(self.model)
-
-    def _forward(self) -> Forward:
-        return Forward(
-            self.model,
-            self._base.config,
-            self._takes_positions,
-            self._takes_logits_to_keep,
-            self.device,
-        )
-
-    @contextlib.contextmanager
-    def _computing(self) -> Iterator[None]:
-        """The right adapter is on, dropout is off, and products run in `compute_dtype`."""
-        adapters.activate(self.model, self.adapter)
-        if self.model.training:
-            self.model.eval()
-        with contextlib.ExitStack() as ways:
-            ways.enter_context(fused_activations(self.model))
-            if self.compute_dtype != memory.embedding_weight(self._base).dtype:
-                ways.enter_context(torch.autocast(self.device.type, dtype=self.compute_dtype))
-            yield
+    def _check_length(
+        self, prompts: Sequence[Prompt], prompt_ids: Sequence[tuple[int, ...]], max_new_tokens: int
+    ) -> None:
+        for prompt, ids in zip(prompts, prompt_ids, strict=True):
+            check_length(prompt, ids, max_new_tokens, self.context_length)
 
     def _separable_head(self) -> torch.nn.Linear | None:
         """The output head, where scoring can do without the logits."""
-        if self.warp != Warp():
-            return None
-        with self._computing():
-            return separable_head(self._base)
-
-    @contextlib.contextmanager
-    def _differentiating(self) -> Iterator[None]:
-        """Faster ways to what is differentiated: a trained adapter's layers, and attention."""
-        with contextlib.ExitStack() as ways:
-            if torch.is_grad_enabled() and self.device.type == "cpu":
-                if self.adapter is not None:
-                    ways.enter_context(fused_adapters(self.model, self.compute_dtype))
-                if self.compute_dtype == torch.bfloat16:
-                    ways.enter_context(Float32Attention())
-            yield
-
-    def _packed(self, rows: int, steps: int) -> contextlib.AbstractContextManager[None]:
-        if not packing_pays(self._base.num_parameters(), steps):
-            return contextlib.nullcontext()
-        return packed_linears(self.model, rows, self.compute_dtype)
+        return self._run.separable_head() if self.warp == Warp() else None
 
     def _like(
         self, model: weights.Model, adapter: str | None, dtype: torch.dtype | None = None

@@ -31,6 +31,7 @@ DTypeName = Literal["auto", "mixed", "float32", "bfloat16", "float16", "float64"
 def load(
     path: str | Path,
     *,
+    base: str | Path | None = None,
     device: str | torch.device | None = None,
     dtype: DTypeName = "auto",
     merge_adapter: bool = False,
@@ -44,7 +45,8 @@ def load(
 
     `path` is the name of a bundled model ("tiny"), a directory or hub id of a transformers causal
     model, a GGUF file, or a directory with a PEFT adapter (its base model is found from its config;
-    `merge_adapter` folds it into the weights).
+    `merge_adapter` folds it into the weights; `base` is where the base model is now, if it has been
+    moved).
 
     `dtype="auto"` is "mixed" where the device multiplies bfloat16 natively and the model has more
     than 50 million parameters, and "float32" otherwise. "mixed" runs the layers' matrix products in
@@ -61,12 +63,19 @@ def load(
     warp = Warp(temperature, top_k, top_p, min_new_tokens)
     adapter_config = where / "adapter_config.json"
     if adapter_config.is_file():
-        base = _base_of_adapter(adapter_config)
-        plain, tokenizer = _load_plain(base, _tokenizer_place(where))
+        found = base_of_adapter(where) if base is None else str(BUNDLED.get(str(base), base))
+        if is_gone(found):
+            raise ModelError(
+                f"the base model of the adapter '{where}' is not at '{found}' any more",
+                hint="say where it is now: posteriori.load(adapter, base=...)",
+            )
+        plain, tokenizer = _load_plain(found, _tokenizer_place(where))
         placed, compute = _placed(plain, dtype, target)
         model: PreTrainedModel | PeftModel = _with_adapter(placed, where)
         if merge_adapter:
             model = model.merge_and_unload()
+    elif base is not None:
+        raise ConfigError(f"'{path}' is no adapter, and has no base model", hint="leave base out")
     else:
         plain, tokenizer = _load_plain(str(where) if where.exists() else str(path), None)
         model, compute = _placed(plain, dtype, target)
@@ -108,7 +117,7 @@ def _load_plain(
     place, gguf = path, {}
     if path.endswith(".gguf"):
         place, gguf = str(Path(path).parent), {"gguf_file": Path(path).name}
-    if (gguf or Path(path).is_absolute() or path.startswith(".")) and not Path(path).exists():
+    if (gguf and not Path(path).exists()) or is_gone(path):
         raise ModelError(f"there is no model at '{path}'", hint="check the path")
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
@@ -168,7 +177,15 @@ def _with_adapter(model: PreTrainedModel, directory: Path) -> PeftModel:
         ) from error
 
 
-def _base_of_adapter(adapter_config: Path) -> str:
+def is_gone(path: str) -> bool:
+    """Whether this can be a path only, and nothing is there."""
+    return (Path(path).is_absolute() or path.startswith(".")) and not Path(path).exists()
+
+
+def base_of_adapter(directory: Path) -> str:
+    """The base model that the adapter in `directory` names. A bundled one is this installation's,
+    wherever that of the machine was on which the adapter was trained."""
+    adapter_config = directory / "adapter_config.json"
     try:
         base = json.loads(adapter_config.read_text()).get("base_model_name_or_path")
     except ValueError as error:
@@ -178,7 +195,9 @@ def _base_of_adapter(adapter_config: Path) -> str:
             f"'{adapter_config}' does not say which base model the adapter belongs to",
             hint="write its path as base_model_name_or_path",
         )
-    return str(BUNDLED.get(base, base))
+    name = Path(base).name
+    is_bundled = Path(base).parts[-3:] == ("posteriori", "models", name) and is_gone(base)
+    return str(BUNDLED.get(name if is_bundled else base, base))
 
 
 def _tokenizer_place(adapter: Path) -> str | None:

@@ -59,3 +59,17 @@ def gains_from_bfloat16(num_parameters: int, device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+@torch.no_grad()
+def lost_in_padding(model: nn.Module, device: torch.device) -> bool:
+    """Whether a prompt's logits become NaN where padding stands before it.
+
+    So it is in float64 with attention whose softmax is float32 whatever comes in (Bloom's): the
+    smallest float64, which masks padding, is -inf there, and padding attends to nothing else.
+    """
+    ids = torch.zeros(1, 2, dtype=torch.long, device=device)
+    mask = torch.tensor([[0, 1]], device=device)
+    padded = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, -1]
+    bare = model(input_ids=ids, use_cache=False).logits
+    return bool(padded.isnan().any()) and not bool(bare.isnan().any())

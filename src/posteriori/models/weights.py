@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from peft import PeftModel
 from torch import Tensor
@@ -55,16 +56,20 @@ def load_trained_state(model: Model, adapter: str | None, state: Mapping[str, Te
 
 
 def save(model: Model, adapter: str | None, directory: Path) -> None:
-    """The model, or the adapter alone, in the format of transformers or PEFT."""
+    """The model, or the adapter alone, in the format of transformers or PEFT.
+
+    Without PEFT's README.md, a form with nothing filled in; one that is there stays as it is.
+    """
     if not isinstance(model, PeftModel):
         model.save_pretrained(directory)
         return
     if adapter is None:
         raise ModelError("these are the bare weights under an adapter: nothing of theirs is new")
-    model.save_pretrained(str(directory), selected_adapters=[adapter])
-    # PEFT puts an adapter with a name of its own into a sub-folder, where nobody looks for it.
-    nested = directory / adapter
-    if nested.is_dir():
-        for file in nested.iterdir():
-            file.replace(directory / file.name)
-        nested.rmdir()
+    directory.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=directory, prefix=".incoming-") as incoming:
+        model.save_pretrained(incoming, selected_adapters=[adapter])
+        # PEFT puts an adapter with a name of its own into a sub-folder, where nobody looks for it.
+        nested = Path(incoming) / adapter
+        for file in (nested if nested.is_dir() else Path(incoming)).iterdir():
+            if file.name != "README.md":
+                file.replace(directory / file.name)

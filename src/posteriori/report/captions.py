@@ -10,7 +10,7 @@ from functools import partial
 from . import figures
 from .curves import curve
 from .histograms import MOST_ROWS, Row, histograms, rows
-from .plane import least_kl, logarithmic_beyond, on_plane, plane
+from .plane import least_kl, logarithmic_beyond, on_plane, plane, why_not
 from .result import Curve, PolicyResult, Subject
 from .text import number, one_line, with_error
 from .theme import DARK, LIGHT, recolored
@@ -55,6 +55,7 @@ class View:
 def views(subject: Subject) -> list[View]:
     """The figures that have something to show; the reward-KL plane first."""
     results, prior, everyone = subject.results, subject.prior, subject.everyone
+    samplers = subject.samplers
     found = []
     if any(on_plane(each) for each in everyone):
         found.append(
@@ -63,7 +64,7 @@ def views(subject: Subject) -> list[View]:
                 "Reward against KL",
                 _plane_caption(everyone, subject.curve),
                 _plane_words(everyone, subject.curve),
-                partial(plane, results, prior, subject.curve),
+                partial(plane, results, prior, subject.curve, samplers=samplers),
             )
         )
     for key, (title, caption) in TRAINING.items():
@@ -73,11 +74,13 @@ def views(subject: Subject) -> list[View]:
                 caption += " Hollow points with bars: evaluations while training."
             alt = "; ".join(_curve_words(each, key) for each in shown)
             found.append(_view(key, title, caption, alt, partial(training, results, prior, key)))
-    drawn = rows(results, prior)
+    drawn = rows(results, prior, samplers)
     if drawn:
         caption = "The share of draws in each bin; a tick marks the mean."
         if any(row.target for row in drawn):
             caption += " Hatched: the target itself, by draws weighted towards it."
+        if any(row.sampler for row in drawn):
+            caption += " Samplers' draws count by their weights."
         if len(everyone) > MOST_ROWS:
             caption += f" The first {MOST_ROWS} of {len(everyone)} are shown."
         alt = "; ".join(map(_reward_words, drawn))
@@ -106,24 +109,42 @@ def _plane_caption(everyone: Sequence[PolicyResult], curve: Curve | None) -> str
         )
         if curve.best_of_n:
             told += " Stars: best of n, with n beside them."
+    told += _of_samplers([each for each in everyone if each.sampler is not None])
     beyond = logarithmic_beyond(everyone, curve)
     if beyond is not None:
         told += f" Beyond {number(beyond[0], 2)} nats, dotted, the axis is logarithmic."
-    missing = [one_line(each.name) for each in everyone if not on_plane(each)]
-    return told + (
-        f" Not on it, for want of finite figures: {', '.join(missing)}." if missing else ""
-    )
+    missing: dict[str, list[str]] = {}
+    for each in everyone:
+        if not on_plane(each):
+            missing.setdefault(why_not(each), []).append(one_line(each.name))
+    left_out = (f" Not on it, for {why}: {', '.join(names)}." for why, names in missing.items())
+    return told + "".join(left_out)
+
+
+def _of_samplers(samplers: Sequence[PolicyResult]) -> str:
+    if not any(on_plane(each) for each in samplers):
+        return ""
+    told = " Hollow: samplers, at what they draw."
+    if any(on_plane(each) and each.sampler and each.sampler.of_target for each in samplers):
+        told += (
+            " One that draws the target has nothing to waste: its distance from the frontier is"
+            " chance, or draws that are not yet the target's."
+        )
+    return told
 
 
 def _plane_words(everyone: Sequence[PolicyResult], curve: Curve | None) -> str:
     words = []
     for policy in everyone:
         paid, reward = (policy.figures.get(key) for key in ("kl_to_prior", "mean_reward"))
-        shown = ["not measured" if e is None else with_error(e) for e in (paid, reward)]
-        told = f"{one_line(policy.name)}: KL to the prior {shown[0]} nats, mean reward {shown[1]}"
+        spent = "not measured" if paid is None else f"{with_error(paid)} nats"
+        gained = "not measured" if reward is None else with_error(reward)
+        told = f"{one_line(policy.name)}: KL to the prior {spent}, mean reward {gained}"
         least = least_kl(policy, curve)
         if least is not None and paid is not None and paid.value > least:
             told += f", {number(paid.value - least, 2)} nats of it wasted"
+        if policy.sampler is not None and not on_plane(policy):
+            told += f" (not on it, for {why_not(policy)})"
         words.append(told)
     if curve is not None and curve.points:
         last = curve.points[-1]

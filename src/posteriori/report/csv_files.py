@@ -15,7 +15,7 @@ from ..types import Estimate
 from .captions import TRAINING
 from .curves import to_float
 from .histograms import edges_of, rows, shares
-from .plane import error_at, least_kl
+from .plane import error_at, least_kl, why_not
 from .result import PolicyResult, Subject
 from .text import one_line
 from .training import evaluated, trained
@@ -66,16 +66,25 @@ def _comparison(everyone: Sequence[PolicyResult]) -> Table:
 
 
 def _plane(subject: Subject) -> Table:
-    header = ("policy", *_columns("kl_to_prior"), *_columns("mean_reward"), "kl_on_frontier")
+    header = (
+        "policy",
+        *_columns("kl_to_prior"),
+        *_columns("mean_reward"),
+        "kl_on_frontier",
+        "guarantee_of_sampler",
+        "why_not_in_plane",
+    )
     return header, [
         (
             each.name,
             *_pair(each.figures.get("kl_to_prior")),
             *_pair(each.figures.get("mean_reward")),
             least_kl(each, subject.curve),
+            None if each.sampler is None else each.sampler.guarantee,
+            None if each.sampler is None else why_not(each),
         )
         for each in subject.everyone
-        if each.evaluated
+        if each.evaluated or each.sampler is not None
     ]
 
 
@@ -121,7 +130,7 @@ def _evaluations(results: Sequence[PolicyResult], key: str) -> Table:
 
 def _rewards(subject: Subject) -> Table:
     header = ("draws_of", "bin_low", "bin_high", "share")
-    shown = rows(subject.results, subject.prior)
+    shown = rows(subject.results, subject.prior, subject.samplers)
     if not shown:
         return header, []
     edges = edges_of(np.concatenate([row.reward_N for row in shown]))

@@ -52,7 +52,7 @@ class Drawn:
         """
         completions = draws.completions
         prompt_N = completions.prompt_index_N.cpu().numpy()
-        rank_N = _rank_within(prompt_N)
+        rank_N = rank_within(prompt_N)
         order_N = np.lexsort((prompt_N, rank_N))
         chosen_K = order_N[: len(order_N) if most is None else most]
         if most is not None and len(order_N) > most:
@@ -116,7 +116,7 @@ class Drawn:
         return float(self.share_N.sum()) ** 2 / square if square else 0.0
 
 
-def _rank_within(prompt_N: np.ndarray) -> np.ndarray:
+def rank_within(prompt_N: np.ndarray) -> np.ndarray:
     """Which draw of its prompt each one is, counted from 0."""
     order_N = np.argsort(prompt_N, kind="stable")
     start_P = np.searchsorted(prompt_N[order_N], np.unique(prompt_N))

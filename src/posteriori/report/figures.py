@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import matplotlib.style
 from matplotlib.axes import Axes
@@ -12,7 +13,7 @@ from matplotlib.figure import Figure
 
 from .curves import DRAWABLE
 from .result import PolicyResult
-from .theme import Style, Theme, settings
+from .theme import Style, Theme, sampler_style, settings, style_of
 
 Draw = Callable[[Theme], Figure]
 Entry = tuple[PolicyResult, int | None]
@@ -23,10 +24,25 @@ ERRORS_SHOWN = 2.0
 """Error bars are this many standard errors long on either side: about 95%."""
 
 
-def entries(results: Sequence[PolicyResult], prior: PolicyResult | None) -> list[Entry]:
-    """The prior, if there is one, and then the policies, each with the number of its style."""
-    first: list[Entry] = [] if prior is None else [(prior, None)]
-    return first + [(result, index) for index, result in enumerate(results)]
+def entries(
+    results: Sequence[PolicyResult],
+    prior: PolicyResult | None,
+    samplers: Sequence[PolicyResult] = (),
+) -> list[Entry]:
+    """The prior, if there is one, the policies and the samplers, each with the number that it has
+    among its kind, which `style_for` draws it by."""
+    found: list[Entry] = [] if prior is None else [(prior, None)]
+    for kind in (results, samplers):
+        found += [(result, index) for index, result in enumerate(kind)]
+    return found
+
+
+def style_for(entry: Entry, theme: Theme) -> Style:
+    """How one of `entries` is drawn."""
+    result, index = entry
+    if result.sampler is not None and index is not None:
+        return sampler_style(index, theme)
+    return style_of(index, theme)
 
 
 def svg(draw: Draw, theme: Theme) -> str:
@@ -50,14 +66,16 @@ def draw_point(
         xerr=error_bar(x[1]),
         yerr=error_bar(y[1]),
         color=style.color,
-        marker=style.marker,
-        markersize=8,
         linestyle="none",
+        **_marker(style),
     )
     if name is not None:  # an entry for the legend, without bars across its marker
-        axes.plot(
-            [], [], color=style.color, marker=style.marker, markersize=8, linestyle="", label=name
-        )
+        axes.plot([], [], color=style.color, linestyle="", label=name, **_marker(style))
+
+
+def _marker(style: Style) -> dict[str, Any]:
+    hollow = {"markerfacecolor": "none", "markeredgewidth": 1.6} if style.hollow else {}
+    return {"marker": style.marker, "markersize": 8, **hollow}
 
 
 def error_bar(error: float) -> float:

@@ -1,4 +1,4 @@
-"""From one or several runs to the subject of one report."""
+"""From runs, and draws beside them, to the subject of one report."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any
 
 from ..errors import CheckpointError, ConfigError
 from ..types import Finding
+from .beside import check_comparable, names_of, prompts_of, with_samplers
 from .drawn import Drawn
+from .draws_file import DrawsFile, is_draws
 from .result import PolicyResult, Subject
 from .run_files import RunFiles
 from .run_words import (
@@ -26,27 +28,36 @@ from .text import number
 PRIOR = "prior"
 """The name of the prior among the policies of evaluation.json."""
 
-_SHARED = ("prior", "prompts_sha256", "max_new_tokens", "evidence")
-"""What runs must have in common to be put side by side; a beta of their own they may have."""
 
-
-def gather(folders: Sequence[Path | str]) -> Subject:
-    """What a report on the runs in `folders` says, read from their files; no model is loaded.
+def gather(paths: Sequence[Path | str]) -> Subject:
+    """What a report on the runs, and files of draws, at `paths` says; no model is loaded.
 
     The prior and the frontier are those of the run that knows the frontier furthest: they do not
-    depend on beta. Policies of several runs are told apart by their folders' names. Raises
-    `CheckpointError` where a folder is not a run or a file of it is broken, and `ConfigError` where
-    the runs have other priors, prompts, lengths or evidence.
+    depend on beta. Policies of several runs are told apart by their folders' names. A file that
+    `posteriori sample` wrote is a sampler beside them, or alone. Raises `CheckpointError` where a
+    folder is not a run or a file is broken, and `ConfigError` where they have other priors,
+    prompts, lengths or evidence.
     """
-    if not folders:
+    if not paths:
         raise ConfigError("no run is named", hint="name the folder of a run")
-    runs = [RunFiles(Path(folder)) for folder in folders]
-    names = _names(runs)
-    _check_comparable(dict(zip(names, runs, strict=True)))
+    given = [Path(path) for path in paths]
+    names = names_of(given)
+    runs = {n: RunFiles(p) for n, p in zip(names, given, strict=True) if not is_draws(p)}
+    draws = {n: DrawsFile(p) for n, p in zip(names, given, strict=True) if is_draws(p)}
+    check_comparable(
+        {name: run.config for name, run in runs.items()},
+        {name: each.about.config for name, each in draws.items()},
+    )
+    subject = _of_runs(runs) if runs else Subject("", "", [])
+    return with_samplers(subject, runs, draws) if draws else subject
+
+
+def _of_runs(named: Mapping[str, RunFiles]) -> Subject:
+    names, runs = list(named), list(named.values())
     alone = len(runs) == 1
     results = [
         policy if alone else _among_others(policy, _joined(name, policy.name, run))
-        for name, run in zip(names, runs, strict=True)
+        for name, run in named.items()
         for policy in _policies(run)
     ]
     best = max(runs, key=_reach)
@@ -55,14 +66,14 @@ def gather(folders: Sequence[Path | str]) -> Subject:
         prior = _among_others(prior, prior.name)
     return Subject(
         title=title_of(runs, names),
-        about=about(best, len(results), betas_of(runs)),
+        about=about(settings_of(best), len(results), num_prompts(best), betas_of(runs)),
         results=results,
         prior=prior,
-        prompts=_prompts(results, prior),
+        prompts=prompts_of([*([] if prior is None else [prior]), *results]),
         num_prompts=num_prompts(best),
         curve=best.curve,
-        settings=dict(zip(names, (settings_of(run) for run in runs), strict=True)),
-        versions=dict(zip(names, (run.versions for run in runs), strict=True)),
+        settings={name: settings_of(run) for name, run in named.items()},
+        versions={name: run.versions for name, run in named.items()},
         base_model=base_model(best.config),
     )
 
@@ -71,18 +82,6 @@ def _reach(run: RunFiles) -> tuple[bool, float]:
     """A run that has a prior at all comes first, then the one whose frontier goes furthest."""
     known = run.curve.points if run.curve is not None else ()
     return PRIOR in _evaluated(run), max((point.kl.value for point in known), default=-1.0)
-
-
-def _names(runs: Sequence[RunFiles]) -> list[str]:
-    """The folders' names, with as much of the path before them as tells them apart."""
-    paths = [run.path.resolve() for run in runs]
-    if len(set(paths)) < len(paths):
-        twice = next(path for path in paths if paths.count(path) > 1)
-        raise ConfigError(f"the run '{twice}' is named twice", hint="name it once")
-    depth = 1
-    while len({path.parts[-depth:] for path in paths}) < len(paths):
-        depth += 1
-    return ["/".join(path.parts[-depth:]) for path in paths]
 
 
 def _joined(run_name: str, policy: str, run: RunFiles) -> str:
@@ -171,32 +170,3 @@ def _trained(run: RunFiles | None) -> str:
     if run is None or "objective" not in run.config:
         return ""
     return f"{run.config['objective']}, {run.config.get('steps', len(run.history))} steps"
-
-
-def _prompts(results: Sequence[PolicyResult], prior: PolicyResult | None) -> dict[int, Any]:
-    found: dict[int, Any] = {}
-    for each in [*([] if prior is None else [prior]), *results]:
-        found |= each.drawn.prompts
-    return dict(sorted(found.items()))
-
-
-def _check_comparable(runs: Mapping[str, RunFiles]) -> None:
-    (first, one), *others = runs.items()
-    for name, other in others:
-        for key in _SHARED:
-            if key not in one.config or key not in other.config:
-                continue
-            if _without_beta(one.config[key]) != _without_beta(other.config[key]):
-                raise ConfigError(
-                    f"the runs '{first}' and '{name}' differ in '{key}', so their figures cannot "
-                    "be put side by side",
-                    hint="report on them one by one",
-                )
-
-
-def _without_beta(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_without_beta(each) for each in value]
-    if isinstance(value, dict):
-        return {key: each for key, each in value.items() if key != "beta"}
-    return value

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .curves import DRAWABLE
-from .drawn import Drawn
 from .figures import NAME, SIZE, entries
 from .result import PolicyResult
 from .text import number, one_line
-from .theme import Style, Theme, label, style_of
+from .theme import Style, Theme, label, sampler_style, style_of
 
 BINS = 30
 MOST_ROWS = 10
@@ -27,7 +26,8 @@ FEWEST_EFFECTIVE = 20.0
 class Row:
     """The rewards of one row and what each weighs; `ruled_out` is the share without a reward.
 
-    `index` is the policy's style, and None the prior's; `target` marks a row of weighted draws.
+    `index` is the number of the policy's or the sampler's style, and None the prior's; `target`
+    marks a row of draws weighted towards it.
     """
 
     name: str
@@ -36,19 +36,26 @@ class Row:
     ruled_out: float
     index: int | None = None
     target: bool = False
+    sampler: bool = False
 
     @property
     def mean(self) -> float:
         return float(self.reward_N @ self.share_N) if len(self.reward_N) else math.nan
 
 
-def rows(results: Sequence[PolicyResult], prior: PolicyResult | None) -> list[Row]:
-    """The prior, the policies, and each target by the draws that say most of it."""
-    shown = entries(results, prior)[:MOST_ROWS]
+def rows(
+    results: Sequence[PolicyResult],
+    prior: PolicyResult | None,
+    samplers: Sequence[PolicyResult] = (),
+) -> list[Row]:
+    """The prior, the policies, the samplers, and each target by the draws that say most of it."""
     found = [
-        _row(policy.name, policy.drawn.reward_N, _even(policy.drawn), index)
-        for policy, index in shown
-        if len(policy.drawn)
+        replace(
+            _row(policy.name, policy.drawn.reward_N, _counted(policy), index),
+            sampler=policy.sampler is not None,
+        )
+        for policy, index in entries(results, prior, samplers)[:MOST_ROWS]
+        if len(policy.drawn) and _counted(policy).any()
     ]
     everyone = [policy for policy, _ in entries(results, prior) if len(policy.drawn)]
     for name in dict.fromkeys(policy.target for policy in everyone):
@@ -62,8 +69,10 @@ def rows(results: Sequence[PolicyResult], prior: PolicyResult | None) -> list[Ro
     return found
 
 
-def _even(drawn: Drawn) -> np.ndarray:
-    return np.full(len(drawn), 1 / len(drawn))
+def _counted(policy: PolicyResult) -> np.ndarray:
+    """What each draw counts: of a policy all the same, of a sampler its weight."""
+    drawn = policy.drawn
+    return np.full(len(drawn), 1 / len(drawn)) if policy.sampler is None else drawn.share_N
 
 
 def _row(
@@ -101,7 +110,12 @@ def edges_of(reward_N: np.ndarray) -> np.ndarray:
 
 
 def _draw(axes: Axes, row: Row, edges: np.ndarray, theme: Theme) -> None:
-    style = Style(theme.ink, "", "solid") if row.target else style_of(row.index, theme)
+    if row.target:
+        style = Style(theme.ink, "", "solid")
+    elif row.sampler and row.index is not None:
+        style = sampler_style(row.index, theme)
+    else:
+        style = style_of(row.index, theme)
     share = shares(row, edges)
     if row.target:  # hatched, so that it is another kind of bar without colour too
         axes.stairs(share, edges, fill=True, facecolor="none", edgecolor=theme.muted, hatch="////")

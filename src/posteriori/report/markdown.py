@@ -12,7 +12,7 @@ from ..errors import ConfigError
 from .page import HERE
 from .result import PolicyResult, Subject
 from .settings import settings, versions
-from .tables import comparison, costs, findings
+from .tables import comparison, costs, findings, samplers
 from .text import number, one_line, prompt_text, visible, with_error
 from .verdict import verdict
 
@@ -72,12 +72,13 @@ def _context(subject: Subject) -> dict[str, Any]:
     every = max(1, len(points) // 8)
     return {
         "title": one_line(subject.title, 120),
-        "verdict": verdict(subject.results, subject.prior),
+        "verdict": verdict(subject.results, subject.prior, subject.samplers),
         "about": visible(subject.about),
         "names": [one_line(each.name) for each in everyone],
         "descriptions": [one_line(each.description, 200) for each in everyone],
         "comparison": comparison(everyone),
         "findings": findings(subject),
+        "samplers": samplers(subject.samplers),
         "points": [
             [number(p.beta), with_error(p.kl), with_error(p.reward)]
             for p in points[every - 1 :: every]

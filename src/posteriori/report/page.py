@@ -21,9 +21,9 @@ from .figures import entries
 from .result import PolicyResult, Subject
 from .samples import samples
 from .settings import settings, versions
-from .tables import KINDS, by_prompt, comparison, costs, findings
+from .tables import KINDS, by_prompt, comparison, costs, findings, samplers
 from .text import one_line, visible
-from .theme import DARK, DASHES, LIGHT, MARKERS, Theme
+from .theme import DARK, DASHES, LIGHT, MARKERS, SAMPLER_MARKERS, Theme
 from .verdict import verdict
 
 HERE = Path(__file__).parent
@@ -42,9 +42,13 @@ def write_report(path: Path | str, subject: Subject) -> Path:
     shared, differing = settings(subject.settings)
     html = _render(
         title=one_line(subject.title, 120) or "Report",
-        verdict=verdict(subject.results, subject.prior),
+        verdict=verdict(subject.results, subject.prior, subject.samplers),
         about=visible(subject.about),
-        policies=[_head(each, index) for each, index in entries(subject.results, subject.prior)],
+        policies=[
+            _head(each, index)
+            for each, index in entries(subject.results, subject.prior, subject.samplers)
+        ],
+        samplers=samplers(subject.samplers),
         findings=findings(subject),
         figures=views(subject),
         kinds=KINDS,
@@ -100,7 +104,15 @@ def _palette() -> str:
 
 
 def _head(result: PolicyResult, index: int | None) -> dict[str, Any]:
-    """A policy at the head of a column, with the style that it has in the figures."""
+    """A policy or sampler at the head of a column, with the style that it has in the figures."""
+    if result.sampler is not None and index is not None:
+        return {
+            "name": one_line(result.name),
+            "description": visible(result.description, 300),
+            "series": str(len(LIGHT.series) - 1 - index % len(LIGHT.series)),
+            "shape": f"sampler-{index % len(SAMPLER_MARKERS)}",
+            "dash": "",
+        }
     return {
         "name": one_line(result.name),
         "description": visible(result.description, 300),

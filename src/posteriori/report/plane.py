@@ -1,4 +1,4 @@
-"""The reward-KL plane: the frontier, every policy on it or below it, and what each one wasted."""
+"""The reward-KL plane: the frontier, who is on it or below it, and what each one wasted."""
 
 from __future__ import annotations
 
@@ -11,10 +11,19 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from ..diagnostics.frontier import Point
-from .figures import ERRORS_SHOWN, NAME, add_legend, draw_point, entries, error_bar, fits
+from .figures import (
+    ERRORS_SHOWN,
+    NAME,
+    add_legend,
+    draw_point,
+    entries,
+    error_bar,
+    fits,
+    style_for,
+)
 from .result import Curve, PolicyResult
 from .text import number, one_line
-from .theme import Theme, label, style_of
+from .theme import Theme, label
 
 SIZE = (6.0, 4.1)
 _FAR = 5.0
@@ -26,17 +35,20 @@ def plane(
     prior: PolicyResult | None,
     curve: Curve | None,
     theme: Theme,
+    samplers: Sequence[PolicyResult] = (),
 ) -> Figure:
-    """Mean reward against KL(policy, prior): what each policy bought, and what it paid in nats."""
+    """Mean reward against KL(., prior): what each policy and sampler bought, and paid in nats."""
     drawn = Figure(figsize=SIZE, layout="constrained")
     axes = drawn.subplots()
     if curve is not None:
         _draw_curve(axes, curve, theme)
-    for result, index in entries(results, prior):
+    everyone = entries(results, prior, samplers)
+    for entry in everyone:
+        result, _ = entry
         if not on_plane(result):
             continue
         paid, reward = result.figures["kl_to_prior"], result.figures["mean_reward"]
-        style = style_of(index, theme)
+        style = style_for(entry, theme)
         _draw_gap(axes, result, curve, style.color)
         draw_point(
             axes,
@@ -47,8 +59,9 @@ def plane(
         )
     axes.axvline(0, color=theme.muted, linewidth=0.8)
     axes.margins(x=0.08, y=0.12)
-    axes.set(xlabel="KL(policy, prior), nats per completion", ylabel="mean reward")
-    beyond = logarithmic_beyond([result for result, _ in entries(results, prior)], curve)
+    drawn_by = "policy or sampler" if samplers else "policy"
+    axes.set(xlabel=f"KL({drawn_by}, prior), nats per completion", ylabel="mean reward")
+    beyond = logarithmic_beyond([result for result, _ in everyone], curve)
     if beyond is not None:
         _make_room(axes, *beyond, theme)
     add_legend(drawn, axes)
@@ -61,11 +74,22 @@ def on_plane(result: PolicyResult) -> bool:
     return all(e is not None and fits(e.value) for e in found)
 
 
+def why_not(sampler: PolicyResult) -> str:
+    """What it is not on the plane for, in words; empty where it is."""
+    if on_plane(sampler):
+        return ""
+    note = sampler.sampler
+    return (note.why if note else "") or "want of finite figures"
+
+
 def least_kl(result: PolicyResult, curve: Curve | None) -> float | None:
     """The KL that its reward would have cost on the frontier; None where that is not known.
 
-    KL(pi, prior) less its wasted nats; without them it is read off the curve, at its reward.
+    KL(pi, prior) less its wasted nats; without them it is read off the curve, at its reward. None
+    for draws of the target itself: it is on the frontier, and what is between them is chance.
     """
+    if result.sampler is not None and result.sampler.of_target:
+        return None
     paid, reward = result.figures.get("kl_to_prior"), result.figures.get("mean_reward")
     if paid is None or reward is None or not fits(paid.value) or not fits(reward.value):
         return None

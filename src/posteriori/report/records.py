@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from ..diagnostics.best_of_n_points import BestOfN
 from ..diagnostics.frontier import Point
-from ..types import Cost, Estimate, Finding, Kind
+from ..types import Cost, Estimate, Finding, Guarantee, Kind
 from .result import Curve
 
 
@@ -74,6 +74,32 @@ class RunRecord(_Record):
     beta_of_target: dict[str, float] = {}
     demo: dict[str, Any] = {}
     stopped: Finding | None = None
+
+
+class SampleRecord(_Record):
+    """What stands beside a file of draws. `why_no_kl` says in words why the draws have no place in
+    the reward-KL plane, where they have none."""
+
+    sampler: str
+    settings: dict[str, Any] = {}
+    proposal: str | None = None
+    num_samples: int
+    seed: int
+    guarantee: Guarantee
+    of_target: bool
+    config: dict[str, Any]
+    num_prompts: int
+    num_draws: int
+    draws_sha256: str
+    figures: dict[str, EstimateRecord] = {}
+    why_no_kl: str = ""
+    findings: list[Finding] = []
+    cost: Cost = Cost()
+    versions: dict[str, Any] = {}
+
+    @property
+    def estimates(self) -> dict[str, Estimate]:
+        return {name: each.estimate for name, each in self.figures.items()}
 
 
 class DuringTraining(_Record):

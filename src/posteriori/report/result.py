@@ -9,8 +9,19 @@ from typing import Any
 from ..diagnostics.best_of_n_points import BestOfN
 from ..diagnostics.evaluate import Report
 from ..diagnostics.frontier import Point
-from ..types import Cost, Estimate, Finding, Prompt
+from ..types import Cost, Estimate, Finding, Guarantee, Prompt
 from .drawn import Drawn
+
+
+@dataclass(frozen=True)
+class SamplerNote:
+    """What makes a result that of a sampler: its guarantee, if its draws are the target's, what
+    made them (settings in one line), and `why` in words it has no place in the plane."""
+
+    guarantee: Guarantee
+    of_target: bool
+    made_by: str = ""
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -20,7 +31,8 @@ class PolicyResult:
     `history` may be empty (a policy from elsewhere, the prior), its records may lack any figure,
     and their numbers may be the strings "inf", "-inf" and "nan", as a run's metrics file has them.
     `evaluations` are the evaluations made while training: a step, and figures by name. `target`
-    names the target that the policy was judged by, where a report has several.
+    names the target that the policy was judged by, where a report has several. A sampler is the
+    same with a `sampler` note and without a history: its figures are those of what it draws.
     """
 
     name: str
@@ -33,6 +45,7 @@ class PolicyResult:
     num_draws: int = 0
     evaluations: Sequence[tuple[int, Mapping[str, Estimate]]] = ()
     target: str = ""
+    sampler: SamplerNote | None = None
 
     @staticmethod
     def of(
@@ -69,7 +82,8 @@ class Curve:
 class Subject:
     """All that a report says. `prompts` by their position in the target; those that have draws.
 
-    `settings` and `versions` are one mapping a run, by the run's name.
+    `settings` and `versions` are one mapping a run, by the run's name. `samplers` are no
+    policies: they have figures and draws, and no training.
     """
 
     title: str
@@ -82,8 +96,10 @@ class Subject:
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     versions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     base_model: str = ""
+    samplers: Sequence[PolicyResult] = ()
 
     @property
     def everyone(self) -> list[PolicyResult]:
-        """The prior, if there is one, and then the policies."""
-        return [*([] if self.prior is None else [self.prior]), *self.results]
+        """The prior, if there is one, then the policies, then the samplers."""
+        first = [] if self.prior is None else [self.prior]
+        return [*first, *self.results, *self.samplers]

@@ -62,7 +62,7 @@ class RunFiles:
         try:
             return TypeAdapter(kind).validate_python(json.loads(path.read_bytes()))
         except (ValueError, RecursionError) as error:
-            raise _broken(path, error) from error
+            raise broken(path, error) from error
 
     def _lines(self, name: str, kind: type[_T]) -> list[_T]:
         path, adapter = self.path / name, TypeAdapter(kind)
@@ -71,23 +71,24 @@ class RunFiles:
         try:
             return [adapter.validate_python(line) for line in read_metrics(path)]
         except (ValueError, RecursionError) as error:
-            raise _broken(path, error) from error
+            raise broken(path, error) from error
 
     def _history(self, path: Path) -> list[dict[str, Any]]:
         try:
             lines = read_metrics(path) if path.exists() else []
         except ValueError as error:
-            raise _broken(path, error) from error
+            raise broken(path, error) from error
         for number, line in enumerate(lines, start=1):
             if not isinstance(line, dict):
-                raise _broken(path, ValueError(f"line {number} is not an object"))
+                raise broken(path, ValueError(f"line {number} is not an object"))
         return lines
 
 
 _HINT = "name a folder that `posteriori fit` or `posteriori demo` wrote"
 
 
-def _broken(path: Path, error: Exception) -> CheckpointError:
+def broken(path: Path, error: Exception) -> CheckpointError:
+    """What to raise for a file that is not what its name says."""
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"])

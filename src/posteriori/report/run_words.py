@@ -52,15 +52,23 @@ def title_of(runs: Sequence[RunFiles], names: Sequence[str]) -> str:
     return f"{objective} on {prior}" if prior and objective else names[0]
 
 
-def about(run: RunFiles, num_policies: int, betas: Sequence[float]) -> str:
+def about(
+    config: Mapping[str, Any],
+    num_policies: int,
+    num_prompts: int,
+    betas: Sequence[float],
+    num_samplers: int = 0,
+) -> str:
     """What was aligned to what, in one line."""
-    parts = [_plural(num_policies, "policy", "policies")]
-    if num_prompts(run):
-        parts.append(_plural(num_prompts(run), "prompt", "prompts"))
-    length = settings_of(run).get("max_new_tokens")
+    parts = [_plural(num_policies, "policy", "policies")] if num_policies else []
+    if num_samplers:
+        parts.append(_plural(num_samplers, "sampler", "samplers"))
+    if num_prompts:
+        parts.append(_plural(num_prompts, "prompt", "prompts"))
+    length = config.get("max_new_tokens")
     if isinstance(length, int):
         parts.append(f"completions of up to {_plural(length, 'token', 'tokens')}")
-    evidence = ", ".join(_named(each) for each in _evidence(run.config))
+    evidence = ", ".join(_named(each) for each in _evidence(config))
     at = f" at beta {', '.join(number(beta) for beta in betas)}" if betas else ""
     target = "The target is the prior times its evidence"
     return f"{', '.join(parts)}. {target}{f': {evidence}' if evidence else ''}{at}."

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..types import Estimate
 from .curves import to_float
+from .plane import on_plane, why_not
 from .result import PolicyResult, Subject
 from .text import number, one_line, prompt_text, seconds, visible, with_error
 
@@ -36,6 +37,7 @@ MEANINGS = {
     "kl_to_prior": Meaning("KL to the prior", "nats", "what it paid for that"),
     "wasted_nats": Meaning("Wasted nats", "nats", "what it paid and got no reward for"),
     "effective_beta": Meaning("Effective beta", "", "the posterior that it is nearest to"),
+    "mean_log_evidence": Meaning("Mean log-evidence", "nats", "its KL to the prior, plus log Z"),
     "elbo": Meaning("ELBO", "nats", "rises to log Z as the distance goes to 0"),
     "log_z": Meaning("log Z of its target", "nats", "how well the prior fits the evidence"),
     "kl_from_target": Meaning("KL from the target", "nats", "high: it misses what the target has"),
@@ -51,6 +53,8 @@ MEANINGS = {
         f"reward_q{q:02}": Meaning(f"Reward, {q}% quantile", "reward", "")
         for q in (5, 25, 50, 75, 95)
     },
+    "acceptance": Meaning("Accepted moves", "of its proposals", "", percent=True),
+    "r_hat": Meaning("R-hat", "", "1 once its chains agree"),
     "ess": Meaning("Effective draws", "draws", "what its draws are worth in draws of the target"),
     "pareto_k": Meaning("Pareto k of the weights", "", "above 0.7, do not trust log Z and KL"),
 }
@@ -130,6 +134,25 @@ def costs(policies: Sequence[PolicyResult]) -> list[dict[str, str]]:
         }
         for policy in policies
     ]
+
+
+def samplers(results: Sequence[PolicyResult]) -> list[dict[str, str]]:
+    """Each sampler's guarantee, settings and place in the plane, or why it has none."""
+    rows = []
+    for each in results:
+        assert each.sampler is not None
+        placed = on_plane(each)
+        found = {key: each.figures.get(key) for key in ("kl_to_prior", "mean_reward")}
+        rows.append(
+            {
+                "name": one_line(each.name),
+                "guarantee": each.sampler.guarantee.replace("_", " "),
+                "made_by": one_line(each.sampler.made_by, 200),
+                **{key: "unknown" if e is None else with_error(e) for key, e in found.items()},
+                "place": "in the plane" if placed else f"not in the plane, for {why_not(each)}",
+            }
+        )
+    return rows
 
 
 def _sum(policy: PolicyResult, key: str) -> float:

@@ -1,7 +1,7 @@
 """Colours, lines and markers, shared by the figures and the page.
 
-Each policy has a colour, a marker and a dash pattern of its own, so that a figure printed in grey
-or seen without colour vision says the same.
+Each policy has a colour, a marker and a dash pattern of its own, and each sampler a hollow marker,
+so that a figure printed in grey or seen without colour vision says the same.
 """
 
 from __future__ import annotations
@@ -44,17 +44,21 @@ EITHER = Theme(  # legible on white and on black, for a file that cannot know wh
     series=("#dd5f26", "#3a87d6", "#169a70", "#b062b5", "#b07d12", "#1794ab"),
 )
 
+SAMPLER_MARKERS = ("p", "<", "h", ">", "d", "8", "o", "s", "^", "v")
+"""Of samplers, drawn hollow: policies have filled ones, and the first here are of other shapes."""
+
 PRIOR_DASH: Any = (0, (1, 2))
 PRIOR_MARKER = "X"
 
 
 @dataclass(frozen=True)
 class Style:
-    """How one policy is drawn."""
+    """How one policy is drawn. `hollow` markers are those of samplers."""
 
     color: str
     marker: str
     dash: Any
+    hollow: bool = False
 
 
 def style_of(index: int | None, theme: Theme) -> Style:
@@ -65,6 +69,17 @@ def style_of(index: int | None, theme: Theme) -> Style:
         theme.series[index % len(theme.series)],
         MARKERS[index % len(MARKERS)],
         DASHES[index % len(DASHES)],
+    )
+
+
+def sampler_style(index: int, theme: Theme) -> Style:
+    """The style of sampler number `index`. Colours go backwards, to be others than the policies'
+    as long as there are enough."""
+    return Style(
+        theme.series[-1 - index % len(theme.series)],
+        SAMPLER_MARKERS[index % len(SAMPLER_MARKERS)],
+        "solid",
+        hollow=True,
     )
 
 

@@ -12,12 +12,20 @@ MANY = 4
 """From this many policies on the sentence names the collapsed ones and the nearest, not each."""
 
 
-def verdict(results: Sequence[PolicyResult], prior: PolicyResult | None = None) -> str:
-    """Who collapsed, and how far each of the others is from its posterior.
+def verdict(
+    results: Sequence[PolicyResult],
+    prior: PolicyResult | None = None,
+    samplers: Sequence[PolicyResult] = (),
+) -> str:
+    """Who collapsed, and how far each of the others is from its posterior. Of samplers, where there
+    is no policy, what their draws gain and pay.
 
     `rl collapsed: 3% distinct completions; rloo (beta 0.1) is 0.42 ± 0.05 nats from its posterior.`
     """
     if not results:
+        if samplers:
+            drew = "; ".join(map(_drew, samplers))
+            return f"{drew[0].upper()}{drew[1:]}."
         if prior is None:
             return "No policy was evaluated."
         return f"No policy was evaluated; the prior {_distance(prior)}."
@@ -37,6 +45,15 @@ def _clause(result: PolicyResult, prior: PolicyResult | None) -> str:
     if prior is not None and "unique_fraction" in prior.figures:
         clause += f" (the prior has {_share(prior)})"
     return clause
+
+
+def _drew(sampler: PolicyResult) -> str:
+    reward, paid = (sampler.figures.get(key) for key in ("mean_reward", "kl_to_prior"))
+    gained = (
+        "an unknown mean reward" if reward is None else f"a mean reward of {with_error(reward)}"
+    )
+    spent = "an unknown KL" if paid is None else f"a KL of {with_error(paid)} nats"
+    return f"the draws of {one_line(sampler.name)} have {gained} at {spent} from the prior"
 
 
 def _distance(result: PolicyResult) -> str:

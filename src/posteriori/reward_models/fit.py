@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..config import RewardSettings, parse
 from ..errors import ConfigError, ModelError
+from ..models.adapters import drawing_adapters, lora_config
 from ..models.load import BUNDLED
 from ..seeds import derive
 from ..train.run_dir import jsonable, versions
@@ -119,19 +120,7 @@ def fit_reward(
     seen = PairFeatures(
         chosen_ND - rejected_ND, train_data.margin_N, train_data.label_N, checked.label_noise
     )
-    findings: list[Finding] = []
-    precision = None
-    if checked.uncertainty == "laplace" or checked.tuning == "head":
-        last_layer = laplace(seen, checked.prior_precision)
-        precision = last_layer.precision
-        findings += [_AT_BOUND] if last_layer.at_bound else []
-        posterior = HeadPosterior.gaussian(last_layer.mean_D, last_layer.covariance_DD, reference_D)
-        if checked.uncertainty != "laplace":
-            weight_NK = bootstrap_weights(len(train), members, checked.seed)
-            solved = [fit_head(seen, precision, w_N, last_layer.mean_D) for w_N in weight_NK.T]
-            posterior = HeadPosterior.from_members(torch.stack(solved), reference_D)
-    else:
-        posterior = HeadPosterior.from_members(heads_KD, reference_D)
+    posterior, precision, findings = _posterior(seen, heads_KD, reference_D, checked)
     chosen_ND, rejected_ND = held_out_data.features(backbone, checked.batch_size)
     figures = held_out_figures(
         posterior.mean(chosen_ND - rejected_ND),
@@ -153,6 +142,23 @@ def fit_reward(
     )
     writer.finish(made, result.about())
     return result
+
+
+def _posterior(
+    seen: PairFeatures, heads_KD: Tensor, reference_D: Tensor, settings: RewardSettings
+) -> tuple[HeadPosterior, float | None, list[Finding]]:
+    """Of the head: the trained heads themselves, or what the pairs' features say; with the prior
+    precision that this took."""
+    if settings.uncertainty != "laplace" and settings.tuning != "head":
+        return HeadPosterior.from_members(heads_KD, reference_D), None, []
+    found = laplace(seen, settings.prior_precision)
+    findings = [_AT_BOUND] if found.at_bound else []
+    if settings.uncertainty == "laplace":
+        gaussian = HeadPosterior.gaussian(found.mean_D, found.covariance_DD, reference_D)
+        return gaussian, found.precision, findings
+    weight_NK = bootstrap_weights(len(seen.label_N), len(heads_KD), settings.seed)
+    solved = [fit_head(seen, found.precision, w_N, found.mean_D) for w_N in weight_NK.T]
+    return HeadPosterior.from_members(torch.stack(solved), reference_D), found.precision, findings
 
 
 _AT_BOUND = Finding(
@@ -214,26 +220,8 @@ def _prepare(backbone: Backbone, settings: RewardSettings) -> None:
     backbone.requires_grad_(settings.tuning == "full")
     if settings.tuning != "lora":
         return
-    from peft import LoraConfig, TaskType, get_peft_model
+    from peft import get_peft_model
 
-    target = settings.lora.target_modules
-    config = LoraConfig(
-        task_type=TaskType.SEQ_CLS,
-        r=settings.lora.rank,
-        lora_alpha=settings.lora.alpha,  # pyright: ignore[reportArgumentType] - it scales by a ratio
-        lora_dropout=0.0,
-        target_modules=target if isinstance(target, str) else list(target),
-    )
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        # PEFT asks transformers by a name that transformers is about to drop, and corrects itself
-        # on GPT-2's transposed layers, and says so.
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
-        warnings.filterwarnings("ignore", "fan_in_fan_out is set to False", UserWarning)
-        torch.manual_seed(derive(settings.seed, "reward adapter"))
-        try:
-            backbone.model = get_peft_model(backbone.model, config).eval()
-        except ValueError as error:
-            raise ModelError(
-                f"LoRA cannot be added: {error}",
-                hint="set lora.target_modules to names of this model's linear layers",
-            ) from error
+    config = lora_config(settings.lora, "SEQ_CLS")
+    with drawing_adapters(derive(settings.seed, "reward adapter")):
+        backbone.model = get_peft_model(backbone.model, config).eval()

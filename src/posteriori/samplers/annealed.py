@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import BeforeValidator, Field
@@ -14,6 +14,7 @@ from torch import Tensor
 from ..config import Strict
 from ..estimates import combine, log_mean_weight, worst
 from ..numerics import ess, log_mean_exp
+from ..strict import as_tuple
 from ..types import Cost, Draws, Estimate, Guarantee
 from .base import Job, Sampler
 from .ladder import check_ladder, pilot
@@ -22,11 +23,6 @@ from .suffix_moves import SuffixMoves
 
 _ROUND = 1024
 """Particles a prompt that are moved together."""
-
-
-def _as_tuple(value: Any) -> Any:
-    """TOML and JSON know lists only, and a strict tuple refuses them."""
-    return tuple(value) if isinstance(value, list) else value
 
 
 class Annealed(Sampler):
@@ -55,7 +51,7 @@ class Annealed(Sampler):
         islands: int = Field(16, ge=1)
         moves: int = Field(2, ge=1)
         resample_below: float = Field(0.5, ge=0, le=1)
-        ladder: Annotated[tuple[float, ...] | None, BeforeValidator(_as_tuple)] = None
+        ladder: Annotated[tuple[float, ...] | None, BeforeValidator(as_tuple)] = None
         pilot_particles: int = Field(256, ge=2)
         rung_ess: float = Field(0.5, gt=0, lt=1)
 

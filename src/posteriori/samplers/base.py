@@ -55,6 +55,9 @@ class Sampler:
 
     name: ClassVar[str]
     guarantee: ClassVar[Guarantee]
+    of_target: ClassVar[bool] = True
+    """False where the draws follow another law than p* whatever the guarantee. Of such draws, and
+    of heuristic ones, `figures["kl_to_prior"]` is KL(law, prior), where the sampler knows it."""
     Settings: ClassVar[type[Strict]] = Strict
     """The algorithm's own settings, a strict pydantic model."""
     paths: ClassVar[tuple[str, ...]] = ()

@@ -12,13 +12,16 @@ from torch import Tensor
 
 from ..config import Strict
 from ..draw import draw
-from ..estimates import combine, log_mean_weight
-from ..types import Draws, Finding, Guarantee
+from ..estimates import combine, log_mean_weight, mean
+from ..types import Draws, Estimate, Finding, Guarantee
 from .base import Job, Sampler
 from .best_of_n_law import best_of_n_kl, best_of_n_kl_bound
 
 _ROUND = 256
 """Draws of the proposal a prompt between two reports of progress."""
+
+_GROUPS = 8
+"""Groups of n a prompt that its KL to the prior is asked for."""
 
 
 class BestOfN(Sampler):
@@ -61,6 +64,25 @@ class BestOfN(Sampler):
             ),
         )
 
+    def kl_to_prior(self, pool: Draws, picked: Draws) -> Estimate | None:
+        """KL(p_n, prior) = KL(p_n, q) + E_p_n[log q - log prior], nats: from the pool and from the
+        draws that were picked. The same draws are behind both, so their errors are added, which
+        bounds that of the sum. None where picks were ruled out (those that are left follow p_n
+        given that they were not), or where so few groups say little of their law."""
+        at_N = picked.completions.prompt_index_N
+        ruled_out = bool(picked.log_weight.isneginf().any())
+        if ruled_out or int(at_N.bincount().min()) < _GROUPS:
+            return None
+
+        def of_prompt(at: int, kl: Estimate) -> Estimate:
+            mine = at_N == at
+            from_prior = mean((picked.log_proposal_N - picked.log_prior_N)[mine].cpu())
+            error = kl.standard_error + from_prior.standard_error
+            return replace(kl, value=kl.value + from_prior.value, standard_error=error)
+
+        each = best_of_n_kl(pool, self.settings.n).per_prompt
+        return combine([of_prompt(at, kl) for at, kl in enumerate(each)], "consistent")
+
     def run(self, job: Job) -> Draws:
         n, prompts = self.settings.n, len(job.target.prompts)
         groups_at_once = max(1, _ROUND // n)
@@ -86,7 +108,10 @@ class BestOfN(Sampler):
         log_z = combine(
             [log_mean_weight(pool.log_weight[at_N == at]) for at in range(prompts)], "lower_bound"
         )
-        return replace(Draws.concat(job.kept), log_z=log_z, findings=self.describe(pool))
+        picked = Draws.concat(job.kept)
+        kl = self.kl_to_prior(pool, picked)
+        figures = {} if kl is None else {"kl_to_prior": kl}
+        return replace(picked, log_z=log_z, figures=figures, findings=self.describe(pool))
 
 
 def choose(share_GN: Tensor, coin_G1: Tensor) -> Tensor:

@@ -99,5 +99,6 @@ class Guided:
     def _tilted(self) -> Tensor:
         """sum m psi of each block [R, B]."""
         if len(self.psi_RBb) == 1:
-            return torch.einsum("rbk,bk->rb", self.mass_RBb, self.psi_RBb[0])
+            psi_Bb = self.psi_RBb[0].to(self.mass_RBb.dtype)
+            return torch.einsum("rbk,bk->rb", self.mass_RBb, psi_Bb)
         return (self.mass_RBb * self.psi_RBb).sum(-1)

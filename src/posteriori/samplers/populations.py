@@ -11,12 +11,13 @@ from torch import Tensor
 from ..errors import SamplingError
 from ..numerics import ess
 from ..protocols import LanguageModel
+from ..spending import counted
 from ..target import Target
 from ..types import Completions, Cost, Draws, Prompt
 from .guidance import Foresight
 from .particles import Lanes, Particles, lanes
 from .resampling import Choices, Scheme
-from .twists import Prefixes, Twist, evidence_calls
+from .twists import Prefixes, Twist
 
 
 @dataclass(frozen=True)
@@ -200,11 +201,10 @@ class Populations:
         """Particles that have just ended: their evidence, and the twist that they wait with."""
         p, target = self.p, self.plan.target
         p.live_N[done_L] = False
-        completions = self._completions(done_L)
-        scores = target.score(completions, p.log_p_NT[done_L].sum(-1))
-        self.cost += evidence_calls(target, completions)
-        p.log_evidence_N[done_L] = scores.log_evidence
-        p.reward_N[done_L] = scores.reward
+        with counted() as spent:
+            scores = target.score(self._completions(done_L), p.log_p_NT[done_L].sum(-1))
+        self.cost += spent.cost
+        p.log_evidence_N[done_L], p.reward_N[done_L] = scores
         return self.plan.twist.of_ended(scores.log_evidence)
 
     def _foreseen(self, t: int) -> Foresight | None:

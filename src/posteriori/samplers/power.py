@@ -52,6 +52,7 @@ class Power(Sampler):
 
     name = "power"
     guarantee: ClassVar[Guarantee] = "asymptotic"
+    of_target: ClassVar[bool] = False
 
     class Settings(Strict):
         alpha: float = Field(4.0, gt=0)

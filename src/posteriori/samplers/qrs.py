@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import ClassVar
 
@@ -11,9 +12,9 @@ from pydantic import Field
 from ..config import Strict
 from ..draw import draw
 from ..errors import ConfigError, SamplingError
-from ..estimates import by_prompt, log_mean_weight
-from ..types import Draws, Finding, Guarantee
-from .accepting import accepted_draws, equal
+from ..estimates import by_prompt, combine, log_mean_weight, mean
+from ..types import Draws, Estimate, Finding, Guarantee
+from .accepting import Accepted, accepted_draws, equal
 from .base import Job, Sampler
 from .qrs_curve import BEYOND, QRSPoint, curve_at, threshold_for, weights_of_prompt
 
@@ -73,6 +74,7 @@ class QRS(Sampler):
         return replace(
             accepted.draws,
             log_z=log_z,
+            figures=_figures(accepted, log_b_P),
             findings=(quality, *self._doubts(job, point), *accepted.findings),
         )
 
@@ -123,3 +125,29 @@ class QRS(Sampler):
                 )
             )
         return doubts
+
+
+def _figures(accepted: Accepted, log_b_P: torch.Tensor) -> dict[str, Estimate]:
+    """KL(p_b, prior) = E_p_b[min(log w, log b) + log q - log prior] - log Z_b, nats, where every
+    prompt has draws enough for an error.
+
+    log Z_b = log b + log of the acceptance rate, whose error is independent of which outcomes were
+    accepted.
+    """
+    draws, per_prompt = accepted.draws, []
+    log_w_N = (draws.log_prior_N + draws.log_evidence_N - draws.log_proposal_N).cpu()
+    from_prior_N = (draws.log_proposal_N - draws.log_prior_N).cpu()
+    for at, log_b in enumerate(log_b_P.tolist()):
+        mine = (draws.completions.prompt_index_N == at).cpu()
+        if int(mine.sum()) < 2:
+            return {}
+        of_draws = mean((log_w_N.clamp(max=log_b) + from_prior_N)[mine])
+        log_rate, error = accepted.log_rate(at)
+        per_prompt.append(
+            replace(
+                of_draws,
+                value=of_draws.value - log_b - log_rate,
+                standard_error=math.hypot(of_draws.standard_error, error),
+            )
+        )
+    return {"kl_to_prior": combine(per_prompt, "consistent")}

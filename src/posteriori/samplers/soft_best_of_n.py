@@ -33,6 +33,9 @@ class SoftBestOfN(BestOfN):
         none_G1 = log_w_GN.isneginf().all(-1, keepdim=True)
         return torch.where(none_G1, torch.zeros_like(log_w_GN), log_w_GN).softmax(-1)
 
+    def kl_to_prior(self, pool: Draws, picked: Draws) -> None:
+        """Its law is a mean over groups at each outcome, which draws do not give."""
+
     def describe(self, pool: Draws) -> tuple[Finding, ...]:
         """The bound on KL(p*, p_n), with 1 + chi^2 = E[w^2] / Z^2 from all the draws."""
         n, bounds = self.settings.n, []

@@ -7,8 +7,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..draw import draw
+from ..draw import draw, lm_tokens
 from ..protocols import LanguageModel
+from ..spending import counted
 from ..target import Target
 from ..types import Completions, Cost, Draws, Prompt
 
@@ -83,15 +84,16 @@ class SuffixMoves:
         """Completions with log-probs under q, as states; `tokens` is what it took to make them."""
         assert drawn.token_log_prob_NL is not None, "states carry their log-probs under q"
         log_q_N = drawn.token_log_prob_NL.sum(-1)
-        log_prior_N, calls = log_q_N, 0
+        log_prior_N, cost = log_q_N, Cost(tokens)
         if self.proposal is not self.target.prior:
             log_prior_N = self.target.log_prior(drawn)
-            tokens += int(drawn.lengths_N.sum()) + _prompt_tokens(drawn)
+            cost += Cost(lm_tokens(drawn))
         log_e_N = reward_N = torch.zeros_like(log_q_N)
         if self.with_evidence:
-            log_e_N, reward_N = self.target.score(drawn, log_prior_N)
-            calls = len(drawn) * len(self.target.evidence)
-        return Draws(drawn, log_q_N, log_prior_N, log_e_N, reward_N, Cost(tokens, calls))
+            with counted() as spent:
+                log_e_N, reward_N = self.target.score(drawn, log_prior_N)
+            cost += spent.cost
+        return Draws(drawn, log_q_N, log_prior_N, log_e_N, reward_N, cost)
 
 
 def where(take_N: Tensor, new: Draws, old: Draws) -> Draws:
@@ -112,7 +114,3 @@ def suffix_tokens(old: Completions, new: Completions, start_N: Tensor) -> int:
 def without_cost(states: Draws) -> Draws:
     """The states, once what they cost so far has been told."""
     return replace(states, cost=Cost())
-
-
-def _prompt_tokens(completions: Completions) -> int:
-    return sum(len(ids) for ids in completions.prompt_ids)

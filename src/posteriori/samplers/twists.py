@@ -20,6 +20,7 @@ from ..config import Strict, parse
 from ..errors import ConfigError, did_you_mean
 from ..numerics import log_mean_exp
 from ..protocols import Rows
+from ..spending import counted
 from ..target import Target
 from ..types import Completions, Cost
 from .guidance import Foresight
@@ -99,9 +100,10 @@ class EvidenceTwist(Twist):
     Settings = EvidenceSettings
 
     def log_psi(self, prefixes: Prefixes) -> Tensor:
-        scores = prefixes.target.score(prefixes.completions, prefixes.log_prior_L)
+        with counted() as spent:
+            scores = prefixes.target.score(prefixes.completions, prefixes.log_prior_L)
         log_e_L = scores.log_evidence
-        prefixes.cost += evidence_calls(prefixes.target, prefixes.completions)
+        prefixes.cost += spent.cost
         return (self.settings.temper * log_e_L).where(log_e_L > -math.inf, self.settings.floor)
 
     def of_ended(self, log_evidence_L: Tensor) -> Tensor:
@@ -119,13 +121,15 @@ class PrefixTwist(NoTwist):
     name = "prefix"
 
     def log_psi(self, prefixes: Prefixes) -> Tensor:
-        log_psi_L = prefixes.target.prefix_log_evidence(prefixes.completions, prefixes.log_prior_L)
+        target, log_prior_L = prefixes.target, prefixes.log_prior_L
+        with counted() as spent:
+            log_psi_L = target.prefix_log_evidence(prefixes.completions, log_prior_L)
         if log_psi_L is None:
             raise ConfigError(
                 "twist='prefix' needs evidence that can judge a prefix, and none of it can",
                 hint="write Constraint(fn, prefix=may_still_hold), or use another twist",
             )
-        prefixes.cost += evidence_calls(prefixes.target, prefixes.completions)
+        prefixes.cost += spent.cost
         return log_psi_L
 
 
@@ -146,9 +150,10 @@ class Rollouts(Twist):
     def log_psi(self, prefixes: Prefixes) -> Tensor:
         num, target = self.settings.num, prefixes.target
         ended, log_prior_R, tokens = roll_out(prefixes, num)
-        log_e_R = target.score(ended, log_prior_R).log_evidence
+        with counted() as spent:
+            log_e_R = target.score(ended, log_prior_R).log_evidence
         log_e_L = log_mean_exp(log_e_R.view(-1, num))
-        prefixes.cost += evidence_calls(target, ended) + Cost(lm_tokens=tokens)
+        prefixes.cost += spent.cost + Cost(lm_tokens=tokens)
         return log_e_L.where(log_e_L > -math.inf, self.settings.floor)
 
 
@@ -196,10 +201,6 @@ def roll_out(prefixes: Prefixes, num: int) -> tuple[Completions, Tensor, int]:
         log_prior_R,
         drawn_tokens,
     )
-
-
-def evidence_calls(target: Target, completions: Completions) -> Cost:
-    return Cost(evidence_calls=len(completions) * len(target.evidence))
 
 
 TWISTS: dict[str, type[Twist]] = {

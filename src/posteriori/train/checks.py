@@ -33,7 +33,9 @@ def check_looking(settings: FitSettings, *, held_out: bool) -> None:
 def check_trackers(names: Sequence[TrackerName], output_dir: Path | str | None) -> None:
     """Raises `ConfigError` where a tracker is not installed, or has nowhere to write."""
     for name in names:
-        if importlib.util.find_spec(name) is None:
+        spec = importlib.util.find_spec(name)
+        # A folder of that name, such as W&B leaves where it runs, is found without an origin.
+        if spec is None or spec.origin is None:
             raise ConfigError(
                 f"the tracker '{name}' is not installed",
                 where="fit: tracker",

@@ -13,7 +13,7 @@ from ..config import FitSettings, budget_of, parse
 from ..errors import ConfigError
 from ..objectives.base import Objective
 from ..protocols import TrainableLM
-from ..registry import find
+from ..registry import make
 from ..target import Target
 from ..types import Prompt
 from ..watching import Progress
@@ -83,24 +83,8 @@ def fit(
     last good state is left.
     """
     checked = parse(FitSettings, settings, where="fit")
-    made = make_objective(objective, objective_settings or {})
-    if checked.replay and not made.replays:
-        raise ConfigError(
-            f"'{made.name}' cannot use draws of earlier steps (replay = {checked.replay})",
-            hint="set replay to 0",
-        )
-    if not isinstance(target.prior, TrainableLM):
-        raise ConfigError(
-            f"the prior is a {type(target.prior).__name__}, which cannot be trained",
-            hint="use a CausalLM (posteriori.load) or a TabularLM",
-        )
-    if resume and output_dir is None:
-        raise ConfigError("resume=True needs the run's output_dir")
-    check_looking(checked, held_out=held_out is not None)
-    check_trackers(checked.tracker, output_dir)
-    check_prices(target, checked)
-    if output_dir is not None and not resume:
-        refuse_taken(Path(output_dir))
+    made = make("objective", objective, objective_settings or {}, "objective_settings")
+    _check(target, made, checked, output_dir, resume=resume, held_out=held_out is not None)
     judged = held_out_target(target, held_out)
     budget, asked = None, budget_of(checked)
     if asked is not None:
@@ -137,13 +121,30 @@ def fit(
     return fitted
 
 
-def make_objective(objective: str | Objective, settings: Mapping[str, Any]) -> Objective:
-    """The objective of that name with those settings, or the object itself."""
-    if isinstance(objective, str):
-        return find("objective", objective)(**settings)
-    if settings:
+def _check(
+    target: Target,
+    made: Objective,
+    checked: FitSettings,
+    output_dir: str | Path | None,
+    *,
+    resume: bool,
+    held_out: bool,
+) -> None:
+    """All that can be wrong with a run before anything is drawn."""
+    if checked.replay and not made.replays:
         raise ConfigError(
-            "objective_settings go with an objective's name, and an object was given",
-            hint=f"write {type(objective).__name__}(...) with these settings",
+            f"'{made.name}' cannot use draws of earlier steps (replay = {checked.replay})",
+            hint="set replay to 0",
         )
-    return objective
+    if not isinstance(target.prior, TrainableLM):
+        raise ConfigError(
+            f"the prior is a {type(target.prior).__name__}, which cannot be trained",
+            hint="use a CausalLM (posteriori.load) or a TabularLM",
+        )
+    if resume and output_dir is None:
+        raise ConfigError("resume=True needs the run's output_dir")
+    check_looking(checked, held_out=held_out)
+    check_trackers(checked.tracker, output_dir)
+    check_prices(target, checked)
+    if output_dir is not None and not resume:
+        refuse_taken(Path(output_dir))

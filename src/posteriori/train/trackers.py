@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +24,9 @@ class Trackers:
     """Sends each step's record, and each evaluation as `evaluation/...`, to every tracker.
 
     What they log is numbers by step; the run's config goes with them. TensorBoard writes into
-    `trackers/` in the run's folder. Raises `ConfigError` where a tracker cannot be started.
+    `trackers/` in the run's folder. What they have to say goes to standard error: standard output
+    is for results. Raises `ConfigError` where a tracker cannot be started, or refuses what it is
+    given.
     """
 
     def __init__(
@@ -31,21 +37,15 @@ class Trackers:
         *,
         cpu: bool,
     ) -> None:
+        self.names = tuple(names)
         folder = None if output_dir is None else str(output_dir / "trackers")
         self.accelerator = Accelerator(cpu=cpu, log_with=list(names), project_dir=folder)
-        try:
-            with undisturbed():
-                self.accelerator.init_trackers(_PROJECT, config=_flat(config))
-        except Exception as error:  # each tracker has a service and errors of its own
-            raise ConfigError(
-                f"{', '.join(names)} cannot be started: {error}",
-                where="fit: tracker",
-                hint="mend it, or leave the tracker out",
-            ) from error
+        with self._typed("cannot be started", "mend it, or leave the tracker out"):
+            self.accelerator.init_trackers(_PROJECT, config=_flat(config))
 
     def step(self, record: Mapping[str, Any]) -> None:
         """One step's record."""
-        self.accelerator.log(_numbers(record), step=record["step"])
+        self._log(_numbers(record), record["step"])
 
     def evaluation(self, line: Mapping[str, Any]) -> None:
         """One evaluation's values."""
@@ -54,11 +54,37 @@ class Trackers:
             for name, figure in line.items()
             if isinstance(figure, Mapping)
         }
-        self.accelerator.log(values, step=line["step"])
+        self._log(values, line["step"])
 
     def finish(self) -> None:
         """Write out what is left."""
-        self.accelerator.end_training()
+        with self._typed("cannot end", "look into what it has written"):
+            self.accelerator.end_training()
+            if "trackio" in self.names:
+                # accelerate ends the run, and trackio would end it once more when Python exits.
+                import_module("trackio").finish()
+
+    def _log(self, values: dict[str, float], step: int) -> None:
+        with self._typed(f"cannot log step {step}", "mend it, and go on with resume"):
+            self.accelerator.log(values, step=step)
+
+    @contextmanager
+    def _typed(self, failed: str, hint: str) -> Iterator[None]:
+        try:
+            with undisturbed(), redirect_stdout(_ToStderr()):
+                yield
+        except Exception as error:  # each tracker has a service and errors of its own
+            raise ConfigError(
+                f"{', '.join(self.names)} {failed}: {error}", where="fit: tracker", hint=hint
+            ) from error
+
+
+class _ToStderr(io.TextIOBase):
+    """Not standard error itself: W&B puts a wrapper around both streams, and one in two places
+    would be wrapped twice."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
 
 
 def _numbers(record: Mapping[str, Any]) -> dict[str, float]:

@@ -1,0 +1,39 @@
+"""What judging takes: from the evidence that makes calls and runs models up to whoever counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+from .types import Cost
+
+
+@dataclass
+class Spent:
+    """What has been told so far."""
+
+    cost: Cost = field(default_factory=Cost)
+
+
+_counter: ContextVar[Spent | None] = ContextVar("spent", default=None)
+
+
+def spend(*, lm_tokens: int = 0, evidence_calls: int = 0) -> None:
+    """So much more was run. The target tells its calls of evidence; evidence tells the tokens that
+    it runs through language models of its own, and nothing where it knows the answer already."""
+    spent = _counter.get()
+    if spent is not None:
+        spent.cost += Cost(lm_tokens, evidence_calls)
+
+
+@contextmanager
+def counted() -> Iterator[Spent]:
+    """What is spent within. What is counted there is not counted once more around it."""
+    spent = Spent()
+    token = _counter.set(spent)
+    try:
+        yield spent
+    finally:
+        _counter.reset(token)
