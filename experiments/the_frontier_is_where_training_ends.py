@@ -7,8 +7,9 @@ a run that stopped early lies below it is what it has wasted.
     python experiments/the_frontier_is_where_training_ends.py [--quick] [--figure frontier.svg]
         [--smollm2 models/smollm2]
 
-With `--smollm2` the same with a real language model, in a second plot (LoRA; another twenty minutes
-on two cores).
+With `--smollm2` the same with a real language model, in a second plot (LoRA). Adam's steps have a
+length of their own, however small the gradient is against its noise, so rates are low and draws
+many: at three times the rate a policy spends twice the KL that its reward is worth.
 """
 
 from __future__ import annotations
@@ -47,17 +48,15 @@ def tiny(steps: int) -> Setting:
     return Setting(
         "the bundled prior",
         "tiny",
-        prompts()[:4] if steps >= FULL else prompts()[:1],
+        prompts()[:2] if steps >= FULL else prompts()[:1],
         12,
         betas,
         2000 if steps >= FULL else 200,
         2 if steps >= FULL else 0,
         {
             "steps": steps,
-            "num_samples": 32,
-            "learning_rate": 3e-4 if steps >= FULL else 1e-4,
-            # What a policy lies from its posterior at the end is the noise of its last steps.
-            "decay": "linear",
+            "num_samples": 64 if steps >= FULL else 32,
+            "learning_rate": 1e-4,
         },
     )
 
@@ -66,15 +65,15 @@ def smollm2(path: str) -> Setting:
     return Setting(
         "SmolLM2-135M",
         path,
-        ["I think you are", "My boss is", "The food here is", "People say that this"],
+        ["I think you are", "My boss is"],
         10,
         (0.8, 0.4, 0.2, 0.1),
         200,
         1,
         {
-            "steps": 40,
-            "num_samples": 8,
-            "learning_rate": 1e-3,
+            "steps": 100,
+            "num_samples": 16,
+            "learning_rate": 5e-4,
             "policy": "lora",
             "lora": {"rank": 8, "alpha": 16.0},
         },
