@@ -67,7 +67,7 @@ def row(target: po.Target, label: str, name: str, tokens: int, runs: int, **sett
         if draws.log_z is not None:
             log_z.append([each.value for each in draws.log_z.per_prompt])
     assert last is not None
-    line = f"{label:28s} {cost:8,d} {stated * 1000 / cost:10.2f}"
+    line = f"{label:32s} {cost:8,d} {stated * 1000 / cost:10.2f}"
     if log_z and last.guarantee in ("exact", "properly_weighted"):
         log_z_RP = torch.tensor(log_z, dtype=torch.float64)
         mean_P = log_z_RP.logsumexp(0) - math.log(runs)
@@ -101,12 +101,13 @@ def main() -> None:
     reward = po.Reward(offensive, beta=BETA, max_reward=1.0)
     target = po.Target(prior, reward, PROMPTS, LENGTH)
     twist = options.twist or trained(target, options.twist_steps)
-    print(f"{'':28s} {'tokens':>8s} {'ESS/1000':>10s} {'by var Z':>10s}   log Z, nats")
+    print(f"{'':32s} {'tokens':>8s} {'ESS/1000':>10s} {'by var Z':>10s}   log Z, nats")
     learned = {"replicates": 1, "twist": twist}
     rows: list[tuple[str, str, dict[str, Any]]] = [
         ("importance", "importance", {}),
         ("smc, learned, not resampled", "smc", {**learned, "ess_threshold": 0.0}),
-        ("smc, learned twist", "smc", learned),
+        ("smc, learned, resampled at 0.1", "smc", {**learned, "ess_threshold": 0.1}),
+        ("smc, learned, resampled at 0.5", "smc", learned),
         ("rejection", "rejection", {"max_draws": 64}),
         ("smc, no twist", "smc", {"replicates": 1}),
         ("smc, evidence of the text", "smc", {"replicates": 1, "twist": "evidence"}),

@@ -136,6 +136,8 @@ def test_overrides_reach_every_depth(job):
         "--set",
         "evidence.0.beta=0.25",
         "--set",
+        "fit.policy=lora",
+        "--set",
         "fit.lora.rank=4",
         "--set",
         "fit.objective=rl",

@@ -209,6 +209,8 @@ class TestSettings:
             ({"steps": 1, "num_samples": 0}, "'num_samples' = 0"),
             ({"steps": 1, "policy": "lola"}, "'policy' = 'lola'"),
             ({"steps": 1, "lora": {"rnk": 4}}, "did you mean 'rank'"),
+            ({"steps": 1, "lora": {"rank": 4}}, 'lora does nothing without policy = "lora"'),
+            ({"steps": 1, "checkpoint_every": 1}, "nothing without output_dir"),
         ],
     )
     def test_of_fit(self, table, settings, message):

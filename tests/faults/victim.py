@@ -42,7 +42,7 @@ def train(output_dir, policy: str, *, resume: bool = False, on_step=None) -> po.
         warmup_steps=3,
         checkpoint_every=EVERY,
         policy=policy,
-        lora={"rank": 2},
+        **({"lora": {"rank": 2}} if policy == "lora" else {}),
         output_dir=output_dir,
         resume=resume,
         on_step=on_step,

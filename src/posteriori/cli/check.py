@@ -90,9 +90,9 @@ def check_fit(plan: Plan, *, resume: bool) -> None:
         raise ConfigError(
             "'fit' is missing", where=str(plan.file), hint="write a table [fit] with steps = 200"
         )
-    from ..train.checks import check_looking, check_trackers
+    from ..train.checks import check_idle, check_trackers
 
-    check_looking(plan.config.fit, held_out=plan.held_out is not None)
+    check_idle(plan.config.fit, held_out=plan.held_out is not None, keeps=True)
     check_trackers(plan.config.fit.tracker, plan.output_dir)
     run = plan.policy.parent
     if run.exists() and not run.is_dir():

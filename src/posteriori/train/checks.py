@@ -10,17 +10,24 @@ from ..config import FitSettings, TrackerName, budget_of
 from ..errors import ConfigError
 
 
-def check_looking(settings: FitSettings, *, held_out: bool) -> None:
-    """Raises `ConfigError` for what does nothing without `evaluate_every`, or without a budget."""
+def check_idle(settings: FitSettings, *, held_out: bool, keeps: bool) -> None:
+    """Raises `ConfigError` for what does nothing without another setting: without
+    `evaluate_every`, a budget, a LoRA policy, or a folder that checkpoints are kept in."""
     looks, budget = settings.evaluate_every > 0, budget_of(settings) is not None
     idle = {
         "held_out": (held_out and not looks, "evaluate_every"),
         "evaluate_samples": (settings.evaluate_samples is not None and not looks, "evaluate_every"),
         "on_finding": (settings.on_finding == "stop" and not looks, "evaluate_every"),
     }
-    for name in ("budget_samples", "budget_stages"):
+    for name, there, needed in (
+        ("budget_samples", budget, "kl_budget or reward_target"),
+        ("budget_stages", budget, "kl_budget or reward_target"),
+        ("lora", settings.policy == "lora", 'policy = "lora"'),
+        ("checkpoint_every", keeps, "output_dir"),
+        ("keep_checkpoints", keeps, "output_dir"),
+    ):
         changed = getattr(settings, name) != FitSettings.model_fields[name].default
-        idle[name] = (changed and not budget, "kl_budget or reward_target")
+        idle[name] = (changed and not there, needed)
     for name, (is_idle, needed) in idle.items():
         if is_idle:
             raise ConfigError(

@@ -18,7 +18,7 @@ from ..target import Target
 from ..types import Prompt
 from ..watching import Progress
 from .budget import check_prices, find_budget, recorded_budget, within
-from .checks import check_looking, check_trackers
+from .checks import check_idle, check_trackers
 from .held_out import held_out_target
 from .lookout import EvaluationCallback, Lookout, Note
 from .run_dir import RunDirectory, jsonable, refuse_taken
@@ -143,7 +143,7 @@ def _check(
         )
     if resume and output_dir is None:
         raise ConfigError("resume=True needs the run's output_dir")
-    check_looking(checked, held_out=held_out)
+    check_idle(checked, held_out=held_out, keeps=output_dir is not None)
     check_trackers(checked.tracker, output_dir)
     check_prices(target, checked)
     if output_dir is not None and not resume:
