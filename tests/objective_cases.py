@@ -228,7 +228,13 @@ CASES = [
     ),
     # The winners of 400 groups: the noise of so many draws.
     ObjectiveCase(
-        "raft", {"select": "best_of_n"}, fit=_RUN, within=(0.3, 0.4), law=best_of(16), hard=True
+        "raft",
+        {"select": "best_of_n"},
+        fit=_RUN,
+        within=(0.3, 0.4),
+        law=best_of(16),
+        hard=True,
+        slow=True,
     ),
     ObjectiveCase("dpo", {"beta": 0.3}, fit=_REPLAY, within=(0.02, 0.02)),
     ObjectiveCase("dpo", {"proposal": "prior", "labels": "sampled"}),
@@ -239,5 +245,6 @@ CASES = [
         fit=_RUN,
         within=(0.01, 0.01),
         law=preferred(1.0),
+        slow=True,
     ),
 ]
