@@ -236,7 +236,13 @@ class Target:
         return {name: [values[row] for row in rows] for name, values in self.columns.items()}
 
     def prompt_positions(self, completions: Completions) -> Tensor:
-        """Where in `prompts` each completion's prompt stands; [N]. Raises `EvidenceError`."""
+        """Where in `prompts` each completion's prompt stands; [N]. Raises `EvidenceError`.
+
+        A prompt that is there twice has two places where the completions keep it twice too, in the
+        same order; elsewhere it goes by the last of them.
+        """
+        if tuple(completions.prompt_set) == self.prompts:
+            return completions.prompt_index_N
         positions = []
         for prompt in completions.prompt_set:
             if prompt_key(prompt) not in self._position:

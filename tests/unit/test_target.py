@@ -86,6 +86,15 @@ def test_repeated_prompts_without_columns_are_fine(gpt2):
     assert len(po.evaluate(target, gpt2, num_samples=10)["log_z"].per_prompt) == 2
 
 
+def test_draws_of_a_repeated_prompt_are_told_apart(gpt2):
+    target = po.Target(gpt2, po.Reward(reward, beta=1.0), ["a", "b", "a"], 2)
+    drawn = po.sample(target, "importance", 3)
+    assert drawn.completions.prompt_index_N.tolist() == [0] * 3 + [1] * 3 + [2] * 3
+    assert target.prompt_positions(drawn.completions).tolist() == [0] * 3 + [1] * 3 + [2] * 3
+    read = gpt2.completions(["b", "a"], [[0], [0]], 2)
+    assert target.prompt_positions(read).tolist() == [1, 2]
+
+
 def test_the_cost_of_draws_is_counted(target):
     report = po.evaluate(target, target.prior, num_samples=10)
     lengths = int(report.draws.completions.lengths_N.sum())
