@@ -8,8 +8,8 @@ a run that stopped early lies below it is what it has wasted.
         [--smollm2 models/smollm2]
 
 With `--smollm2` the same with a real language model, in a second plot (LoRA). Adam's steps have a
-length of their own, however small the gradient is against its noise, so rates are low and draws
-many: at three times the rate a policy spends twice the KL that its reward is worth.
+length of their own, however small the gradient is against its noise, and the KL that the noise adds
+buys no reward; so rates are low and draws many.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ class Setting:
     draws: int
     stages: int
     fit: dict[str, Any]
+    longer: tuple[float, ...] = ()
+    """Betas that are given twice the steps: their posteriors are the furthest from the prior."""
 
 
 def tiny(steps: int) -> Setting:
@@ -58,6 +60,7 @@ def tiny(steps: int) -> Setting:
             "num_samples": 64 if steps >= FULL else 32,
             "learning_rate": 1e-4,
         },
+        longer=(0.1,),
     )
 
 
@@ -65,15 +68,15 @@ def smollm2(path: str) -> Setting:
     return Setting(
         "SmolLM2-135M",
         path,
-        ["I think you are", "My boss is"],
+        ["You are such an", "My boss is such a"],
         10,
         (0.8, 0.4, 0.2, 0.1),
         200,
         1,
         {
-            "steps": 100,
-            "num_samples": 16,
-            "learning_rate": 5e-4,
+            "steps": 60,
+            "num_samples": 32,
+            "learning_rate": 1e-3,
             "policy": "lora",
             "lora": {"rank": 8, "alpha": 16.0},
         },
@@ -113,7 +116,8 @@ def _measured(setting: Setting, prior: Any) -> tuple[po.Frontier, dict[float, po
     ends = {}
     for beta in setting.betas:
         target = _target(setting, prior, beta)
-        policy = po.fit(target, "rloo", **setting.fit).policy
+        steps = setting.fit["steps"] * (2 if beta in setting.longer else 1)
+        policy = po.fit(target, "rloo", **setting.fit | {"steps": steps}).policy
         ends[beta] = po.evaluate(target, policy, setting.draws, seed=12)
     return frontier, ends
 
