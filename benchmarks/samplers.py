@@ -27,6 +27,7 @@ from posteriori.types import Draws
 PROMPTS = ["I think you are", "My boss is", "The food here is", "People say that this"]
 LENGTH, BETA = 16, 0.1
 PILOT = 32
+CHAINS = {"imh", "mh"}
 LADDER = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
 """Fixed: the pilot run that would find one costs more than a run here may."""
 
@@ -39,10 +40,18 @@ def at_budget(
     target: po.Target, name: str, tokens: int, seed: int, **settings: Any
 ) -> tuple[Draws, int]:
     """Draws that cost about so many tokens, and what they cost; the first few say how many."""
-    pilot = po.sample(target, name, PILOT, seed=seed + 1000, **settings)
-    num_samples = max(PILOT, round(PILOT * tokens / pilot.cost.lm_tokens))
+    first = settings["chains"] if name in CHAINS else PILOT
+    pilot = po.sample(target, name, first, seed=seed + 1000, **settings)
+    num_samples = max(first, round(first * tokens / pilot.cost.lm_tokens))
+    if name in CHAINS:
+        num_samples = first * of_chains(tokens / pilot.cost.lm_tokens, **settings)
     draws = po.sample(target, name, num_samples, seed=seed, **settings)
     return draws, draws.cost.lm_tokens
+
+
+def of_chains(share: float, chains: int, burn_in: int, thin: int) -> int:
+    """Draws a chain, where burn-in and one draw of each cost 1 / share of what may be spent."""
+    return max(1, int((share * (burn_in + thin) - burn_in) / thin))
 
 
 def effective(draws: Draws) -> float:
@@ -112,8 +121,8 @@ def main() -> None:
         ("smc, no twist", "smc", {"replicates": 1}),
         ("smc, evidence of the text", "smc", {"replicates": 1, "twist": "evidence"}),
         ("annealed", "annealed", {"ladder": LADDER, "moves": 1, "islands": 4}),
-        ("imh", "imh", {}),
-        ("mh", "mh", {}),
+        ("imh", "imh", {"chains": 4, "burn_in": 20, "thin": 5}),
+        ("mh", "mh", {"chains": 4, "burn_in": 20, "thin": 2}),
         ("soft best of 16", "soft_best_of_n", {"n": 16}),
     ]
     for label, name, settings in rows:

@@ -222,5 +222,6 @@ def test_fit_needs_its_table_and_a_place(job):
 
 def test_a_list_of_lora_modules_is_taken(job):
     modules = '["c_attn", "c_proj"]'
-    result = job.fit("--dry-run", "--json", "--set", "fit.policy=lora", "--set", f"fit.lora.target_modules={modules}")
+    chosen = ["--set", "fit.policy=lora", "--set", f"fit.lora.target_modules={modules}"]
+    result = job.fit("--dry-run", "--json", *chosen)
     assert result.json["config"]["fit"]["lora"]["target_modules"] == ["c_attn", "c_proj"]

@@ -14,6 +14,7 @@ from worlds import World, reward
 
 import posteriori as po
 from posteriori.errors import ConfigError, SamplingError
+from posteriori.objectives.acceptance import OverZ
 from posteriori.objectives.raft import RAFT, best
 from posteriori.objectives.rwr import RWR
 
@@ -178,7 +179,7 @@ def test_raft_by_the_policy_accepts_by_its_own_ratio_over_z():
 def test_rafts_gradient_by_the_policy_is_that_towards_what_it_accepts():
     """[1 - (1 - A)^n] grad KL(q_a, pi), q_a = min(p~, a Z pi) / (A a Z), held as it stands."""
     world = of_the_policy(3)
-    objective = prepared(RAFT(proposal="policy", headroom=1.5), world)
+    objective = prepared(RAFT(proposal="policy", headroom=1.5, control_variate=False), world)
     pi_N = world.outcomes.log_proposal_N.exp()
     star_N = world.exact.log_posterior[0].exp()
     p_N = (star_N / (1.5 * pi_N)).clamp(max=1)
@@ -187,6 +188,63 @@ def test_rafts_gradient_by_the_policy_is_that_towards_what_it_accepts():
     law_N = pi_N * p_N / accepted
     exact = (1 - (1 - accepted) ** 3) * imitation_of(world, [law_N])
     torch.testing.assert_close(gradient, exact, rtol=0, atol=EXACT)
+
+
+class InTheMean(RAFT):
+    """Weighs a draw as `draw` leaves it: by its chance to be accepted."""
+
+    def weigh(self, draws, log_prob_N):
+        assert isinstance(self.accept, OverZ)
+        return super().weigh(self.accept.expected(draws), log_prob_N)
+
+
+class InTheMeanWithoutControl(InTheMean):
+    def weigh(self, draws, log_prob_N):
+        constants = super().weigh(draws, log_prob_N)
+        return {**constants, "control_N": torch.zeros_like(log_prob_N)}
+
+
+class InTheMeanByEvidence(InTheMean):
+    """The mutant that forgets the ratio of prior to policy."""
+
+    def weigh(self, draws, log_prob_N):
+        return super().weigh(replace(draws, log_weight_N=draws.log_evidence_N), log_prob_N)
+
+
+def in_the_mean(kind: type[RAFT], world: World) -> RAFT:
+    objective = prepared(kind(proposal="policy", headroom=1.5), world)
+    exact_z(objective.accept, world)
+    return objective
+
+
+def test_rafts_control_variate_leaves_a_times_the_gradient_of_what_is_accepted():
+    """a A grad KL(q_a, pi), with the control and without, whatever the number of draws."""
+    world = of_the_policy(2)
+    pi_N = world.outcomes.log_proposal_N.exp()
+    star_N = world.exact.log_posterior[0].exp()
+    expected = imitation_of(world, [torch.minimum(star_N, 1.5 * pi_N)])
+    for kind in (InTheMean, InTheMeanWithoutControl):
+        gradient = world.expected_gradient(in_the_mean(kind, world))
+        torch.testing.assert_close(gradient, expected, rtol=0, atol=EXACT)
+    wrong = world.expected_gradient(in_the_mean(InTheMeanByEvidence, world))
+    assert float((wrong - expected).abs().max()) > WRONG
+
+
+def test_at_the_posterior_no_draw_of_the_policys_moves_raft():
+    world = World(("x",), 2)
+    log_star_N = world.exact.log_posterior[0]
+    outcomes = replace(world.outcomes, log_proposal_N=log_star_N)
+
+    def pull(kind: type[RAFT]) -> Tensor:
+        objective = in_the_mean(kind, world)
+        constants = objective.weigh(outcomes, log_star_N)
+        at_N = log_star_N[:, None].clone().requires_grad_(True)
+        objective.loss(at_N, constants).sum().backward()
+        assert at_N.grad is not None
+        return at_N.grad.abs().max()
+
+    assert float(pull(InTheMean)) < 1e-12
+    assert float(pull(InTheMeanWithoutControl)) > WRONG
 
 
 @pytest.mark.parametrize("headroom", [1.2, 2.0, 8.0])
@@ -279,7 +337,8 @@ def in_words(completions, **kwargs):
     [
         ({"proposal": "policy", "max_log_evidence": 0.0}, "accepted by p~ / pi"),
         ({"select": "best_of_n", "max_log_evidence": 0.0}, "best_of_n accepts none"),
-        ({"headroom": 3.0}, "none is here"),
+        ({"headroom": 3.0}, "headroom is about .* none is here"),
+        ({"control_variate": False}, "control_variate is about .* none is here"),
         ({"select": "best_of_n", "proposal": "policy", "headroom": 3.0}, "none is here"),
         ({"proposal": "policy", "headroom": 1.0}, "greater than 1"),
     ],

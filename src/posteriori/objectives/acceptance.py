@@ -30,10 +30,19 @@ class Acceptance(torch.nn.Module):
 
     def forward(self, draws: Draws, uniform_N: Tensor) -> Draws:
         """The same draws, of weight 1 where u < w / M and 0 elsewhere."""
-        # A prompt all of whose draws are ruled out compares with NaN, and accepts none.
-        accepted_N = uniform_N.log() < draws.log_weight - self.log_bound(draws)
+        accepted_N = uniform_N.log() < self.log_chance(draws)
         weight_N = torch.zeros_like(draws.log_weight).masked_fill(~accepted_N, -math.inf)
         return replace(draws, log_weight_N=weight_N)
+
+    def expected(self, draws: Draws) -> Draws:
+        """The same draws, each of the weight that it has in the mean over u: its chance."""
+        return replace(draws, log_weight_N=self.log_chance(draws))
+
+    def log_chance(self, draws: Draws) -> Tensor:
+        """log min(1, w / M), and -inf where w is 0, even where M is 0 with it; [N]."""
+        log_w_N = draws.log_weight
+        log_share_N = (log_w_N - self.log_bound(draws)).clamp(max=0)
+        return log_share_N.masked_fill(log_w_N.isneginf(), -math.inf)
 
 
 class KnownBound(Acceptance):

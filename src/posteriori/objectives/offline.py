@@ -34,6 +34,14 @@ class Offline(Objective):
         return -constants["weight_N"] * token_log_prob_nL.sum(-1)
 
 
+def controlled_loss(token_log_prob_nL: Tensor, constants: Constants) -> Tensor:
+    """-(W - C pi/q) log pi, pi/q held: C E_q[(pi/q) grad log pi] = 0, so the mean of the gradient
+    is that of -W log pi, and where W = C pi/q for every draw it has no variance."""
+    log_prob_n = token_log_prob_nL.sum(-1)
+    ratio_n = (log_prob_n.detach() - constants["log_proposal_N"]).exp()
+    return -(constants["weight_N"] - constants["control_N"] * ratio_n) * log_prob_n
+
+
 def weight_over(log_w: Tensor, log_norm: Tensor) -> Tensor:
     """exp(log w - log norm), and 0 where w is 0, even where the norm is 0 with it."""
     return (log_w - log_norm).exp().where(~log_w.isneginf(), 0.0)

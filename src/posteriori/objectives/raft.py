@@ -16,8 +16,8 @@ from ..protocols import TrainableLM
 from ..target import Target
 from ..types import Draws, Prompt
 from .acceptance import Acceptance, KnownBound, OverZ, RunningBound
-from .base import count_by
-from .offline import Offline
+from .base import Constants, count_by
+from .offline import Offline, controlled_loss, per_prompt
 
 _HEADROOM = 2.0
 
@@ -56,12 +56,14 @@ class RAFT(Offline):
 
     class Settings(Strict):
         """`select`: which draws are imitated; `proposal`: who draws; `max_log_evidence`: log M of
-        the prior's draws; `headroom`: M / Z-hat of the policy's."""
+        the prior's draws; `headroom`: M / Z-hat of the policy's; `control_variate`: whether
+        these count by their chance to be accepted, less its mean."""
 
         select: Literal["accept", "best_of_n"] = "accept"
         proposal: Literal["prior", "policy"] = "prior"
         max_log_evidence: float | None = None
         headroom: float | None = Field(None, gt=1)
+        control_variate: bool | None = None
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -78,11 +80,15 @@ class RAFT(Offline):
                 "none, and the policy's are accepted by p~ / pi",
                 hint='leave it out, or set select to "accept" and proposal to "prior"',
             )
-        if chosen.headroom is not None and not (self.on_policy and chosen.select == "accept"):
-            raise ConfigError(
-                "headroom says how many of the policy's draws are accepted, and none is here",
-                hint='leave it out, or set select to "accept" and proposal to "policy"',
-            )
+        accepts_the_policys = self.on_policy and chosen.select == "accept"
+        for setting in ("headroom", "control_variate"):
+            if getattr(chosen, setting) is not None and not accepts_the_policys:
+                raise ConfigError(
+                    f"{setting} is about how the policy's draws are accepted, and none is here",
+                    hint='leave it out, or set select to "accept" and proposal to "policy"',
+                )
+        self.headroom = _HEADROOM if chosen.headroom is None else chosen.headroom
+        self.controlled = accepts_the_policys and chosen.control_variate is not False
 
     @property
     def on_policy(self) -> bool:
@@ -93,8 +99,7 @@ class RAFT(Offline):
 
     def _acceptance(self, target: Target) -> Acceptance:
         if self.on_policy:
-            headroom = self.settings.headroom
-            return OverZ(target, _HEADROOM if headroom is None else headroom)
+            return OverZ(target, self.headroom)
         known = self.settings.max_log_evidence
         known = target.max_log_evidence if known is None else known
         return RunningBound(target) if known is None else KnownBound(known)
@@ -110,17 +115,37 @@ class RAFT(Offline):
         drawn = super().draw(target, policy, prompts, num_samples, generator)
         if self.accept is None:
             return replace(drawn, log_weight_N=best(drawn))
+        if self.controlled:
+            return self.accept.expected(drawn)
         uniform_N = torch.rand(len(drawn), dtype=torch.float64, generator=generator)
         return self.accept(drawn, uniform_N.to(drawn.log_evidence_N.device))
 
+    def weigh(self, draws: Draws, log_prob_N: Tensor) -> Constants:
+        if not self.controlled:
+            return super().weigh(draws, log_prob_N)
+        assert isinstance(self.accept, OverZ)
+        z_known_N = ~self.accept.running_z.before(replace(draws, log_weight_N=None)).isneginf()
+        scale_N = per_prompt(draws)
+        return {
+            "weight_N": scale_N * self.headroom * draws.log_weight.exp(),
+            "control_N": scale_N * z_known_N,
+            "log_proposal_N": draws.log_proposal_N,
+        }
+
+    def loss(self, token_log_prob_nL: Tensor, constants: Constants) -> Tensor:
+        if self.controlled:
+            return controlled_loss(token_log_prob_nL, constants)
+        return super().loss(token_log_prob_nL, constants)
+
     def observe(self, draws: Draws, log_prob_N: Tensor) -> dict[str, float]:
         accepted_N = ~draws.log_weight.isneginf()
+        chance_N = draws.log_weight.exp() if self.controlled else accepted_N.double()
         prompt_N = draws.completions.prompt_index_N
         told = {} if self.accept is None else self.accept.observe(replace(draws, log_weight_N=None))
         return {
             **super().observe(draws, log_prob_N),
             **told,
-            "accepted_share": float(accepted_N.double().mean()),
+            "accepted_share": float(chance_N.mean()),
             "prompts_without_accepted": len(prompt_N.unique()) - len(prompt_N[accepted_N].unique()),
         }
 

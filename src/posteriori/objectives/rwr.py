@@ -12,7 +12,7 @@ from ..protocols import TrainableLM
 from ..target import Target
 from ..types import Draws
 from .base import Constants, policy_figures
-from .offline import Offline, log_mean_by_prompt, per_prompt, weight_over
+from .offline import Offline, controlled_loss, log_mean_by_prompt, per_prompt, weight_over
 from .running_z import RunningZ
 
 
@@ -71,9 +71,7 @@ class RWR(Offline):
         }
 
     def loss(self, token_log_prob_nL: Tensor, constants: Constants) -> Tensor:
-        log_prob_n = token_log_prob_nL.sum(-1)
-        ratio_n = (log_prob_n.detach() - constants["log_proposal_N"]).exp()
-        return -(constants["weight_N"] - constants["control_N"] * ratio_n) * log_prob_n
+        return controlled_loss(token_log_prob_nL, constants)
 
     def observe(self, draws: Draws, log_prob_N: Tensor) -> dict[str, float]:
         self.running_z.add(draws)
