@@ -27,7 +27,8 @@ from posteriori.types import Draws
 PROMPTS = ["I think you are", "My boss is", "The food here is", "People say that this"]
 LENGTH, BETA = 16, 0.1
 PILOT = 32
-CHAINS = {"imh", "mh"}
+AT_ONCE = {"imh", "mh", "soft_best_of_n"}
+"""They have no unbiased Z-hat that would have to vary: one run takes all tokens."""
 LADDER = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
 """Fixed: the pilot run that would find one costs more than a run here may."""
 
@@ -40,10 +41,10 @@ def at_budget(
     target: po.Target, name: str, tokens: int, seed: int, **settings: Any
 ) -> tuple[Draws, int]:
     """Draws that cost about so many tokens, and what they cost; the first few say how many."""
-    first = settings["chains"] if name in CHAINS else PILOT
+    first = settings.get("chains", 2) if name in AT_ONCE else PILOT
     pilot = po.sample(target, name, first, seed=seed + 1000, **settings)
     num_samples = max(first, round(first * tokens / pilot.cost.lm_tokens))
-    if name in CHAINS:
+    if "chains" in settings:
         num_samples = first * of_chains(tokens / pilot.cost.lm_tokens, **settings)
     draws = po.sample(target, name, num_samples, seed=seed, **settings)
     return draws, draws.cost.lm_tokens
@@ -69,6 +70,7 @@ def by_variance(log_z_RP: torch.Tensor) -> float:
 
 
 def row(target: po.Target, label: str, name: str, tokens: int, runs: int, **settings: Any) -> None:
+    runs = 1 if name in AT_ONCE else runs
     log_z, stated, cost, last = [], 0.0, 0, None
     for seed in range(runs):
         draws, used = at_budget(target, name, tokens // runs, seed, **settings)
@@ -77,7 +79,9 @@ def row(target: po.Target, label: str, name: str, tokens: int, runs: int, **sett
             log_z.append([each.value for each in draws.log_z.per_prompt])
     assert last is not None
     line = f"{label:32s} {cost:8,d} {stated * 1000 / cost:10.2f}"
-    if log_z and last.guarantee in ("exact", "properly_weighted"):
+    if "r_hat" in last.figures:
+        line += f" {'-':>10s}   {last.log_z or '-'}, R-hat {last.figures['r_hat']}"
+    elif log_z and last.guarantee in ("exact", "properly_weighted"):
         log_z_RP = torch.tensor(log_z, dtype=torch.float64)
         mean_P = log_z_RP.logsumexp(0) - math.log(runs)
         z_RP = (log_z_RP - mean_P).exp()
@@ -114,9 +118,9 @@ def main() -> None:
     learned = {"replicates": 1, "twist": twist}
     rows: list[tuple[str, str, dict[str, Any]]] = [
         ("importance", "importance", {}),
-        ("smc, learned, not resampled", "smc", {**learned, "ess_threshold": 0.0}),
+        ("smc, learned, not resampled", "smc", learned),
         ("smc, learned, resampled at 0.1", "smc", {**learned, "ess_threshold": 0.1}),
-        ("smc, learned, resampled at 0.5", "smc", learned),
+        ("smc, learned, resampled at 0.5", "smc", {**learned, "ess_threshold": 0.5}),
         ("rejection", "rejection", {"max_draws": 64}),
         ("smc, no twist", "smc", {"replicates": 1}),
         ("smc, evidence of the text", "smc", {"replicates": 1, "twist": "evidence"}),

@@ -64,7 +64,7 @@ def measure(
     runs = {
         "model.generate": theirs,
         "smc, resampled every token": smc(twist=head, ess_threshold=1.0),
-        "smc, adaptive, learned twist": smc(twist=head),
+        "smc, adaptive, learned twist": smc(twist=head, ess_threshold=0.5),
         "smc, evidence twist": smc(twist="evidence"),
         "smc, no twist": smc(),
     }

@@ -214,7 +214,8 @@ CASES = [
         any_proposal=True,
         arrange=exact_z,
         fit={"steps": 160, "num_samples": 40, "learning_rate": 5e-3, "replay": 30},
-        # Draws of the prior alone, of which few have much weight: 0.011 and 0.027 (seeds 0, 1).
+        # Draws of the prior alone: a prompt's 6,400 are worth 170 to 260 of the target, and up to
+        # a tenth of its mass has never been drawn. 0.011 and 0.027; other seeds up to 0.041.
         within=(0.03, 0.04),
         hard=True,
     ),
@@ -224,7 +225,12 @@ CASES = [
     ObjectiveCase("raft", fit=_RUN, within=(0.5, 0.4), hard=True),
     # Of the policy's own draws, by their chance to be accepted: 0.004 and 0.010.
     ObjectiveCase(
-        "raft", {"proposal": "policy"}, fit=_RUN | {"replay": 4}, within=(0.02, 0.02), hard=True
+        "raft",
+        {"proposal": "policy"},
+        fit=_RUN | {"replay": 4},
+        within=(0.02, 0.02),
+        hard=True,
+        slow=True,
     ),
     # By the coin: 0.024 and 0.027, the noise of some 9,000 accepted draws.
     ObjectiveCase(

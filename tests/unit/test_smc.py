@@ -207,6 +207,24 @@ def test_a_learned_twist_is_the_expected_evidence(table):
     assert float(off.mean().abs()) < 0.2 * float(best.mean())
 
 
+def test_particles_are_not_resampled_under_a_twist_that_steers_unless_asked(table):
+    """Other twists resample below one half, and so does the same one where it does not steer."""
+    target = po.Target(table, po.Reward(reward, beta=0.2), table.prompts, 3)
+    head = fit_twist(target, steps=1, num_samples=32, seed=0).twist
+
+    def log_weight(**settings) -> torch.Tensor:
+        return po.sample(target, "smc", 200, seed=3, **settings).log_weight
+
+    for settings, threshold in (
+        ({"twist": head}, 0.0),
+        ({"twist": head, "guidance": 0.0}, 0.5),
+        ({"twist": "evidence"}, 0.5),
+    ):
+        as_it_is = log_weight(**settings)
+        assert torch.equal(as_it_is, log_weight(**settings, ess_threshold=threshold))
+        assert not torch.equal(as_it_is, log_weight(**settings, ess_threshold=0.5 - threshold))
+
+
 def test_training_is_reproducible_and_saved(gpt2, tmp_path):
     target = po.Target(gpt2, po.Reward(reward, beta=0.5), PROMPTS, 3)
     twists = [fit_twist(target, steps=3, num_samples=16, seed=s).twist for s in (1, 1, 2)]

@@ -26,7 +26,7 @@ def conditional_log_z(
     seed: int = 0,
     *,
     twist: Any = "none",
-    ess_threshold: float = 0.5,
+    ess_threshold: float | None = None,
     on_progress: Progress | None = None,
 ) -> Estimate:
     """log Z-hat = -log (1/M) sum_m 1 / Z-hat_m,  Z-hat_m of SMC with y*_m ~ p* among its particles.

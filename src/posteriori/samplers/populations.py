@@ -19,6 +19,8 @@ from .particles import Lanes, Particles, lanes
 from .resampling import Choices, Scheme
 from .twists import Prefixes, Twist
 
+_UNSTEERED, _STEERED = 0.5, 0.0
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -28,8 +30,20 @@ class Plan:
     proposal: LanguageModel
     twist: Twist
     resampling: Scheme
-    ess_threshold: float
+    ess_threshold: float | None = None
     guidance: float = 0.9
+
+    @property
+    def steers(self) -> bool:
+        """Whether the twist has a say in what is drawn, and not in what is kept alone."""
+        return self.proposal is self.target.prior and self.guidance > 0 and self.twist.reads_hidden
+
+    @property
+    def threshold(self) -> float:
+        """The share of effective particles below which is resampled; see `SMC`."""
+        if self.ess_threshold is not None:
+            return self.ess_threshold
+        return _STEERED if self.steers else _UNSTEERED
 
 
 @dataclass
@@ -82,7 +96,7 @@ class Populations:
         self.one_lm = plan.proposal is plan.target.prior
         self.there_N = (torch.arange(self.width, device=size_G.device) < size_G[:, None]).flatten()
         parent_N = parent_G.repeat_interleave(self.width)
-        self.guided = self.one_lm and plan.guidance > 0 and plan.twist.reads_hidden
+        self.guided = plan.steers
         self.from_prior = self.one_lm and not self.guided
         self.p = Particles.start(parent_N, self.there_N, self.length, self.from_prior)
         self.log_z_G = torch.zeros(len(size_G), dtype=torch.float64, device=size_G.device)
@@ -113,7 +127,7 @@ class Populations:
                 changed = self._step(rows, t)
                 if on_step:
                     on_step(t + 1)
-                if changed or plan.ess_threshold >= 1:
+                if changed or plan.threshold >= 1:
                     self._resample(rows)
                 if not bool(p.live_N.any()):
                     break
@@ -243,9 +257,9 @@ class Populations:
         """Where few particles carry the weight, and some still go on."""
         p, plan, width = self.p, self.plan, self.width
         log_w_GK = p.log_w_N.view(-1, width)
-        poor_G = ess(log_w_GK) < plan.ess_threshold * self.size_G
+        poor_G = ess(log_w_GK) < plan.threshold * self.size_G
         due_G = p.live_N.view(-1, width).any(-1) & ~log_w_GK.isneginf().all(-1)
-        if plan.ess_threshold < 1:
+        if plan.threshold < 1:
             due_G &= poor_G
         if not bool(due_G.any()):
             return

@@ -30,7 +30,7 @@ class SMCSettings(Strict, arbitrary_types_allowed=True):
     """`replicates`: populations a prompt, 4 unless there are fewer draws; see `SMC`."""
 
     replicates: int | None = Field(None, ge=1)
-    ess_threshold: float = Field(0.5, ge=0, le=1)
+    ess_threshold: float | None = Field(None, ge=0, le=1)
     resampling: Scheme = "systematic"
     guidance: float = Field(0.9, ge=0, le=1)
     twist: Annotated[Any, AfterValidator(make_twist)] = Field("none", validate_default=True)
@@ -55,7 +55,9 @@ class SMC(Sampler):
     "rollouts"; a `TwistHead` that `fit_twist` has trained, or its file; each but the last also as
     {"name": "evidence", "temper": 0.5}, with settings. `guidance`: where a learned twist
     meets the prior as proposal it steers that too, q = prior (1 - guidance + guidance psi_t /
-    E_prior[psi_t]); 0 leaves the prior as it is.
+    E_prior[psi_t]); 0 leaves the prior as it is. `ess_threshold` is 0.5 unless it is
+    given, and 0 (never) under a twist that steers: half-way its weights tell for the most part how
+    much the twist contradicts itself from token to token, and resampling copies few by that.
 
     Raises `ConfigError` for more replicates than draws, and `SamplingError` for language models
     over other tokens, or such that cannot be run token by token.
