@@ -167,12 +167,12 @@ CASES = [
     ObjectiveCase("grpo", divergence=kl_to_target, fit=_SLOW, within=(0.02, 0.02)),
     ObjectiveCase("grpo", {"scale": True}, fit=_SLOW, within=(0.02, 0.02), slow=True),
     ObjectiveCase(
-        "grpo", {"epochs": 2}, divergence=kl_to_target, fit=_SLOW, within=(0.03, 0.03), slow=True
+        "grpo", {"epochs": 2}, divergence=kl_to_target, fit=_SLOW, within=(0.02, 0.02), slow=True
     ),
     ObjectiveCase("grpo", {"kl": "k3", "kl_in": "loss", "aggregation": "token_mean"}),
     ObjectiveCase("grpo", {"kl": "k3", "kl_in": "loss", "scale": True}),
     ObjectiveCase("ppo", divergence=kl_to_target, fit=_SLOW, within=(0.02, 0.02)),
-    ObjectiveCase("vargrad", divergence=kl_to_target, fit=_RUN, within=(0.02, 0.03)),
+    ObjectiveCase("vargrad", divergence=kl_to_target, fit=_RUN, within=(0.02, 0.02)),
     # Few draws, used often. Worst of seeds 0 to 4: 0.0414 and 0.0397, from 720 draws.
     ObjectiveCase("vargrad", {"epochs": 8}, fit=_FEW, within=(0.06, 0.06), slow=True),
     # The nearest: the same draws used often at first, with noise averaged out as the rate decays.
@@ -181,7 +181,7 @@ CASES = [
     ObjectiveCase("tb", divergence=kl_to_target, arrange=any_log_z, fit=_RUN, within=(0.02, 0.02)),
     ObjectiveCase("tb", {"proposal": "prior"}, fit=_RUN),
     ObjectiveCase("dpg", fit=_RUN, within=(0.02, 0.02), **_DPG),
-    ObjectiveCase("dpg", {"proposal": "policy"}, fit=_RUN, within=(0.02, 0.03), **_DPG, slow=True),
+    ObjectiveCase("dpg", {"proposal": "policy"}, fit=_RUN, within=(0.02, 0.02), **_DPG, slow=True),
     ObjectiveCase("dpg", {"proposal": "prior", "baseline": 0.0}, **_DPG),
     *(
         ObjectiveCase(
@@ -213,11 +213,12 @@ CASES = [
         divergence=kl_from_target,
         any_proposal=True,
         arrange=exact_z,
-        fit={"steps": 160, "num_samples": 40, "learning_rate": 5e-3, "replay": 30},
         # Draws of the prior alone: a prompt's 6,400 are worth 170 to 260 of the target, and up to
-        # a tenth of its mass has never been drawn. 0.011 and 0.027; other seeds up to 0.041.
-        within=(0.03, 0.04),
+        # a tenth of its mass has never been drawn. 0.009 and 0.016; another seed came to 0.04.
+        fit=_SLOW | {"replay": 30},
+        within=(0.02, 0.02),
         hard=True,
+        slow=True,
     ),
     ObjectiveCase("rwr", {"normaliser": "step", "control_variate": False}, hard=True),
     # Accepted draws are one in a hundred to one in a thousand here, so that 19,200 of the prior
