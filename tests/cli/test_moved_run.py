@@ -13,8 +13,8 @@ def moved(job, tmp_path):
     return replace(job, folder=job.folder.rename(tmp_path.parent / f"{tmp_path.name} elsewhere"))
 
 
-def figures(job) -> dict:
-    policies = job.evaluate("--quiet", "--json").json["policies"]
+def figures(evaluation) -> dict:
+    policies = evaluation.json["policies"]
     return {name: each["figures"] for name, each in policies.items()}
 
 
@@ -27,10 +27,13 @@ def test_a_lora_run_is_evaluated_and_resumed_elsewhere(job, tmp_path):
     job.change("steps = 4", 'steps = 4\npolicy = "lora"')
     assert job.fit("--quiet").code == 0
     assert str(tmp_path) not in recorded(job)
-    before = figures(job)
+    before = job.evaluate("--quiet", "--json")
+    assert before.err == ""
     there = moved(job, tmp_path)
     assert not job.folder.exists()
-    assert figures(there) == before
+    after = there.evaluate("--quiet", "--json")
+    assert figures(after) == figures(before)
+    assert f"stands on '{job.folder / 'model'}', which is gone" in after.err
     weights = (there.output / "policy" / "adapter_model.safetensors").read_bytes()
     assert there.fit("--resume", "--quiet").code == 0
     assert (there.output / "policy" / "adapter_model.safetensors").read_bytes() == weights

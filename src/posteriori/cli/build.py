@@ -27,6 +27,7 @@ from ..types import Prompt
 from .check import Plan, find_model
 from .distributions import KEYS, build_distribution
 from .functions import load_function
+from .output import stderr, visible
 from .progress import count_progress, status
 from .ready_made import build_ready_made, calls_of, is_ready_made
 
@@ -74,12 +75,17 @@ def build_held_out(plan: Plan, target: Target) -> Target | None:
 def load_model(plan: Plan, path: str) -> CausalLM:
     """A model that computes the way the config says of its prior.
 
-    Of an adapter whose base model has been moved, the prior is taken for it if it has its name.
+    Of an adapter whose base model has been moved, the prior is taken for it if it has its name, and
+    that is said on standard error.
     """
     settings = plan.config.prior
+    moved = _moved_base(Path(path), plan.prior)
+    if moved is not None:
+        told = f"note: '{path}' stands on '{moved}', which is gone; '{plan.prior}' is taken for it"
+        stderr().print(visible(told), soft_wrap=True)
     return load(
         path,
-        base=plan.prior if _stands_on_moved(Path(path), plan.prior) else None,
+        base=None if moved is None else plan.prior,
         device=settings.device,
         dtype=settings.dtype,
         merge_adapter=settings.merge_adapter,
@@ -87,11 +93,12 @@ def load_model(plan: Plan, path: str) -> CausalLM:
     )
 
 
-def _stands_on_moved(adapter: Path, prior: str) -> bool:
+def _moved_base(adapter: Path, prior: str) -> str | None:
+    """The base model that an adapter names, where it is gone and the prior has its name."""
     if not (adapter / "adapter_config.json").is_file():
-        return False
+        return None
     base = base_of_adapter(adapter)
-    return is_gone(base) and Path(base).name == Path(prior).name
+    return base if is_gone(base) and Path(base).name == Path(prior).name else None
 
 
 def load_policy(plan: Plan, path: str, target: Target, *, quiet: bool = False) -> CausalLM:
