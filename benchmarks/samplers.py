@@ -80,7 +80,7 @@ def row(target: po.Target, label: str, name: str, tokens: int, runs: int, **sett
     assert last is not None
     line = f"{label:32s} {cost:8,d} {stated * 1000 / cost:10.2f}"
     if "r_hat" in last.figures:
-        line += f" {'-':>10s}   {last.log_z or '-'}, R-hat {last.figures['r_hat']}"
+        line += f" {'-':>10s}   {last.log_z or '-'}, R-hat {last.figures['r_hat'].value:.1f}"
     elif log_z and last.guarantee in ("exact", "properly_weighted"):
         log_z_RP = torch.tensor(log_z, dtype=torch.float64)
         mean_P = log_z_RP.logsumexp(0) - math.log(runs)

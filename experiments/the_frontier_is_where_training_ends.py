@@ -7,9 +7,9 @@ a run that stopped early lies below it is what it has wasted.
     python experiments/the_frontier_is_where_training_ends.py [--quick] [--figure frontier.svg]
         [--smollm2 models/smollm2]
 
-With `--smollm2` the same with a real language model, in a second plot (LoRA; 1,600 draws, which
-later steps use again). Adam's steps have a length of their own, however small the gradient is
-against its noise, and the KL that the noise adds buys no reward; so rates are low and draws many.
+With `--smollm2` the same with a real language model, in a second plot (LoRA). Adam's steps have a
+length of their own, however small the gradient is against its noise, and the KL that the noise adds
+buys no reward; so rates are low and draws many.
 """
 
 from __future__ import annotations
@@ -69,15 +69,14 @@ def smollm2(path: str) -> Setting:
         "SmolLM2-135M",
         path,
         ["He called me a", "Shut up, you"],
-        10,
+        4,
         (0.8, 0.4, 0.2, 0.1),
         300,
         1,
         {
-            "steps": 50,
-            "num_samples": 16,
-            "replay": 6,
-            "learning_rate": 2e-3,
+            "steps": 60,
+            "num_samples": 64,
+            "learning_rate": 1e-3,
             "policy": "lora",
             # The last third of the layers alone: a gradient pass ends where the adapter begins.
             "lora": {
