@@ -9,6 +9,7 @@ log Z of the library is over this space, in nats per completion.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -353,4 +354,7 @@ class Estimate:
         return self.value
 
     def __str__(self) -> str:
+        """The value and its error; of a figure whose error nobody knows (NaN) the value alone."""
+        if math.isnan(self.standard_error):
+            return f"{self.value:.4g}"
         return f"{self.value:.4g} ± {self.standard_error:.2g}"

@@ -155,3 +155,8 @@ def test_the_public_names_are_there():
 def test_importing_the_package_needs_no_torch():
     code = "import sys, posteriori; assert 'torch' not in sys.modules; posteriori.PosterioriError"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_estimate_shows_its_error_where_there_is_one():
+    assert str(po.Estimate(1.23456, 0.0123, "consistent", 10)) == "1.235 ± 0.012"
+    assert str(po.Estimate(0.26871, math.nan, "heuristic", 10)) == "0.2687"
