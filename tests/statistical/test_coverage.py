@@ -8,6 +8,8 @@ right size they cover 83%, at 1.5 times 99.7%.
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 from helpers import WORDS
@@ -38,8 +40,13 @@ def reward(completion_ids, **kwargs):
     return [0.5 * y.count(1) - 0.2 * len(y) for y in completion_ids]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def z_scores() -> dict[str, np.ndarray]:
+    return scored()
+
+
+@functools.cache
+def scored() -> dict[str, np.ndarray]:
     """(estimate - exact) / standard error of each prompt, where it has one; last, of the mean."""
     prior = po.TabularLM.random(WORDS[:4], 3, ("x", "y"), seed=1)
     target = po.Target(prior, po.Reward(reward, beta=0.5), prior.prompts, 3)

@@ -12,7 +12,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers import WORDS, generator, has_c, reward
+from helpers import WORDS, OracleCase, generator, has_c, reward
 
 import posteriori as po
 from posteriori.samplers.conditional import conditional_log_z
@@ -55,8 +55,10 @@ def test_z_is_right_with_a_hard_constraint(case, twist):
     check(drawn, case.figures("constraint_has_c")["log_z"])
 
 
-def test_z_is_right_with_a_learned_twist_and_it_helps(case):
+@pytest.mark.parametrize("name", ["case_1", pytest.param("case_2", marks=pytest.mark.slow)])
+def test_z_is_right_with_a_learned_twist_and_it_helps(name):
     """It is worth twice the draws, and more: the variance without it is over twice as large."""
+    case = OracleCase(name)
     target = case.target(0.5)
     fitted = fit_twist(target, steps=40, num_samples=128, seed=1)
     steered = po.sample(target, "smc", 40_000, seed=3, replicates=400, twist=fitted.twist)

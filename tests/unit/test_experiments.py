@@ -24,6 +24,9 @@ QUICK = {
     "kl_budget_is_kept": 0,
 }
 
+SLOW = {"social_bias"}
+"""Half a minute, small as it is."""
+
 
 def load(name: str, monkeypatch):
     monkeypatch.syspath_prepend(str(EXPERIMENTS))
@@ -39,7 +42,10 @@ def test_every_experiment_is_run_here():
     assert {path.stem for path in EXPERIMENTS.glob("*.py")} == {*QUICK, "common"}
 
 
-@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(each, marks=[pytest.mark.slow] if each in SLOW else []) for each in QUICK],
+)
 def test_the_claim_holds(name, monkeypatch, tmp_path):
     verdict = load(name, monkeypatch).run(QUICK[name])
     assert verdict.holds, str(verdict)
