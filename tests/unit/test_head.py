@@ -25,9 +25,13 @@ def plain(hidden, weight, token):
     return (hidden @ weight.t()).log_softmax(-1).gather(-1, token[..., None])[..., 0]
 
 
-@pytest.fixture(params=[2**23, 2 * V], ids=["at once", "in parts of two rows"])
+@pytest.fixture(params=[(128, True), (2, True), (2, False)], ids=["at once", "2 rows", "not kept"])
 def parts(request, monkeypatch):
-    monkeypatch.setattr(module, "_ELEMENTS", request.param)
+    """All rows together or two at a time; their probabilities kept, or computed once more."""
+    rows, kept = request.param
+    monkeypatch.setattr(module, "_ROWS", rows)
+    monkeypatch.setattr(module, "_ELEMENTS", rows * V)
+    monkeypatch.setattr(module, "_KEPT", N * T * V if kept else 0)
 
 
 @pytest.mark.usefixtures("parts")

@@ -27,7 +27,7 @@ def tokens(rows, max_new_tokens=4, **tokenizer) -> list[list[int]]:
     lm = tiny_lm(tokenizer=word_tokenizer(**tokenizer))
     target = po.Target(lm, po.Reward(flat, beta=1.0), ["a"], max_new_tokens)
     data = PreferenceData(read_preferences(rows), target, seed=0)
-    return data.ids
+    return data.all.completion_ids
 
 
 def says(role, content):

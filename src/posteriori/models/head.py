@@ -20,8 +20,14 @@ from torch.autograd.function import once_differentiable
 from .packing import packed_product
 from .precision import OutputHead
 
-_ELEMENTS = 2**23
-"""Logits at once: about as many as a CPU's cache holds."""
+_ELEMENTS = 2**18
+"""Logits at once, if that is no fewer than `_ROWS` rows: about as many as a core's cache holds."""
+
+_ROWS = 128
+"""Rows below which a product with a large vocabulary's weights is slow."""
+
+_KEPT = 2**23
+"""So few probabilities are kept for the backward pass of a trained head."""
 
 _WORTH_PACKING = 512
 """Rows after which the time comes back that it takes to lay the weights out for the product."""
@@ -115,18 +121,24 @@ class _HeadLogProb(torch.autograd.Function):
             rows = _rows(weight_VD, len(hidden_RD))
             slope = ctx.needs_input_grad[0] and not ctx.needs_input_grad[1]
             rounded_VD = weight_VD.to(dtype) if slope else weight_VD
-            logits_of = _product(weight_VD, len(hidden_RD))
+            product = _product(weight_VD, len(hidden_RD))
             log_prob_R = torch.empty(len(hidden_RD), dtype=torch.float64)
             slope_RD = torch.empty_like(hidden_RD) if slope else None
-            ctx.p_RV = None
+            kept = ctx.needs_input_grad[1] and len(hidden_RD) * len(weight_VD) <= _KEPT
+            # Written over part by part: memory that is new to the process is slow to write to.
+            logits_rV = hidden_RD.new_empty(rows, len(weight_VD))
+            p_RV = hidden_RD.new_empty(len(hidden_RD) if kept else rows, len(weight_VD))
             for start in range(0, len(hidden_RD), rows):
                 part = slice(start, start + rows)
-                p_rV, log_prob_R[part] = _softmax(logits_of(hidden_RD[part]), token_R[part])
+                part_rV = logits_rV[: len(token_R[part])]
+                p_rV = p_RV[part] if kept else p_RV[: len(part_rV)]
+                product(hidden_RD[part], part_rV)
+                torch.softmax(part_rV, -1, out=p_rV)
+                log_prob_R[part] = _log_prob(part_rV, p_rV, token_R[part])
                 if slope_RD is not None:
                     mean_rD = p_rV.to(dtype) @ rounded_VD
                     torch.sub(weight_VD[token_R[part]], mean_rD, out=slope_RD[part])
-                elif ctx.needs_input_grad[1] and rows == len(hidden_RD):
-                    ctx.p_RV = p_rV
+            ctx.p_RV = p_RV if kept else None
         if slope_RD is not None:
             ctx.save_for_backward(slope_RD)
         else:
@@ -153,54 +165,57 @@ def _both(
 ) -> tuple[Tensor, Tensor]:
     """The gradients of sum g log p with respect to the hidden states and the weights.
 
-    `p_RV` are the probabilities, where the forward pass had them all at once.
+    `p_RV` are the probabilities, where the forward pass kept them.
     """
     rows = _rows(weight_VD, len(hidden_RD))
     dh_RD, dw_VD = torch.empty_like(hidden_RD), torch.zeros_like(weight_VD)
+    dlogits_RV = hidden_RD.new_empty(rows, len(weight_VD))
     for start in range(0, len(hidden_RD), rows):
         part = slice(start, start + rows)
         g_r1 = g_R[part, None]
-        p_rV = (hidden_RD[part] @ weight_VD.t()).softmax(-1) if p_RV is None else p_RV
-        dlogits_rV = p_rV * -g_r1
+        dlogits_rV = dlogits_RV[: len(g_r1)]
+        if p_RV is None:
+            torch.mm(hidden_RD[part], weight_VD.t(), out=dlogits_rV)
+            torch.mul(dlogits_rV.softmax(-1), -g_r1, out=dlogits_rV)
+        else:
+            torch.mul(p_RV[part], -g_r1, out=dlogits_rV)
         dlogits_rV.scatter_add_(1, token_R[part, None], g_r1)
         torch.mm(dlogits_rV, weight_VD, out=dh_RD[part])
         dw_VD.addmm_(dlogits_rV.t(), hidden_RD[part])
     return dh_RD, dw_VD
 
 
-def _product(weight_VD: Tensor, total: int) -> Callable[[Tensor], Tensor]:
-    """h -> h W', for `total` of them.
+def _product(weight_VD: Tensor, total: int) -> Callable[[Tensor, Tensor], object]:
+    """(h, out) -> out = h W', for `total` rows.
 
     Packed weights are multiplied by one number of rows only: oneDNN keeps what it has worked out
     for each number that it meets, tens of megabytes for a large vocabulary.
     """
     if total < _WORTH_PACKING or weight_VD.dtype != torch.float32:
-        return lambda hidden_rD: hidden_rD @ weight_VD.t()
-    product = packed_product(weight_VD, None, _PACKED_ROWS)
+        return lambda hidden_rD, out_rV: torch.mm(hidden_rD, weight_VD.t(), out=out_rV)
+    packed = packed_product(weight_VD, None, _PACKED_ROWS)
 
-    def logits_of(hidden_rD: Tensor) -> Tensor:
-        logits_rV = hidden_rD.new_empty(len(hidden_rD), len(weight_VD))
+    def product(hidden_rD: Tensor, out_rV: Tensor) -> None:
         whole = len(hidden_rD) // _PACKED_ROWS * _PACKED_ROWS
         for start in range(0, whole, _PACKED_ROWS):
             part = slice(start, start + _PACKED_ROWS)
-            logits_rV[part] = product(hidden_rD[part])
-        torch.mm(hidden_rD[whole:], weight_VD.t(), out=logits_rV[whole:])
-        return logits_rV
+            out_rV[part] = packed(hidden_rD[part])
+        torch.mm(hidden_rD[whole:], weight_VD.t(), out=out_rV[whole:])
 
-    return logits_of
+    return product
 
 
 def _rows(weight_VD: Tensor, total: int) -> int:
     """Rows at once: parts of equal size, because a small one is multiplied at a poor rate."""
-    parts = -(-total * weight_VD.shape[0] // _ELEMENTS)
+    most = max(_ROWS, _ELEMENTS // len(weight_VD))
+    parts = -(-total // most)
     return -(-total // parts)
 
 
-def _softmax(logits_rV: Tensor, token_r: Tensor) -> tuple[Tensor, Tensor]:
-    """Probabilities [r, V], and the token's log-prob, float64 [r].
+def _log_prob(logits_rV: Tensor, p_rV: Tensor, token_r: Tensor) -> Tensor:
+    """The token's log-prob, float64 [r].
 
     log sum exp = x - log p at the largest logit x, where p is at least 1/V: it never rounds to 0.
     """
-    p_rV = logits_rV.softmax(-1)
     chosen_r = logits_rV.gather(1, token_r[:, None])[:, 0].double()
-    return p_rV, chosen_r - logits_rV.amax(-1).double() + p_rV.amax(-1).double().log()
+    return chosen_r - logits_rV.amax(-1).double() + p_rV.amax(-1).double().log()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -26,29 +27,30 @@ class PreferenceData:
     """
 
     def __init__(self, pairs: Sequence[Preference], target: Target, seed: int) -> None:
-        self.lm, self.max_new_tokens, self.seed = target.prior, target.max_new_tokens, seed
+        self.seed = seed
         lm: Any = target.prior
         once = {prompt_key(pair.prompt): pair for pair in reversed(pairs)}
         encoded = {key: _encoded(lm, pair) for key, pair in once.items()}
         prompt_ids = [encoded[prompt_key(pair.prompt)] for pair in pairs]
-        self.prompts: list[Prompt] = [pair.prompt for pair in pairs for _ in range(2)]
-        self.ids = _completion_ids(lm, pairs, prompt_ids, target.max_new_tokens)
+        ids = _completion_ids(lm, pairs, prompt_ids, target.max_new_tokens)
         context = getattr(lm, "context_length", None)
-        for at, (pair, ids) in enumerate(zip(pairs, prompt_ids, strict=True)):
-            longest = max(len(self.ids[2 * at]), len(self.ids[2 * at + 1]))
-            if context is not None and len(ids) + longest > context:
+        for at, (pair, start) in enumerate(zip(pairs, prompt_ids, strict=True)):
+            longest = max(len(ids[2 * at]), len(ids[2 * at + 1]))
+            if context is not None and len(start) + longest > context:
                 raise PromptError(
-                    f"the prompt has {len(ids)} tokens and its longer completion {longest}, "
+                    f"the prompt has {len(start)} tokens and its longer completion {longest}, "
                     f"but the model's context holds {context}",
                     where=pair.where,
                     hint="remove the row, shorten its prompt, or lower max_new_tokens",
                 )
-        text = json.dumps([prompt_ids, self.ids])
+        text = json.dumps([prompt_ids, ids])
         self.sha256 = hashlib.sha256(text.encode()).hexdigest()
+        prompts: list[Prompt] = [pair.prompt for pair in pairs for _ in range(2)]
+        self.all: Completions = lm.completions(prompts, ids, target.max_new_tokens)
 
     def __len__(self) -> int:
         """How many pairs there are."""
-        return len(self.ids) // 2
+        return len(self.all) // 2
 
     def rows(self, first: int, count: int) -> Tensor:
         """The completions of the pairs whose turns are `first`, `first` + 1, ..; [2 count]."""
@@ -62,9 +64,16 @@ class PreferenceData:
         return (2 * pairs[:, None] + torch.arange(2)).flatten()
 
     def completions(self, rows: Tensor) -> Completions:
-        at = rows.tolist()
-        return self.lm.completions(
-            [self.prompts[row] for row in at], [self.ids[row] for row in at], self.max_new_tokens
+        """Those completions, with their own prompts alone."""
+        chosen = self.all.select(rows)
+        used_P, prompt_index_N = chosen.prompt_index_N.unique(return_inverse=True)
+        used = used_P.tolist()
+        return replace(
+            chosen,
+            prompt_set=tuple(chosen.prompt_set[at] for at in used),
+            prompt_ids=tuple(chosen.prompt_ids[at] for at in used),
+            prompt_index_N=prompt_index_N,
+            tokens_NL=chosen.tokens_NL[:, : int(chosen.lengths_N.max())],
         )
 
 
