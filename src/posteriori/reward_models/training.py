@@ -111,7 +111,7 @@ class RewardTrainer:
 
         settings = self.settings
         optimizer = torch.optim.AdamW(
-            self.parameters, settings.learning_rate, weight_decay=settings.weight_decay
+            self.parameters, settings.learning_rate, weight_decay=settings.weight_decay, fused=True
         )
         warmup = math.ceil(settings.warmup * self.steps)
         kind = {"none": "constant_with_warmup"}.get(settings.decay, settings.decay)

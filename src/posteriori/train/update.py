@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..config import FitSettings
 from ..errors import ConfigError
@@ -44,7 +44,7 @@ class Updater:
                 hint="start it with plain python",
             )
         self.optimizer = self.accelerator.prepare(
-            torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
+            torch.optim.AdamW(groups, weight_decay=settings.weight_decay, fused=True)
         )
         self.under_way = False
 
@@ -59,15 +59,17 @@ class Updater:
 
     def _update(self, draws: Draws, constants: Constants, step: int) -> Update:
         loss, log_prob_N = self.backward(draws, constants)
-        limit = self.settings.max_grad_norm
-        norm = self.accelerator.clip_grad_norm_(
-            self.parameters, float("inf") if limit is None else limit
-        )
-        grad_norm = torch.as_tensor(norm, dtype=torch.float64)
+        grad_norm = self._clip(self.settings.max_grad_norm).double()
         guards.check_gradient(grad_norm, self.policy, self.objective, draws, constants, step)
         self.under_way = True
         self.optimizer.step()
         return Update(loss, log_prob_N, float(grad_norm))
+
+    def _clip(self, limit: float | None) -> Tensor:
+        """The norm of all gradients, which are scaled down to `limit` where there is one."""
+        if limit is not None:
+            return torch.as_tensor(self.accelerator.clip_grad_norm_(self.parameters, limit))
+        return nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
 
     def backward(self, draws: Draws, constants: Constants) -> tuple[float, Tensor]:
         """Gradients of the mean loss over all draws, micro-batch by micro-batch; and log pi [N]."""
