@@ -69,7 +69,7 @@ def lost_in_padding(model: nn.Module, device: torch.device) -> bool:
     smallest float64, which masks padding, is -inf there, and padding attends to nothing else.
     """
     ids = torch.zeros(1, 2, dtype=torch.long, device=device)
-    mask = torch.tensor([[0, 1]], device=device)
-    padded = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, -1]
-    bare = model(input_ids=ids, use_cache=False).logits
+    padding = torch.tensor([[0, 1]], device=device)
+    padded = model(input_ids=ids, attention_mask=padding, use_cache=False).logits[:, -1]
+    bare = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
     return bool(padded.isnan().any()) and not bool(bare.isnan().any())
