@@ -270,6 +270,10 @@ def _explain(model: type[BaseModel], error: Any) -> str:
     shown = shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "..."
     message = error["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
+    table = ".".join(part for part in error["loc"] if isinstance(part, str))
+    if error["type"] in ("model_type", "list_type") and _fields_at(model, error["loc"]):
+        several = error["type"] == "list_type" or not isinstance(error["loc"][-1], str)
+        message = f"write it as a table, {f'[[{table}]]' if several else f'[{table}]'}"
     return f"'{path}' = {shown} is not valid: {message}"
 
 

@@ -21,6 +21,15 @@ REFUSED = {
         "unknown key 'evidence.0.bta'; did you mean 'beta'?",
     ),
     "unknown table": (("[fit]", "[fitt]"), "unknown key 'fitt'; did you mean 'fit'?"),
+    "a word for a table": (
+        ("output_dir", 'reward = "tiny"\noutput_dir'),
+        "'reward' = 'tiny' is not valid: write it as a table, [reward]",
+    ),
+    "one table for a list of them": (
+        ("[[evidence]]", "[evidence]"),
+        "'evidence' = {{'kind': 'reward', 'function': 'my_reward.py:score', 'beta':... is not "
+        "valid: write it as a table, [[evidence]]",
+    ),
     "infinite learning rate": (
         ("learning_rate = 1e-2", "learning_rate = inf"),
         "'fit.learning_rate' = inf is not valid: input should be a finite number",

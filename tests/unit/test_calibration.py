@@ -68,6 +68,17 @@ class TestCalibrationError:
 
 
 class TestTemperature:
+    @pytest.mark.parametrize(
+        ("right", "said"), [(1.0, "all ordered rightly"), (0.5, "no better than by chance")]
+    )
+    def test_at_a_bound_of_its_search_is_a_finding(self, right, said):
+        delta = torch.ones(40, dtype=torch.float64)
+        label = (torch.arange(40) < 40 * right).double()
+        (finding,) = held_out_figures(delta, label, range(40)).findings
+        assert said in finding.message
+        label[:30], label[30:] = 1.0, 0.0
+        assert held_out_figures(delta, label, range(40)).findings == []
+
     def test_of_exact_probabilities_is_exact(self):
         delta = torch.randn(200, generator=generator(1), dtype=torch.float64) * 3
         for wanted in (0.3, 1.0, 4.0):

@@ -12,11 +12,30 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from ..estimates import mean as mean_estimate
-from ..types import Estimate
+from ..types import Estimate, Finding
 from .loss import bradley_terry_loss, label_probability
 
 BINS = 10
 _TEMPERATURES = (1e-3, 1e3)
+_HINT = "Preferences(.., calibrated=True) divides by it."
+_UNBOUNDED = (
+    Finding(
+        "warn",
+        "temperature_at_bound",
+        "the held-out pairs are all ordered rightly, so that the least temperature tried, "
+        f"{_TEMPERATURES[0]:g}, fits them best.",
+        f"Hold out more pairs: this one means nothing, and {_HINT}",
+    ),
+    Finding(
+        "warn",
+        "temperature_at_bound",
+        "the held-out pairs are ordered no better than by chance, so that the largest temperature "
+        f"tried, {_TEMPERATURES[1]:g}, fits them best.",
+        "The rewards say nothing of new pairs: train on more of them, or stop earlier. This "
+        f"temperature makes all rewards equal, and {_HINT}",
+    ),
+)
+"""What is found where no temperature between those two is best."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +68,15 @@ class HeldOut:
     ece_scaled: float
     reliability: tuple[Bin, ...]
     reliability_scaled: tuple[Bin, ...]
+
+    @property
+    def findings(self) -> list[Finding]:
+        """That `temperature` is one of the bounds of its search, if it is."""
+        return [
+            finding
+            for bound, finding in zip(_TEMPERATURES, _UNBOUNDED, strict=True)
+            if math.isclose(self.temperature, bound, rel_tol=1e-3)
+        ]
 
 
 def held_out_figures(

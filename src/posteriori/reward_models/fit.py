@@ -137,7 +137,7 @@ def fit_reward(
         num_train=len(train),
         settings=checked,
         prior_precision=precision,
-        findings=findings,
+        findings=findings + figures.findings,
         output_dir=place,
     )
     writer.finish(made, result.about())
