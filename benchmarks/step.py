@@ -8,6 +8,10 @@ TRL's, and the mean of both counts, so that a machine that slows down hits both.
 runs its full length in both (the reward and the rate are too small to change that). Advantages are
 scaled in neither, so that both estimate the same gradient. DPO is trained on preference pairs whose
 completions have the same length; TRL computes the reference's log-probs once, as we do.
+
+The small GPT-2 is float32 on both sides. SmolLM2 is what `po.load` makes of it (bfloat16 products,
+float32 for the rest, where the machine multiplies bfloat16), and TRL's in its bf16 mode, which is
+its default and does the same, and in float32.
 """
 
 from __future__ import annotations
@@ -58,7 +62,6 @@ class StepTimes(TrainerCallback):
 
 _ARGUMENTS = {
     "max_completion_length": None,
-    "bf16": False,
     "use_cpu": True,
     "report_to": "none",
     "save_strategy": "no",
@@ -70,11 +73,11 @@ _ARGUMENTS = {
 
 
 def trl_seconds(
-    name: str, model, tok, texts: list[str], each: int, length: int, steps: int, lora
+    name: str, model, tok, texts: list[str], each: int, length: int, steps: int, lora, bf16: bool
 ) -> float:
     times = StepTimes()
     with tempfile.TemporaryDirectory() as folder:
-        arguments = {**_ARGUMENTS, "output_dir": folder, "max_steps": steps}
+        arguments = {**_ARGUMENTS, "bf16": bf16, "output_dir": folder, "max_steps": steps}
         rows = len(texts) * each
         if name == "dpo":
             arguments.pop("max_completion_length")
@@ -207,7 +210,9 @@ def main() -> None:
             # TRL loads its reference model by name, so the model has to lie somewhere.
             tiny_gpt2().save_pretrained(folder)
             model = AutoModelForCausalLM.from_pretrained(folder)
-            theirs = trl_seconds(name, model, tokenizer(), texts, EACH, LENGTH, options.steps, None)
+            theirs = trl_seconds(
+                name, model, tokenizer(), texts, EACH, LENGTH, options.steps, None, bf16=False
+            )
         show(f"{name}, GPT-2, 2 layers, full, 64 x 16", (before + ours()) / 2, theirs)
         if name != "dpo":
             alone = passes_alone(len(texts) * EACH, LENGTH, options.steps)
@@ -218,14 +223,28 @@ def main() -> None:
         lm = po.load(options.smollm2)
         how = {"name": name, "policy": "lora", "lora": LORA}
         before = our_seconds(lm, SMOLLM2_PROMPTS, EACH, LENGTH, steps, **how)
-        lora = LoraConfig(
-            r=LORA["rank"], lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"
-        )
-        model = AutoModelForCausalLM.from_pretrained(options.smollm2, dtype=torch.float32)
-        theirs = trl_seconds(name, model, lm.tokenizer, SMOLLM2_PROMPTS, EACH, LENGTH, steps, lora)
-        del model
+        theirs = [
+            trl_seconds(
+                name,
+                AutoModelForCausalLM.from_pretrained(options.smollm2, dtype=torch.float32),
+                lm.tokenizer,
+                SMOLLM2_PROMPTS,
+                EACH,
+                LENGTH,
+                steps,
+                LoraConfig(
+                    r=LORA["rank"],
+                    lora_alpha=16,
+                    target_modules="all-linear",
+                    task_type="CAUSAL_LM",
+                ),
+                bf16=bf16,
+            )
+            for bf16 in (True, False)
+        ]
         after = our_seconds(lm, SMOLLM2_PROMPTS, EACH, LENGTH, steps, **how)
-        show(f"{name}, SmolLM2-135M, LoRA r=8, 64 x 16", (before + after) / 2, theirs)
+        for seconds, dtype in zip(theirs, ("bfloat16", "float32"), strict=True):
+            show(f"{name}, SmolLM2, LoRA r=8, TRL {dtype}", (before + after) / 2, seconds)
 
 
 if __name__ == "__main__":
