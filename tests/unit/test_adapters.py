@@ -284,3 +284,29 @@ class TestPlaces:
         elsewhere = "/opt/another/site-packages/posteriori/models/tiny"
         file.write_text(json.dumps(config | {"base_model_name_or_path": elsewhere}))
         assert po.load(tmp_path / "a").vocab_size == policy.vocab_size
+
+
+def test_a_copy_is_its_own_where_a_trainer_has_wrapped_the_forward():
+    """As accelerate wraps it, in a closure that a deep copy would share."""
+    lm = tiny_lm()
+    inner = lm.model.forward
+    lm.model.forward = lambda *args, **kwargs: inner(*args, **kwargs)
+    drawn = lm.sample(PROMPTS, 4, 4, generator(0))
+    for copied in (lm.as_policy("full", LoraSettings(), 0), lm.in_float64()):
+        torch.testing.assert_close(copied.log_prob(drawn), lm.log_prob(drawn), rtol=0, atol=1e-4)
+        for parameter in copied.model.parameters():
+            parameter.data.zero_()
+        uniform = -drawn.lengths_N.double() * torch.tensor(lm.vocab_size).log()
+        torch.testing.assert_close(copied.log_prob(drawn), uniform, rtol=0, atol=1e-5)
+
+
+def test_a_copy_is_read_rightly_while_its_original_is_being_trained():
+    """Gradient checkpointing gives the cache up in training mode, and with it the prompt."""
+    lm = tiny_lm()
+    drawn = lm.sample(PROMPTS, 4, 4, generator(0))
+    expected = lm.log_prob(drawn)
+    inner = lm.model.forward
+    lm.model.forward = lambda *args, **kwargs: inner(*args, **kwargs)
+    lm.model.gradient_checkpointing_enable()
+    lm.model.train()
+    torch.testing.assert_close(lm.in_float64().log_prob(drawn), expected, rtol=0, atol=1e-4)

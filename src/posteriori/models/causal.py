@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -267,7 +266,7 @@ class CausalLM:
         """
         if self.compute_dtype != torch.float32:
             return self
-        copied = copy.deepcopy(self.model).double()
+        copied = weights.own_copy(self.model).double()
         if lost_in_padding(copied, self.device):
             return self
         return self._like(copied, self.adapter, torch.float64)

@@ -24,9 +24,18 @@ def base_model(model: Model) -> PreTrainedModel:
     return base
 
 
+def own_copy(model: Model) -> Model:
+    """A copy that shares nothing with `model`, whatever a trainer has wrapped around its `forward`:
+    a wrapper would go on calling the original, with the original's weights."""
+    copied = copy.deepcopy(model)
+    for wrapped in (copied, base_model(copied)):
+        vars(wrapped).pop("forward", None)
+    return copied.eval()
+
+
 def full_copy(model: Model, adapter: str | None) -> PreTrainedModel:
     """A trainable copy with float32 master weights, its adapter folded in."""
-    copied = copy.deepcopy(model).float()
+    copied = own_copy(model).float()
     if isinstance(copied, PeftModel):
         # Whichever adapter is on at the moment, it is this one that gets folded in.
         copied = copied.merge_and_unload(adapter_names=[adapter]) if adapter else copied.unload()
