@@ -10,8 +10,8 @@ scaled in neither, so that both estimate the same gradient. DPO is trained on pr
 completions have the same length; TRL computes the reference's log-probs once, as we do.
 
 The small GPT-2 is float32 on both sides. SmolLM2 is what `po.load` makes of it (bfloat16 products,
-float32 for the rest, where the machine multiplies bfloat16), and TRL's in its bf16 mode, which is
-its default and does the same, and in float32.
+float32 for the rest, where the machine multiplies bfloat16); TRL's runs in its bf16 mode, the
+default, an autocast that rounds the head's products too, and once more in float32.
 """
 
 from __future__ import annotations
