@@ -176,6 +176,7 @@ class CausalLM:
                 self._run.computing,
                 prompt_ids,
                 parent_R.to(self.device),
+                max_new_tokens,
                 torch.tensor(self.eos_token_ids, device=self.device),
                 self.warp,
                 output_head(self._run.base) if hidden else None,

@@ -16,16 +16,19 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedConfig
 
 from ..errors import ModelError
+from .cache import cache_with_room
 from .head import left_out
 from .prompts import left_padded
 
 
 @dataclass
 class Prefilled:
-    """R rows so far: their cache, the mask of what it holds [R, L], and the next logits [R, V]."""
+    """R rows so far: their cache, the mask of what it holds [R, L], how many tokens that lets
+    through [R], and the next logits [R, V]."""
 
     cache: DynamicCache
     mask_RL: Tensor
+    length_R: Tensor
     logits_RV: Tensor
 
     def keep(self, index_R: Tensor) -> None:
@@ -33,6 +36,7 @@ class Prefilled:
         for layer in self.cache.layers:
             layer.reorder_cache(cast(torch.LongTensor, index_R))
         self.mask_RL = self.mask_RL[index_R]
+        self.length_R = self.length_R[index_R]
         self.logits_RV = self.logits_RV[index_R]
 
 
@@ -49,7 +53,12 @@ class Forward:
     """An output head that is left out: hidden states then come in place of logits."""
 
     def __call__(
-        self, ids_RL: Tensor, mask_RL: Tensor, num_logits: int, cache: DynamicCache
+        self,
+        ids_RL: Tensor,
+        mask_RL: Tensor,
+        position_RL: Tensor,
+        num_logits: int,
+        cache: DynamicCache,
     ) -> Tensor:
         """Logits [R, num_logits, V] at the last columns of `ids_RL`, which go into the cache.
 
@@ -58,7 +67,7 @@ class Forward:
         """
         extra: dict[str, Tensor | int] = {}
         if self.takes_positions:
-            extra["position_ids"] = (mask_RL.cumsum(-1) - 1).clamp(min=0)[:, -ids_RL.shape[1] :]
+            extra["position_ids"] = position_RL
         if self.takes_logits_to_keep:
             extra["logits_to_keep"] = num_logits
         with left_out(self.head) if self.head is not None else nullcontext() as seen:
@@ -73,17 +82,25 @@ class Forward:
             raise ModelError("the model changes what its output head returns, and did not before")
         return out.logits[:, -num_logits:]
 
-    def prefill(self, prompt_ids: Sequence[Sequence[int]], parent_R: Tensor) -> Prefilled:
-        """Run P prompts once, then let row r continue prompt `parent_R[r]`."""
+    def prefill(
+        self, prompt_ids: Sequence[Sequence[int]], parent_R: Tensor, room: int = 0
+    ) -> Prefilled:
+        """Run P prompts once, then let row r continue prompt `parent_R[r]`, token by token for
+        `room` tokens (0: by many at once)."""
         ids_PL, mask_PL = left_padded(prompt_ids, self.device)
-        cache = DynamicCache(config=self.config)
-        rows = Prefilled(cache, mask_PL, self(ids_PL, mask_PL, 1, cache)[:, 0])
+        cache = cache_with_room(self.config, room, self.device)
+        position_PL = (mask_PL.cumsum(-1) - 1).clamp(min=0)
+        logits_PV = self(ids_PL, mask_PL, position_PL, 1, cache)[:, 0]
+        rows = Prefilled(cache, mask_PL, mask_PL.sum(-1), logits_PV)
         rows.keep(parent_R)
         return rows
 
     def extend(self, rows: Prefilled, ids_RT: Tensor) -> Tensor:
         """Feed T more tokens a row; the logits after each, [R, T, V]."""
-        rows.mask_RL = torch.cat([rows.mask_RL, torch.ones_like(ids_RT)], dim=1)
-        logits_RTV = self(ids_RT, rows.mask_RL, ids_RT.shape[1], rows.cache)
+        width = ids_RT.shape[1]
+        rows.mask_RL = nn.functional.pad(rows.mask_RL, (0, width), value=1)
+        position_RT = rows.length_R[:, None] + torch.arange(width, device=self.device)
+        logits_RTV = self(ids_RT, rows.mask_RL, position_RT, width, rows.cache)
+        rows.length_R = rows.length_R + width
         rows.logits_RV = logits_RTV[:, -1]
         return logits_RTV

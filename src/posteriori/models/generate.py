@@ -100,27 +100,53 @@ def _generate_chunk(
 ) -> Rows:
     num_rows, max_new_tokens = uniform_RT.shape
     result = Rows.empty(num_rows, max_new_tokens, forward.device)
-    rows = forward.prefill(prompt_ids, parent_R)
-    row_R = torch.arange(num_rows, device=forward.device)
-    live_R = torch.ones_like(row_R, dtype=torch.bool)
+    budget_R = max_new_tokens - offset_R
+    rows = forward.prefill(prompt_ids, parent_R, max_new_tokens)
+    going = _Going(slice(None), uniform_RT, offset_R, torch.ones_like(parent_R, dtype=torch.bool))
     for t in range(max_new_tokens):
-        warped_RV = warp.logits(rows.logits_RV, offset_R[row_R] + t, eos)
-        token_R, step_R = draw_tokens(warped_RV, uniform_RT[row_R, t])
-        ends_R = torch.isin(token_R, eos) & live_R
-        result.tokens_RT[row_R, t] = token_R.where(live_R, 0)
-        result.log_prob_RT[row_R, t] = step_R.where(live_R, 0.0)
-        full_R = live_R & (offset_R[row_R] + t + 1 == max_new_tokens)
-        result.lengths_R[row_R[ends_R | full_R]] = t + 1
-        result.ended_R[row_R[ends_R]] = True
-        live_R = live_R & ~ends_R & ~full_R
-        num_live = int(live_R.sum())
+        warped_RV = warp.logits(rows.logits_RV, going.offset_R + t, eos)
+        token_R, step_R = draw_tokens(warped_RV, going.uniform_RT[:, t])
+        result.tokens_RT[going.row_R, t] = token_R
+        result.log_prob_RT[going.row_R, t] = step_R
+        going.live_R &= ~torch.isin(token_R, eos) & (going.offset_R + t + 1 < max_new_tokens)
+        num_live = int(going.live_R.sum())
         if num_live == 0 or t + 1 == max_new_tokens:
             advance(num_rows * (max_new_tokens - t) / max_new_tokens)
             break
         advance(num_rows / max_new_tokens)
-        if num_live < _KEEP_UNTIL_LIVE * len(row_R):
-            keep = live_R.nonzero()[:, 0]
+        if num_live < _KEEP_UNTIL_LIVE * len(token_R):
+            keep = going.live_R.nonzero()[:, 0]
             rows.keep(keep)
-            row_R, live_R, token_R = row_R[keep], live_R[keep], token_R[keep]
+            going, token_R = going.only(keep), token_R[keep]
         forward.extend(rows, token_R[:, None])
-    return result
+    return _cut(result, budget_R, eos)
+
+
+@dataclass
+class _Going:
+    """The rows that are still in the batch: where in the result each stands, its uniform numbers
+    [R, T] and offset, and whether it goes on."""
+
+    row_R: Tensor | slice
+    uniform_RT: Tensor
+    offset_R: Tensor
+    live_R: Tensor
+
+    def only(self, keep_r: Tensor) -> _Going:
+        row_R = keep_r if isinstance(self.row_R, slice) else self.row_R[keep_r]
+        return _Going(row_R, self.uniform_RT[keep_r], self.offset_R[keep_r], self.live_R[keep_r])
+
+
+def _cut(drawn: Rows, budget_R: Tensor, eos: Tensor) -> Rows:
+    """Every row ends with its first end of sequence among its `budget_R` tokens, or with these."""
+    column_T = torch.arange(drawn.tokens_RT.shape[1], device=budget_R.device)
+    ends_RT = torch.isin(drawn.tokens_RT, eos) & (column_T < budget_R[:, None])
+    ended_R = ends_RT.any(-1)
+    lengths_R = torch.where(ended_R, ends_RT.int().argmax(-1) + 1, budget_R)
+    after_RT = column_T >= lengths_R[:, None]
+    return Rows(
+        drawn.tokens_RT.masked_fill(after_RT, 0),
+        lengths_R,
+        ended_R,
+        drawn.log_prob_RT.masked_fill(after_RT, 0.0),
+    )

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from .kept import worked_out
 from .packing import packed_product
 from .precision import OutputHead
 
@@ -120,7 +121,9 @@ class _HeadLogProb(torch.autograd.Function):
         with torch.autocast("cpu", enabled=False):
             rows = _rows(weight_VD, len(hidden_RD))
             slope = ctx.needs_input_grad[0] and not ctx.needs_input_grad[1]
-            rounded_VD = weight_VD.to(dtype) if slope else weight_VD
+            rounded_VD = weight_VD
+            if slope:
+                rounded_VD = worked_out(weight_VD, dtype, lambda: weight_VD.to(dtype))
             product = _product(weight_VD, len(hidden_RD))
             log_prob_R = torch.empty(len(hidden_RD), dtype=torch.float64)
             slope_RD = torch.empty_like(hidden_RD) if slope else None

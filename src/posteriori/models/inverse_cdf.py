@@ -26,12 +26,12 @@ def draw_tokens(logits_RV: Tensor, uniform_R: Tensor) -> tuple[Tensor, Tensor]:
     mass_RV = (logits_RV - top_R1).exp_()
     rows, vocab = mass_RV.shape
     if vocab <= 2 * BLOCK:
-        token_R, _, total_R = search(mass_RV, uniform_R)
+        token_R, total_R = cell_of(mass_RV, uniform_R)
     else:
         mass_RBb = in_blocks(mass_RV)
         block_R, rest_R, total_R = search(mass_RBb.sum(-1), uniform_R)
         inside_Rb = mass_RBb[torch.arange(rows, device=mass_RV.device), block_R]
-        token_R = block_R * BLOCK + search(inside_Rb, rest_R)[0]
+        token_R = block_R * BLOCK + cell_of(inside_Rb, rest_R)[0]
     chosen_R = logits_RV.gather(1, token_R[:, None])[:, 0].double()
     return token_R, chosen_R - top_R1[:, 0].double() - total_R.log()
 
@@ -44,9 +44,24 @@ def in_blocks(mass_RV: Tensor) -> Tensor:
     return mass_RV.view(len(mass_RV), -1, BLOCK)
 
 
+def cell_of(mass_RK: Tensor, uniform_R: Tensor) -> tuple[Tensor, Tensor]:
+    """The cell that holds each uniform number, and the row's mass, float64."""
+    cell_R1, _, cumulative_RK = _find(mass_RK, uniform_R)
+    return cell_R1[:, 0], cumulative_RK[:, -1]
+
+
 def search(mass_RK: Tensor, uniform_R: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The cell that holds each uniform number, where in it the number lies, and the row's mass."""
-    cumulative_RK = mass_RK.double().cumsum(-1)
+    cell_R1, point_R1, cumulative_RK = _find(mass_RK, uniform_R)
+    high_R1 = cumulative_RK.gather(1, cell_R1)
+    mass_R1 = mass_RK.gather(1, cell_R1).double()
+    rest_R1 = ((point_R1 - (high_R1 - mass_R1)) / mass_R1).clamp(0.0, 1.0)
+    return cell_R1[:, 0], rest_R1[:, 0], cumulative_RK[:, -1]
+
+
+def _find(mass_RK: Tensor, uniform_R: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The cell [R, 1], the uniform number in units of mass [R, 1], and the running sum of mass."""
+    cumulative_RK = mass_RK.cumsum(-1, dtype=torch.float64)
     total_R1 = cumulative_RK[:, -1:]
     if not bool((total_R1 > 0).all()):
         raise NonFiniteError(
@@ -55,8 +70,4 @@ def search(mass_RK: Tensor, uniform_R: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         )
     below_total_R1 = torch.nextafter(total_R1, torch.zeros_like(total_R1))
     point_R1 = torch.minimum(uniform_R[:, None] * total_R1, below_total_R1)
-    cell_R1 = torch.searchsorted(cumulative_RK, point_R1, right=True)
-    high_R1 = cumulative_RK.gather(1, cell_R1)
-    mass_R1 = mass_RK.gather(1, cell_R1).double()
-    rest_R1 = ((point_R1 - (high_R1 - mass_R1)) / mass_R1).clamp(0.0, 1.0)
-    return cell_R1[:, 0], rest_R1[:, 0], total_R1[:, 0]
+    return torch.searchsorted(cumulative_RK, point_R1, right=True), point_R1, cumulative_RK

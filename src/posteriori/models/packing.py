@@ -3,6 +3,7 @@
 A step of sampling multiplies a few dozen rows with every matrix of the model, and a good part of
 that time goes into rearranging the matrix. oneDNN can rearrange it once instead. The rearranged
 copies live only inside `packed_linears`: weights may change between two calls, never within one.
+(Frozen ones are `kept` longer.)
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
 
+from .kept import worked_out
 from .lora_linear import adapted_forward, plain_adapter, with_adapter_rows
 from .precision import OutputHead
 
@@ -34,7 +36,11 @@ def packed_product(
     weight_OI: Tensor, bias_O: Tensor | None, rows: int
 ) -> Callable[[Tensor], Tensor]:
     """x -> x W' + b with a copy of the weights that is laid out for batches of `rows`."""
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight_OI.detach(), rows)
+    packed = worked_out(
+        weight_OI,
+        ("packed", rows),
+        lambda: torch.ops.mkldnn._reorder_linear_weight(weight_OI.detach(), rows),
+    )
     bias = None if bias_O is None else bias_O.detach()
     return lambda x: torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
 

@@ -18,13 +18,14 @@ from torch import Tensor, nn
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
 
 from ..errors import ModelError, SamplingError
+from .cache import RoomyLayer
 from .forward import Forward, Prefilled
 from .warp import Warp
 
 if TYPE_CHECKING:
     from .tabular import TabularLM
 
-_IN_PLACE = (DynamicLayer, DynamicSlidingWindowLayer)
+_IN_PLACE = (DynamicLayer, DynamicSlidingWindowLayer, RoomyLayer)
 """Cache layers that are two tensors with one row each: of these, rows can be copied one by one."""
 
 Computing = Callable[[], contextlib.AbstractContextManager[None]]
@@ -39,6 +40,7 @@ class CausalRows:
         computing: Computing,
         prompt_ids: Sequence[tuple[int, ...]],
         parent_R: Tensor,
+        max_new_tokens: int,
         eos: Tensor,
         warp: Warp,
         head: nn.Module | None,
@@ -49,7 +51,7 @@ class CausalRows:
         self._hidden: Tensor | None = None
         self._position = torch.zeros((), dtype=torch.long, device=forward.device)
         with self._running():
-            self._rows = forward.prefill(prompt_ids, parent_R)
+            self._rows = forward.prefill(prompt_ids, parent_R, max_new_tokens)
         if self._hidden is not None:
             self._hidden = self._hidden[parent_R]
 
@@ -136,6 +138,7 @@ def _reindex(rows: Prefilled, index_R: Tensor) -> None:
     for layer in rows.cache.layers:
         _move(cast(CacheLayerMixin, layer), to, source, index_R)
     rows.mask_RL[to] = rows.mask_RL[source]
+    rows.length_R[to] = rows.length_R[source]
     rows.logits_RV[to] = rows.logits_RV[source]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..models.inverse_cdf import BLOCK, in_blocks, search
+from ..models.inverse_cdf import BLOCK, cell_of, in_blocks, search
 
 _LEAST = 1e-30
 """Below this share of the largest psi, sums in float32 have no digits left."""
@@ -80,7 +80,7 @@ class Guided:
         q_RB = self.of_prior_R[:, None] * self.mass_RB + self.of_psi_R[:, None] * self.tilted_RB
         block_R, rest_R, _ = search(q_RB, uniform_R)
         inside_Rb = self.mass_RBb[every_R, block_R].double() * self._factor(every_R, block_R)
-        return block_R * BLOCK + search(inside_Rb, rest_R)[0]
+        return block_R * BLOCK + cell_of(inside_Rb, rest_R)[0]
 
     def log_prob(self, row_L: Tensor, token_L: Tensor) -> tuple[Tensor, Tensor]:
         """log q and log p of one token each, float64 [L]."""

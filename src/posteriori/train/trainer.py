@@ -16,6 +16,7 @@ from ..config import FitSettings
 from ..draw import lm_tokens
 from ..errors import PosterioriError
 from ..evidence.call import CallContext, TrainerState, calling_within
+from ..models.kept import kept_while_frozen
 from ..objectives.base import Objective
 from ..protocols import TrainableLM
 from ..seeds import derive, generator
@@ -83,7 +84,7 @@ class Trainer:
         self._resume()
         every = self.settings.checkpoint_every or max(1, self.settings.steps // 10)
         try:
-            with calling_within(self.context):
+            with calling_within(self.context), kept_while_frozen():
                 stopped = self._look()
                 while self.finished < self.settings.steps and stopped is None:
                     record = self._step(self.finished)

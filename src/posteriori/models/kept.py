@@ -1,0 +1,45 @@
+"""What is worked out from weights that nobody trains, kept for as long as a run goes on.
+
+A fit with LoRA multiplies with the same output head three times a step: the sampler, the prior's
+log-probs and the policy's. To lay the matrix out for the product, and to round it, takes a tenth of
+the step, for a result that is the same each time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Hashable, Iterator
+from contextvars import ContextVar
+
+from torch import Tensor, nn
+
+_Key = tuple[int, Hashable]
+_kept: ContextVar[dict[_Key, tuple[Tensor, int, Tensor]] | None] = ContextVar("kept", default=None)
+
+
+@contextlib.contextmanager
+def kept_while_frozen() -> Iterator[None]:
+    """Within it, `worked_out` makes each thing once, as long as its weights stay the same."""
+    token = _kept.set({})
+    try:
+        yield
+    finally:
+        _kept.reset(token)
+
+
+def worked_out(weight: Tensor, what: Hashable, make: Callable[[], Tensor]) -> Tensor:
+    """`make()`, which depends on `weight` and `what` alone; within `kept_while_frozen` perhaps as
+    it was made before.
+
+    Kept is only what comes from a parameter that is not trained. One that is written to
+    nevertheless counts its versions, and is worked out again.
+    """
+    kept = _kept.get()
+    frozen = isinstance(weight, nn.Parameter) and not weight.requires_grad
+    if kept is None or not frozen or weight.is_inference():
+        return make()
+    key = (weight.data_ptr(), what)
+    if key not in kept or kept[key][1] != weight._version:
+        # The weight is kept as well, so that no other one can come to lie where it lies.
+        kept[key] = (weight, weight._version, make())
+    return kept[key][2]
