@@ -11,11 +11,13 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 WORDS = [f"w{i}" for i in range(996)]
+GPT2_TOKENS = 50_257
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
-    """A word-level tokenizer of 1,000 ids, with an end of sequence and a padding token."""
-    vocabulary = {name: at for at, name in enumerate(["<eos>", "<pad>", "<unk>", "<bos>", *WORDS])}
+def tokenizer(tokens: int = 1000) -> PreTrainedTokenizerFast:
+    """A word-level tokenizer of so many ids, with an end of sequence and a padding token."""
+    words = [f"w{i}" for i in range(tokens - 4)]
+    vocabulary = {name: at for at, name in enumerate(["<eos>", "<pad>", "<unk>", "<bos>", *words])}
     inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
@@ -27,11 +29,12 @@ def tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def tiny_gpt2(seed: int = 0) -> GPT2LMHeadModel:
-    """Two layers, 64 wide, random weights: a step is overhead as much as arithmetic."""
+def tiny_gpt2(seed: int = 0, tokens: int = 1000) -> GPT2LMHeadModel:
+    """Two layers, 64 wide, random weights: with few tokens a step is overhead as much as
+    arithmetic."""
     torch.manual_seed(seed)
     config = GPT2Config(
-        vocab_size=1000,
+        vocab_size=tokens,
         n_embd=64,
         n_layer=2,
         n_head=4,

@@ -1,0 +1,66 @@
+"""What is worked out from frozen weights is kept within a run, and never outlives its weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from posteriori.models.head import head_log_prob
+from posteriori.models.kept import kept_while_frozen, worked_out
+
+
+class _Counted:
+    def __init__(self, weight: torch.Tensor) -> None:
+        self.weight, self.times = weight, 0
+
+    def __call__(self) -> torch.Tensor:
+        self.times += 1
+        return self.weight.detach() * 2
+
+
+def _frozen() -> nn.Parameter:
+    return nn.Parameter(torch.arange(6.0).view(2, 3), requires_grad=False)
+
+
+def test_it_is_made_once_for_each_thing_and_not_again_until_the_weights_change():
+    weight = _frozen()
+    double = _Counted(weight)
+    with kept_while_frozen():
+        first = worked_out(weight, "double", double)
+        assert worked_out(weight, "double", double) is first
+        worked_out(weight, "another", double)
+        assert double.times == 2
+        with torch.no_grad():
+            weight.add_(1)
+        assert torch.equal(worked_out(weight, "double", double), weight * 2)
+    assert double.times == 3
+
+
+def test_outside_and_of_trained_weights_nothing_is_kept():
+    weight = _frozen()
+    double = _Counted(weight)
+    worked_out(weight, "double", double)
+    worked_out(weight, "double", double)
+    assert double.times == 2
+    trained = _Counted(nn.Parameter(torch.ones(2)))
+    computed = _Counted(torch.ones(2))
+    with kept_while_frozen():
+        for counted in (trained, trained, computed, computed):
+            worked_out(counted.weight, "double", counted)
+    assert trained.times == computed.times == 2
+
+
+def test_a_frozen_head_that_is_written_to_gives_the_new_log_probs():
+    generator = torch.Generator().manual_seed(0)
+    weight = nn.Parameter(torch.randn(50, 8, generator=generator), requires_grad=False)
+    # Enough rows for the head to be laid out for the product.
+    hidden = torch.randn(4, 160, 8, generator=generator)
+    token = torch.randint(50, (4, 160), generator=generator)
+    with kept_while_frozen():
+        for scale in (1.0, -0.5):
+            with torch.no_grad():
+                weight.mul_(scale)
+            found = head_log_prob(hidden, weight, token)
+            logits = hidden.double() @ weight.double().t()
+            wanted = logits.log_softmax(-1).gather(-1, token[..., None])[..., 0]
+            torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
