@@ -210,6 +210,35 @@ def small(name: str, tokens: int, texts: list[str], steps: int) -> None:
         print(f"with all else free the ratio would be {theirs / alone:.2f}")
 
 
+def large(name: str, directory: str, steps: int) -> None:
+    """The rows of SmolLM2, against both of TRL's precisions."""
+    lm = po.load(directory)
+    how: dict[str, Any] = {"name": name, "policy": "lora", "lora": LORA}
+    before = our_seconds(lm, SMOLLM2_PROMPTS, EACH, LENGTH, steps, **how)
+    theirs = [
+        trl_seconds(
+            name,
+            AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32),
+            lm.tokenizer,
+            SMOLLM2_PROMPTS,
+            EACH,
+            LENGTH,
+            steps,
+            LoraConfig(
+                r=LORA["rank"],
+                lora_alpha=16,
+                target_modules="all-linear",
+                task_type="CAUSAL_LM",
+            ),
+            bf16=bf16,
+        )
+        for bf16 in (True, False)
+    ]
+    after = our_seconds(lm, SMOLLM2_PROMPTS, EACH, LENGTH, steps, **how)
+    for seconds, dtype in zip(theirs, ("bfloat16", "float32"), strict=True):
+        show(f"{name}, SmolLM2, LoRA r=8, TRL {dtype}", (before + after) / 2, seconds)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--smollm2", help="directory of SmolLM2-135M")
@@ -221,36 +250,11 @@ def main() -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     texts = prompts(8)
-    for tokens in (GPT2_TOKENS, 1000):
+    for tokens in (1000, GPT2_TOKENS):
         for name in options.only:
             small(name, tokens, texts, min(options.steps, 12) if tokens > 1000 else options.steps)
     for name in options.only if options.smollm2 else []:
-        steps = min(options.steps, 6)
-        lm = po.load(options.smollm2)
-        how = {"name": name, "policy": "lora", "lora": LORA}
-        before = our_seconds(lm, SMOLLM2_PROMPTS, EACH, LENGTH, steps, **how)
-        theirs = [
-            trl_seconds(
-                name,
-                AutoModelForCausalLM.from_pretrained(options.smollm2, dtype=torch.float32),
-                lm.tokenizer,
-                SMOLLM2_PROMPTS,
-                EACH,
-                LENGTH,
-                steps,
-                LoraConfig(
-                    r=LORA["rank"],
-                    lora_alpha=16,
-                    target_modules="all-linear",
-                    task_type="CAUSAL_LM",
-                ),
-                bf16=bf16,
-            )
-            for bf16 in (True, False)
-        ]
-        after = our_seconds(lm, SMOLLM2_PROMPTS, EACH, LENGTH, steps, **how)
-        for seconds, dtype in zip(theirs, ("bfloat16", "float32"), strict=True):
-            show(f"{name}, SmolLM2, LoRA r=8, TRL {dtype}", (before + after) / 2, seconds)
+        large(name, options.smollm2, min(options.steps, 6))
 
 
 if __name__ == "__main__":

@@ -65,24 +65,14 @@ def _is_changed(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 
-def with_adapter_rows(adapter: Adapter, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-    """[W; A] [O + r, I] and its bias, in `dtype`: one product then gives x W' and x A' together."""
-    weight, bias = adapter.base.weight.detach(), adapter.base.bias
-    both = torch.cat([weight.to(dtype), adapter.a_rI.detach().to(dtype)])
-    if bias is None:
-        return both, None
-    return both, torch.cat([bias.detach().to(dtype), both.new_zeros(len(adapter.a_rI))])
-
-
-def adapted_forward(adapter: Adapter, product: Product, dtype: torch.dtype) -> Product:
-    """The layer's forward without gradient, by a product with `with_adapter_rows`."""
+def adapted_forward(adapter: Adapter, wide: Product, thin: Product, dtype: torch.dtype) -> Product:
+    """The layer's forward without gradient, by two products: x W' + b in a tensor of its own, and
+    x A'."""
     b_rO = (adapter.scaling * adapter.b_Or.detach()).to(dtype).t()
-    width = len(adapter.b_Or)
 
     def forward(input: Tensor) -> Tensor:  # noqa: A002 - the name is nn.Linear's
-        both_N = product(input.to(dtype).flatten(0, -2))
-        y_NO = torch.addmm(both_N[:, :width], both_N[:, width:], b_rO)
-        return y_NO.view(*input.shape[:-1], width)
+        x_NI = input.to(dtype).flatten(0, -2)
+        return wide(x_NI).addmm_(thin(x_NI), b_rO).view(*input.shape[:-1], -1)
 
     return forward
 

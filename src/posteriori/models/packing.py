@@ -3,7 +3,7 @@
 A step of sampling multiplies a few dozen rows with every matrix of the model, and a good part of
 that time goes into rearranging the matrix. oneDNN can rearrange it once instead. The rearranged
 copies live only inside `packed_linears`: weights may change between two calls, never within one.
-(Frozen ones are `kept` longer.)
+(A frozen output head's is `kept` longer.)
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
 
 from .kept import worked_out
-from .lora_linear import adapted_forward, plain_adapter, with_adapter_rows
+from .lora_linear import adapted_forward, plain_adapter
 from .precision import OutputHead
 
 _LARGE = 50_000_000
@@ -72,8 +72,8 @@ def _packed_forwards(
         adapter = plain_adapter(module)
         if adapter is not None and _can_be_packed(adapter.base):
             adapters |= set(module.modules())
-            product = packed_product(*with_adapter_rows(adapter, dtype), rows)
-            yield module, adapted_forward(adapter, product, dtype)
+            thin = packed_product(adapter.a_rI.to(dtype), None, rows)
+            yield module, adapted_forward(adapter, _wide(adapter.base, rows, dtype), thin, dtype)
         elif module not in adapters and _can_be_packed(module):
             kept = module.weight.dtype if isinstance(module, OutputHead) else dtype
             yield module, _packed_forward(module, rows, kept)
@@ -90,6 +90,13 @@ def _can_be_packed(module: nn.Module) -> TypeGuard[nn.Linear]:
 
 
 def _packed_forward(layer: nn.Linear, rows: int, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-    bias = None if layer.bias is None else layer.bias.to(dtype)
-    product = packed_product(layer.weight.to(dtype), bias, rows)
+    product = _wide(layer, rows, dtype)
     return lambda x: product(x.to(dtype))
+
+
+def _wide(layer: nn.Linear, rows: int, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    weight_OI, bias = layer.weight.to(dtype), layer.bias
+    if not isinstance(layer, OutputHead):
+        # All layers together are as large as the model: no copy of them outlives the sampling.
+        weight_OI = weight_OI.detach()
+    return packed_product(weight_OI, None if bias is None else bias.to(dtype), rows)
