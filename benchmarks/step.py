@@ -9,8 +9,8 @@ runs its full length in both (the reward and the rate are too small to change th
 scaled in neither, so that both estimate the same gradient. DPO is trained on preference pairs whose
 completions have the same length; TRL computes the reference's log-probs once, as we do.
 
-The small GPT-2 is float32 on both sides and all its weights are trained; it has GPT-2's own 50,257
-tokens, and then only 1,000, which leaves little but overhead. SmolLM2 is what `po.load` makes of it
+The small GPT-2 is float32 on both sides and all its weights are trained; it has 1,000 tokens, which
+leaves little but overhead, and then GPT-2's own 50,257. SmolLM2 is what `po.load` makes of it
 (bfloat16 products, float32 for the rest, where the machine multiplies bfloat16); TRL's runs in its
 bf16 mode, the default, an autocast that rounds the head's products too, and once more in float32.
 """

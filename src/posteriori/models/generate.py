@@ -100,15 +100,15 @@ def _generate_chunk(
 ) -> Rows:
     num_rows, max_new_tokens = uniform_RT.shape
     result = Rows.empty(num_rows, max_new_tokens, forward.device)
-    budget_R = max_new_tokens - offset_R
     rows = forward.prefill(prompt_ids, parent_R, max_new_tokens)
     going = _Going(slice(None), uniform_RT, offset_R, torch.ones_like(parent_R, dtype=torch.bool))
     for t in range(max_new_tokens):
-        warped_RV = warp.logits(rows.logits_RV, going.offset_R + t, eos)
+        position_R = going.offset_R + t
+        warped_RV = warp.logits(rows.logits_RV, position_R, eos)
         token_R, step_R = draw_tokens(warped_RV, going.uniform_RT[:, t])
         result.tokens_RT[going.row_R, t] = token_R
         result.log_prob_RT[going.row_R, t] = step_R
-        going.live_R &= ~torch.isin(token_R, eos) & (going.offset_R + t + 1 < max_new_tokens)
+        going.live_R &= ~torch.isin(token_R, eos) & (position_R + 1 < max_new_tokens)
         num_live = int(going.live_R.sum())
         if num_live == 0 or t + 1 == max_new_tokens:
             advance(num_rows * (max_new_tokens - t) / max_new_tokens)
@@ -119,7 +119,7 @@ def _generate_chunk(
             rows.keep(keep)
             going, token_R = going.only(keep), token_R[keep]
         forward.extend(rows, token_R[:, None])
-    return _cut(result, budget_R, eos)
+    return _cut(result, max_new_tokens - offset_R, eos)
 
 
 @dataclass
