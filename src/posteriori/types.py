@@ -102,6 +102,11 @@ class Completions:
         columns = torch.arange(self.tokens_NL.shape[1], device=self.tokens_NL.device)
         return columns < self.lengths_N[:, None]
 
+    def distinct_prompts(self) -> tuple[list[tuple[int, ...]], Tensor]:
+        """The ids of every prompt that has a completion, and which of them each one has [N]."""
+        used_P, parent_N = torch.unique(self.prompt_index_N, return_inverse=True)
+        return [self.prompt_ids[at] for at in used_P.tolist()], parent_N
+
     def distinct_prefixes(self, start_N: Tensor) -> tuple[Tensor, Tensor]:
         """Every (prompt, y_1 .. y_start) once, and which of them each completion begins with [N].
 

@@ -16,14 +16,17 @@ from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer
 
 
-def cache_with_room(config: PreTrainedConfig, room: int, device: torch.device) -> DynamicCache:
+def cache_with_room(
+    config: PreTrainedConfig, room: int, device: torch.device, as_it_is: bool = False
+) -> DynamicCache:
     """An empty cache whose rows can be extended by `room` tokens once they have been chosen.
 
-    Layers with a window or a state of their own stay transformers'.
+    Layers with a window or a state of their own stay transformers'. What comes in `as_it_is` is
+    not rounded.
     """
     cache = DynamicCache(config=config)
     if room:
-        dtype = _rounded_for_attention(config, device)
+        dtype = None if as_it_is else _rounded_for_attention(config, device)
         cache.layers = [
             RoomyLayer(room, dtype) if type(layer) is DynamicLayer else layer
             for layer in cache.layers

@@ -166,13 +166,11 @@ class CausalLM:
         """
         prompt_ids = [self.encode(prompt) for prompt in prompts]
         self._check_length(prompts, prompt_ids, max_new_tokens)
-        with contextlib.ExitStack() as stack:
-            if self.adapter is None:
-                # Packed layers would hold this adapter where another one's turn comes in between.
-                with self._run.computing():
-                    stack.enter_context(self._run.packed(len(parent_R), max_new_tokens))
+        # Packed layers would hold this adapter where another one's turn comes in between.
+        steps = max_new_tokens if self.adapter is None else 0
+        with self._run.sampling(len(parent_R), steps) as forward:
             yield CausalRows(
-                self._run.forward(),
+                forward,
                 self._run.computing,
                 prompt_ids,
                 parent_R.to(self.device),
@@ -205,8 +203,7 @@ class CausalLM:
                 check_length(prompt, ids, longest, self.context_length)
         batches = self.micro_batches(completions)
         eos = torch.tensor(self.eos_token_ids, device=self.device)
-        forward = self._run.forward(self._separable_head())
-        with self._run.computing(), self._run.differentiating():
+        with self._run.scoring(hidden=self._separable_head() is not None) as forward:
             parts = []
             for batch in batches:
                 part = token_log_prob(forward, completions.select(batch), eos, self.warp)
@@ -218,10 +215,8 @@ class CausalLM:
         """h(c, y_<t), what goes into the output head, float32 [N, L, D]; as `prefix_features`."""
         with torch.no_grad():
             batches = self.micro_batches(completions)
-        forward = self._run.forward(self._separable_head())
-        head = self._run.base.get_output_embeddings()
-        with self._run.computing():
-            parts = [prefix_features(forward, head, completions.select(b)) for b in batches]
+            with self._run.scoring(hidden=self._separable_head() is not None) as forward:
+                parts = [prefix_features(forward, completions.select(b)) for b in batches]
         return in_order(parts, batches, completions.tokens_NL.shape[1])
 
     def micro_batches(self, completions: Completions, together: int = 1) -> list[Tensor]:
@@ -338,10 +333,13 @@ class CausalLM:
         longest = max(len(ids) for ids in prompt_ids) + max_new_tokens
         at_once = memory.rows_for_sampling(self._run.base, longest, self.memory_gib)
         steps = max_new_tokens * -(-len(rows) // at_once)
-        packed = self._run.packed(min(len(rows), at_once), steps)
-        with self._run.computing(), packed, torch.no_grad():
+        with (
+            torch.no_grad(),
+            self._run.computing(),
+            self._run.sampling(min(len(rows), at_once), steps) as forward,
+        ):
             return generate(
-                self._run.forward(),
+                forward,
                 prompt_ids,
                 rows,
                 uniform_RT,

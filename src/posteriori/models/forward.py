@@ -6,8 +6,8 @@ its key-value cache is then shared among the prompt's completions. (Gradients fl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -42,15 +42,17 @@ class Prefilled:
 
 @dataclass(frozen=True)
 class Forward:
-    """A transformers model, and which of the optional arguments it takes."""
+    """Any transformers model, and which of the optional arguments it takes."""
 
     model: Callable
     config: PreTrainedConfig
     takes_positions: bool
     takes_logits_to_keep: bool
     device: torch.device
-    head: nn.Linear | None = None
-    """An output head that is left out: hidden states then come in place of logits."""
+    head: nn.Module | None
+    """The output head, where the model names one."""
+    hidden: bool = False
+    """Whether it is left out: hidden states then come in place of logits."""
 
     def __call__(
         self,
@@ -70,7 +72,7 @@ class Forward:
             extra["position_ids"] = position_RL
         if self.takes_logits_to_keep:
             extra["logits_to_keep"] = num_logits
-        with left_out(self.head) if self.head is not None else nullcontext() as seen:
+        with left_out(self.head) if self.hidden else contextlib.nullcontext() as seen:
             out = self.model(
                 input_ids=ids_RL,
                 attention_mask=mask_RL,
@@ -104,3 +106,40 @@ class Forward:
         rows.length_R = rows.length_R + width
         rows.logits_RV = logits_RTV[:, -1]
         return logits_RTV
+
+    def continued(
+        self, prompt_ids: Sequence[Sequence[int]], parent_N: Tensor, ids_NT: Tensor
+    ) -> list[Tensor]:
+        """Logits [N, ., V] that add up to T + 1 columns: those after prompt `parent_N[n]`, and
+        those after each of the T tokens that continue it."""
+        rows = self.prefill(prompt_ids, parent_N)
+        parts = [rows.logits_RV[:, None]]
+        if ids_NT.shape[1]:
+            # Columns past a completion's end need no mask: causal attention never looks ahead.
+            parts.append(self.extend(rows, ids_NT))
+        return parts
+
+    def states(
+        self, prompt_ids: Sequence[Sequence[int]], parent_N: Tensor, ids_NT: Tensor
+    ) -> Tensor:
+        """What enters the output head at those T + 1 columns, [N, T + 1, D].
+
+        It is taken where it enters the head, whatever the model does to its logits afterwards.
+        """
+        assert self.head is not None
+        with _inputs_of(self.head) as seen:
+            self.continued(prompt_ids, parent_N, ids_NT)
+        parts = [seen[0][:, -1:][parent_N]]
+        if ids_NT.shape[1]:
+            parts.append(seen[-1][:, -ids_NT.shape[1] :])
+        return torch.cat(parts, dim=1)
+
+
+@contextlib.contextmanager
+def _inputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
+    seen: list[Tensor] = []
+    hook = module.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    try:
+        yield seen
+    finally:
+        hook.remove()

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..watching import advance
+from .decoders.forward import DecoderForward
 from .forward import Forward
 from .inverse_cdf import draw_tokens
 from .warp import Warp
@@ -44,7 +45,7 @@ class Rows:
 
 
 def generate(
-    forward: Forward,
+    forward: Forward | DecoderForward,
     prompt_ids: Sequence[Sequence[int]],
     prompt_of_row: Sequence[int],
     uniform_RT: Tensor,
@@ -90,7 +91,7 @@ def generate(
 
 @torch.inference_mode()
 def _generate_chunk(
-    forward: Forward,
+    forward: Forward | DecoderForward,
     prompt_ids: Sequence[Sequence[int]],
     parent_R: Tensor,
     uniform_RT: Tensor,

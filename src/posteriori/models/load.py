@@ -150,7 +150,7 @@ def drop_quantisation_state(model: PreTrainedModel) -> PreTrainedModel:
     """A dequantised GGUF model is plain weights; what still says otherwise stops it being saved."""
     if getattr(model.config, "quantization_config", None) is None:
         return model
-    if str(getattr(model.config.quantization_config, "quant_method", "")).endswith("gguf"):
+    if getattr(model.config.quantization_config, "quant_method", None) == "gguf":
         delattr(model.config, "quantization_config")
         for name in ("is_quantized", "hf_quantizer", "quantization_method"):
             model.__dict__.pop(name, None)

@@ -9,7 +9,7 @@ so the backward pass is dx = g W + s (g B) A, dA = s (g B)' x and dB = s g' (x A
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 Product = Callable[[Tensor], Tensor]
+Products = Callable[[Tensor], Sequence[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def plain_adapter(module: nn.Module) -> Adapter | None:
         and a.bias is None
         and b.bias is None
         and (isinstance(dropout, nn.Identity) or not dropout.training)
-        and not any(_is_changed(part) for part in (module, base, a, b))
+        and not any(is_changed(part) for part in (module, base, a, b))
     )
     if not plain:
         return None
@@ -61,7 +62,8 @@ def plain_adapter(module: nn.Module) -> Adapter | None:
     return Adapter(base, a.weight, b.weight, float(module.scaling[name]))
 
 
-def _is_changed(module: nn.Module) -> bool:
+def is_changed(module: nn.Module) -> bool:
+    """Whether somebody else has a hand in what `module` computes."""
     return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 
@@ -86,9 +88,9 @@ def fused_adapters(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     rounded = _Rounded(dtype)
     changed: list[nn.Module] = []
     for module in model.modules():
-        adapter = plain_adapter(module)
-        if adapter is not None and _is_frozen_on_cpu(adapter.base):
-            vars(module)["forward"] = _fused_forward(adapter, rounded)
+        adapters = _fusible([module])
+        if adapters is not None:
+            vars(module)["forward"] = _fused_forward(adapters, rounded)
             changed.append(module)
     try:
         yield
@@ -96,6 +98,28 @@ def fused_adapters(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
         rounded.forget()
         for module in changed:
             del vars(module)["forward"]
+
+
+def _fused_forward(adapters: Sequence[Adapter], rounded: _Rounded) -> Product:
+    products = _AdaptedLayers.of(adapters, rounded)
+
+    def forward(input: Tensor) -> Tensor:  # noqa: A002 - the name is nn.Linear's
+        return products(input)[0]
+
+    return forward
+
+
+def fused_products(layers: Sequence[nn.Module], dtype: torch.dtype) -> Products | None:
+    """x -> what each of these layers makes of it, computed as said above with one product by all
+    their A'. None where one of them is no plain LoRA layer on frozen CPU weights."""
+    adapters = _fusible(layers)
+    return None if adapters is None else _AdaptedLayers.of(adapters, lambda x: x.to(dtype))
+
+
+def _fusible(layers: Sequence[nn.Module]) -> list[Adapter] | None:
+    found = [plain_adapter(layer) for layer in layers]
+    adapters = [each for each in found if each is not None and _is_frozen_on_cpu(each.base)]
+    return adapters if len(adapters) == len(layers) else None
 
 
 def _is_frozen_on_cpu(base: nn.Linear) -> bool:
@@ -127,63 +151,87 @@ class _Rounded:
 
 
 @dataclass(frozen=True)
-class _Frozen:
-    """What a layer computes with, in the dtype of the products."""
+class _AdaptedLayers:
+    """Layers that take one input, with what they compute with in the dtype of the products.
 
-    weight_OI: Tensor
-    bias_O: Tensor | None
+    The A of all of them are one matrix [r, I], with `ranks` rows each.
+    """
+
+    trained: tuple[Tensor, ...]
+    """A and B of each layer, as the optimiser has them."""
+    weights_OI: tuple[Tensor, ...]
+    biases_O: tuple[Tensor | None, ...]
     a_rI: Tensor
-    b_Or: Tensor
-    scaling: float
-    rounded: _Rounded
+    b_Or: tuple[Tensor, ...]
+    scalings: tuple[float, ...]
+    ranks: list[int]
+    rounded: Callable[[Tensor], Tensor]
 
-
-def _fused_forward(adapter: Adapter, rounded: _Rounded) -> Product:
-    dtype, bias = rounded.dtype, adapter.base.bias
-    frozen = _Frozen(
-        adapter.base.weight.detach().to(dtype),
-        None if bias is None else bias.detach().to(dtype),
-        adapter.a_rI.detach().to(dtype),
-        (adapter.scaling * adapter.b_Or.detach()).to(dtype),
-        adapter.scaling,
-        rounded,
-    )
-
-    def forward(input: Tensor) -> Tensor:  # noqa: A002 - the name is nn.Linear's
-        return _AdaptedProduct.apply(input, adapter.a_rI, adapter.b_Or, frozen)
-
-    return forward
-
-
-class _AdaptedProduct(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, input: Tensor, a_rI: Tensor, b_Or: Tensor, frozen: _Frozen) -> Tensor:  # noqa: A002, ARG004 - A and B come in the dtype of the products as well
+    def of(adapters: Sequence[Adapter], rounded: Callable[[Tensor], Tensor]) -> _AdaptedLayers:
+        def now(tensor: Tensor) -> Tensor:
+            return rounded(tensor.detach())
+
+        biases = [each.base.bias for each in adapters]
+        return _AdaptedLayers(
+            trained=tuple(part for each in adapters for part in (each.a_rI, each.b_Or)),
+            weights_OI=tuple(now(each.base.weight) for each in adapters),
+            biases_O=tuple(None if bias is None else now(bias) for bias in biases),
+            a_rI=torch.cat([now(each.a_rI) for each in adapters]),
+            b_Or=tuple(now(each.scaling * each.b_Or.detach()) for each in adapters),
+            scalings=tuple(each.scaling for each in adapters),
+            ranks=[len(each.a_rI) for each in adapters],
+            rounded=rounded,
+        )
+
+    def __call__(self, input: Tensor) -> tuple[Tensor, ...]:  # noqa: A002 - the name is nn.Linear's
+        return _AdaptedProducts.apply(input, self, *self.trained)
+
+
+class _AdaptedProducts(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, layers: _AdaptedLayers, *_trained: Tensor) -> Any:  # noqa: A002 - A and B come in the dtype of the products as well
         # Autocast would round once more what is rounded already.
         with torch.autocast("cpu", enabled=False):
-            x_NI = frozen.rounded(input).flatten(0, -2)
-            h_Nr = x_NI @ frozen.a_rI.t()
-            y_NO = nn.functional.linear(x_NI, frozen.weight_OI, frozen.bias_O)
-            y_NO.addmm_(h_Nr, frozen.b_Or.t())
-        ctx.save_for_backward(x_NI, h_Nr, frozen.weight_OI)
-        ctx.frozen = frozen
-        return y_NO.view(*input.shape[:-1], y_NO.shape[-1])
+            x_NI = layers.rounded(input).flatten(0, -2)
+            h_Nr = x_NI @ layers.a_rI.t()
+            outs = [
+                nn.functional.linear(x_NI, weight_OI, bias_O).addmm_(h_Ns, b_Os.t())
+                for weight_OI, bias_O, b_Os, h_Ns in zip(
+                    layers.weights_OI,
+                    layers.biases_O,
+                    layers.b_Or,
+                    h_Nr.split(layers.ranks, dim=1),
+                    strict=True,
+                )
+            ]
+        ctx.save_for_backward(x_NI, h_Nr)
+        ctx.layers = layers
+        return tuple(out.view(*input.shape[:-1], -1) for out in outs)
 
     @staticmethod
     @once_differentiable  # which hides the names of the arguments from pyright
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, *grad_outputs: Any
     ) -> tuple[Tensor | None, ...]:
-        x_NI, h_Nr, weight_OI = ctx.saved_tensors
-        frozen: _Frozen = ctx.frozen
+        x_NI, h_Nr = ctx.saved_tensors
+        layers: _AdaptedLayers = ctx.layers
         shape = grad_outputs[0].shape[:-1]
-        g_NO = grad_outputs[0].flatten(0, -2).to(weight_OI.dtype)
-        dx = da_rI = db_Or = None
+        gs = [g.flatten(0, -2).to(x_NI.dtype) for g in grad_outputs]
+        dx_NI: Tensor | None = None
         with torch.autocast("cpu", enabled=False):
-            gb_Nr = g_NO @ frozen.b_Or
+            parts = [g_NO @ b_Os for g_NO, b_Os in zip(gs, layers.b_Or, strict=True)]
+            gb_Nr = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
             if ctx.needs_input_grad[0]:
-                dx = (g_NO @ weight_OI).addmm_(gb_Nr, frozen.a_rI).view(*shape, -1)
-            if ctx.needs_input_grad[1]:
-                da_rI = (gb_Nr.t() @ x_NI).float()
-            if ctx.needs_input_grad[2]:
-                db_Or = (h_Nr.t() @ g_NO).t().float() * frozen.scaling
-        return dx, da_rI, db_Or, None
+                dx_NI = gb_Nr @ layers.a_rI
+                for g_NO, weight_OI in zip(gs, layers.weights_OI, strict=True):
+                    dx_NI.addmm_(g_NO, weight_OI)
+            das_sI = (gb_Nr.t() @ x_NI).float().split(layers.ranks)
+            dbs_Os = [
+                (h_Ns.t() @ g_NO).t().float() * scaling
+                for h_Ns, g_NO, scaling in zip(
+                    h_Nr.split(layers.ranks, dim=1), gs, layers.scalings, strict=True
+                )
+            ]
+        of_layers = (part for pair in zip(das_sI, dbs_Os, strict=True) for part in pair)
+        return None if dx_NI is None else dx_NI.view(*shape, -1), None, *of_layers

@@ -9,7 +9,7 @@ copies live only inside `packed_linears`: weights may change between two calls, 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeGuard
 
 import torch
@@ -17,7 +17,7 @@ from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
 
 from .kept import worked_out
-from .lora_linear import adapted_forward, plain_adapter
+from .lora_linear import Adapter, Products, adapted_forward, plain_adapter
 from .precision import OutputHead
 
 _LARGE = 50_000_000
@@ -52,7 +52,20 @@ def packed_linears(model: nn.Module, rows: int, dtype: torch.dtype) -> Iterator[
     Products are in `dtype` (the autocast's, if one is on), an `OutputHead`'s in its own. Numbers
     are those of the plain layers up to rounding. No gradients. Off the CPU nothing changes.
     """
-    forwards = dict(_packed_forwards(model, rows, dtype))
+    with _replaced(dict(_packed_forwards(model, rows, dtype))):
+        yield
+
+
+@contextlib.contextmanager
+def packed_head(head: nn.Module, rows: int) -> Iterator[None]:
+    """As `packed_linears`, for an `OutputHead` alone; any other stays as it is."""
+    packs = isinstance(head, OutputHead) and _can_be_packed(head)
+    with _replaced({head: _packed_forward(head, rows, head.weight.dtype)} if packs else {}):
+        yield
+
+
+@contextlib.contextmanager
+def _replaced(forwards: Mapping[nn.Module, Callable[[Tensor], Tensor]]) -> Iterator[None]:
     for module, forward in forwards.items():
         vars(module)["forward"] = forward
     try:
@@ -100,3 +113,48 @@ def _wide(layer: nn.Linear, rows: int, dtype: torch.dtype) -> Callable[[Tensor],
         # All layers together are as large as the model: no copy of them outlives the sampling.
         weight_OI = weight_OI.detach()
     return packed_product(weight_OI, None if bias is None else bias.to(dtype), rows)
+
+
+def packed_products(layers: Sequence[nn.Module], rows: int, dtype: torch.dtype) -> Products | None:
+    """x -> what each of these layers makes of it, by one packed product for all of them, and one by
+    A' and one by B' for their adapters. None where one of them cannot be packed. No gradients."""
+    found = [_base_and_adapter(layer) for layer in layers]
+    bases = [base for base, _ in found if _can_be_packed(base)]
+    if len(bases) != len(layers):
+        return None
+    sizes = [len(base.weight) for base in bases]
+    wide = packed_product(
+        torch.cat([base.weight.detach().to(dtype) for base in bases]), _bias_of(bases, dtype), rows
+    )
+    adapters = [adapter for _, adapter in found if adapter is not None]
+    if not adapters:
+        return lambda x_NI: wide(x_NI.to(dtype)).split(sizes, dim=-1)
+    if len(adapters) != len(layers):
+        return None
+    thin = packed_product(torch.cat([each.a_rI.detach() for each in adapters]).to(dtype), None, rows)
+    # Each layer's B acts on its own part of x A'.
+    b_rO = torch.block_diag(*(each.scaling * each.b_Or.detach() for each in adapters)).to(dtype).t()
+
+    def products(x_NI: Tensor) -> Sequence[Tensor]:
+        x_NI = x_NI.to(dtype)
+        return wide(x_NI).addmm_(thin(x_NI), b_rO).split(sizes, dim=-1)
+
+    return products
+
+
+def _base_and_adapter(layer: nn.Module) -> tuple[nn.Module, Adapter | None]:
+    adapter = plain_adapter(layer)
+    if adapter is not None:
+        return adapter.base, adapter
+    off = isinstance(layer, LoraLayer) and layer.disable_adapters and not layer.merged
+    return (layer.get_base_layer() if off else layer), None
+
+
+def _bias_of(layers: Sequence[nn.Linear], dtype: torch.dtype) -> Tensor | None:
+    if all(layer.bias is None for layer in layers):
+        return None
+    parts = [
+        layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias.detach()
+        for layer in layers
+    ]
+    return torch.cat(parts).to(dtype)

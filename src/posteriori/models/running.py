@@ -14,10 +14,14 @@ from ..errors import ModelError
 from . import adapters, memory, weights
 from .activations import fused_activations, written_out
 from .attention import Float32Attention
+from .decoders.decoder import MakeProduct, Product
+from .decoders.forward import DecoderForward
+from .decoders.known import decoder_of, is_known
+from .decoders.products import each_alone
 from .forward import Forward
 from .head import separable_head
-from .lora_linear import fused_adapters
-from .packing import packed_linears, packing_pays
+from .lora_linear import fused_adapters, fused_products
+from .packing import packed_head, packed_linears, packed_products, packing_pays
 from .precision import lost_in_padding
 
 
@@ -54,15 +58,22 @@ class RunningModel:
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
-    def forward(self, head: nn.Linear | None = None) -> Forward:
-        """To be called within `computing`; `head` is left out where one is given."""
+    def forward(
+        self, hidden: bool = False, product: MakeProduct = each_alone
+    ) -> Forward | DecoderForward:
+        """To be made and called within `computing`. `hidden` leaves out the head; `product` is how
+        a known decoder multiplies."""
+        decoder = decoder_of(self.model, product) if is_known(self.model) else None
+        if decoder is not None:
+            return DecoderForward(decoder, self.base.config, self.device, hidden)
         return Forward(
             self.model,
             self.base.config,
             self._takes_positions,
             self._takes_logits_to_keep,
             self.device,
-            head,
+            getattr(self.base, "get_output_embeddings", lambda: None)(),
+            hidden,
         )
 
     @contextlib.contextmanager
@@ -83,18 +94,40 @@ class RunningModel:
             return separable_head(self.base)
 
     @contextlib.contextmanager
-    def differentiating(self) -> Iterator[None]:
-        """Faster ways to what is differentiated: a trained adapter's layers, and attention."""
-        with contextlib.ExitStack() as ways:
-            if torch.is_grad_enabled() and self.device.type == "cpu":
-                if self.adapter is not None:
+    def scoring(self, hidden: bool) -> Iterator[Forward | DecoderForward]:
+        """A pass over whole completions, by faster ways where it is differentiated."""
+        with self.computing(), contextlib.ExitStack() as ways:
+            differentiated = torch.is_grad_enabled() and self.device.type == "cpu"
+            adapted = differentiated and self.adapter is not None
+            forward = self.forward(hidden, self._fused if adapted else each_alone)
+            if isinstance(forward, Forward):
+                if adapted:
                     ways.enter_context(fused_adapters(self.model, self.compute_dtype))
-                if self.compute_dtype == torch.bfloat16:
+                if differentiated and self.compute_dtype == torch.bfloat16:
                     ways.enter_context(Float32Attention())
-            yield
+            yield forward
 
-    def packed(self, rows: int, steps: int) -> contextlib.AbstractContextManager[None]:
-        """A faster way to so many steps of so many rows, where it pays."""
+    @contextlib.contextmanager
+    def sampling(self, rows: int, steps: int) -> Iterator[Forward | DecoderForward]:
+        """A pass for so many steps of so many rows, by faster ways where it pays. To be used
+        within `computing`, and as long as no weight changes."""
         if not packing_pays(self.base.num_parameters(), steps):
-            return contextlib.nullcontext()
-        return packed_linears(self.model, rows, self.compute_dtype)
+            with self.computing():
+                forward = self.forward()
+            yield forward
+            return
+
+        def packed(*layers: nn.Module) -> Product:
+            return packed_products(layers, rows, self.compute_dtype) or each_alone(*layers)
+
+        with contextlib.ExitStack() as ways:
+            with self.computing():
+                forward = self.forward(product=packed)
+                if isinstance(forward, DecoderForward):
+                    ways.enter_context(packed_head(forward.head, rows))
+                else:
+                    ways.enter_context(packed_linears(self.model, rows, self.compute_dtype))
+            yield forward
+
+    def _fused(self, *layers: nn.Module) -> Product:
+        return fused_products(layers, self.compute_dtype) or each_alone(*layers)

@@ -8,32 +8,33 @@ its cache. The last token of a completion is predicted and never fed.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..types import Completions
+from .decoders.forward import DecoderForward
 from .forward import Forward
 from .head import head_log_prob
 from .warp import Warp
 
 
-def token_log_prob(forward: Forward, completions: Completions, eos: Tensor, warp: Warp) -> Tensor:
+def token_log_prob(
+    forward: Forward | DecoderForward, completions: Completions, eos: Tensor, warp: Warp
+) -> Tensor:
     """log pi(y_t | c, y_<t) [N, L], at least float32, zero beyond each completion's length."""
     device = forward.device
     width = int(completions.lengths_N.max())
     tokens_NT = completions.tokens_NL[:, :width].to(device)
-    used, parent_N = torch.unique(completions.prompt_index_N.to(device), return_inverse=True)
-    rows = forward.prefill([completions.prompt_ids[i] for i in used.tolist()], parent_N)
-    outputs = [rows.logits_RV[:, None]]
-    if width > 1:
-        # Columns past a completion's end need no mask: causal attention never looks ahead.
-        outputs.append(forward.extend(rows, tokens_NT[:, :-1]))
-    if forward.head is not None:
+    prompt_ids, parent_N = completions.distinct_prompts()
+    outputs = forward.continued(prompt_ids, parent_N.to(device), tokens_NT[:, :-1])
+    if forward.hidden:
+        assert isinstance(forward.head, nn.Linear)
         chosen_NT = head_log_prob(torch.cat(outputs, dim=1), forward.head.weight, tokens_NT)
     else:
-        parts = [
-            _chosen(logits_NTV, tokens_NT[:, first:][:, : logits_NTV.shape[1]], first, eos, warp)
-            for first, logits_NTV in enumerate(outputs)
-        ]
+        parts, first = [], 0
+        for logits_NTV in outputs:
+            columns = tokens_NT[:, first : first + logits_NTV.shape[1]]
+            parts.append(_chosen(logits_NTV, columns, first, eos, warp))
+            first += logits_NTV.shape[1]
         chosen_NT = torch.cat(parts, dim=1)
     return chosen_NT.masked_fill(~completions.mask_NL[:, :width].to(device), 0.0)
 

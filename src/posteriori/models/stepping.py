@@ -19,6 +19,7 @@ from transformers.cache_utils import CacheLayerMixin, DynamicLayer, DynamicSlidi
 
 from ..errors import ModelError, SamplingError
 from .cache import RoomyLayer
+from .decoders.forward import DecoderForward
 from .forward import Forward, Prefilled
 from .warp import Warp
 
@@ -36,7 +37,7 @@ class CausalRows:
 
     def __init__(
         self,
-        forward: Forward,
+        forward: Forward | DecoderForward,
         computing: Computing,
         prompt_ids: Sequence[tuple[int, ...]],
         parent_R: Tensor,

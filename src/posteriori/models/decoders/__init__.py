@@ -1,0 +1,1 @@
+"""Known architectures, written out: transformers' layers without what it builds around them."""

@@ -1,0 +1,91 @@
+"""Which models are known decoders: by their class, and by what they compute."""
+
+from __future__ import annotations
+
+import torch
+from peft import LoraConfig, LoraModel, PeftModel
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from ..lora_linear import is_changed
+from ..weights import Model, base_model
+from .decoder import Decoder, MakeProduct
+from .forward import DecoderForward
+from .gpt2 import gpt2
+from .llama import llama
+from .products import each_alone
+
+_KNOWN = (llama, gpt2)
+
+_AGREES = "_posteriori_known_decoder"
+"""Where a model keeps what was found out about it."""
+
+_FAR = 0.05
+"""Share of the largest logit by which two ways through one model never differ, not even where
+their products are rounded to bfloat16; with another architecture they differ by all of it."""
+
+
+def decoder_of(model: Model, product: MakeProduct) -> Decoder | None:
+    """The arithmetic of `model` by its own layers, if it is a decoder that is known.
+
+    None too where somebody has a hand in the modules that would be passed by, where adapters do
+    more than LoRA, off the CPU, and for weights that are all in reduced precision.
+    """
+    base = base_model(model)
+    if is_changed(model) or not _is_plain(model, base):
+        return None
+    for written_out in _KNOWN:
+        decoder = written_out(base, product)
+        if decoder is not None:
+            return decoder
+    return None
+
+
+def is_known(model: Model) -> bool:
+    """Whether `model` has a decoder that computes what the model itself does.
+
+    The first time, both are run on two small prompts, because a release of transformers may change
+    what a class computes.
+    """
+    decoder = decoder_of(model, each_alone)
+    if decoder is None:
+        return False
+    base = base_model(model)
+    if _AGREES not in vars(base):
+        vars(base)[_AGREES] = _agree(decoder, model)
+    return vars(base)[_AGREES]
+
+
+def _is_plain(model: Model, base: PreTrainedModel) -> bool:
+    embeddings = base.get_input_embeddings().weight
+    if embeddings.device.type != "cpu" or embeddings.dtype not in (torch.float32, torch.float64):
+        return False
+    if isinstance(model, PeftModel) and not _only_lora(model):
+        return False
+    return not any(is_changed(module) for module in base.modules() if _is_passed_by(module))
+
+
+def _only_lora(model: PeftModel) -> bool:
+    return type(model.base_model) is LoraModel and all(
+        isinstance(config, LoraConfig) and config.alora_invocation_tokens is None
+        for config in model.peft_config.values()
+    )
+
+
+def _is_passed_by(module: nn.Module) -> bool:
+    """A module that holds others: those at the end of the tree are called, with their hooks."""
+    return any(True for _ in module.children()) and not hasattr(module, "base_layer")
+
+
+@torch.no_grad()
+def _agree(decoder: Decoder, model: Model) -> bool:
+    base = base_model(model)
+    prompts = [(1, 2, 0), (0, 1)]
+    forward = DecoderForward(decoder, base.config, torch.device("cpu"))
+    ours: Tensor = forward.continued(prompts, torch.tensor([0, 1]), torch.tensor([[1], [2]]))[-1]
+    for row, prompt in enumerate(prompts):
+        ids = torch.tensor([[*prompt, row + 1]])
+        logits = model(input_ids=ids, use_cache=False).logits[0, -2:]
+        if not bool((ours[row] - logits).abs().max() <= _FAR * logits.abs().max()):
+            return False
+    return True
