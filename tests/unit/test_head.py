@@ -10,7 +10,6 @@ from torch import nn
 from posteriori.errors import ModelError
 from posteriori.models import head as module
 from posteriori.models.head import head_log_prob, separable_head
-from posteriori.models.packing import packed_product
 
 N, T, D, V = 5, 3, 4, 7
 
@@ -48,30 +47,6 @@ def test_numbers_and_gradients_are_those_of_log_softmax(trained):
     torch.testing.assert_close(values[0], values[1], rtol=1e-12, atol=1e-12)
     for mine, expected in zip(*gradients, strict=True):
         torch.testing.assert_close(mine, expected, rtol=1e-10, atol=1e-12)
-
-
-@pytest.mark.usefixtures("parts")
-@pytest.mark.parametrize("trained", [(True, False), (True, True)])
-def test_many_rows_are_multiplied_with_packed_weights(trained, monkeypatch):
-    packings = []
-
-    def packed(weight, bias, rows):
-        packings.append(rows)
-        return packed_product(weight, bias, rows)
-
-    monkeypatch.setattr(module, "_WORTH_PACKING", N * T)
-    monkeypatch.setattr(module, "_PACKED_ROWS", 2)
-    monkeypatch.setattr(module, "packed_product", packed)
-    hidden, weight, token = operands(torch.float32)
-    inputs = [x.requires_grad_(on) for x, on in zip((hidden, weight), trained, strict=True)]
-    wanted = [x for x in inputs if x.requires_grad]
-    results = []
-    for way in (head_log_prob, plain):
-        values = way(hidden, weight, token)
-        results.append([values.float(), *torch.autograd.grad(values.sum(), wanted)])
-    assert len(packings) == 1
-    for mine, expected in zip(*results, strict=True):
-        torch.testing.assert_close(mine, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_improbable_tokens_keep_their_log_prob():

@@ -10,7 +10,7 @@ head's logits are computed a second time in the backward pass, unless all of the
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, TypeGuard
 
 import torch
@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .kept import worked_out
-from .packing import packed_product
 from .precision import OutputHead
 
 _ELEMENTS = 2**18
@@ -30,11 +29,8 @@ _ROWS = 128
 _KEPT = 2**23
 """So few probabilities are kept for the backward pass of a trained head."""
 
-_WORTH_PACKING = 512
-"""Rows after which the time comes back that it takes to lay the weights out for the product."""
-
-_PACKED_ROWS = 64
-"""Rows that are multiplied with packed weights at a time."""
+_NO_UNDERFLOW = 1e-30
+"""Probabilities above it are float32 numbers with all their digits."""
 
 _KNOWN = "_posteriori_separable"
 """Where a head keeps what was found out about it."""
@@ -124,7 +120,6 @@ class _HeadLogProb(torch.autograd.Function):
             rounded_VD = weight_VD
             if slope:
                 rounded_VD = worked_out(weight_VD, dtype, lambda: weight_VD.to(dtype))
-            product = _product(weight_VD, len(hidden_RD))
             log_prob_R = torch.empty(len(hidden_RD), dtype=torch.float64)
             slope_RD = torch.empty_like(hidden_RD) if slope else None
             kept = ctx.needs_input_grad[1] and len(hidden_RD) * len(weight_VD) <= _KEPT
@@ -135,7 +130,7 @@ class _HeadLogProb(torch.autograd.Function):
                 part = slice(start, start + rows)
                 part_rV = logits_rV[: len(token_R[part])]
                 p_rV = p_RV[part] if kept else p_RV[: len(part_rV)]
-                product(hidden_RD[part], part_rV)
+                torch.mm(hidden_RD[part], weight_VD.t(), out=part_rV)
                 torch.softmax(part_rV, -1, out=p_rV)
                 log_prob_R[part] = _log_prob(part_rV, p_rV, token_R[part])
                 if slope_RD is not None:
@@ -188,26 +183,6 @@ def _both(
     return dh_RD, dw_VD
 
 
-def _product(weight_VD: Tensor, total: int) -> Callable[[Tensor, Tensor], object]:
-    """(h, out) -> out = h W', for `total` rows.
-
-    Packed weights are multiplied by one number of rows only: oneDNN keeps what it has worked out
-    for each number that it meets, tens of megabytes for a large vocabulary.
-    """
-    if total < _WORTH_PACKING or weight_VD.dtype != torch.float32:
-        return lambda hidden_rD, out_rV: torch.mm(hidden_rD, weight_VD.t(), out=out_rV)
-    packed = packed_product(weight_VD, None, _PACKED_ROWS)
-
-    def product(hidden_rD: Tensor, out_rV: Tensor) -> None:
-        whole = len(hidden_rD) // _PACKED_ROWS * _PACKED_ROWS
-        for start in range(0, whole, _PACKED_ROWS):
-            part = slice(start, start + _PACKED_ROWS)
-            out_rV[part] = packed(hidden_rD[part])
-        torch.mm(hidden_rD[whole:], weight_VD.t(), out=out_rV[whole:])
-
-    return product
-
-
 def _rows(weight_VD: Tensor, total: int) -> int:
     """Rows at once: parts of equal size, because a small one is multiplied at a poor rate."""
     most = max(_ROWS, _ELEMENTS // len(weight_VD))
@@ -218,7 +193,10 @@ def _rows(weight_VD: Tensor, total: int) -> int:
 def _log_prob(logits_rV: Tensor, p_rV: Tensor, token_r: Tensor) -> Tensor:
     """The token's log-prob, float64 [r].
 
-    log sum exp = x - log p at the largest logit x, where p is at least 1/V: it never rounds to 0.
+    Where p underflows, log sum exp = x - log p at the largest logit x, whose p is at least 1/V.
     """
-    chosen_r = logits_rV.gather(1, token_r[:, None])[:, 0].double()
-    return chosen_r - logits_rV.amax(-1).double() + p_rV.amax(-1).double().log()
+    chosen_r = p_rV.gather(1, token_r[:, None])[:, 0].double()
+    if bool((chosen_r > _NO_UNDERFLOW).all()):
+        return chosen_r.log()
+    logit_r = logits_rV.gather(1, token_r[:, None])[:, 0].double()
+    return logit_r - logits_rV.amax(-1).double() + p_rV.amax(-1).double().log()

@@ -131,9 +131,10 @@ def packed_products(layers: Sequence[nn.Module], rows: int, dtype: torch.dtype) 
         return lambda x_NI: wide(x_NI.to(dtype)).split(sizes, dim=-1)
     if len(adapters) != len(layers):
         return None
-    thin = packed_product(torch.cat([each.a_rI.detach() for each in adapters]).to(dtype), None, rows)
+    a_rI = torch.cat([each.a_rI.detach() for each in adapters])
     # Each layer's B acts on its own part of x A'.
-    b_rO = torch.block_diag(*(each.scaling * each.b_Or.detach() for each in adapters)).to(dtype).t()
+    b_Or = torch.block_diag(*(each.scaling * each.b_Or.detach() for each in adapters))
+    thin, b_rO = packed_product(a_rI.to(dtype), None, rows), b_Or.to(dtype).t()
 
     def products(x_NI: Tensor) -> Sequence[Tensor]:
         x_NI = x_NI.to(dtype)

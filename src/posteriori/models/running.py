@@ -16,7 +16,7 @@ from .activations import fused_activations, written_out
 from .attention import Float32Attention
 from .decoders.decoder import MakeProduct, Product
 from .decoders.forward import DecoderForward
-from .decoders.known import decoder_of, is_known
+from .decoders.known import known_decoder
 from .decoders.products import each_alone
 from .forward import Forward
 from .head import separable_head
@@ -63,7 +63,7 @@ class RunningModel:
     ) -> Forward | DecoderForward:
         """To be made and called within `computing`. `hidden` leaves out the head; `product` is how
         a known decoder multiplies."""
-        decoder = decoder_of(self.model, product) if is_known(self.model) else None
+        decoder = known_decoder(self.model, product)
         if decoder is not None:
             return DecoderForward(decoder, self.base.config, self.device, hidden)
         return Forward(

@@ -44,7 +44,5 @@ def _one_token(q_R1HE: Tensor, k_RGLE: Tensor, v_RGLE: Tensor, bias_R11L: Tensor
     q_BhE = q_R1HE.reshape(rows * kinds, -1, width)
     k_BLE, v_BLE = k_RGLE.reshape(-1, length, width), v_RGLE.reshape(-1, length, width)
     bias_BhL = bias_R11L.expand(rows, kinds, 1, length).reshape(-1, 1, length)
-    score_BhL = torch.baddbmm(
-        bias_BhL, q_BhE, k_BLE.transpose(1, 2), alpha=1 / math.sqrt(width)
-    )
+    score_BhL = torch.baddbmm(bias_BhL, q_BhE, k_BLE.transpose(1, 2), alpha=1 / math.sqrt(width))
     return torch.bmm(score_BhL.softmax(-1), v_BLE).view(rows, 1, -1, width)

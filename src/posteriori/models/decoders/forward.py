@@ -133,7 +133,8 @@ def _causal_bias(mask_PL: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _continued_bias(mask_RL: Tensor, tokens: int, dtype: torch.dtype) -> Tensor:
     """[R, 1, T, L + T]: T tokens look at what is there already, and at themselves causally."""
-    before_RTL = mask_RL[:, None].expand(-1, tokens, -1)
-    own_TT = torch.ones(tokens, tokens, dtype=torch.bool, device=mask_RL.device).tril()
-    allowed_RTL = torch.cat([before_RTL, own_TT.expand(len(mask_RL), -1, -1)], dim=-1)
+    itself_RL = torch.nn.functional.pad(mask_RL, (0, tokens), value=True)
+    allowed_RTL = itself_RL[:, None].expand(-1, tokens, -1)
+    if tokens > 1:
+        allowed_RTL = allowed_RTL.tril(mask_RL.shape[1])
     return bias_of(allowed_RTL, dtype)[:, None]

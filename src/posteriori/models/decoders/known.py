@@ -25,35 +25,26 @@ _FAR = 0.05
 their products are rounded to bfloat16; with another architecture they differ by all of it."""
 
 
-def decoder_of(model: Model, product: MakeProduct) -> Decoder | None:
+def known_decoder(model: Model, product: MakeProduct = each_alone) -> Decoder | None:
     """The arithmetic of `model` by its own layers, if it is a decoder that is known.
 
     None too where somebody has a hand in the modules that would be passed by, where adapters do
-    more than LoRA, off the CPU, and for weights that are all in reduced precision.
+    more than LoRA, off the CPU, and for weights that are all in reduced precision. The first time,
+    decoder and model are both run on two small prompts and have to agree, because a release of
+    transformers may change what a class computes.
     """
     base = base_model(model)
     if is_changed(model) or not _is_plain(model, base):
         return None
-    for written_out in _KNOWN:
-        decoder = written_out(base, product)
-        if decoder is not None:
-            return decoder
-    return None
-
-
-def is_known(model: Model) -> bool:
-    """Whether `model` has a decoder that computes what the model itself does.
-
-    The first time, both are run on two small prompts, because a release of transformers may change
-    what a class computes.
-    """
-    decoder = decoder_of(model, each_alone)
-    if decoder is None:
-        return False
-    base = base_model(model)
     if _AGREES not in vars(base):
-        vars(base)[_AGREES] = _agree(decoder, model)
-    return vars(base)[_AGREES]
+        plain = _written_out(base, each_alone)
+        vars(base)[_AGREES] = plain is not None and _agree(plain, model)
+    return _written_out(base, product) if vars(base)[_AGREES] else None
+
+
+def _written_out(base: PreTrainedModel, product: MakeProduct) -> Decoder | None:
+    decoders = (known(base, product) for known in _KNOWN)
+    return next((decoder for decoder in decoders if decoder is not None), None)
 
 
 def _is_plain(model: Model, base: PreTrainedModel) -> bool:

@@ -27,6 +27,7 @@ from .decoder import Decoder, MakeProduct
 _MODELS = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM)
 _RMS_NORMS = (LlamaRMSNorm, MistralRMSNorm, Qwen2RMSNorm)
 
+
 Turn = tuple[Tensor, Tensor]
 """cos and signed sin of the rotary angles, [M, 1, E] each."""
 
@@ -47,7 +48,9 @@ def llama(model: PreTrainedModel, product: MakeProduct) -> Decoder | None:
         return x_MD, (cos_ME[:, None], torch.cat([-low_ME, high_ME], dim=-1)[:, None])
 
     layers = [LlamaLayer(layer, product) for layer in body.layers]
-    return Decoder(embed, layers, _rms_norm(body.norm), model.lm_head, embedding_weight(model).dtype)
+    return Decoder(
+        embed, layers, _rms_norm(body.norm), model.lm_head, embedding_weight(model).dtype
+    )
 
 
 class LlamaLayer:
@@ -80,11 +83,12 @@ class LlamaLayer:
 def _turned(x_MHE: Tensor, turn: Turn) -> Tensor:
     """(a, b) -> (a cos - b sin, b cos + a sin) of each pair, whose halves lie E/2 apart."""
     cos_M1E, sin_M1E = turn
-    return torch.addcmul(x_MHE * cos_M1E, x_MHE.roll(x_MHE.shape[-1] // 2, dims=-1), sin_M1E)
+    return (x_MHE * cos_M1E).addcmul_(x_MHE.roll(x_MHE.shape[-1] // 2, dims=-1), sin_M1E)
 
 
 def _rms_norm(norm: nn.Module) -> Callable[[Tensor], Tensor]:
-    """w x / sqrt(mean x^2 + eps). (In float64 transformers' rounds to float32, and is the model.)"""
+    """w x / sqrt(mean x^2 + eps), of float32. (What transformers' makes of float64 is left to it.)"""
     if type(norm) not in _RMS_NORMS or is_changed(norm) or norm.weight.dtype != torch.float32:
         return norm
-    return lambda x: nn.functional.rms_norm(x, norm.weight.shape, norm.weight, norm.variance_epsilon)
+    weight, eps = norm.weight, norm.variance_epsilon
+    return lambda x: nn.functional.rms_norm(x, weight.shape, weight, eps)

@@ -14,7 +14,7 @@ from .decoder import Product
 
 
 def each_alone(*layers: nn.Module) -> Product:
-    """Every layer multiplies for itself, and is asked for its adapter and its hooks if it has any."""
+    """Every layer multiplies for itself, with its adapter and its hooks if it has any."""
     ways = [_way_to(layer) for layer in layers]
     return lambda x_MI: [way(x_MI) for way in ways]
 
