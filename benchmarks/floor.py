@@ -1,12 +1,15 @@
 """A training step of SmolLM2-135M against the arithmetic that it cannot do without.
 
-    python benchmarks/floor.py [--smollm2 models/smollm2] [--steps 6]
+    python benchmarks/floor.py [--smollm2 models/smollm2] [--steps 12]
 
 The floor counts the multiply-adds of the matrices alone, at the rate at which this machine
 multiplies large square matrices in the dtype that each product uses: every token once through the
 layers and the head for sampling, once for scoring by the prior, once for the policy's forward pass
 and once more for the gradient with respect to the activations, and the LoRA matrices' own.
 Attention, norms, softmax and whatever moves memory count nothing, so no step can reach it.
+
+On a shared machine that rate may halve from one minute to the next, so it is measured again after
+every step: the ratio is the median of each step over its own floor.
 """
 
 from __future__ import annotations
@@ -14,9 +17,10 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from typing import Any
 
 import torch
-from step import LORA, SMOLLM2_PROMPTS, our_seconds
+from step import LORA, SMOLLM2_PROMPTS, WARM_UP, our_seconds
 from torch import nn
 
 import posteriori as po
@@ -25,7 +29,7 @@ from posteriori.models.causal import CausalLM
 DRAWS, LENGTH = 8, 16
 
 
-def multiply_rate(dtype: torch.dtype, size: int = 2048, rounds: int = 7) -> float:
+def multiply_rate(dtype: torch.dtype, size: int = 2048, rounds: int = 5) -> float:
     """Multiply-adds a second of a square matrix product, the best of several."""
     a, b = torch.randn(2, size, size).to(dtype)
     seconds = []
@@ -56,25 +60,34 @@ def floor_seconds(lm: CausalLM, prompt_tokens: int, completions: int, length: in
     return layers + heads
 
 
+def steps_and_floors(lm: CausalLM, steps: int) -> list[tuple[float, float]]:
+    """Seconds of each step, and of the floor as it was right after it."""
+    prompt_tokens = sum(len(lm.encode(prompt)) for prompt in SMOLLM2_PROMPTS)
+    pairs: list[tuple[float, float]] = []
+
+    def measure(record: dict[str, Any]) -> None:
+        floor = floor_seconds(lm, prompt_tokens, DRAWS * len(SMOLLM2_PROMPTS), LENGTH)
+        pairs.append((record["seconds"], floor))
+
+    how = {"policy": "lora", "lora": LORA, "on_step": measure}
+    our_seconds(lm, SMOLLM2_PROMPTS, DRAWS, LENGTH, steps, **how)
+    return pairs[WARM_UP:]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--smollm2", default="models/smollm2", help="directory of SmolLM2-135M")
-    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     for dtype in ("auto", "float32"):
-        lm = po.load(options.smollm2, dtype=dtype)
-        prompt_tokens = sum(len(lm.encode(prompt)) for prompt in SMOLLM2_PROMPTS)
-        completions = DRAWS * len(SMOLLM2_PROMPTS)
-        before = floor_seconds(lm, prompt_tokens, completions, LENGTH)
-        step = our_seconds(
-            lm, SMOLLM2_PROMPTS, DRAWS, LENGTH, options.steps, policy="lora", lora=LORA
-        )
-        floor = statistics.median([before, floor_seconds(lm, prompt_tokens, completions, LENGTH)])
+        pairs = steps_and_floors(po.load(options.smollm2, dtype=dtype), options.steps)
+        step, floor = (statistics.median(column) for column in zip(*pairs, strict=True))
         print(
-            f"SmolLM2-135M, LoRA r={LORA['rank']}, {completions} x {LENGTH}, dtype={dtype}: "
-            f"step {step:.2f} s, floor {floor:.2f} s, ratio {step / floor:.2f}",
+            f"SmolLM2-135M, LoRA r={LORA['rank']}, {DRAWS * len(SMOLLM2_PROMPTS)} x {LENGTH}, "
+            f"dtype={dtype}: step {step:.2f} s, floor {floor:.2f} s, ratio "
+            f"{statistics.median(step / floor for step, floor in pairs):.2f}",
             flush=True,
         )
 

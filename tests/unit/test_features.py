@@ -68,7 +68,7 @@ def test_nothing_is_left_hanging_on_the_model():
 
 
 def test_a_model_without_an_output_head_says_so(monkeypatch):
-    lm = tiny_lm()
+    lm = tiny_lm("gpt_neox")
     completions = some_completions(lm)
     monkeypatch.setattr(lm.model, "get_output_embeddings", lambda: None)
     with pytest.raises(ModelError, match="output head"):

@@ -13,7 +13,8 @@ from torch import nn
 
 import posteriori as po
 from posteriori.config import LoraSettings
-from posteriori.models.lora_linear import fused_adapters, plain_adapter
+from posteriori.models.fused_lora import fused_adapters
+from posteriori.models.lora_linear import plain_adapter
 from posteriori.models.packing import packed_linears
 
 

@@ -72,7 +72,11 @@ class Forward:
             extra["position_ids"] = position_RL
         if self.takes_logits_to_keep:
             extra["logits_to_keep"] = num_logits
-        with left_out(self.head) if self.hidden else contextlib.nullcontext() as seen:
+        with (
+            left_out(cast(nn.Linear, self.head))
+            if self.hidden
+            else contextlib.nullcontext() as seen
+        ):
             out = self.model(
                 input_ids=ids_RL,
                 attention_mask=mask_RL,

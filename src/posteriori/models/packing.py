@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeGuard
 
 import torch
-from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
 
 from .kept import worked_out
-from .lora_linear import Adapter, Products, adapted_forward, plain_adapter
+from .lora_linear import bare_if_off, plain_adapter
 from .precision import OutputHead
+from .side_by_side import Products
 
 _LARGE = 50_000_000
 """Parameters below which a step is overhead, whatever the layout of its matrices."""
@@ -59,8 +59,10 @@ def packed_linears(model: nn.Module, rows: int, dtype: torch.dtype) -> Iterator[
 @contextlib.contextmanager
 def packed_head(head: nn.Module, rows: int) -> Iterator[None]:
     """As `packed_linears`, for an `OutputHead` alone; any other stays as it is."""
-    packs = isinstance(head, OutputHead) and _can_be_packed(head)
-    with _replaced({head: _packed_forward(head, rows, head.weight.dtype)} if packs else {}):
+    forwards: dict[nn.Module, Callable[[Tensor], Tensor]] = {}
+    if isinstance(head, OutputHead) and _can_be_packed(head):
+        forwards[head] = _packed_head(head, rows)
+    with _replaced(forwards):
         yield
 
 
@@ -78,18 +80,18 @@ def _replaced(forwards: Mapping[nn.Module, Callable[[Tensor], Tensor]]) -> Itera
 def _packed_forwards(
     model: nn.Module, rows: int, dtype: torch.dtype
 ) -> Iterator[tuple[nn.Module, Callable[[Tensor], Tensor]]]:
-    adapters: set[nn.Module] = set()
+    done: set[nn.Module] = set()
     for module in model.modules():
-        if isinstance(module, LoraLayer) and module.disable_adapters:
-            adapters |= {*module.lora_A.modules(), *module.lora_B.modules()}
-        adapter = plain_adapter(module)
-        if adapter is not None and _can_be_packed(adapter.base):
-            adapters |= set(module.modules())
-            thin = packed_product(adapter.a_rI.to(dtype), None, rows)
-            yield module, adapted_forward(adapter, _wide(adapter.base, rows, dtype), thin, dtype)
-        elif module not in adapters and _can_be_packed(module):
-            kept = module.weight.dtype if isinstance(module, OutputHead) else dtype
-            yield module, _packed_forward(module, rows, kept)
+        if module in done:
+            continue
+        if isinstance(module, OutputHead) and _can_be_packed(module):
+            yield module, _packed_head(module, rows)
+            continue
+        products = packed_products([module], rows, dtype)
+        if products is not None:
+            # What is inside an adapter is not multiplied by itself.
+            done |= set(module.modules())
+            yield module, lambda x, products=products: products(x)[0]
 
 
 def _can_be_packed(module: nn.Module) -> TypeGuard[nn.Linear]:
@@ -102,53 +104,37 @@ def _can_be_packed(module: nn.Module) -> TypeGuard[nn.Linear]:
     )
 
 
-def _packed_forward(layer: nn.Linear, rows: int, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-    product = _wide(layer, rows, dtype)
-    return lambda x: product(x.to(dtype))
-
-
-def _wide(layer: nn.Linear, rows: int, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-    weight_OI, bias = layer.weight.to(dtype), layer.bias
-    if not isinstance(layer, OutputHead):
-        # All layers together are as large as the model: no copy of them outlives the sampling.
-        weight_OI = weight_OI.detach()
-    return packed_product(weight_OI, None if bias is None else bias.to(dtype), rows)
+def _packed_head(head: nn.Linear, rows: int) -> Callable[[Tensor], Tensor]:
+    product = packed_product(head.weight, head.bias, rows)
+    return lambda x: product(x.to(head.weight.dtype))
 
 
 def packed_products(layers: Sequence[nn.Module], rows: int, dtype: torch.dtype) -> Products | None:
     """x -> what each of these layers makes of it, by one packed product for all of them, and one by
     A' and one by B' for their adapters. None where one of them cannot be packed. No gradients."""
-    found = [_base_and_adapter(layer) for layer in layers]
-    bases = [base for base, _ in found if _can_be_packed(base)]
+    found = [plain_adapter(layer) for layer in layers]
+    adapters = [adapter for adapter in found if adapter is not None]
+    under = [adapter.base for adapter in adapters] or [bare_if_off(layer) for layer in layers]
+    bases = [base for base in under if _can_be_packed(base)]
     if len(bases) != len(layers):
         return None
     sizes = [len(base.weight) for base in bases]
-    wide = packed_product(
-        torch.cat([base.weight.detach().to(dtype) for base in bases]), _bias_of(bases, dtype), rows
-    )
-    adapters = [adapter for _, adapter in found if adapter is not None]
+    # All layers together are as large as the model: no copy of them outlives the sampling.
+    weight_OI = torch.cat([base.weight.detach().to(dtype) for base in bases])
+    wide = packed_product(weight_OI, _bias_of(bases, dtype), rows)
     if not adapters:
-        return lambda x_NI: wide(x_NI.to(dtype)).split(sizes, dim=-1)
-    if len(adapters) != len(layers):
-        return None
+        return lambda x: wide(x.to(dtype)).split(sizes, dim=-1)
     a_rI = torch.cat([each.a_rI.detach() for each in adapters])
     # Each layer's B acts on its own part of x A'.
     b_Or = torch.block_diag(*(each.scaling * each.b_Or.detach() for each in adapters))
     thin, b_rO = packed_product(a_rI.to(dtype), None, rows), b_Or.to(dtype).t()
 
-    def products(x_NI: Tensor) -> Sequence[Tensor]:
-        x_NI = x_NI.to(dtype)
-        return wide(x_NI).addmm_(thin(x_NI), b_rO).split(sizes, dim=-1)
+    def products(x: Tensor) -> Sequence[Tensor]:
+        x_NI = x.to(dtype).flatten(0, -2)
+        y_NO = wide(x_NI).addmm_(thin(x_NI), b_rO)
+        return y_NO.view(*x.shape[:-1], -1).split(sizes, dim=-1)
 
     return products
-
-
-def _base_and_adapter(layer: nn.Module) -> tuple[nn.Module, Adapter | None]:
-    adapter = plain_adapter(layer)
-    if adapter is not None:
-        return adapter.base, adapter
-    off = isinstance(layer, LoraLayer) and layer.disable_adapters and not layer.merged
-    return (layer.get_base_layer() if off else layer), None
 
 
 def _bias_of(layers: Sequence[nn.Linear], dtype: torch.dtype) -> Tensor | None:

@@ -14,15 +14,14 @@ from ..errors import ModelError
 from . import adapters, memory, weights
 from .activations import fused_activations, written_out
 from .attention import Float32Attention
-from .decoders.decoder import MakeProduct, Product
 from .decoders.forward import DecoderForward
 from .decoders.known import known_decoder
-from .decoders.products import each_alone
 from .forward import Forward
+from .fused_lora import fused_adapters, fused_products
 from .head import separable_head
-from .lora_linear import fused_adapters, fused_products
 from .packing import packed_head, packed_linears, packed_products, packing_pays
 from .precision import lost_in_padding
+from .side_by_side import MakeProducts, Products, each_alone
 
 
 class RunningModel:
@@ -59,11 +58,11 @@ class RunningModel:
         return next(self.model.parameters()).device
 
     def forward(
-        self, hidden: bool = False, product: MakeProduct = each_alone
+        self, hidden: bool = False, products_of: MakeProducts = each_alone
     ) -> Forward | DecoderForward:
-        """To be made and called within `computing`. `hidden` leaves out the head; `product` is how
-        a known decoder multiplies."""
-        decoder = known_decoder(self.model, product)
+        """To be made and called within `computing`. `hidden` leaves out the head; a known decoder
+        multiplies by `products_of`."""
+        decoder = known_decoder(self.model, products_of)
         if decoder is not None:
             return DecoderForward(decoder, self.base.config, self.device, hidden)
         return Forward(
@@ -95,39 +94,38 @@ class RunningModel:
 
     @contextlib.contextmanager
     def scoring(self, hidden: bool) -> Iterator[Forward | DecoderForward]:
-        """A pass over whole completions, by faster ways where it is differentiated."""
+        """A pass over whole completions."""
         with self.computing(), contextlib.ExitStack() as ways:
+            forward = self.forward(hidden, self._fused if self.adapter is not None else each_alone)
             differentiated = torch.is_grad_enabled() and self.device.type == "cpu"
-            adapted = differentiated and self.adapter is not None
-            forward = self.forward(hidden, self._fused if adapted else each_alone)
-            if isinstance(forward, Forward):
-                if adapted:
+            if differentiated and isinstance(forward, Forward):
+                if self.adapter is not None:
                     ways.enter_context(fused_adapters(self.model, self.compute_dtype))
-                if differentiated and self.compute_dtype == torch.bfloat16:
+                if self.compute_dtype == torch.bfloat16:
                     ways.enter_context(Float32Attention())
             yield forward
 
     @contextlib.contextmanager
     def sampling(self, rows: int, steps: int) -> Iterator[Forward | DecoderForward]:
-        """A pass for so many steps of so many rows, by faster ways where it pays. To be used
-        within `computing`, and as long as no weight changes."""
+        """A pass for so many steps of so many rows, by packed layers where that pays: to be called
+        within `computing`, as long as no weight changes."""
         if not packing_pays(self.base.num_parameters(), steps):
             with self.computing():
                 forward = self.forward()
             yield forward
             return
 
-        def packed(*layers: nn.Module) -> Product:
+        def packed(*layers: nn.Module) -> Products:
             return packed_products(layers, rows, self.compute_dtype) or each_alone(*layers)
 
         with contextlib.ExitStack() as ways:
             with self.computing():
-                forward = self.forward(product=packed)
+                forward = self.forward(products_of=packed)
                 if isinstance(forward, DecoderForward):
                     ways.enter_context(packed_head(forward.head, rows))
                 else:
                     ways.enter_context(packed_linears(self.model, rows, self.compute_dtype))
             yield forward
 
-    def _fused(self, *layers: nn.Module) -> Product:
+    def _fused(self, *layers: nn.Module) -> Products:
         return fused_products(layers, self.compute_dtype) or each_alone(*layers)

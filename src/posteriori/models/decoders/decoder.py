@@ -17,12 +17,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-Product = Callable[[Tensor], Sequence[Tensor]]
-"""x [M, I] -> what each of a few linear layers makes of it, [M, O] each."""
-
-MakeProduct = Callable[..., Product]
-"""Linear layers that take the same input -> their `Product`."""
-
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """(layer, queries [M, H, E], keys [M, G, E], values [M, G, E]) -> what they attend to [M, H E]."""
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedConfig
+from transformers.cache_utils import DynamicLayer
 
 from ..cache import cache_with_room
 from ..forward import Prefilled
@@ -103,7 +105,7 @@ class DecoderForward:
             q_RTHE, k_RTGE, v_RTGE = (
                 each.unflatten(0, (rows, tokens)) for each in (q_MHE, k_MGE, v_MGE)
             )
-            k_RGLE, v_RGLE = cache.layers[layer].update(
+            k_RGLE, v_RGLE = cast(DynamicLayer, cache.layers[layer]).update(
                 k_RTGE.transpose(1, 2), v_RTGE.transpose(1, 2).to(k_MGE.dtype)
             )
             return attend(q_RTHE, k_RGLE, v_RGLE, bias_R1TL).flatten(0, 1)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import Tensor
 from transformers import GPT2LMHeadModel, PreTrainedModel
 from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 
 from ..memory import embedding_weight
-from .decoder import Decoder, MakeProduct
+from ..side_by_side import MakeProducts
+from .decoder import Decoder
 
 
-def gpt2(model: PreTrainedModel, product: MakeProduct) -> Decoder | None:
+def gpt2(model: PreTrainedModel, products_of: MakeProducts) -> Decoder | None:
     """GPT-2 in its usual form: no cross-attention, and scores divided by sqrt(E) alone."""
     config = model.config
     if type(model) is not GPT2LMHeadModel or config.add_cross_attention:
@@ -22,21 +25,21 @@ def gpt2(model: PreTrainedModel, product: MakeProduct) -> Decoder | None:
     def embed(ids_M: Tensor, position_M: Tensor) -> tuple[Tensor, None]:
         return body.wte(ids_M) + body.wpe(position_M), None
 
-    layers = [Gpt2Layer(block, product) for block in body.h]
+    layers = [Gpt2Layer(cast(GPT2Block, block), products_of) for block in body.h]
     return Decoder(embed, layers, body.ln_f, model.lm_head, embedding_weight(model).dtype)
 
 
 class Gpt2Layer:
     """A block of GPT-2; see `decoder.Layer`."""
 
-    def __init__(self, block: GPT2Block, product: MakeProduct) -> None:
+    def __init__(self, block: GPT2Block, products_of: MakeProducts) -> None:
         self.norm_1, self.norm_2 = block.ln_1, block.ln_2
         self.heads = block.attn.num_heads
-        self.qkv, self.out = product(block.attn.c_attn), product(block.attn.c_proj)
-        self.up, self.down = product(block.mlp.c_fc), product(block.mlp.c_proj)
+        self.qkv, self.out = products_of(block.attn.c_attn), products_of(block.attn.c_proj)
+        self.up, self.down = products_of(block.mlp.c_fc), products_of(block.mlp.c_proj)
         self.activation = block.mlp.act
 
-    def before(self, x_MD: Tensor, place: None) -> tuple[Tensor, Tensor, Tensor]:
+    def before(self, x_MD: Tensor, place: None) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ARG002 - positions went into the embedding
         (qkv_M3D,) = self.qkv(self.norm_1(x_MD))
         q_MHE, k_MHE, v_MHE = qkv_M3D.view(len(x_MD), 3, self.heads, -1).unbind(1)
         return q_MHE, k_MHE, v_MHE

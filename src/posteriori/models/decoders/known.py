@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import torch
 from peft import LoraConfig, LoraModel, PeftModel
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 from ..lora_linear import is_changed
+from ..memory import embedding_weight
+from ..side_by_side import MakeProducts, each_alone
 from ..weights import Model, base_model
-from .decoder import Decoder, MakeProduct
+from .decoder import Decoder
 from .forward import DecoderForward
 from .gpt2 import gpt2
 from .llama import llama
-from .products import each_alone
 
 _KNOWN = (llama, gpt2)
 
@@ -25,7 +26,11 @@ _FAR = 0.05
 their products are rounded to bfloat16; with another architecture they differ by all of it."""
 
 
-def known_decoder(model: Model, product: MakeProduct = each_alone) -> Decoder | None:
+_TRIED = ((1, 2, 0), (2, 1))
+"""Prompts with one more token each."""
+
+
+def known_decoder(model: Model, products_of: MakeProducts = each_alone) -> Decoder | None:
     """The arithmetic of `model` by its own layers, if it is a decoder that is known.
 
     None too where somebody has a hand in the modules that would be passed by, where adapters do
@@ -39,16 +44,16 @@ def known_decoder(model: Model, product: MakeProduct = each_alone) -> Decoder | 
     if _AGREES not in vars(base):
         plain = _written_out(base, each_alone)
         vars(base)[_AGREES] = plain is not None and _agree(plain, model)
-    return _written_out(base, product) if vars(base)[_AGREES] else None
+    return _written_out(base, products_of) if vars(base)[_AGREES] else None
 
 
-def _written_out(base: PreTrainedModel, product: MakeProduct) -> Decoder | None:
-    decoders = (known(base, product) for known in _KNOWN)
+def _written_out(base: PreTrainedModel, products_of: MakeProducts) -> Decoder | None:
+    decoders = (known(base, products_of) for known in _KNOWN)
     return next((decoder for decoder in decoders if decoder is not None), None)
 
 
 def _is_plain(model: Model, base: PreTrainedModel) -> bool:
-    embeddings = base.get_input_embeddings().weight
+    embeddings = embedding_weight(base)
     if embeddings.device.type != "cpu" or embeddings.dtype not in (torch.float32, torch.float64):
         return False
     if isinstance(model, PeftModel) and not _only_lora(model):
@@ -70,13 +75,14 @@ def _is_passed_by(module: nn.Module) -> bool:
 
 @torch.no_grad()
 def _agree(decoder: Decoder, model: Model) -> bool:
+    """Whether logits are the same after two prompts of different lengths and one more token."""
     base = base_model(model)
-    prompts = [(1, 2, 0), (0, 1)]
+    rows = [[token % embedding_weight(base).shape[0] for token in row] for row in _TRIED]
     forward = DecoderForward(decoder, base.config, torch.device("cpu"))
-    ours: Tensor = forward.continued(prompts, torch.tensor([0, 1]), torch.tensor([[1], [2]]))[-1]
-    for row, prompt in enumerate(prompts):
-        ids = torch.tensor([[*prompt, row + 1]])
-        logits = model(input_ids=ids, use_cache=False).logits[0, -2:]
-        if not bool((ours[row] - logits).abs().max() <= _FAR * logits.abs().max()):
+    last_N1 = torch.tensor([row[-1:] for row in rows])
+    (ours_N2V,) = forward.continued([row[:-1] for row in rows], torch.arange(len(rows)), last_N1)
+    for ours_2V, row in zip(ours_N2V, rows, strict=True):
+        theirs_2V = model(input_ids=torch.tensor([row]), use_cache=False).logits[0, -2:]
+        if not bool((ours_2V - theirs_2V).abs().max() <= _FAR * theirs_2V.abs().max()):
             return False
     return True

@@ -22,24 +22,31 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
 from ..lora_linear import is_changed
 from ..memory import embedding_weight
-from .decoder import Decoder, MakeProduct
+from ..side_by_side import MakeProducts
+from .decoder import Decoder
 
 _MODELS = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM)
 _RMS_NORMS = (LlamaRMSNorm, MistralRMSNorm, Qwen2RMSNorm)
 
 
+_LENGTH_MATTERS = ("dynamic", "longrope")
+"""Kinds of rotary positions whose angles depend on how long the longest row is."""
+
 Turn = tuple[Tensor, Tensor]
 """cos and signed sin of the rotary angles, [M, 1, E] each."""
 
 
-def llama(model: PreTrainedModel, product: MakeProduct) -> Decoder | None:
-    """Llama, Mistral or Qwen2 where every layer attends to all that comes before."""
+def llama(model: PreTrainedModel, products_of: MakeProducts) -> Decoder | None:
+    """Llama, Mistral or Qwen2 where every layer attends to all that comes before, and a token's
+    angles depend on its position alone."""
     if type(model) not in _MODELS:
         return None
-    kinds = getattr(model.config, "layer_types", None) or ["full_attention"]
-    if set(kinds) != {"full_attention"}:
+    body, config = model.model, model.config
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if kinds != {"full_attention"} or getattr(config, "sliding_window", None) is not None:
         return None
-    body = model.model
+    if body.rotary_emb.rope_type in _LENGTH_MATTERS:
+        return None
 
     def embed(ids_M: Tensor, position_M: Tensor) -> tuple[Tensor, Turn]:
         x_MD = body.embed_tokens(ids_M)
@@ -47,7 +54,7 @@ def llama(model: PreTrainedModel, product: MakeProduct) -> Decoder | None:
         low_ME, high_ME = sin_ME.chunk(2, dim=-1)
         return x_MD, (cos_ME[:, None], torch.cat([-low_ME, high_ME], dim=-1)[:, None])
 
-    layers = [LlamaLayer(layer, product) for layer in body.layers]
+    layers = [LlamaLayer(layer, products_of) for layer in body.layers]
     return Decoder(
         embed, layers, _rms_norm(body.norm), model.lm_head, embedding_weight(model).dtype
     )
@@ -56,14 +63,17 @@ def llama(model: PreTrainedModel, product: MakeProduct) -> Decoder | None:
 class LlamaLayer:
     """A layer of Llama; see `decoder.Layer`."""
 
-    def __init__(self, layer: LlamaDecoderLayer, product: MakeProduct) -> None:
+    def __init__(self, layer: LlamaDecoderLayer, products_of: MakeProducts) -> None:
         attention, mlp = layer.self_attn, layer.mlp
         self.width = attention.head_dim
         self.norm_1 = _rms_norm(layer.input_layernorm)
         self.norm_2 = _rms_norm(layer.post_attention_layernorm)
-        self.qkv = product(attention.q_proj, attention.k_proj, attention.v_proj)
-        self.out = product(attention.o_proj)
-        self.gate_up, self.down = product(mlp.gate_proj, mlp.up_proj), product(mlp.down_proj)
+        self.qkv = products_of(attention.q_proj, attention.k_proj, attention.v_proj)
+        self.out = products_of(attention.o_proj)
+        self.gate_up, self.down = (
+            products_of(mlp.gate_proj, mlp.up_proj),
+            products_of(mlp.down_proj),
+        )
         self.activation = mlp.act_fn
 
     def before(self, x_MD: Tensor, place: Turn) -> tuple[Tensor, Tensor, Tensor]:
@@ -87,8 +97,9 @@ def _turned(x_MHE: Tensor, turn: Turn) -> Tensor:
 
 
 def _rms_norm(norm: nn.Module) -> Callable[[Tensor], Tensor]:
-    """w x / sqrt(mean x^2 + eps), of float32. (What transformers' makes of float64 is left to it.)"""
+    """w x / sqrt(mean x^2 + eps) of float32; of float64 transformers' own, which rounds it."""
     if type(norm) not in _RMS_NORMS or is_changed(norm) or norm.weight.dtype != torch.float32:
         return norm
+    assert isinstance(norm, _RMS_NORMS)
     weight, eps = norm.weight, norm.variance_epsilon
     return lambda x: nn.functional.rms_norm(x, weight.shape, weight, eps)

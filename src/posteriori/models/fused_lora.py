@@ -1,0 +1,181 @@
+"""Linear layers with LoRA adapters as one product each, y = x W' + s (x A') B', and back.
+
+PEFT computes the adapter's two thin products as layers of their own, with casts, a scaling and a
+sum around them; on a CPU these cost as much as the wide product. Here they are added in place, in
+the dtype of the products, and layers that share an input share its rounded copy; where they are
+known to, x A' is one product for all of them. W is frozen, so the backward pass is
+dx = g W + s (g B) A, dA = s (g B)' x and dB = s g' (x A').
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from .lora_linear import Adapter, plain_adapter
+from .side_by_side import Products
+
+
+@contextlib.contextmanager
+def fused_adapters(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """Within it, plain LoRA layers on frozen CPU weights of `model` compute as said above.
+
+    Products are in `dtype`. Values and gradients are PEFT's up to its rounding.
+    """
+    rounded = _Rounded(dtype)
+    changed: list[nn.Module] = []
+    for module in model.modules():
+        adapters = _fusible([module])
+        if adapters is not None:
+            vars(module)["forward"] = _fused_forward(adapters, rounded)
+            changed.append(module)
+    try:
+        yield
+    finally:
+        rounded.forget()
+        for module in changed:
+            del vars(module)["forward"]
+
+
+def _fused_forward(adapters: Sequence[Adapter], rounded: _Rounded) -> Callable[[Tensor], Tensor]:
+    products = _AdaptedLayers.of(adapters, rounded)
+
+    def forward(input: Tensor) -> Tensor:  # noqa: A002 - the name is nn.Linear's
+        return products(input)[0]
+
+    return forward
+
+
+def fused_products(layers: Sequence[nn.Module], dtype: torch.dtype) -> Products | None:
+    """x -> what each of these layers makes of it, computed as said above with one product by all
+    their A'. None where one of them is no plain LoRA layer on frozen CPU weights."""
+    adapters = _fusible(layers)
+    return None if adapters is None else _AdaptedLayers.of(adapters, lambda x: x.to(dtype))
+
+
+def _fusible(layers: Sequence[nn.Module]) -> list[Adapter] | None:
+    found = [plain_adapter(layer) for layer in layers]
+    adapters = [each for each in found if each is not None and _is_frozen_on_cpu(each.base)]
+    return adapters if len(adapters) == len(layers) else None
+
+
+def _is_frozen_on_cpu(base: nn.Linear) -> bool:
+    return (
+        not any(parameter.requires_grad for parameter in base.parameters())
+        and base.weight.device.type == "cpu"
+        and base.weight.dtype in (torch.float32, torch.bfloat16)
+    )
+
+
+class _Rounded:
+    """Inputs in the dtype of the products: layers that take one tensor share one copy."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        self._last: tuple[Tensor, int, Tensor] | None = None
+
+    def forget(self) -> None:
+        """The layers' graph holds this, and the last input holds the graph: a ring that nothing
+        would free."""
+        self._last = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if x.dtype == self.dtype or x.is_inference():
+            return x.to(self.dtype)
+        if self._last is None or self._last[0] is not x or self._last[1] != x._version:
+            self._last = (x, x._version, x.detach().to(self.dtype))
+        return self._last[2]
+
+
+@dataclass(frozen=True)
+class _AdaptedLayers:
+    """Layers that take one input, with what they compute with in the dtype of the products.
+
+    The A of all of them are one matrix [r, I], with `ranks` rows each.
+    """
+
+    trained: tuple[Tensor, ...]
+    """A and B of each layer, as the optimiser has them."""
+    weights_OI: tuple[Tensor, ...]
+    biases_O: tuple[Tensor | None, ...]
+    a_rI: Tensor
+    b_Or: tuple[Tensor, ...]
+    scalings: tuple[float, ...]
+    ranks: list[int]
+    rounded: Callable[[Tensor], Tensor]
+
+    @staticmethod
+    def of(adapters: Sequence[Adapter], rounded: Callable[[Tensor], Tensor]) -> _AdaptedLayers:
+        def now(tensor: Tensor) -> Tensor:
+            return rounded(tensor.detach())
+
+        biases = [each.base.bias for each in adapters]
+        return _AdaptedLayers(
+            trained=tuple(part for each in adapters for part in (each.a_rI, each.b_Or)),
+            weights_OI=tuple(now(each.base.weight) for each in adapters),
+            biases_O=tuple(None if bias is None else now(bias) for bias in biases),
+            a_rI=torch.cat([now(each.a_rI) for each in adapters]),
+            b_Or=tuple(now(each.scaling * each.b_Or.detach()) for each in adapters),
+            scalings=tuple(each.scaling for each in adapters),
+            ranks=[len(each.a_rI) for each in adapters],
+            rounded=rounded,
+        )
+
+    def __call__(self, input: Tensor) -> tuple[Tensor, ...]:  # noqa: A002 - the name is nn.Linear's
+        return _AdaptedProducts.apply(input, self, *self.trained)
+
+
+class _AdaptedProducts(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, layers: _AdaptedLayers, *_trained: Tensor) -> Any:  # noqa: A002 - A and B come in the dtype of the products as well
+        # Autocast would round once more what is rounded already.
+        with torch.autocast("cpu", enabled=False):
+            x_NI = layers.rounded(input).flatten(0, -2)
+            h_Nr = x_NI @ layers.a_rI.t()
+            outs = [
+                nn.functional.linear(x_NI, weight_OI, bias_O).addmm_(h_Ns, b_Os.t())
+                for weight_OI, bias_O, b_Os, h_Ns in zip(
+                    layers.weights_OI,
+                    layers.biases_O,
+                    layers.b_Or,
+                    h_Nr.split(layers.ranks, dim=1),
+                    strict=True,
+                )
+            ]
+        ctx.save_for_backward(x_NI, h_Nr)
+        ctx.layers = layers
+        return tuple(out.view(*input.shape[:-1], -1) for out in outs)
+
+    @staticmethod
+    @once_differentiable  # which hides the names of the arguments from pyright
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grad_outputs: Any
+    ) -> tuple[Tensor | None, ...]:
+        x_NI, h_Nr = ctx.saved_tensors
+        layers: _AdaptedLayers = ctx.layers
+        shape = grad_outputs[0].shape[:-1]
+        gs = [g.flatten(0, -2).to(x_NI.dtype) for g in grad_outputs]
+        with torch.autocast("cpu", enabled=False):
+            parts = [g_NO @ b_Os for g_NO, b_Os in zip(gs, layers.b_Or, strict=True)]
+            gb_Nr = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+            dx = None
+            if ctx.needs_input_grad[0]:
+                dx_NI = gb_Nr @ layers.a_rI
+                for g_NO, weight_OI in zip(gs, layers.weights_OI, strict=True):
+                    dx_NI.addmm_(g_NO, weight_OI)
+                dx = dx_NI.view(*shape, -1)
+            das_sI = (gb_Nr.t() @ x_NI).float().split(layers.ranks)
+            dbs_Os = [
+                (h_Ns.t() @ g_NO).t().float() * scaling
+                for h_Ns, g_NO, scaling in zip(
+                    h_Nr.split(layers.ranks, dim=1), gs, layers.scalings, strict=True
+                )
+            ]
+        of_layers = (part for pair in zip(das_sI, dbs_Os, strict=True) for part in pair)
+        return dx, None, *of_layers
