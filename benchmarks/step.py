@@ -159,27 +159,6 @@ def our_seconds(
     return statistics.median(step["seconds"] for step in fit.history[WARM_UP + 1 :])
 
 
-def passes_alone(rows: int, length: int, steps: int) -> float:
-    """Seconds of the passes through transformers' GPT-2 that a step cannot do without, and of
-    nothing else: a token at a time with its cache, no prompts and no padding; the reference's
-    log-probs; the policy's, and back. No draws, rewards, losses or optimiser."""
-    model = tiny_gpt2()
-    ids_RL = torch.randint(10, 1000, (rows, length), generator=torch.Generator().manual_seed(0))
-    seconds = []
-    for _ in range(steps):
-        start = time.perf_counter()
-        with torch.no_grad():
-            cache = None
-            for at in range(length):
-                token_R1 = ids_RL[:, at : at + 1]
-                cache = model(token_R1, past_key_values=cache, use_cache=True).past_key_values
-            model(ids_RL, use_cache=False)
-        model(ids_RL, use_cache=False).logits.sum().backward()
-        model.zero_grad(set_to_none=True)
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds[WARM_UP:])
-
-
 def show(name: str, ours: float, theirs: float) -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(
@@ -204,10 +183,6 @@ def small(name: str, tokens: int, texts: list[str], steps: int) -> None:
         tok = tokenizer(tokens)
         theirs = trl_seconds(name, model, tok, texts, EACH, LENGTH, steps, None, bf16=False)
     show(f"{name}, GPT-2, 2 layers, {tokens:,} tokens", (before + ours()) / 2, theirs)
-    if name != "dpo" and tokens == 1000:
-        alone = passes_alone(len(texts) * EACH, LENGTH, steps)
-        print(f"{'':38s} transformers' own passes alone {alone * 1e3:.1f} ms: ", end="")
-        print(f"with all else free the ratio would be {theirs / alone:.2f}")
 
 
 def large(name: str, directory: str, steps: int) -> None:

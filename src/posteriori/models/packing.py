@@ -111,7 +111,7 @@ def _packed_head(head: nn.Linear, rows: int) -> Callable[[Tensor], Tensor]:
 
 def packed_products(layers: Sequence[nn.Module], rows: int, dtype: torch.dtype) -> Products | None:
     """x -> what each of these layers makes of it, by one packed product for all of them, and one by
-    A' and one by B' for their adapters. None where one of them cannot be packed. No gradients."""
+    the A' of their adapters. None where one of them cannot be packed. No gradients."""
     found = [plain_adapter(layer) for layer in layers]
     adapters = [adapter for adapter in found if adapter is not None]
     under = [adapter.base for adapter in adapters] or [bare_if_off(layer) for layer in layers]
@@ -121,18 +121,19 @@ def packed_products(layers: Sequence[nn.Module], rows: int, dtype: torch.dtype) 
     sizes = [len(base.weight) for base in bases]
     # All layers together are as large as the model: no copy of them outlives the sampling.
     weight_OI = torch.cat([base.weight.detach().to(dtype) for base in bases])
-    wide = packed_product(weight_OI, _bias_of(bases, dtype), rows)
+    bias_O = _bias_of(bases, dtype)
     if not adapters:
+        wide = packed_product(weight_OI, bias_O, rows)
         return lambda x: wide(x.to(dtype)).split(sizes, dim=-1)
-    a_rI = torch.cat([each.a_rI.detach() for each in adapters])
-    # Each layer's B acts on its own part of x A'.
+    a_rI = torch.cat([each.a_rI.detach().to(dtype) for each in adapters])
+    # Each layer's B acts on its own part of x A'; and x W' + (x A') B' = [x, x A'] [W, B]'.
     b_Or = torch.block_diag(*(each.scaling * each.b_Or.detach() for each in adapters))
-    thin, b_rO = packed_product(a_rI.to(dtype), None, rows), b_Or.to(dtype).t()
+    thin = packed_product(a_rI, None, rows)
+    wide = packed_product(torch.cat([weight_OI, b_Or.to(dtype)], dim=1), bias_O, rows)
 
     def products(x: Tensor) -> Sequence[Tensor]:
-        x_NI = x.to(dtype).flatten(0, -2)
-        y_NO = wide(x_NI).addmm_(thin(x_NI), b_rO)
-        return y_NO.view(*x.shape[:-1], -1).split(sizes, dim=-1)
+        x = x.to(dtype)
+        return wide(torch.cat([x, thin(x)], dim=-1)).split(sizes, dim=-1)
 
     return products
 
