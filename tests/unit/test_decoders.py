@@ -202,6 +202,15 @@ class TestAdapters:
         assert packed_products([nn.Embedding(3, 3)], 4, torch.float32) is None
 
 
+def test_looking_at_a_model_makes_transformers_say_nothing(monkeypatch):
+    said: list[str] = []
+    monkeypatch.setattr(transformers.modeling_utils.logger, "warning_once", said.append)
+    model = tiny_model("gpt2")
+    model.config.pad_token_id = 2
+    assert known_decoder(model) is not None
+    assert not said
+
+
 class TestNotTaken:
     @pytest.mark.parametrize(
         "architecture", ["qwen3", "mistral, window of 3", "gemma", "phi", "opt", "bloom"]

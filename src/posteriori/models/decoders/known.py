@@ -82,7 +82,10 @@ def _agree(decoder: Decoder, model: Model) -> bool:
     last_N1 = torch.tensor([row[-1:] for row in rows])
     (ours_N2V,) = forward.continued([row[:-1] for row in rows], torch.arange(len(rows)), last_N1)
     for ours_2V, row in zip(ours_N2V, rows, strict=True):
-        theirs_2V = model(input_ids=torch.tensor([row]), use_cache=False).logits[0, -2:]
+        ids = torch.tensor([row])
+        # Without a mask transformers warns of ids that could be padding.
+        out = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+        theirs_2V = out.logits[0, -2:]
         if not bool((ours_2V - theirs_2V).abs().max() <= _FAR * theirs_2V.abs().max()):
             return False
     return True
