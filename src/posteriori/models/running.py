@@ -58,11 +58,11 @@ class RunningModel:
         return next(self.model.parameters()).device
 
     def forward(
-        self, hidden: bool = False, products_of: MakeProducts = each_alone
+        self, hidden: bool = False, products_of: MakeProducts | None = None
     ) -> Forward | DecoderForward:
         """To be made and called within `computing`. `hidden` leaves out the head; a known decoder
         multiplies by `products_of`."""
-        decoder = known_decoder(self.model, products_of)
+        decoder = known_decoder(self.model, products_of or self._products_of)
         if decoder is not None:
             return DecoderForward(decoder, self.base.config, self.device, hidden)
         return Forward(
@@ -96,7 +96,7 @@ class RunningModel:
     def scoring(self, hidden: bool) -> Iterator[Forward | DecoderForward]:
         """A pass over whole completions."""
         with self.computing(), contextlib.ExitStack() as ways:
-            forward = self.forward(hidden, self._fused if self.adapter is not None else each_alone)
+            forward = self.forward(hidden)
             differentiated = torch.is_grad_enabled() and self.device.type == "cpu"
             if differentiated and isinstance(forward, Forward):
                 if self.adapter is not None:
@@ -116,7 +116,7 @@ class RunningModel:
             return
 
         def packed(*layers: nn.Module) -> Products:
-            return packed_products(layers, rows, self.compute_dtype) or each_alone(*layers)
+            return packed_products(layers, rows, self.compute_dtype) or self._products_of(*layers)
 
         with contextlib.ExitStack() as ways:
             with self.computing():
@@ -127,5 +127,8 @@ class RunningModel:
                     ways.enter_context(packed_linears(self.model, rows, self.compute_dtype))
             yield forward
 
-    def _fused(self, *layers: nn.Module) -> Products:
-        return fused_products(layers, self.compute_dtype) or each_alone(*layers)
+    def _products_of(self, *layers: nn.Module) -> Products:
+        fused = None
+        if self.adapter is not None:
+            fused = fused_products(layers, self.compute_dtype)
+        return fused or each_alone(*layers)
