@@ -22,8 +22,8 @@ _AGREES = "_posteriori_known_decoder"
 """Where a model keeps what was found out about it."""
 
 _FAR, _FAR_IF_ROUNDED = 1e-3, 0.2
-"""Shares of the largest logit by which two ways through one model never differ, in float32 and where
-autocast rounds their products; two architectures differ by all of it."""
+"""Shares of the largest logit by which two ways through one model never differ, in float32 and
+where autocast rounds their products; two architectures differ by all of it."""
 
 _TRIED = ((1, 2, 0), (2, 1))
 """Prompts with one more token each."""
