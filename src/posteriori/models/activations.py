@@ -9,6 +9,8 @@ from functools import partial
 from torch import nn
 from transformers.activations import NewGELUActivation
 
+from .changed import is_changed
+
 
 def written_out(model: nn.Module) -> list[nn.Module]:
     """Every 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) of `model` that is written out in
@@ -20,7 +22,7 @@ def written_out(model: nn.Module) -> list[nn.Module]:
 def fused_activations(activations: Sequence[nn.Module]) -> Iterator[None]:
     """Within it they are torch's own; one that somebody else has a hand in is left alone. Numbers
     are the same up to rounding."""
-    untouched = [module for module in activations if _is_untouched(module)]
+    untouched = [module for module in activations if not is_changed(module)]
     for module in untouched:
         vars(module)["forward"] = partial(nn.functional.gelu, approximate="tanh")
     try:
@@ -28,8 +30,3 @@ def fused_activations(activations: Sequence[nn.Module]) -> Iterator[None]:
     finally:
         for module in untouched:
             del vars(module)["forward"]
-
-
-def _is_untouched(module: nn.Module) -> bool:
-    hooked = module._forward_hooks or module._forward_pre_hooks
-    return not hooked and "forward" not in vars(module)

@@ -18,7 +18,7 @@ from transformers import DynamicCache, PreTrainedConfig
 from ..errors import ModelError
 from .cache import cache_with_room
 from .head import left_out
-from .prompts import left_padded
+from .prompts import left_padded, positions
 
 
 @dataclass
@@ -38,6 +38,13 @@ class Prefilled:
         self.mask_RL = self.mask_RL[index_R]
         self.length_R = self.length_R[index_R]
         self.logits_RV = self.logits_RV[index_R]
+
+    def grow(self, width: int) -> Tensor:
+        """Let through so many more tokens a row; their positions [R, width]."""
+        position_RT = self.length_R[:, None] + torch.arange(width, device=self.length_R.device)
+        self.mask_RL = nn.functional.pad(self.mask_RL, (0, width), value=1)
+        self.length_R = self.length_R + width
+        return position_RT
 
 
 @dataclass(frozen=True)
@@ -95,8 +102,7 @@ class Forward:
         `room` tokens (0: by many at once)."""
         ids_PL, mask_PL = left_padded(prompt_ids, self.device)
         cache = cache_with_room(self.config, room, self.device)
-        position_PL = (mask_PL.cumsum(-1) - 1).clamp(min=0)
-        logits_PV = self(ids_PL, mask_PL, position_PL, 1, cache)[:, 0]
+        logits_PV = self(ids_PL, mask_PL, positions(mask_PL), 1, cache)[:, 0]
         rows = Prefilled(cache, mask_PL, mask_PL.sum(-1), logits_PV)
         rows.keep(parent_R)
         return rows
@@ -104,10 +110,8 @@ class Forward:
     def extend(self, rows: Prefilled, ids_RT: Tensor) -> Tensor:
         """Feed T more tokens a row; the logits after each, [R, T, V]."""
         width = ids_RT.shape[1]
-        rows.mask_RL = nn.functional.pad(rows.mask_RL, (0, width), value=1)
-        position_RT = rows.length_R[:, None] + torch.arange(width, device=self.device)
+        position_RT = rows.grow(width)
         logits_RTV = self(ids_RT, rows.mask_RL, position_RT, width, rows.cache)
-        rows.length_R = rows.length_R + width
         rows.logits_RV = logits_RTV[:, -1]
         return logits_RTV
 

@@ -44,7 +44,7 @@ def fused_adapters(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
 
 
 def _fused_forward(adapters: Sequence[Adapter], rounded: _Rounded) -> Callable[[Tensor], Tensor]:
-    products = _AdaptedLayers.of(adapters, rounded)
+    products = _AdaptedLayers.of(adapters, rounded.dtype, rounded)
 
     def forward(input: Tensor) -> Tensor:  # noqa: A002 - the name is nn.Linear's
         return products(input)[0]
@@ -56,7 +56,7 @@ def fused_products(layers: Sequence[nn.Module], dtype: torch.dtype) -> Products 
     """x -> what each of these layers makes of it, computed as said above with one product by all
     their A'. None where one of them is no plain LoRA layer on frozen CPU weights."""
     adapters = _fusible(layers)
-    return None if adapters is None else _AdaptedLayers.of(adapters, lambda x: x.to(dtype))
+    return None if adapters is None else _AdaptedLayers.of(adapters, dtype, lambda x: x.to(dtype))
 
 
 def _fusible(layers: Sequence[nn.Module]) -> list[Adapter] | None:
@@ -111,9 +111,11 @@ class _AdaptedLayers:
     rounded: Callable[[Tensor], Tensor]
 
     @staticmethod
-    def of(adapters: Sequence[Adapter], rounded: Callable[[Tensor], Tensor]) -> _AdaptedLayers:
+    def of(
+        adapters: Sequence[Adapter], dtype: torch.dtype, rounded: Callable[[Tensor], Tensor]
+    ) -> _AdaptedLayers:
         def now(tensor: Tensor) -> Tensor:
-            return rounded(tensor.detach())
+            return tensor.detach().to(dtype)
 
         biases = [each.base.bias for each in adapters]
         return _AdaptedLayers(
@@ -121,7 +123,7 @@ class _AdaptedLayers:
             weights_OI=tuple(now(each.base.weight) for each in adapters),
             biases_O=tuple(None if bias is None else now(bias) for bias in biases),
             a_rI=torch.cat([now(each.a_rI) for each in adapters]),
-            b_Or=tuple(now(each.scaling * each.b_Or.detach()) for each in adapters),
+            b_Or=tuple(now(each.scaling * each.b_Or) for each in adapters),
             scalings=tuple(each.scaling for each in adapters),
             ranks=[len(each.a_rI) for each in adapters],
             rounded=rounded,
@@ -162,8 +164,9 @@ class _AdaptedProducts(torch.autograd.Function):
         shape = grad_outputs[0].shape[:-1]
         gs = [g.flatten(0, -2).to(x_NI.dtype) for g in grad_outputs]
         with torch.autocast("cpu", enabled=False):
-            parts = [g_NO @ b_Os for g_NO, b_Os in zip(gs, layers.b_Or, strict=True)]
-            gb_Nr = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+            gb_Nr = torch.cat(
+                [g_NO @ b_Os for g_NO, b_Os in zip(gs, layers.b_Or, strict=True)], dim=1
+            )
             dx = None
             if ctx.needs_input_grad[0]:
                 dx_NI = gb_Nr @ layers.a_rI

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from .changed import is_changed
 from .kept import worked_out
 from .precision import OutputHead
 
@@ -61,7 +62,7 @@ def _is_plain(head: object) -> TypeGuard[nn.Linear]:
         and head.bias is None
         and head.weight.device.type == "cpu"
         and head.weight.dtype == torch.float32
-        and not (head._forward_hooks or head._forward_pre_hooks or "forward" in vars(head))
+        and not is_changed(head)
     )
 
 

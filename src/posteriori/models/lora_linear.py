@@ -9,6 +9,8 @@ from peft.tuners.lora.layer import Linear as LoraLinear
 from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
 
+from .changed import is_changed
+
 
 @dataclass(frozen=True)
 class Adapter:
@@ -48,11 +50,6 @@ def plain_adapter(module: nn.Module) -> Adapter | None:
     assert isinstance(a, nn.Linear)
     assert isinstance(b, nn.Linear)
     return Adapter(base, a.weight, b.weight, float(module.scaling[name]))
-
-
-def is_changed(module: nn.Module) -> bool:
-    """Whether somebody else has a hand in what `module` computes."""
-    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 
 def bare_if_off(layer: nn.Module) -> nn.Module:

@@ -134,6 +134,11 @@ def left_padded(prompt_ids: Sequence[Sequence[int]], device: torch.device) -> tu
     return torch.tensor(rows, device=device), torch.tensor(mask, device=device)
 
 
+def positions(mask_PL: Tensor) -> Tensor:
+    """What the mask lets through is counted, so left padding shifts nothing; [P, L]."""
+    return (mask_PL.cumsum(-1) - 1).clamp(min=0)
+
+
 def start_token(tokenizer, config) -> int | None:
     """The token that an empty prompt starts from: BOS, else EOS, else none."""
     for value in (

@@ -109,21 +109,17 @@ class RunningModel:
     def sampling(self, rows: int, steps: int) -> Iterator[Forward | DecoderForward]:
         """A pass for so many steps of so many rows, by packed layers where that pays: to be called
         within `computing`, as long as no weight changes."""
-        if not packing_pays(self.base.num_parameters(), steps):
-            with self.computing():
-                forward = self.forward()
-            yield forward
-            return
+        pays = packing_pays(self.base.num_parameters(), steps)
 
         def packed(*layers: nn.Module) -> Products:
             return packed_products(layers, rows, self.compute_dtype) or self._products_of(*layers)
 
         with contextlib.ExitStack() as ways:
             with self.computing():
-                forward = self.forward(products_of=packed)
-                if isinstance(forward, DecoderForward):
+                forward = self.forward(products_of=packed if pays else None)
+                if pays and isinstance(forward, DecoderForward):
                     ways.enter_context(packed_head(forward.head, rows))
-                else:
+                elif pays:
                     ways.enter_context(packed_linears(self.model, rows, self.compute_dtype))
             yield forward
 

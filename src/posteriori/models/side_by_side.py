@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from .lora_linear import bare_if_off, is_changed
+from .changed import is_changed
+from .lora_linear import bare_if_off
 
 Products = Callable[[Tensor], Sequence[Tensor]]
 """x [.., I] -> what each of a few linear layers makes of it, [.., O] each."""

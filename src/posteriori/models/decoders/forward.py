@@ -13,7 +13,7 @@ from transformers.cache_utils import DynamicLayer
 
 from ..cache import cache_with_room
 from ..forward import Prefilled
-from ..prompts import left_padded
+from ..prompts import left_padded, positions
 from .attention import attend, bias_of
 from .decoder import Decoder
 
@@ -34,8 +34,7 @@ class DecoderForward:
         ids_PL, mask_PL = left_padded(prompt_ids, self.device)
         cache = cache_with_room(self.config, room, self.device, as_it_is=True)
         bias_P1LL = _causal_bias(mask_PL.bool(), self.decoder.dtype)
-        position_PL = (mask_PL.cumsum(-1) - 1).clamp(min=0)
-        hidden_PLD = self._through(ids_PL, position_PL, bias_P1LL, cache)
+        hidden_PLD = self._through(ids_PL, positions(mask_PL), bias_P1LL, cache)
         rows = Prefilled(cache, mask_PL, mask_PL.sum(-1), self._out(hidden_PLD[:, -1:])[:, 0])
         rows.keep(parent_R)
         return rows
@@ -43,11 +42,9 @@ class DecoderForward:
     def extend(self, rows: Prefilled, ids_RT: Tensor) -> Tensor:
         """As `Forward.extend`."""
         width = ids_RT.shape[1]
+        position_RT = rows.grow(width)
         bias_R1TL = _continued_bias(rows.mask_RL.bool(), width, self.decoder.dtype)
-        rows.mask_RL = torch.nn.functional.pad(rows.mask_RL, (0, width), value=1)
-        position_RT = rows.length_R[:, None] + torch.arange(width, device=self.device)
         out_RTV = self._out(self._through(ids_RT, position_RT, bias_R1TL, rows.cache))
-        rows.length_R = rows.length_R + width
         rows.logits_RV = out_RTV[:, -1]
         return out_RTV
 
@@ -64,10 +61,10 @@ class DecoderForward:
         """As `Forward.states`."""
         ids_PL, mask_PL = left_padded(prompt_ids, self.device)
         (prompts, longest), (rows, tokens) = ids_PL.shape, ids_NT.shape
-        position_PL = (mask_PL.cumsum(-1) - 1).clamp(min=0)
         position_NT = mask_PL.sum(-1)[parent_N, None] + torch.arange(tokens, device=self.device)
         bias_P1LL = _causal_bias(mask_PL.bool(), self.decoder.dtype)
-        bias_N1TL = _continued_bias(mask_PL.bool()[parent_N], tokens, self.decoder.dtype)
+        mask_NL = nn.functional.pad(mask_PL[parent_N], (0, tokens), value=1)
+        bias_N1TL = _continued_bias(mask_NL.bool(), tokens, self.decoder.dtype)
         shapes = ((prompts, longest), (rows, tokens))
 
         def attend_both(_layer: int, q_MHE: Tensor, k_MGE: Tensor, v_MGE: Tensor) -> Tensor:
@@ -85,7 +82,7 @@ class DecoderForward:
 
         hidden_MD = self.decoder.hidden(
             torch.cat([ids_PL.flatten(), ids_NT.flatten()]),
-            torch.cat([position_PL.flatten(), position_NT.flatten()]),
+            torch.cat([positions(mask_PL).flatten(), position_NT.flatten()]),
             attend_both,
         )
         hidden_PLD, hidden_NTD = _parted(hidden_MD, *shapes)
@@ -134,9 +131,9 @@ def _causal_bias(mask_PL: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _continued_bias(mask_RL: Tensor, tokens: int, dtype: torch.dtype) -> Tensor:
-    """[R, 1, T, L + T]: T tokens look at what is there already, and at themselves causally."""
-    itself_RL = torch.nn.functional.pad(mask_RL, (0, tokens), value=True)
-    allowed_RTL = itself_RL[:, None].expand(-1, tokens, -1)
+    """[R, 1, T, L]: the last T tokens look at what is there before them, and causally at each
+    other."""
+    allowed_RTL = mask_RL[:, None].expand(-1, tokens, -1)
     if tokens > 1:
-        allowed_RTL = allowed_RTL.tril(mask_RL.shape[1])
+        allowed_RTL = allowed_RTL.tril(mask_RL.shape[1] - tokens)
     return bias_of(allowed_RTL, dtype)[:, None]

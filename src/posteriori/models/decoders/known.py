@@ -7,7 +7,7 @@ from peft import LoraConfig, LoraModel, PeftModel
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..lora_linear import is_changed
+from ..changed import is_changed
 from ..memory import embedding_weight
 from ..side_by_side import MakeProducts, each_alone
 from ..weights import Model, base_model

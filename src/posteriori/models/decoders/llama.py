@@ -20,7 +20,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMS
 from transformers.models.mistral.modeling_mistral import MistralRMSNorm
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
-from ..lora_linear import is_changed
+from ..changed import is_changed
 from ..memory import embedding_weight
 from ..side_by_side import MakeProducts
 from .decoder import Decoder
@@ -70,10 +70,8 @@ class LlamaLayer:
         self.norm_2 = _rms_norm(layer.post_attention_layernorm)
         self.qkv = products_of(attention.q_proj, attention.k_proj, attention.v_proj)
         self.out = products_of(attention.o_proj)
-        self.gate_up, self.down = (
-            products_of(mlp.gate_proj, mlp.up_proj),
-            products_of(mlp.down_proj),
-        )
+        self.gate_up = products_of(mlp.gate_proj, mlp.up_proj)
+        self.down = products_of(mlp.down_proj)
         self.activation = mlp.act_fn
 
     def before(self, x_MD: Tensor, place: Turn) -> tuple[Tensor, Tensor, Tensor]:
