@@ -11,8 +11,9 @@ completions have the same length; TRL computes the reference's log-probs once, a
 
 The small GPT-2 is float32 on both sides and all its weights are trained; it has 1,000 tokens, which
 leaves little but overhead, and then GPT-2's own 50,257. SmolLM2 is what `po.load` makes of it
-(bfloat16 products, float32 for the rest, where the machine multiplies bfloat16); TRL's runs in its
-bf16 mode, the default, an autocast that rounds the head's products too, and once more in float32.
+(bfloat16 products and float32 for the rest where the machine gains from that, else all float32);
+TRL's runs in its bf16 mode, the default, an autocast that rounds the head's products too, and once
+more in float32.
 """
 
 from __future__ import annotations

@@ -69,6 +69,9 @@ def test_a_nested_context_keeps_the_outer_one():
 
 
 def test_only_long_sampling_from_large_models_is_packed():
-    assert packing_pays(135_000_000, 16)
-    assert not packing_pays(135_000_000, 4)
-    assert not packing_pays(1_000_000, 1000)
+    assert packing_pays(135_000_000, 16, torch.bfloat16)
+    assert packing_pays(135_000_000, 64, torch.float32)
+    assert not packing_pays(135_000_000, 16, torch.float32)
+    assert not packing_pays(135_000_000, 4, torch.bfloat16)
+    assert not packing_pays(135_000_000, 64, torch.float64)
+    assert not packing_pays(1_000_000, 1000, torch.bfloat16)

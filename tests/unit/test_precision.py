@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import platform
 
 import pytest
 import torch
@@ -66,6 +67,19 @@ def test_a_policy_starts_as_its_reduced_prior_with_float32_weights_to_train(kind
     assert trained
     assert {p.dtype for p in trained} == {torch.float32}
     assert torch.allclose(policy.log_prob(drawn).detach(), before, atol=1e-5)
+
+
+@pytest.mark.parametrize("tiles", [True, False])
+def test_on_x86_bfloat16_takes_the_tiles_of_amx(tiles, monkeypatch):
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tiles)
+    assert gains_from_bfloat16(100_000_000, torch.device("cpu")) == tiles
+
+
+def test_elsewhere_it_takes_native_products(monkeypatch):
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    native = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    assert gains_from_bfloat16(100_000_000, torch.device("cpu")) == native
 
 
 def test_small_models_stay_in_float32():

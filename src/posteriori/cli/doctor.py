@@ -120,8 +120,8 @@ def _devices() -> Iterator[Check]:
     else:
         yield Check("device", "ok", f"{device.type} ({name})")
     torch.ones(8, 8, device=device).mm(torch.ones(8, 8, device=device))
-    native = gains_from_bfloat16(10**9, device)
-    words = "multiplied natively" if native else "slow here; dtype auto stays with float32"
+    faster = gains_from_bfloat16(10**9, device)
+    words = "faster than float32" if faster else "slow here; dtype auto stays with float32"
     yield Check("bfloat16", "ok", words)
 
 

@@ -1,8 +1,8 @@
 """What is worked out from weights that nobody trains, kept for as long as a run goes on.
 
-A fit with LoRA multiplies with the same output head three times a step: the sampler, the prior's
-log-probs and the policy's. To lay the matrix out for the product, and to round it, takes a
-twentieth of the step, for a result that is the same each time.
+A fit with LoRA multiplies with the same output head at every step. To lay the matrix out for the
+sampler's product, and to round it for the gradient's, takes a twentieth of the step, for a result
+that is the same each time.
 """
 
 from __future__ import annotations

@@ -9,6 +9,8 @@ completion's log-prob adds up one such error a token.)
 
 from __future__ import annotations
 
+import platform
+
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -53,12 +55,22 @@ def mixed_precision(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedMod
 
 
 def gains_from_bfloat16(num_parameters: int, device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 natively and the model is large enough to gain."""
+    """Whether the device multiplies bfloat16 faster than float32, by what it is and not by a
+    measurement that could come out otherwise the next time; and the model is large enough to gain.
+    """
     if num_parameters < _LARGE:
         return False
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return device.type == "cpu" and _cpu_gains_from_bfloat16(platform.machine())
+
+
+def _cpu_gains_from_bfloat16(machine: str) -> bool:
+    """On x86 it takes the tiles of AMX: by AVX-512's own instructions, bfloat16 is multiplied about
+    half as fast as float32."""
+    if machine.lower() in ("x86_64", "amd64"):
+        return torch.cpu._is_amx_tile_supported()
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 @torch.no_grad()

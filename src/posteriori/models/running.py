@@ -109,7 +109,7 @@ class RunningModel:
     def sampling(self, rows: int, steps: int) -> Iterator[Forward | DecoderForward]:
         """A pass for so many steps of so many rows, by packed layers where that pays: to be called
         within `computing`, as long as no weight changes."""
-        pays = packing_pays(self.base.num_parameters(), steps)
+        pays = packing_pays(self.base.num_parameters(), steps, self.compute_dtype)
 
         def packed(*layers: nn.Module) -> Products:
             return packed_products(layers, rows, self.compute_dtype) or self._products_of(*layers)
