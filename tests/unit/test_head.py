@@ -8,8 +8,9 @@ from helpers import PROMPTS, generator, tiny_lm
 from torch import nn
 
 from posteriori.errors import ModelError
-from posteriori.models import head as module
-from posteriori.models.head import head_log_prob, separable_head
+from posteriori.models import head_log_prob as module
+from posteriori.models.head import separable_head
+from posteriori.models.head_log_prob import head_log_prob
 
 N, T, D, V = 5, 3, 4, 7
 
@@ -24,16 +25,19 @@ def plain(hidden, weight, token):
     return (hidden @ weight.t()).log_softmax(-1).gather(-1, token[..., None])[..., 0]
 
 
-@pytest.fixture(params=[(128, True), (2, True), (2, False)], ids=["at once", "2 rows", "not kept"])
-def parts(request, monkeypatch):
-    """All rows together or two at a time; their probabilities kept, or computed once more."""
-    rows, kept = request.param
+@pytest.fixture(
+    params=[(100, 100, True), (100, 100, False), (2, 3, False), (4, 2, False)],
+    ids=["kept", "one tile", "2 x 3", "4 x 2"],
+)
+def tiles(request, monkeypatch):
+    """Rows and vocabulary together or in tiles; exponentials kept, or computed once more."""
+    rows, block, kept = request.param
     monkeypatch.setattr(module, "_ROWS", rows)
-    monkeypatch.setattr(module, "_ELEMENTS", rows * V)
+    monkeypatch.setattr(module, "_BLOCK", block)
     monkeypatch.setattr(module, "_KEPT", N * T * V if kept else 0)
 
 
-@pytest.mark.usefixtures("parts")
+@pytest.mark.usefixtures("tiles")
 @pytest.mark.parametrize("trained", [(True, False), (True, True), (False, True)])
 def test_numbers_and_gradients_are_those_of_log_softmax(trained):
     hidden, weight, token = operands()
@@ -54,6 +58,19 @@ def test_improbable_tokens_keep_their_log_prob():
     hidden, weight = torch.tensor([[[1.0]]]), torch.tensor([[0.0], [-300.0]])
     got = head_log_prob(hidden, weight, torch.tensor([[1]]))
     assert float(got) == pytest.approx(-300.0, abs=1e-4)
+
+
+@pytest.mark.usefixtures("tiles")
+def test_logits_that_grow_from_block_to_block_do_not_overflow():
+    """exp(1000) is not a float64; the sums are relative to the largest logit so far."""
+    hidden = torch.ones(1, 2, 1, dtype=torch.float64, requires_grad=True)
+    weight = torch.linspace(-1000, 1000, V, dtype=torch.float64)[:, None]
+    for each in (weight, weight.flip(0)):
+        token = torch.tensor([[int(each.argmax()), 2]])
+        mine, expected = head_log_prob(hidden, each, token), plain(hidden, each, token)
+        torch.testing.assert_close(mine, expected, rtol=1e-12, atol=1e-12)
+        slopes = [torch.autograd.grad(x.sum(), hidden)[0] for x in (mine, expected)]
+        torch.testing.assert_close(*slopes, rtol=1e-10, atol=1e-12)
 
 
 def test_autocast_rounds_the_gradient_and_not_the_log_prob():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from posteriori.models.head import head_log_prob
+from posteriori.models.head_log_prob import head_log_prob
 from posteriori.models.kept import kept_while_frozen, worked_out
 
 

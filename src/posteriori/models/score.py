@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..types import Completions
 from .decoders.forward import DecoderForward
 from .forward import Forward
-from .head import head_log_prob
+from .head_log_prob import head_log_prob
 from .warp import Warp
 
 
