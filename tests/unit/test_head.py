@@ -26,15 +26,16 @@ def plain(hidden, weight, token):
 
 
 @pytest.fixture(
-    params=[(100, 100, True), (100, 100, False), (2, 3, False), (4, 2, False)],
-    ids=["kept", "one tile", "2 x 3", "4 x 2"],
+    params=[(100, 100, 100), (100, 100, 2), (100, 100, 0), (2, 3, 0), (4, 2, 0)],
+    ids=["kept", "kept, read in parts", "one tile", "2 x 3", "4 x 2"],
 )
 def tiles(request, monkeypatch):
     """Rows and vocabulary together or in tiles; exponentials kept, or computed once more."""
-    rows, block, kept = request.param
+    rows, block, read = request.param
     monkeypatch.setattr(module, "_ROWS", rows)
     monkeypatch.setattr(module, "_BLOCK", block)
-    monkeypatch.setattr(module, "_KEPT", N * T * V if kept else 0)
+    monkeypatch.setattr(module, "_KEPT", N * T * V if read else 0)
+    monkeypatch.setattr(module, "_READ", read * V)
 
 
 @pytest.mark.usefixtures("tiles")

@@ -21,10 +21,12 @@ from torch.autograd.function import once_differentiable
 from .kept import worked_out
 
 _ROWS, _BLOCK = 1024, 2048
-"""Rows and tokens of the vocabulary at once: about as many logits as a core's cache holds."""
+"""Rows and tokens of the vocabulary at once: the more of both, the better they are multiplied, and
+so many logits still lie in a cache."""
 
-_KEPT = 2**23
-"""So few exponentials are kept for the backward pass of a trained head."""
+_KEPT, _READ = 2**23, 2**18
+"""So few exponentials are kept for the backward pass of a trained head; so many are then read at
+once."""
 
 
 def head_log_prob(hidden_NTD: Tensor, weight_VD: Tensor, token_NT: Tensor) -> Tensor:
@@ -49,8 +51,8 @@ class _HeadLogProb(torch.autograd.Function):
         if ctx.needs_input_grad[0] and not trained:
             rounded_VD = worked_out(weight_VD, dtype, lambda: weight_VD.to(dtype))
             slope_RD = torch.empty_like(hidden_RD)
-        ctx.all_at_once = trained and len(hidden_RD) * len(weight_VD) <= _KEPT
-        logits = _Logits(hidden_RD, weight_VD, ctx.all_at_once)
+        kept = trained and len(hidden_RD) * len(weight_VD) <= _KEPT
+        logits = _Logits(hidden_RD, weight_VD, in_one_tile=kept)
         log_prob_R1 = torch.empty(len(hidden_RD), 1, dtype=torch.float64)
         top_R1 = hidden_RD.new_empty(len(hidden_RD), 1)
         total_R1 = torch.empty_like(log_prob_R1)
@@ -65,7 +67,7 @@ class _HeadLogProb(torch.autograd.Function):
             ctx.save_for_backward(slope_RD)
         else:
             ctx.save_for_backward(hidden_RD, weight_VD, token_R, top_R1, total_R1)
-            ctx.exp_RV = logits.memory.view(len(hidden_RD), -1) if ctx.all_at_once else None
+            ctx.exp_RV = logits.memory.view(len(hidden_RD), -1) if kept else None
         return log_prob_R1[:, 0]
 
     @staticmethod
@@ -86,11 +88,11 @@ class _Logits:
     """W h in tiles of equal size, each written over the one before: memory that is new to the
     process is slow to write to."""
 
-    def __init__(self, hidden_RD: Tensor, weight_VD: Tensor, all_at_once: bool) -> None:
+    def __init__(self, hidden_RD: Tensor, weight_VD: Tensor, in_one_tile: bool = False) -> None:
         self.hidden_RD, self.weight_VD = hidden_RD, weight_VD
         rows, tokens = len(hidden_RD), len(weight_VD)
-        self.rows = rows if all_at_once else _equal(rows, _ROWS)
-        self.block = tokens if all_at_once else _equal(tokens, _BLOCK)
+        self.rows = rows if in_one_tile else _equal(rows, _ROWS)
+        self.block = tokens if in_one_tile else _equal(tokens, _BLOCK)
         self.memory = hidden_RD.new_empty(self.rows * self.block)
 
     def parts(self) -> Iterator[slice]:
@@ -106,7 +108,7 @@ class _Logits:
         for start in range(0, len(self.weight_VD), self.block):
             block = slice(start, start + self.block)
             weight_bD = self.weight_VD[block]
-            shape = (len(hidden_rD), len(weight_bD))
+            shape = len(hidden_rD), len(weight_bD)
             tile_rb = self.memory[: shape[0] * shape[1]].view(shape)
             torch.mm(hidden_rD, weight_bD.t(), out=tile_rb)
             at_r1 = (token_r1 - start).clamp(0, shape[1] - 1)
@@ -156,22 +158,37 @@ def _both(
     """The gradients of sum g log p with respect to the hidden states and the weights, by way of
     the logits', g (1[v is the token] - p_v).
 
-    `exp_RV` are the exponentials, where the forward pass kept them.
+    `exp_RV` are exp(logit - top), where the forward pass kept them.
     """
     dh_RD, dw_VD = torch.zeros_like(hidden_RD), torch.zeros_like(weight_VD)
     scale_R1 = (-g_R1 / total_R1).to(weight_VD.dtype)
     g_R1 = g_R1.to(weight_VD.dtype)
+
+    def add(slope_rb: Tensor, rows: slice, block: slice, at_r1: Tensor, g_r1: Tensor) -> None:
+        slope_rb.scatter_add_(1, at_r1, g_r1)
+        dh_RD[rows].addmm_(slope_rb, weight_VD[block])
+        dw_VD[block].addmm_(slope_rb.t(), hidden_RD[rows])
+
     if exp_RV is not None:
-        slope_RV = (exp_RV * scale_R1).scatter_add_(1, token_R[:, None], g_R1)
-        return slope_RV @ weight_VD, slope_RV.t() @ hidden_RD
-    logits = _Logits(hidden_RD, weight_VD, all_at_once=False)
+        everything = slice(0, len(weight_VD))
+        for rows, slope_rV in _scaled(exp_RV, scale_R1):
+            add(slope_rV, rows, everything, token_R[rows, None], g_R1[rows])
+        return dh_RD, dw_VD
+    logits = _Logits(hidden_RD, weight_VD)
     for rows in logits.parts():
         for tile_rb, block, at_r1, is_here_r1 in logits.tiles(rows, token_R[rows, None]):
             slope_rb = tile_rb.sub_(top_R1[rows]).exp_().mul_(scale_R1[rows])
-            slope_rb.scatter_add_(1, at_r1, g_R1[rows] * is_here_r1)
-            dh_RD[rows].addmm_(slope_rb, weight_VD[block])
-            dw_VD[block].addmm_(slope_rb.t(), hidden_RD[rows])
+            add(slope_rb, rows, block, at_r1, g_R1[rows] * is_here_r1)
     return dh_RD, dw_VD
+
+
+def _scaled(exp_RV: Tensor, scale_R1: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """exp_RV scale_R1 in parts, each written over the one before; and which rows they are."""
+    count = _equal(len(exp_RV), max(1, _READ // exp_RV.shape[1]))
+    memory_rV = exp_RV.new_empty(count, exp_RV.shape[1])
+    for start in range(0, len(exp_RV), count):
+        rows = slice(start, start + count)
+        yield rows, torch.mul(exp_RV[rows], scale_R1[rows], out=memory_rV[: len(exp_RV[rows])])
 
 
 def _add_product(sum_rD: Tensor, exp_rb: Tensor, weight_bD: Tensor) -> None:
