@@ -6,9 +6,13 @@ padded to the longest; so its size is counted in these tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..types import Completions
@@ -33,11 +37,7 @@ def length_sorted_batches(completions: Completions, cells: int) -> list[Tensor]:
     prompt_N = completions.prompt_index_N.cpu()
     lengths_N = completions.lengths_N.cpu()
     order = torch.argsort(prompt_lengths[prompt_N] + lengths_N, stable=True)
-    prompts, lengths = prompt_N[order].tolist(), lengths_N[order].tolist()
-    rows = [
-        (prompt, len(completions.prompt_ids[prompt]), length)
-        for prompt, length in zip(prompts, lengths, strict=True)
-    ]
+    rows = _Rows(*(x[order].numpy() for x in (prompt_N, prompt_lengths[prompt_N], lengths_N)))
     sizes = [size for run in _even_runs(rows) for size in _sizes(run, cells)]
     return list(order.split(sizes)) if sizes else []
 
@@ -52,34 +52,32 @@ def batches_of_units(completions: Completions, cells: int, together: int) -> lis
     return [(first_U[unit][:, None] + torch.arange(together)).flatten() for unit in units]
 
 
-Row = tuple[int, int, int]
-"""A completion: which prompt it has, the prompt's length, its own length."""
+@dataclass(frozen=True)
+class _Rows:
+    """Completions in a row: which prompt each has, the prompt's length, its own length."""
 
+    prompt_K: NDArray[np.int64]
+    prompt_length_K: NDArray[np.int64]
+    length_K: NDArray[np.int64]
 
-class _Count:
-    """Tokens of a group, as its rows are added: those that it has, and those that it runs."""
+    def __len__(self) -> int:
+        return len(self.prompt_K)
 
-    def __init__(self) -> None:
-        self.prompts: set[int] = set()
-        self.rows = self.has = self.longest_prompt = self.longest = 0
+    def __getitem__(self, part: slice) -> _Rows:
+        return _Rows(self.prompt_K[part], self.prompt_length_K[part], self.length_K[part])
 
-    def add(self, row: Row) -> None:
-        prompt, prompt_length, length = row
-        if prompt not in self.prompts:
-            self.prompts.add(prompt)
-            self.has += prompt_length
-        self.has += length
-        self.rows += 1
-        self.longest_prompt = max(self.longest_prompt, prompt_length)
-        self.longest = max(self.longest, length)
+    def tokens(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Tokens that the first 1, 2, .. K rows have, and that they run as one group."""
+        is_first_K = np.zeros(len(self), dtype=np.int64)
+        is_first_K[np.unique(self.prompt_K, return_index=True)[1]] = 1
+        has_K = (self.length_K + is_first_K * self.prompt_length_K).cumsum()
+        prompts_K = is_first_K.cumsum() * np.maximum.accumulate(self.prompt_length_K)
+        return has_K, prompts_K + np.arange(1, len(self) + 1) * np.maximum.accumulate(self.length_K)
 
-    @property
-    def runs(self) -> int:
-        return len(self.prompts) * self.longest_prompt + self.rows * self.longest
-
-    @property
     def cells(self) -> int:
-        return self.runs + self.rows * (self.longest_prompt // _CACHED)
+        """Tokens' worth of memory that all of them take."""
+        _, runs_K = self.tokens()
+        return int(runs_K[-1]) + len(self) * int(self.prompt_length_K.max() // _CACHED)
 
 
 def in_order(parts: Sequence[Tensor], groups: Sequence[Tensor], width: int) -> Tensor:
@@ -93,34 +91,24 @@ def in_order(parts: Sequence[Tensor], groups: Sequence[Tensor], width: int) -> T
     return torch.cat(padded)[torch.argsort(order)]
 
 
-def _even_runs(rows: list[Row]) -> list[list[Row]]:
+def _even_runs(rows: _Rows) -> Iterator[_Rows]:
     """The rows cut where padding would become too much."""
-    runs: list[list[Row]] = []
-    count = _Count()
-    for row in rows:
-        before = count.has
-        count.add(row)
-        too_much = count.runs > _SPREAD * count.has and before >= _WORTH_SPLITTING
-        if not runs or too_much:
-            runs.append([])
-            count = _Count()
-            count.add(row)
-        runs[-1].append(row)
-    return runs
+    while len(rows):
+        has_K, runs_K = rows.tokens()
+        before_K = np.append(0, has_K[:-1])
+        too_much_K = (runs_K > _SPREAD * has_K) & (before_K >= _WORTH_SPLITTING)
+        cut = int(too_much_K.argmax()) or len(rows)
+        yield rows[:cut]
+        rows = rows[cut:]
 
 
-def _sizes(run: list[Row], cells: int) -> list[int]:
+def _sizes(run: _Rows, cells: int) -> list[int]:
     """Group sizes, as few and as equal as they can be."""
     rows = len(run)
     for groups in range(1, rows):
         sizes = [rows // groups + (at < rows % groups) for at in range(groups)]
-        if all(_cells(run[sum(sizes[:at]) :][:size]) <= cells for at, size in enumerate(sizes)):
+        starts = accumulate(sizes, initial=0)
+        parts = (run[start : start + size] for start, size in zip(starts, sizes, strict=False))
+        if all(part.cells() <= cells for part in parts):
             return sizes
     return [1] * rows
-
-
-def _cells(group: list[Row]) -> int:
-    count = _Count()
-    for row in group:
-        count.add(row)
-    return count.cells
