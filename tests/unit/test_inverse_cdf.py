@@ -120,6 +120,16 @@ def test_the_log_prob_of_a_draw_is_its_log_softmax(vocab, dtype, tolerance):
 
 
 @pytest.mark.parametrize("vocab", [6, 2000])
+def test_memory_that_is_written_over_changes_no_draw(vocab):
+    log_prob_RV = torch.stack([log_probs(vocab, seed) for seed in range(8)])
+    uniform_R = torch.rand(8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    memory_RV = torch.full_like(log_prob_RV, math.nan)
+    expected = draw_tokens(log_prob_RV.clone(), uniform_R)
+    for mine, other in zip(draw_tokens(log_prob_RV, uniform_R, memory_RV), expected, strict=True):
+        assert torch.equal(mine, other)
+
+
+@pytest.mark.parametrize("vocab", [6, 2000])
 @pytest.mark.parametrize("value", [math.nan, -math.inf])
 def test_a_row_that_is_no_distribution_is_refused(vocab, value):
     log_prob_RV = torch.stack([log_probs(vocab), torch.full((vocab,), value).double()])

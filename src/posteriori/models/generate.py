@@ -103,10 +103,14 @@ def _generate_chunk(
     result = Rows.empty(num_rows, max_new_tokens, forward.device)
     rows = forward.prefill(prompt_ids, parent_R, max_new_tokens)
     going = _Going(slice(None), uniform_RT, offset_R, torch.ones_like(parent_R, dtype=torch.bool))
+    memory_RV: Tensor | None = None
     for t in range(max_new_tokens):
         position_R = going.offset_R + t
         warped_RV = warp.logits(rows.logits_RV, position_R, eos)
-        token_R, step_R = draw_tokens(warped_RV, going.uniform_RT[:, t])
+        memory_RV = (
+            torch.empty_like(warped_RV) if memory_RV is None else memory_RV[: len(warped_RV)]
+        )
+        token_R, step_R = draw_tokens(warped_RV, going.uniform_RT[:, t], memory_RV)
         result.tokens_RT[going.row_R, t] = token_R
         result.log_prob_RT[going.row_R, t] = step_R
         going.live_R &= ~torch.isin(token_R, eos) & (position_R + 1 < max_new_tokens)

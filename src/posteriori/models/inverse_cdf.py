@@ -14,16 +14,19 @@ from ..errors import NonFiniteError
 BLOCK = 512
 
 
-def draw_tokens(logits_RV: Tensor, uniform_R: Tensor) -> tuple[Tensor, Tensor]:
+def draw_tokens(
+    logits_RV: Tensor, uniform_R: Tensor, memory_RV: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Token ids [R] with P(id = v) = softmax(logits)[v], and their log-probs, float64 [R].
 
     `uniform_R` is float64 in [0, 1). The softmax is never normalised: one pass of exponentials
     serves the draw and the log-prob. A wide vocabulary is searched in two levels, blocks and then
     tokens of one block, because a running sum over all of it costs more than the rest of the draw.
-    A token of probability zero is never drawn.
+    A token of probability zero is never drawn. `memory_RV`, of the logits' shape, is written over:
+    memory that is new to the process is slower to write to than all of this takes.
     """
     top_R1 = logits_RV.amax(-1, keepdim=True)
-    mass_RV = (logits_RV - top_R1).exp_()
+    mass_RV = torch.sub(logits_RV, top_R1, out=memory_RV).exp_()
     rows, vocab = mass_RV.shape
     if vocab <= 2 * BLOCK:
         token_R, total_R = cell_of(mass_RV, uniform_R)
