@@ -84,7 +84,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    for dtype in ("auto", "float32"):
+    for dtype in ("mixed", "float32"):
         rows = steps_and_floors(po.load(options.smollm2, dtype=dtype), options.steps)
         step, floor, fastest = rows.median(dim=0).values.tolist()
         ratio, to_fastest = (rows[:, :1] / rows[:, 1:]).median(dim=0).values.tolist()
