@@ -130,29 +130,36 @@ class _AdaptedLayers:
         )
 
     def __call__(self, input: Tensor) -> tuple[Tensor, ...]:  # noqa: A002 - the name is nn.Linear's
-        return _AdaptedProducts.apply(input, self, *self.trained)
+        if torch.is_grad_enabled():
+            return _AdaptedProducts.apply(input, self, *self.trained)
+        return self.multiply(input)[0]
+
+    def multiply(self, x: Tensor) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
+        """x W' + b + s (x A') B' of each layer; and x and x A', which the gradient is made of."""
+        # Autocast would round once more what is rounded already.
+        with torch.autocast("cpu", enabled=False):
+            x_NI = self.rounded(x).flatten(0, -2)
+            h_Nr = x_NI @ self.a_rI.t()
+            outs = [
+                nn.functional.linear(x_NI, weight_OI, bias_O).addmm_(h_Ns, b_Os.t())
+                for weight_OI, bias_O, b_Os, h_Ns in zip(
+                    self.weights_OI,
+                    self.biases_O,
+                    self.b_Or,
+                    h_Nr.split(self.ranks, dim=1),
+                    strict=True,
+                )
+            ]
+        return tuple(out.view(*x.shape[:-1], -1) for out in outs), x_NI, h_Nr
 
 
 class _AdaptedProducts(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, input: Tensor, layers: _AdaptedLayers, *_trained: Tensor) -> Any:  # noqa: A002 - A and B come in the dtype of the products as well
-        # Autocast would round once more what is rounded already.
-        with torch.autocast("cpu", enabled=False):
-            x_NI = layers.rounded(input).flatten(0, -2)
-            h_Nr = x_NI @ layers.a_rI.t()
-            outs = [
-                nn.functional.linear(x_NI, weight_OI, bias_O).addmm_(h_Ns, b_Os.t())
-                for weight_OI, bias_O, b_Os, h_Ns in zip(
-                    layers.weights_OI,
-                    layers.biases_O,
-                    layers.b_Or,
-                    h_Nr.split(layers.ranks, dim=1),
-                    strict=True,
-                )
-            ]
+        outs, x_NI, h_Nr = layers.multiply(input)
         ctx.save_for_backward(x_NI, h_Nr)
         ctx.layers = layers
-        return tuple(out.view(*input.shape[:-1], -1) for out in outs)
+        return outs
 
     @staticmethod
     @once_differentiable  # which hides the names of the arguments from pyright
