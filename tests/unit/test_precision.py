@@ -79,6 +79,7 @@ def test_on_x86_bfloat16_takes_the_tiles_of_amx(tiles, monkeypatch):
 def test_elsewhere_it_takes_native_products(monkeypatch):
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     native = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: not native)
     assert gains_from_bfloat16(100_000_000, torch.device("cpu")) == native
 
 

@@ -36,8 +36,9 @@ def length_sorted_batches(completions: Completions, cells: int) -> list[Tensor]:
     prompt_lengths = torch.tensor([len(ids) for ids in completions.prompt_ids])
     prompt_N = completions.prompt_index_N.cpu()
     lengths_N = completions.lengths_N.cpu()
-    order = torch.argsort(prompt_lengths[prompt_N] + lengths_N, stable=True)
-    rows = _Rows(*(x[order].numpy() for x in (prompt_N, prompt_lengths[prompt_N], lengths_N)))
+    prompt_length_N = prompt_lengths[prompt_N]
+    order = torch.argsort(prompt_length_N + lengths_N, stable=True)
+    rows = _Rows(*(x[order].numpy() for x in (prompt_N, prompt_length_N, lengths_N)))
     sizes = [size for run in _even_runs(rows) for size in _sizes(run, cells)]
     return list(order.split(sizes)) if sizes else []
 

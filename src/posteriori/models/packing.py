@@ -30,7 +30,7 @@ copies are twice as large and whose plain products are nearer to the packed ones
 
 def packing_pays(num_parameters: int, steps: int, dtype: torch.dtype) -> bool:
     """Whether a model of that size gains from packed layers over so many steps of sampling."""
-    return num_parameters >= _LARGE and steps >= _STEPS.get(dtype, steps + 1)
+    return num_parameters >= _LARGE and dtype in _STEPS and steps >= _STEPS[dtype]
 
 
 def packed_product(

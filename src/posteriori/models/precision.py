@@ -62,13 +62,13 @@ def gains_from_bfloat16(num_parameters: int, device: torch.device) -> bool:
         return False
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and _cpu_gains_from_bfloat16(platform.machine())
+    return device.type == "cpu" and _cpu_gains_from_bfloat16()
 
 
-def _cpu_gains_from_bfloat16(machine: str) -> bool:
+def _cpu_gains_from_bfloat16() -> bool:
     """On x86 it takes the tiles of AMX: by AVX-512's own instructions, bfloat16 is multiplied about
     half as fast as float32."""
-    if machine.lower() in ("x86_64", "amd64"):
+    if platform.machine().lower() in ("x86_64", "amd64"):
         return torch.cpu._is_amx_tile_supported()
     return torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
