@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .lora_linear import Adapter, plain_adapter
+from .products import add_product, linear, product
 from .side_by_side import Products
 
 
@@ -139,9 +140,9 @@ class _AdaptedLayers:
         # Autocast would round once more what is rounded already.
         with torch.autocast("cpu", enabled=False):
             x_NI = self.rounded(x).flatten(0, -2)
-            h_Nr = x_NI @ self.a_rI.t()
+            h_Nr = product(x_NI, self.a_rI)
             outs = [
-                nn.functional.linear(x_NI, weight_OI, bias_O).addmm_(h_Ns, b_Os.t())
+                add_product(linear(x_NI, weight_OI, bias_O), h_Ns, b_Os)
                 for weight_OI, bias_O, b_Os, h_Ns in zip(
                     self.weights_OI,
                     self.biases_O,
@@ -172,17 +173,18 @@ class _AdaptedProducts(torch.autograd.Function):
         gs = [g.flatten(0, -2).to(x_NI.dtype) for g in grad_outputs]
         with torch.autocast("cpu", enabled=False):
             gb_Nr = torch.cat(
-                [g_NO @ b_Os for g_NO, b_Os in zip(gs, layers.b_Or, strict=True)], dim=1
+                [product(g_NO, b_Os.t()) for g_NO, b_Os in zip(gs, layers.b_Or, strict=True)],
+                dim=1,
             )
             dx = None
             if ctx.needs_input_grad[0]:
-                dx_NI = gb_Nr @ layers.a_rI
+                dx_NI = product(gb_Nr, layers.a_rI.t())
                 for g_NO, weight_OI in zip(gs, layers.weights_OI, strict=True):
-                    dx_NI.addmm_(g_NO, weight_OI)
+                    add_product(dx_NI, g_NO, weight_OI.t())
                 dx = dx_NI.view(*shape, -1)
-            das_sI = (gb_Nr.t() @ x_NI).float().split(layers.ranks)
+            das_sI = product(gb_Nr.t(), x_NI.t()).float().split(layers.ranks)
             dbs_Os = [
-                (h_Ns.t() @ g_NO).t().float() * scaling
+                product(h_Ns.t(), g_NO.t()).t().float() * scaling
                 for h_Ns, g_NO, scaling in zip(
                     h_Nr.split(layers.ranks, dim=1), gs, layers.scalings, strict=True
                 )

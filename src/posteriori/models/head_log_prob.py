@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .kept import worked_out
+from .products import add_product, product
 
 _ROWS, _BLOCK = 1024, 2048
 """Rows and tokens of the vocabulary at once: the more of both, the better they are multiplied, and
@@ -67,7 +68,7 @@ class _HeadLogProb(torch.autograd.Function):
             ctx.save_for_backward(slope_RD)
         else:
             ctx.save_for_backward(hidden_RD, weight_VD, token_R, top_R1, total_R1)
-            ctx.exp_RV = logits.memory.view(len(hidden_RD), -1) if kept else None
+            ctx.exp_RV = logits.last_rb if kept else None
         return log_prob_R1[:, 0]
 
     @staticmethod
@@ -94,6 +95,7 @@ class _Logits:
         self.rows = rows if in_one_tile else _equal(rows, _ROWS)
         self.block = tokens if in_one_tile else _equal(tokens, _BLOCK)
         self.memory = hidden_RD.new_empty(self.rows * self.block)
+        self.last_rb = self.memory.view(self.rows, self.block)
 
     def parts(self) -> Iterator[slice]:
         """Of the rows."""
@@ -110,7 +112,7 @@ class _Logits:
             weight_bD = self.weight_VD[block]
             shape = len(hidden_rD), len(weight_bD)
             tile_rb = self.memory[: shape[0] * shape[1]].view(shape)
-            torch.mm(hidden_rD, weight_bD.t(), out=tile_rb)
+            self.last_rb = tile_rb = product(hidden_rD, weight_bD, out_NO=tile_rb)
             at_r1 = (token_r1 - start).clamp(0, shape[1] - 1)
             yield tile_rb, block, at_r1, at_r1 == token_r1 - start
 
@@ -166,8 +168,8 @@ def _both(
 
     def add(slope_rb: Tensor, rows: slice, block: slice, at_r1: Tensor, g_r1: Tensor) -> None:
         slope_rb.scatter_add_(1, at_r1, g_r1)
-        dh_RD[rows].addmm_(slope_rb, weight_VD[block])
-        dw_VD[block].addmm_(slope_rb.t(), hidden_RD[rows])
+        add_product(dh_RD[rows], slope_rb, weight_VD[block].t())
+        add_product(dw_VD[block], slope_rb.t(), hidden_RD[rows].t())
 
     if exp_RV is not None:
         everything = slice(0, len(weight_VD))
@@ -194,7 +196,7 @@ def _scaled(exp_RV: Tensor, scale_R1: Tensor) -> Iterator[tuple[slice, Tensor]]:
 def _add_product(sum_rD: Tensor, exp_rb: Tensor, weight_bD: Tensor) -> None:
     """sum += exp W, multiplied in the weights' dtype and added in the sum's."""
     if weight_bD.dtype == sum_rD.dtype:
-        sum_rD.addmm_(exp_rb, weight_bD)
+        add_product(sum_rD, exp_rb, weight_bD.t())
     else:
         sum_rD.add_(exp_rb.to(weight_bD.dtype) @ weight_bD)
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from .changed import is_changed
 from .lora_linear import bare_if_off
+from .products import linear
 
 Products = Callable[[Tensor], Sequence[Tensor]]
 """x [.., I] -> what each of a few linear layers makes of it, [.., O] each."""
@@ -23,18 +23,18 @@ MakeProducts = Callable[..., Products]
 
 
 def each_alone(*layers: nn.Module) -> Products:
-    """Every layer multiplies for itself, with its adapter and its hooks if it has any; x is [M, I].
+    """Every layer multiplies for itself, with its adapter and its hooks if it has any.
 
     Whether an adapter is on is asked for now, and not with every product.
     """
     ways = [_way_to(layer) for layer in layers]
-    return lambda x_MI: [way(x_MI) for way in ways]
+    return lambda x: [way(x) for way in ways]
 
 
 def _way_to(layer: nn.Module) -> Callable[[Tensor], Tensor]:
     layer = bare_if_off(layer)
     if not is_changed(layer) and type(layer) is nn.Linear:
-        return lambda x: nn.functional.linear(x, layer.weight, layer.bias)
+        return lambda x: linear(x, layer.weight, layer.bias)
     if not is_changed(layer) and type(layer) is Conv1D:
-        return lambda x: torch.addmm(layer.bias, x, layer.weight)
+        return lambda x: linear(x, layer.weight.t(), layer.bias)
     return layer

@@ -20,29 +20,41 @@ def bias_of(allowed: Tensor, dtype: torch.dtype) -> Tensor:
     )
 
 
+_SHORT = 2048
+"""Queries times keys of a row, up to which plain products are faster than torch's fused attention,
+which takes the longer to start the more rows there are."""
+
+
 def attend(q_RTHE: Tensor, k_RGLE: Tensor, v_RGLE: Tensor, bias_R1TL: Tensor) -> Tensor:
     """[R, T, H E], where each of G keys and values serves H/G queries."""
     rows, tokens = q_RTHE.shape[:2]
     with torch.autocast(q_RTHE.device.type, enabled=False):
-        if tokens == 1 and not torch.is_grad_enabled():
-            out = _one_token(q_RTHE, k_RGLE, v_RGLE, bias_R1TL)
+        if tokens == 1 or tokens * k_RGLE.shape[2] <= _SHORT:
+            out_RTHE = _by_products(q_RTHE, k_RGLE, v_RGLE, bias_R1TL)
         else:
-            out = scaled_dot_product_attention(
+            out_RTHE = scaled_dot_product_attention(
                 q_RTHE.transpose(1, 2),
                 k_RGLE,
                 v_RGLE,
                 attn_mask=bias_R1TL,
                 enable_gqa=q_RTHE.shape[2] != k_RGLE.shape[1],
             ).transpose(1, 2)
-        return out.reshape(rows, tokens, -1)
+        return out_RTHE.reshape(rows, tokens, -1)
 
 
-def _one_token(q_R1HE: Tensor, k_RGLE: Tensor, v_RGLE: Tensor, bias_R11L: Tensor) -> Tensor:
-    """By plain products, which are faster where there is one query a row: the heads that share a
-    key are the rows of a matrix."""
-    rows, kinds, length, width = k_RGLE.shape
-    q_BhE = q_R1HE.reshape(rows * kinds, -1, width)
-    k_BLE, v_BLE = k_RGLE.reshape(-1, length, width), v_RGLE.reshape(-1, length, width)
-    bias_BhL = bias_R11L.expand(rows, kinds, 1, length).reshape(-1, 1, length)
-    score_BhL = torch.baddbmm(bias_BhL, q_BhE, k_BLE.transpose(1, 2), alpha=1 / math.sqrt(width))
-    return torch.bmm(score_BhL.softmax(-1), v_BLE).view(rows, 1, -1, width)
+def _by_products(q_RTHE: Tensor, k_RGLE: Tensor, v_RGLE: Tensor, bias_R1TL: Tensor) -> Tensor:
+    """One product for each key's head: the queries that share it are the rows of a matrix, heads
+    first and then tokens."""
+    rows, tokens, _, width = q_RTHE.shape
+    kinds, length = k_RGLE.shape[1:3]
+    q_RGhTE = q_RTHE.unflatten(2, (kinds, -1)).permute(0, 2, 3, 1, 4)
+    shape = q_RGhTE.shape[:-1]
+    bias_RGhTL = bias_R1TL[:, None].expand(*shape, length)
+    score_BtL = torch.baddbmm(
+        bias_RGhTL.reshape(rows * kinds, -1, length),
+        q_RGhTE.reshape(rows * kinds, -1, width),
+        k_RGLE.reshape(-1, length, width).transpose(1, 2),
+        alpha=1 / math.sqrt(width),
+    )
+    out_BtE = torch.bmm(score_BtL.softmax(-1), v_RGLE.reshape(-1, length, width))
+    return out_BtE.view(*shape, width).permute(0, 3, 1, 2, 4).flatten(2, 3)

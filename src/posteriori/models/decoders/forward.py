@@ -14,6 +14,7 @@ from transformers.cache_utils import DynamicLayer
 from ..cache import cache_with_room
 from ..forward import Prefilled
 from ..prompts import left_padded, positions
+from ..side_by_side import each_alone
 from .attention import attend, bias_of
 from .decoder import Decoder
 
@@ -111,7 +112,7 @@ class DecoderForward:
         return hidden_MD.unflatten(0, (rows, tokens))
 
     def _out(self, hidden_RTD: Tensor) -> Tensor:
-        return hidden_RTD if self.hidden else self.decoder.head(hidden_RTD)
+        return hidden_RTD if self.hidden else each_alone(self.decoder.head)(hidden_RTD)[0]
 
 
 def _parted(
