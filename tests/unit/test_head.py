@@ -26,16 +26,13 @@ def plain(hidden, weight, token):
 
 
 @pytest.fixture(
-    params=[(100, 100, 100), (100, 100, 2), (100, 100, 0), (2, 3, 0), (4, 2, 0)],
-    ids=["kept", "kept, read in parts", "one tile", "2 x 3", "4 x 2"],
+    params=[(100, 100), (2, 3), (4, 2), (2, 100)], ids=["one tile", "2 x 3", "4 x 2", "2 x all"]
 )
 def tiles(request, monkeypatch):
-    """Rows and vocabulary together or in tiles; exponentials kept, or computed once more."""
-    rows, block, read = request.param
-    monkeypatch.setattr(module, "_ROWS", rows)
+    """Rows and vocabulary together or in tiles."""
+    rows, block = request.param
+    monkeypatch.setattr(module, "_FEW_ROWS" if block > V else "_ROWS", rows)
     monkeypatch.setattr(module, "_BLOCK", block)
-    monkeypatch.setattr(module, "_KEPT", N * T * V if read else 0)
-    monkeypatch.setattr(module, "_READ", read * V)
 
 
 @pytest.mark.usefixtures("tiles")

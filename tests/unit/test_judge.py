@@ -30,7 +30,7 @@ CHAT = "{% for m in messages %}e {{ m['content'] }} {% endfor %}c"
 
 @pytest.fixture
 def judge_lm() -> po.CausalLM:
-    return tiny_lm("llama", seed=3)
+    return tiny_lm("llama", seed=3).in_float64()
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import torch
 from helpers import tiny_lm
 from peft import LoraConfig, get_peft_model
 
+from posteriori.models import packing
 from posteriori.models.packing import packed_linears, packing_pays
 from posteriori.models.precision import with_output_head
 
@@ -69,10 +70,13 @@ def test_a_nested_context_keeps_the_outer_one():
     assert not any("forward" in vars(module) for module in model.modules())
 
 
-def test_only_long_sampling_from_large_models_is_packed():
+@pytest.mark.parametrize("amd", [True, False])
+def test_only_long_sampling_from_large_models_is_packed(amd, monkeypatch):
+    monkeypatch.setattr(packing, "is_amd", lambda: amd)
     assert packing_pays(135_000_000, 16, torch.bfloat16)
     assert packing_pays(135_000_000, 64, torch.float32)
-    assert not packing_pays(135_000_000, 16, torch.float32)
+    assert packing_pays(135_000_000, 16, torch.float32) == amd
+    assert not packing_pays(135_000_000, 4, torch.float32)
     assert not packing_pays(135_000_000, 4, torch.bfloat16)
     assert not packing_pays(135_000_000, 64, torch.float64)
     assert not packing_pays(1_000_000, 1000, torch.bfloat16)

@@ -10,6 +10,7 @@ import torch
 
 import posteriori as po
 from posteriori.config import LoraSettings
+from posteriori.models import precision
 from posteriori.models.precision import OutputHead, gains_from_bfloat16
 from posteriori.seeds import generator
 
@@ -70,10 +71,17 @@ def test_a_policy_starts_as_its_reduced_prior_with_float32_weights_to_train(kind
 
 
 @pytest.mark.parametrize("tiles", [True, False])
-def test_on_x86_bfloat16_takes_the_tiles_of_amx(tiles, monkeypatch):
+@pytest.mark.parametrize("amd", [True, False])
+@pytest.mark.parametrize("native", [True, False])
+def test_on_x86_bfloat16_takes_the_tiles_of_amx_or_the_instructions_of_amd(
+    tiles, amd, native, monkeypatch
+):
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tiles)
-    assert gains_from_bfloat16(100_000_000, torch.device("cpu")) == tiles
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+    monkeypatch.setattr(precision, "is_amd", lambda: amd)
+    gains = gains_from_bfloat16(100_000_000, torch.device("cpu"))
+    assert gains == (tiles or (amd and native))
 
 
 def test_elsewhere_it_takes_native_products(monkeypatch):

@@ -6,7 +6,8 @@ gradient, dlog p/dh = W[token] - sum_v p_v W_v. So they are computed for a block
 at a time, used while they are in the cache, and dropped: the sums over the vocabulary go on from
 block to block, relative to the largest logit so far (Milakov and Gimelshein 2018, Online normalizer
 calculation for softmax, arXiv 1805.02867). A frozen head's gradient is computed along with them; a
-trained head's logits are computed a second time in the backward pass, unless they are but a few.
+trained head's logits are computed a second time in the backward pass: on a CPU that is faster than
+to write them to memory that is new to the process.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ _ROWS, _BLOCK = 1024, 2048
 """Rows and tokens of the vocabulary at once: the more of both, the better they are multiplied, and
 so many logits still lie in a cache."""
 
-_KEPT, _READ = 2**23, 2**18
-"""So few exponentials are kept for the backward pass of a trained head; so many are then read at
-once."""
+_FEW_ROWS = 512
+"""Rows at once where one block is the whole vocabulary, so that only rows are left to share its
+memory."""
 
 
 def head_log_prob(hidden_NTD: Tensor, weight_VD: Tensor, token_NT: Tensor) -> Tensor:
@@ -52,8 +53,7 @@ class _HeadLogProb(torch.autograd.Function):
         if ctx.needs_input_grad[0] and not trained:
             rounded_VD = worked_out(weight_VD, dtype, lambda: weight_VD.to(dtype))
             slope_RD = torch.empty_like(hidden_RD)
-        kept = trained and len(hidden_RD) * len(weight_VD) <= _KEPT
-        logits = _Logits(hidden_RD, weight_VD, in_one_tile=kept)
+        logits = _Logits(hidden_RD, weight_VD)
         log_prob_R1 = torch.empty(len(hidden_RD), 1, dtype=torch.float64)
         top_R1 = hidden_RD.new_empty(len(hidden_RD), 1)
         total_R1 = torch.empty_like(log_prob_R1)
@@ -68,7 +68,6 @@ class _HeadLogProb(torch.autograd.Function):
             ctx.save_for_backward(slope_RD)
         else:
             ctx.save_for_backward(hidden_RD, weight_VD, token_R, top_R1, total_R1)
-            ctx.exp_RV = logits.last_rb if kept else None
         return log_prob_R1[:, 0]
 
     @staticmethod
@@ -81,7 +80,7 @@ class _HeadLogProb(torch.autograd.Function):
             (slope_RD,) = ctx.saved_tensors
             return slope_RD * g_R1.to(slope_RD.dtype), None, None, None
         with torch.autocast("cpu", enabled=False):
-            dh_RD, dw_VD = _both(g_R1, *ctx.saved_tensors, exp_RV=ctx.exp_RV)
+            dh_RD, dw_VD = _both(g_R1, *ctx.saved_tensors)
             return dh_RD, dw_VD, None, None
 
 
@@ -89,13 +88,12 @@ class _Logits:
     """W h in tiles of equal size, each written over the one before: memory that is new to the
     process is slow to write to."""
 
-    def __init__(self, hidden_RD: Tensor, weight_VD: Tensor, in_one_tile: bool = False) -> None:
+    def __init__(self, hidden_RD: Tensor, weight_VD: Tensor) -> None:
         self.hidden_RD, self.weight_VD = hidden_RD, weight_VD
         rows, tokens = len(hidden_RD), len(weight_VD)
-        self.rows = rows if in_one_tile else _equal(rows, _ROWS)
-        self.block = tokens if in_one_tile else _equal(tokens, _BLOCK)
+        self.rows = _equal(rows, _ROWS if tokens > _BLOCK else _FEW_ROWS)
+        self.block = _equal(tokens, _BLOCK)
         self.memory = hidden_RD.new_empty(self.rows * self.block)
-        self.last_rb = self.memory.view(self.rows, self.block)
 
     def parts(self) -> Iterator[slice]:
         """Of the rows."""
@@ -112,7 +110,7 @@ class _Logits:
             weight_bD = self.weight_VD[block]
             shape = len(hidden_rD), len(weight_bD)
             tile_rb = self.memory[: shape[0] * shape[1]].view(shape)
-            self.last_rb = tile_rb = product(hidden_rD, weight_bD, out_NO=tile_rb)
+            tile_rb = product(hidden_rD, weight_bD, out_NO=tile_rb)
             at_r1 = (token_r1 - start).clamp(0, shape[1] - 1)
             yield tile_rb, block, at_r1, at_r1 == token_r1 - start
 
@@ -155,42 +153,20 @@ def _both(
     token_R: Tensor,
     top_R1: Tensor,
     total_R1: Tensor,
-    exp_RV: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """The gradients of sum g log p with respect to the hidden states and the weights, by way of
-    the logits', g (1[v is the token] - p_v).
-
-    `exp_RV` are exp(logit - top), where the forward pass kept them.
-    """
+    the logits', g (1[v is the token] - p_v)."""
     dh_RD, dw_VD = torch.zeros_like(hidden_RD), torch.zeros_like(weight_VD)
     scale_R1 = (-g_R1 / total_R1).to(weight_VD.dtype)
     g_R1 = g_R1.to(weight_VD.dtype)
-
-    def add(slope_rb: Tensor, rows: slice, block: slice, at_r1: Tensor, g_r1: Tensor) -> None:
-        slope_rb.scatter_add_(1, at_r1, g_r1)
-        add_product(dh_RD[rows], slope_rb, weight_VD[block].t())
-        add_product(dw_VD[block], slope_rb.t(), hidden_RD[rows].t())
-
-    if exp_RV is not None:
-        everything = slice(0, len(weight_VD))
-        for rows, slope_rV in _scaled(exp_RV, scale_R1):
-            add(slope_rV, rows, everything, token_R[rows, None], g_R1[rows])
-        return dh_RD, dw_VD
     logits = _Logits(hidden_RD, weight_VD)
     for rows in logits.parts():
         for tile_rb, block, at_r1, is_here_r1 in logits.tiles(rows, token_R[rows, None]):
             slope_rb = tile_rb.sub_(top_R1[rows]).exp_().mul_(scale_R1[rows])
-            add(slope_rb, rows, block, at_r1, g_R1[rows] * is_here_r1)
+            slope_rb.scatter_add_(1, at_r1, g_R1[rows] * is_here_r1)
+            add_product(dh_RD[rows], slope_rb, weight_VD[block].t())
+            add_product(dw_VD[block], slope_rb.t(), hidden_RD[rows].t())
     return dh_RD, dw_VD
-
-
-def _scaled(exp_RV: Tensor, scale_R1: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """exp_RV scale_R1 in parts, each written over the one before; and which rows they are."""
-    count = _equal(len(exp_RV), max(1, _READ // exp_RV.shape[1]))
-    memory_rV = exp_RV.new_empty(count, exp_RV.shape[1])
-    for start in range(0, len(exp_RV), count):
-        rows = slice(start, start + count)
-        yield rows, torch.mul(exp_RV[rows], scale_R1[rows], out=memory_rV[: len(exp_RV[rows])])
 
 
 def _add_product(sum_rD: Tensor, exp_rb: Tensor, weight_bD: Tensor) -> None:

@@ -15,6 +15,7 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 
+from .cpu import is_amd
 from .kept import worked_out
 from .lora_linear import bare_if_off, plain_adapter
 from .precision import OutputHead
@@ -25,12 +26,15 @@ _LARGE = 50_000_000
 
 _STEPS = {torch.bfloat16: 12, torch.float32: 33}
 """Steps of sampling after which the time that packing takes has come back: later in float32, whose
-copies are twice as large and whose plain products are nearer to the packed ones."""
+copies are twice as large and whose plain products are nearer to the packed ones where MKL does them
+well (see `products`)."""
 
 
 def packing_pays(num_parameters: int, steps: int, dtype: torch.dtype) -> bool:
     """Whether a model of that size gains from packed layers over so many steps of sampling."""
-    return num_parameters >= _LARGE and dtype in _STEPS and steps >= _STEPS[dtype]
+    if num_parameters < _LARGE or dtype not in _STEPS:
+        return False
+    return steps >= (_STEPS[torch.bfloat16] if is_amd() else _STEPS[dtype])
 
 
 def packed_product(

@@ -45,7 +45,7 @@ def attend(q_RTHE: Tensor, k_RGLE: Tensor, v_RGLE: Tensor, bias_R1TL: Tensor) ->
 def _by_products(q_RTHE: Tensor, k_RGLE: Tensor, v_RGLE: Tensor, bias_R1TL: Tensor) -> Tensor:
     """One product for each key's head: the queries that share it are the rows of a matrix, heads
     first and then tokens."""
-    rows, tokens, _, width = q_RTHE.shape
+    rows, width = len(q_RTHE), q_RTHE.shape[-1]
     kinds, length = k_RGLE.shape[1:3]
     q_RGhTE = q_RTHE.unflatten(2, (kinds, -1)).permute(0, 2, 3, 1, 4)
     shape = q_RGhTE.shape[:-1]

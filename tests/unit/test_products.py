@@ -1,0 +1,117 @@
+"""Products by the library that multiplies fastest: the numbers and gradients of torch's own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers import generator
+
+from posteriori.models import cpu, products
+
+N, D_IN, D_OUT = 5, 7, 3
+
+
+@pytest.fixture(params=[True, False], ids=["onednn", "mkl"])
+def taken(request, monkeypatch):
+    """Products of any size, as on a CPU that AMD made and on any other; how many oneDNN does."""
+    calls = []
+    by_onednn = products._onednn
+    monkeypatch.setattr(products, "is_amd", lambda: request.param)
+    monkeypatch.setattr(products, "_SMALL", 0)
+    monkeypatch.setattr(products, "_onednn", lambda *args: calls.append(args) or by_onednn(*args))
+    return lambda: bool(calls) == request.param
+
+
+def operands(*shape, transposed=()):
+    x = torch.randn(*shape, D_IN, generator=generator(0))
+    weight = torch.randn(D_OUT, D_IN, generator=generator(1))
+    if "x" in transposed:
+        x = x.t().contiguous().t()
+    if "weight" in transposed:
+        weight = weight.t().contiguous().t()
+    return x, weight, torch.randn(D_OUT, generator=generator(2))
+
+
+def close(mine, expected):
+    # Sums of seven products, in another order.
+    torch.testing.assert_close(mine, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(N,), (2, N), (1, 1)])
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_linear_has_the_numbers_and_gradients_of_torchs_own(taken, shape, with_bias):
+    x, weight, bias = operands(*shape)
+    inputs = [x, weight, *([bias] if with_bias else [])]
+    slopes = torch.randn(*shape, D_OUT, generator=generator(3))
+    values, gradients = [], []
+    for way in (products.linear, torch.nn.functional.linear):
+        for each in inputs:
+            each.requires_grad_()
+        values.append(way(*inputs))
+        gradients.append(torch.autograd.grad(values[-1], inputs, slopes))
+    close(*values)
+    for mine, expected in zip(*gradients, strict=True):
+        close(mine, expected)
+    assert taken()
+
+
+def test_linear_has_gradients_of_what_is_trained_alone(taken):
+    x, weight, bias = operands(N)
+    bias.requires_grad_()
+    products.linear(x, weight, bias).sum().backward()
+    close(bias.grad, torch.full((D_OUT,), float(N)))
+    with torch.no_grad():
+        assert not products.linear(x, weight, bias).requires_grad
+    assert taken()
+
+
+@pytest.mark.parametrize("transposed", [(), ("x",), ("weight",), ("x", "weight")])
+@pytest.mark.parametrize("rows", [2, 50])
+def test_products_of_transposed_matrices(taken, transposed, rows):
+    x, weight, _ = operands(rows, transposed=transposed)
+    expected = x @ weight.t()
+    close(products.product(x, weight), expected)
+    close(products.product(x, weight, out_NO=torch.empty(rows, D_OUT)), expected)
+    added = torch.ones(rows, D_OUT)
+    assert products.add_product(added, x, weight) is added
+    close(added, 1 + expected)
+    assert taken()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_precisions_are_torchs_own(dtype, monkeypatch):
+    monkeypatch.setattr(products, "is_amd", lambda: True)
+    monkeypatch.setattr(products, "_SMALL", 0)
+    monkeypatch.setattr(products, "_onednn", None)
+    x, weight, bias = (each.to(dtype) for each in operands(N))
+    expected = torch.nn.functional.linear(x, weight, bias)
+    assert torch.equal(products.linear(x, weight, bias), expected)
+
+
+def test_autocast_rounds_as_ever(monkeypatch):
+    monkeypatch.setattr(products, "is_amd", lambda: True)
+    monkeypatch.setattr(products, "_SMALL", 0)
+    x, weight, bias = operands(N)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mine = products.linear(x, weight, bias)
+        expected = torch.nn.functional.linear(x, weight, bias)
+    assert mine.dtype == torch.bfloat16
+    assert torch.equal(mine, expected)
+
+
+def test_small_products_stay_with_torch(monkeypatch):
+    monkeypatch.setattr(products, "is_amd", lambda: True)
+    monkeypatch.setattr(products, "_onednn", None)
+    x, weight, bias = operands(N)
+    assert torch.equal(
+        products.linear(x, weight, bias), torch.nn.functional.linear(x, weight, bias)
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "amd"), [("AMD EPYC", True), ("Intel(R) Xeon(R) Processor", False), (None, False)]
+)
+def test_who_made_the_cpu(name, amd, monkeypatch):
+    told = {} if name is None else {"cpu_name": name}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: told)
+    assert cpu.is_amd.__wrapped__() == amd
