@@ -72,7 +72,7 @@ def test_a_nested_context_keeps_the_outer_one():
 
 @pytest.mark.parametrize("amd", [True, False])
 def test_only_long_sampling_from_large_models_is_packed(amd, monkeypatch):
-    monkeypatch.setattr(packing, "is_amd", lambda: amd)
+    monkeypatch.setattr(packing, "has_amds_avx512", lambda: amd)
     assert packing_pays(135_000_000, 16, torch.bfloat16)
     assert packing_pays(135_000_000, 64, torch.float32)
     assert packing_pays(135_000_000, 16, torch.float32) == amd

@@ -79,7 +79,7 @@ def test_on_x86_bfloat16_takes_the_tiles_of_amx_or_the_instructions_of_amd(
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tiles)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
-    monkeypatch.setattr(precision, "is_amd", lambda: amd)
+    monkeypatch.setattr(precision, "has_amds_avx512", lambda: amd)
     gains = gains_from_bfloat16(100_000_000, torch.device("cpu"))
     assert gains == (tiles or (amd and native))
 

@@ -16,7 +16,7 @@ def taken(request, monkeypatch):
     """Products of any size, as on a CPU that AMD made and on any other; how many oneDNN does."""
     calls = []
     by_onednn = products._onednn
-    monkeypatch.setattr(products, "is_amd", lambda: request.param)
+    monkeypatch.setattr(products, "has_amds_avx512", lambda: request.param)
     monkeypatch.setattr(products, "_SMALL", 0)
     monkeypatch.setattr(products, "_onednn", lambda *args: calls.append(args) or by_onednn(*args))
     return lambda: bool(calls) == request.param
@@ -80,7 +80,7 @@ def test_products_of_transposed_matrices(taken, transposed, rows):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_other_precisions_are_torchs_own(dtype, monkeypatch):
-    monkeypatch.setattr(products, "is_amd", lambda: True)
+    monkeypatch.setattr(products, "has_amds_avx512", lambda: True)
     monkeypatch.setattr(products, "_SMALL", 0)
     monkeypatch.setattr(products, "_onednn", None)
     x, weight, bias = (each.to(dtype) for each in operands(N))
@@ -89,7 +89,7 @@ def test_other_precisions_are_torchs_own(dtype, monkeypatch):
 
 
 def test_autocast_rounds_as_ever(monkeypatch):
-    monkeypatch.setattr(products, "is_amd", lambda: True)
+    monkeypatch.setattr(products, "has_amds_avx512", lambda: True)
     monkeypatch.setattr(products, "_SMALL", 0)
     x, weight, bias = operands(N)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -100,7 +100,7 @@ def test_autocast_rounds_as_ever(monkeypatch):
 
 
 def test_small_products_stay_with_torch(monkeypatch):
-    monkeypatch.setattr(products, "is_amd", lambda: True)
+    monkeypatch.setattr(products, "has_amds_avx512", lambda: True)
     monkeypatch.setattr(products, "_onednn", None)
     x, weight, bias = operands(N)
     assert torch.equal(
@@ -109,9 +109,19 @@ def test_small_products_stay_with_torch(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "amd"), [("AMD EPYC", True), ("Intel(R) Xeon(R) Processor", False), (None, False)]
+    ("told", "amds"),
+    [
+        ({"cpu_name": "AMD EPYC", "avx512_f": True}, True),
+        ({"cpu_name": "AMD EPYC", "avx512_f": False}, False),
+        ({"cpu_name": "Intel(R) Xeon(R) Processor", "avx512_f": True}, False),
+        ({"neon": True}, False),
+    ],
 )
-def test_who_made_the_cpu(name, amd, monkeypatch):
-    told = {} if name is None else {"cpu_name": name}
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: told)
-    assert cpu.is_amd.__wrapped__() == amd
+def test_who_made_the_cpu(told, amds, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: told, raising=False)
+    assert cpu.has_amds_avx512.__wrapped__() == amds
+
+
+def test_an_older_torch_does_not_tell(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert not cpu.has_amds_avx512.__wrapped__()

@@ -8,6 +8,7 @@ import torch
 
 
 @functools.cache
-def is_amd() -> bool:
-    """Whether an AMD made it."""
-    return str(torch.cpu.get_capabilities().get("cpu_name", "")).startswith("AMD")
+def has_amds_avx512() -> bool:
+    """Whether it is AMD's, from Zen 4 on. To an older torch, which does not tell, none is."""
+    told = getattr(torch.cpu, "get_capabilities", dict)()
+    return str(told.get("cpu_name", "")).startswith("AMD") and bool(told.get("avx512_f"))

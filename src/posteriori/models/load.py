@@ -49,8 +49,8 @@ def load(
     moved).
 
     `dtype="auto"` is "mixed" where the device multiplies bfloat16 faster (a GPU that has it, an x86
-    CPU with AMX, an ARM CPU with bfloat16) and the model has more than 50 million parameters, and
-    "float32" otherwise. "mixed" runs the layers' matrix products in
+    CPU with AMX, AMD's with AVX-512's bfloat16, an ARM CPU with bfloat16) and the model has more
+    than 50 million parameters, and "float32" otherwise. "mixed" runs the layers' matrix products in
     bfloat16 and all else, the output head above all, in float32 (see `models.precision`);
     "bfloat16" runs everything in it, faster still, at three times the rounding error in log-probs.
 

@@ -15,7 +15,7 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 
-from .cpu import is_amd
+from .cpu import has_amds_avx512
 from .kept import worked_out
 from .lora_linear import bare_if_off, plain_adapter
 from .precision import OutputHead
@@ -34,7 +34,7 @@ def packing_pays(num_parameters: int, steps: int, dtype: torch.dtype) -> bool:
     """Whether a model of that size gains from packed layers over so many steps of sampling."""
     if num_parameters < _LARGE or dtype not in _STEPS:
         return False
-    return steps >= (_STEPS[torch.bfloat16] if is_amd() else _STEPS[dtype])
+    return steps >= (_STEPS[torch.bfloat16] if has_amds_avx512() else _STEPS[dtype])
 
 
 def packed_product(

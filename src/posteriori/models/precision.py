@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from .cpu import is_amd
+from .cpu import has_amds_avx512
 from .products import linear
 
 _LARGE = 50_000_000
@@ -73,7 +73,7 @@ def _cpu_gains_from_bfloat16() -> bool:
     tiles multiply about half as fast as float32, AMD's twice as fast."""
     if platform.machine().lower() in ("x86_64", "amd64"):
         return torch.cpu._is_amx_tile_supported() or (
-            is_amd() and torch.cpu._is_avx512_bf16_supported()
+            has_amds_avx512() and torch.cpu._is_avx512_bf16_supported()
         )
     return torch.ops.mkldnn._is_mkldnn_bf16_supported()
 

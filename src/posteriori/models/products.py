@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .cpu import is_amd
+from .cpu import has_amds_avx512
 
 _SMALL = 2**21
 """Multiply-adds below which a product is mostly its call."""
@@ -43,7 +43,7 @@ def add_product(sum_NO: Tensor, x_NI: Tensor, weight_OI: Tensor) -> Tensor:
 
 def _by_onednn(x: Tensor, weight_OI: Tensor) -> bool:
     return (
-        is_amd()
+        has_amds_avx512()
         and x.dtype == weight_OI.dtype == torch.float32
         and x.numel() * len(weight_OI) >= _SMALL
         and x.device.type == weight_OI.device.type == "cpu"
