@@ -18,11 +18,8 @@ from torch import Tensor, nn
 from .cpu import has_amds_avx512
 from .kept import worked_out
 from .lora_linear import bare_if_off, plain_adapter
-from .precision import OutputHead
+from .precision import LARGE, OutputHead
 from .side_by_side import Products
-
-_LARGE = 50_000_000
-"""Parameters below which a step is overhead, whatever the layout of its matrices."""
 
 _STEPS = {torch.bfloat16: 12, torch.float32: 33}
 """Steps of sampling after which the time that packing takes has come back: later in float32, whose
@@ -32,7 +29,7 @@ well (see `products`)."""
 
 def packing_pays(num_parameters: int, steps: int, dtype: torch.dtype) -> bool:
     """Whether a model of that size gains from packed layers over so many steps of sampling."""
-    if num_parameters < _LARGE or dtype not in _STEPS:
+    if num_parameters < LARGE or dtype not in _STEPS:
         return False
     return steps >= (_STEPS[torch.bfloat16] if has_amds_avx512() else _STEPS[dtype])
 

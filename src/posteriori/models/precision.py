@@ -19,8 +19,8 @@ from transformers.pytorch_utils import Conv1D
 from .cpu import has_amds_avx512
 from .products import linear
 
-_LARGE = 50_000_000
-"""Parameters above which reduced precision pays: below, a step is overhead and not arithmetic."""
+LARGE = 50_000_000
+"""Parameters below which a step is overhead more than arithmetic, however that is done."""
 
 
 class OutputHead(nn.Linear):
@@ -61,7 +61,7 @@ def gains_from_bfloat16(num_parameters: int, device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 faster than float32, by what it is and not by a
     measurement that could come out otherwise the next time; and the model is large enough to gain.
     """
-    if num_parameters < _LARGE:
+    if num_parameters < LARGE:
         return False
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
