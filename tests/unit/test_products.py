@@ -22,13 +22,9 @@ def taken(request, monkeypatch):
     return lambda: bool(calls) == request.param
 
 
-def operands(*shape, transposed=()):
+def operands(*shape):
     x = torch.randn(*shape, D_IN, generator=generator(0))
     weight = torch.randn(D_OUT, D_IN, generator=generator(1))
-    if "x" in transposed:
-        x = x.t().contiguous().t()
-    if "weight" in transposed:
-        weight = weight.t().contiguous().t()
     return x, weight, torch.randn(D_OUT, generator=generator(2))
 
 
@@ -65,16 +61,27 @@ def test_linear_has_gradients_of_what_is_trained_alone(taken):
     assert taken()
 
 
-@pytest.mark.parametrize("transposed", [(), ("x",), ("weight",), ("x", "weight")])
-@pytest.mark.parametrize("rows", [2, 50])
-def test_products_of_transposed_matrices(taken, transposed, rows):
-    x, weight, _ = operands(rows, transposed=transposed)
+LAID_OUT = {
+    "row by row": lambda x: x.contiguous(),
+    "column by column": lambda x: x.t().contiguous().t(),
+    "within a wider one": lambda x: torch.cat([x, x], dim=1)[:, : x.shape[1]],
+    "every other": lambda x: x.repeat_interleave(2, dim=1)[:, ::2],
+}
+
+
+@pytest.mark.parametrize("of_x", LAID_OUT)
+@pytest.mark.parametrize("of_weight", LAID_OUT)
+@pytest.mark.parametrize("rows", [1, 2, 50])
+def test_products_of_matrices_however_they_lie_in_memory(taken, of_x, of_weight, rows):
+    x, weight, _ = operands(rows)
+    x, weight = LAID_OUT[of_x](x), LAID_OUT[of_weight](weight)
     expected = x @ weight.t()
     close(products.product(x, weight), expected)
     close(products.product(x, weight, out_NO=torch.empty(rows, D_OUT)), expected)
     added = torch.ones(rows, D_OUT)
     assert products.add_product(added, x, weight) is added
     close(added, 1 + expected)
+    close(products.linear(x, weight), expected)
     assert taken()
 
 

@@ -1,7 +1,8 @@
 """x W' + b by the library that multiplies it fastest.
 
 torch multiplies float32 by MKL, which leaves AMD's AVX-512 unused: on Zen 5 it does less than half
-the multiply-adds a second that oneDNN does. Small products stay with MKL, whose calls cost less.
+the multiply-adds a second that oneDNN does. Small products stay with MKL: its calls cost less, and
+oneDNN writes a kernel for every shape that it has not met of late.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from torch.autograd.function import once_differentiable
 
 from .cpu import has_amds_avx512
 
-_SMALL = 2**21
-"""Multiply-adds below which a product is mostly its call."""
+_SMALL = 2**25
+"""Multiply-adds below which a product takes less time than to write a kernel for it (0.5 ms)."""
 
 
 def linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
@@ -53,15 +54,17 @@ def _by_onednn(x: Tensor, weight_OI: Tensor) -> bool:
 
 
 def _onednn(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
+    if not (weight_OI.is_contiguous() or weight_OI.t().is_contiguous()):
+        # Of a W that lies within a wider matrix it makes a product a thousand times as slow.
+        weight_OI = weight_OI.contiguous()
     return torch.ops.mkldnn._linear_pointwise(x, weight_OI, bias_O, "none", [], "")
 
 
 def _turned(x_NI: Tensor, weight_OI: Tensor) -> Tensor:
-    """x W', as (W x')' where that is faster: oneDNN copies an x whose rows do not lie one after the
-    other, but not such a W."""
-    if x_NI.is_contiguous() or x_NI.numel() < weight_OI.numel():
-        return _onednn(x_NI, weight_OI)
-    return _onednn(weight_OI, x_NI).t()
+    """x W', as (W x')' where that is faster: oneDNN copies a transposed x, but no transposed W."""
+    if x_NI.t().is_contiguous() and x_NI.numel() > weight_OI.numel():
+        return _onednn(weight_OI, x_NI).t()
+    return _onednn(x_NI, weight_OI)
 
 
 class _Linear(torch.autograd.Function):
