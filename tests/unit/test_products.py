@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers import generator
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from posteriori.models import cpu, products
 
@@ -83,6 +84,32 @@ def test_products_of_matrices_however_they_lie_in_memory(taken, of_x, of_weight,
     close(added, 1 + expected)
     close(products.linear(x, weight), expected)
     assert taken()
+
+
+class Weights(TorchDispatchMode):
+    """The W that oneDNN is given."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.mkldnn._linear_pointwise.default:
+            self.seen = [*getattr(self, "seen", []), args[1]]
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("of_x", LAID_OUT)
+@pytest.mark.parametrize("of_weight", LAID_OUT)
+def test_onednn_is_given_no_matrix_within_a_wider_one(of_x, of_weight, monkeypatch):
+    """Of one it makes a product a thousand times as slow."""
+    monkeypatch.setattr(products, "has_amds_avx512", lambda: True)
+    monkeypatch.setattr(products, "_SMALL", 0)
+    x, weight, bias = operands(50)
+    x, weight = LAID_OUT[of_x](x), LAID_OUT[of_weight](weight)
+    with Weights() as weights:
+        products.product(x, weight)
+        products.add_product(torch.zeros(50, D_OUT), x, weight)
+        with torch.no_grad():
+            products.linear(x, weight, bias)
+    assert len(weights.seen) == 3
+    assert all(w.is_contiguous() or w.t().is_contiguous() for w in weights.seen)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
