@@ -49,7 +49,7 @@ class FitSettings(Strict):
     micro_batch_size: int | None = Field(None, ge=1)
     checkpoint_every: int | None = Field(None, ge=1)
     keep_checkpoints: int = Field(2, ge=1)
-    replay: int = Field(0, ge=0)
+    replay: int | None = Field(None, ge=0)
     kl_budget: float | None = Field(None, gt=0)
     reward_target: float | None = None
     budget_samples: int = Field(2000, ge=100)

@@ -12,7 +12,14 @@ import torch
 from torch import Tensor
 
 from .errors import ConfigError, ModelError
-from .protocols import LanguageModel, Rows, SteppingLM, TrainableLM
+from .protocols import (
+    LanguageModel,
+    NextTokenLM,
+    NextTokens,
+    Rows,
+    SteppingLM,
+    TrainableLM,
+)
 from .types import Completions, Message, Prompt, prompt_key
 
 if TYPE_CHECKING:
@@ -85,6 +92,16 @@ class Prompted:
     def features(self, completions: Completions) -> Tensor:
         return self.lm.features(self._prefixed(completions))
 
+    def next_tokens(self, completions: Completions, most: int) -> NextTokens:
+        return self._next_token.next_tokens(self._prefixed(completions), most)
+
+    def choice_log_prob(self, completions: Completions, token_NLK: Tensor) -> Tensor:
+        return self._next_token.choice_log_prob(self._prefixed(completions), token_NLK)
+
+    @property
+    def token_features_VD(self) -> Tensor:
+        return self._next_token.token_features_VD
+
     def completions(
         self,
         prompts: Sequence[Prompt],
@@ -93,8 +110,10 @@ class Prompted:
     ) -> Completions:
         return self.lm.completions(prompts, completion_ids, max_new_tokens)
 
-    def micro_batches(self, completions: Completions, together: int = 1) -> list[Tensor]:
-        return self.lm.micro_batches(self._prefixed(completions), together)
+    def micro_batches(
+        self, completions: Completions, together: int = 1, keeps_logits: bool = False
+    ) -> list[Tensor]:
+        return self.lm.micro_batches(self._prefixed(completions), together, keeps_logits)
 
     def in_float64(self) -> Prompted:
         return Prompted(self.lm.in_float64(), self.prefix)
@@ -138,6 +157,10 @@ class Prompted:
     def save_pretrained(self, directory: Path) -> None:
         """The model without its prefix."""
         self._trainable.save_pretrained(directory)
+
+    @property
+    def _next_token(self) -> NextTokenLM:
+        return self._that(NextTokenLM, "say what tokens may come next")
 
     @property
     def _stepping(self) -> SteppingLM:

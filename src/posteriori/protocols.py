@@ -22,6 +22,20 @@ Columns = Mapping[str, Sequence[Any]]
 """Data-set columns, one value a completion."""
 
 
+class NextTokens(NamedTuple):
+    """What a language model says of the next token of every prefix (c, y_<t) of N completions.
+
+    `hidden_NLD` is what it knows of the prefix, as in `LanguageModel.features`; `token_NLK` are K
+    next tokens: the drawn one, the ends of sequence, and the most probable ones; `log_prob_NLK` are
+    their log-probs, float64 nats, -inf where a token is in the row already. All of it is without
+    gradient, and means nothing past a completion's end.
+    """
+
+    hidden_NLD: Tensor
+    token_NLK: Tensor
+    log_prob_NLK: Tensor
+
+
 @runtime_checkable
 class LanguageModel(Protocol):
     """A distribution pi(y|c) over the outcome space of `posteriori.types`, given a prompt."""
@@ -86,15 +100,36 @@ class LanguageModel(Protocol):
         """Completions from outside, one prompt each (or one prompt for all)."""
         ...
 
-    def micro_batches(self, completions: Completions, together: int = 1) -> list[Tensor]:
+    def micro_batches(
+        self, completions: Completions, together: int = 1, keeps_logits: bool = False
+    ) -> list[Tensor]:
         """Positions that cover the completions once, in groups that fit in memory together.
 
         So many neighbouring completions (rows 0 and 1, 2 and 3, .. for 2) stay in one group.
+        `keeps_logits`: for a pass that keeps the logits of all its tokens, as `choice_log_prob`.
         """
         ...
 
     def in_float64(self) -> LanguageModel:
         """The same distribution with rounding pushed to float64, for enumeration."""
+        ...
+
+
+@runtime_checkable
+class NextTokenLM(LanguageModel, Protocol):
+    """A language model that says more of a prefix than the log-prob of the token that follows."""
+
+    def next_tokens(self, completions: Completions, most: int) -> NextTokens:
+        """Of every prefix: the drawn token, the ends of sequence and the `most` most probable."""
+        ...
+
+    def choice_log_prob(self, completions: Completions, token_NLK: Tensor) -> Tensor:
+        """log pi(v|c, y_<t) of K tokens for each prefix, float64 [N, L, K]; differentiable."""
+        ...
+
+    @property
+    def token_features_VD(self) -> Tensor:
+        """What the model knows of each token, float32 [V, E], whatever its width E."""
         ...
 
 

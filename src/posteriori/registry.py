@@ -25,6 +25,7 @@ OBJECTIVES = {
     "tb": "posteriori.objectives.tb:TB",
     "dpg": "posteriori.objectives.dpg:DPG",
     "fdpg": "posteriori.objectives.fdpg:FDPG",
+    "soft_q": "posteriori.objectives.soft_q:SoftQ",
     "rwr": "posteriori.objectives.rwr:RWR",
     "raft": "posteriori.objectives.raft:RAFT",
     "dpo": "posteriori.objectives.dpo:DPO",

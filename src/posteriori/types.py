@@ -32,10 +32,11 @@ def prompt_key(prompt: Prompt) -> str:
 
 
 def cat_padded(parts_NL: Sequence[Tensor]) -> Tensor:
-    """Rows of several widths one after another, padded on the right with zeros; [N, L]."""
+    """Rows of several widths one after another, padded on the right with zeros; [N, L, ...]."""
     width = max(part.shape[1] for part in parts_NL)
+    after = [0, 0] * (parts_NL[0].dim() - 2)
     return torch.cat(
-        [torch.nn.functional.pad(part, (0, width - part.shape[1])) for part in parts_NL]
+        [torch.nn.functional.pad(part, (*after, 0, width - part.shape[1])) for part in parts_NL]
     )
 
 
@@ -218,6 +219,8 @@ class Draws:
     accepted or resampled weigh all the same); `group_N`, equal for draws that depend on each other
     (a population, a chain); `log_z`, its estimate with one a prompt inside; its `guarantee`; and
     `figures` of the run itself by name, such as the acceptance rate, with one a prompt inside.
+
+    `attached` are tensors [N, ...] that an objective wants to have again with its draws.
     """
 
     completions: Completions
@@ -233,6 +236,7 @@ class Draws:
     guarantee: Guarantee | None = None
     findings: tuple[Finding, ...] = ()
     figures: Mapping[str, Estimate] = field(default_factory=dict)
+    attached: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.completions)
@@ -249,6 +253,7 @@ class Draws:
             log_prior_N=self.log_prior_N[index],
             log_evidence_N=self.log_evidence_N[index],
             reward_N=self.reward_N[index],
+            attached={name: each[index] for name, each in self.attached.items()},
             **{name: None if each is None else each[index] for name, each in some.items()},
         )
 
@@ -261,6 +266,8 @@ class Draws:
             values = [getattr(part, name) for part in parts]
             if not any(each is None for each in values):
                 some[name] = cat_padded(values) if values[0].dim() > 1 else torch.cat(values)
+        common = [name for name in parts[0].attached if all(name in p.attached for p in parts)]
+        attached = {name: cat_padded([part.attached[name] for part in parts]) for name in common}
         return Draws(
             Completions.concat([part.completions for part in parts]),
             torch.cat([part.log_proposal_N for part in parts]),
@@ -268,6 +275,7 @@ class Draws:
             torch.cat([part.log_evidence_N for part in parts]),
             torch.cat([part.reward_N for part in parts]),
             sum((part.cost for part in parts), Cost()),
+            attached=attached,
             **some,
         )
 

@@ -14,12 +14,14 @@ from transformers import PreTrainedTokenizerBase
 
 from ..config import LoraSettings
 from ..errors import ModelError
+from ..protocols import NextTokens
 from ..types import Completions, Prompt
 from ..watching import advance
 from . import adapters, memory, weights
 from .batches import batches_of_units, in_order
 from .features import prefix_features
 from .generate import Rows, generate
+from .next_tokens import choice_log_prob, next_tokens
 from .precision import lost_in_padding
 from .prompts import (
     build_completions,
@@ -219,16 +221,50 @@ class CausalLM:
                 parts = [prefix_features(forward, completions.select(b)) for b in batches]
         return in_order(parts, batches, completions.tokens_NL.shape[1])
 
-    def micro_batches(self, completions: Completions, together: int = 1) -> list[Tensor]:
+    def next_tokens(self, completions: Completions, most: int) -> NextTokens:
+        """What it says of every next token of every prefix, without gradient; as `NextTokens`."""
+        eos = torch.tensor(self.eos_token_ids, device=self.device)
+        with torch.no_grad():
+            batches = self.micro_batches(completions, keeps_logits=True)
+            with self._run.scoring(hidden=self._separable_head() is not None) as forward:
+                parts = [
+                    next_tokens(forward, completions.select(batch), eos, self.warp, most)
+                    for batch in batches
+                ]
+        width = completions.tokens_NL.shape[1]
+        return NextTokens(*(in_order(each, batches, width) for each in zip(*parts, strict=True)))
+
+    def choice_log_prob(self, completions: Completions, token_NLK: Tensor) -> Tensor:
+        """log pi(v|c, y_<t) of K tokens for each prefix, float64 [N, L, K]; differentiable.
+
+        One pass that keeps the logits of all its tokens: to be called with a micro-batch.
+        """
+        eos = torch.tensor(self.eos_token_ids, device=self.device)
+        with self._run.scoring(hidden=False) as forward:
+            log_prob_NTK = choice_log_prob(forward, completions, token_NLK, eos, self.warp)
+        missing = token_NLK.shape[1] - log_prob_NTK.shape[1]
+        return torch.nn.functional.pad(log_prob_NTK, (0, 0, 0, missing))
+
+    @property
+    def token_features_VD(self) -> Tensor:
+        """The output head's weights, float32 [V, E]. Raises `ModelError` where there is no head."""
+        weight = output_head(self._run.base).weight
+        assert isinstance(weight, Tensor)
+        return weight.detach().float()
+
+    def micro_batches(
+        self, completions: Completions, together: int = 1, keeps_logits: bool = False
+    ) -> list[Tensor]:
         """Positions that cover the completions once, in groups of similar length that fit.
 
-        So many neighbouring completions (a pair: 2) stay in one group.
+        So many neighbouring completions (a pair: 2) stay in one group. `keeps_logits`: the pass
+        will keep the logits of all its tokens.
         """
         cells = memory.cells_for_scoring(
             self._run.base,
             self.memory_gib,
             torch.is_grad_enabled(),
-            keeps_logits=self._separable_head() is None,
+            keeps_logits=keeps_logits or self._separable_head() is None,
             compute_bytes=self.compute_dtype.itemsize,
         )
         return batches_of_units(completions, cells, together)

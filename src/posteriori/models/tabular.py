@@ -21,8 +21,10 @@ from torch import Tensor
 
 from ..config import LoraSettings
 from ..errors import ModelError, OutcomeError, PromptError, did_you_mean
+from ..protocols import NextTokens
 from ..types import Completions, Prompt
 from .inverse_cdf import draw_tokens
+from .next_tokens import choices, log_prob_of
 from .prompts import build_completions
 from .stepping import TableRows
 from .suffix import carried_over, widened
@@ -204,6 +206,23 @@ class TabularLM(torch.nn.Module):
         one_hot_NLR = torch.nn.functional.one_hot(row_NL, num_prompts * num_prefixes).double()
         return one_hot_NLR.masked_fill(~completions.mask_NL[..., None], 0.0)
 
+    def next_tokens(self, completions: Completions, most: int) -> NextTokens:
+        """Of every prefix: the drawn token, the end of sequence and the `most` most probable."""
+        table_N1, prefix_NL = self._rows(completions)
+        logits_NLV = self.logits.detach()[table_N1, prefix_NL]
+        eos = torch.tensor(self.eos_token_ids, device=self.device)
+        return choices(logits_NLV, self.features(completions), completions.tokens_NL, eos, most)
+
+    def choice_log_prob(self, completions: Completions, token_NLK: Tensor) -> Tensor:
+        """log pi(v|c, y_<t) of K tokens for each prefix, float64 [N, L, K]."""
+        table_N1, prefix_NL = self._rows(completions)
+        return log_prob_of(self.logits[table_N1, prefix_NL], token_NLK)
+
+    @property
+    def token_features_VD(self) -> Tensor:
+        """Which token it is: one-hot, float32 [V, V]."""
+        return torch.eye(self.vocab_size, device=self.device)
+
     def completions(
         self,
         prompts: Sequence[Prompt],
@@ -222,7 +241,12 @@ class TabularLM(torch.nn.Module):
             device=self.device,
         )
 
-    def micro_batches(self, completions: Completions, together: int = 1) -> list[Tensor]:  # noqa: ARG002
+    def micro_batches(
+        self,
+        completions: Completions,
+        together: int = 1,  # noqa: ARG002 - part of the protocol
+        keeps_logits: bool = False,  # noqa: ARG002 - part of the protocol
+    ) -> list[Tensor]:
         """A table scores everything at once."""
         return [torch.arange(len(completions))]
 

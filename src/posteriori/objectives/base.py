@@ -11,7 +11,7 @@ from torch import Tensor
 from ..config import Strict, parse
 from ..draw import draw
 from ..numerics import ess
-from ..protocols import LanguageModel, TrainableLM
+from ..protocols import LanguageModel, NextTokenLM, TrainableLM
 from ..target import Target
 from ..types import Completions, Draws, Prompt
 
@@ -39,6 +39,9 @@ class Objective(torch.nn.Module):
     """Whether draws of earlier steps may join a step (their ratios to the policy are known)."""
     needs_log_prob: ClassVar[bool] = True
     """Whether `weigh` reads log pi of draws that the policy of this very step did not make."""
+    reads_choices: ClassVar[bool] = False
+    """Whether `loss` gets log pi of constants["choice_NLK"], [n, L, K], in place of the drawn
+    tokens' log-probs. The drawn token is the first choice."""
     rows_together: ClassVar[int] = 1
     """So many neighbouring draws (a pair: 2) have one loss, and stay in one micro-batch."""
     epochs: int = 1
@@ -72,6 +75,16 @@ class Objective(torch.nn.Module):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Groups of this module's own parameters for the optimiser: {"params": [...], "lr": x}."""
         return []
+
+    def default_replay(self, draws_per_step: int) -> int:  # noqa: ARG002 - for those that replay
+        """How many earlier steps' draws join each step where the user does not say; called after
+        `prepare`."""
+        return 0
+
+    def batches(self, draws: Draws) -> list[Tensor]:
+        """Which draws each of a step's updates is made of; called after `weigh`. All of them,
+        `epochs` times."""
+        return [torch.arange(len(draws))] * self.epochs
 
     def draw(
         self,
@@ -109,6 +122,18 @@ class Objective(torch.nn.Module):
         if self.on_policy:
             figures["unique_fraction"] = _unique_fraction(draws.completions)
         return figures
+
+
+def policy_log_prob(
+    objective: Objective, policy: LanguageModel, completions: Completions, constants: Constants
+) -> tuple[Tensor, Tensor]:
+    """What `loss` reads of the policy, with gradient, and log pi of each token [n, L] without."""
+    if not objective.reads_choices:
+        token_log_prob_nL = policy.token_log_prob(completions)
+        return token_log_prob_nL, token_log_prob_nL.detach()
+    assert isinstance(policy, NextTokenLM), "`prepare` has checked it"
+    log_prob_nLK = policy.choice_log_prob(completions, constants["choice_NLK"])
+    return log_prob_nLK, log_prob_nLK.detach()[..., 0] * completions.mask_NL
 
 
 def policy_figures(draws: Draws, log_prob_N: Tensor) -> dict[str, float]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..errors import NonFiniteError
-from ..objectives.base import Constants, Objective
+from ..objectives.base import Constants, Objective, policy_log_prob
 from ..protocols import TrainableLM
 from ..types import Draws
 
@@ -51,8 +51,9 @@ def check_gradient(
     parameters = [p for p in policy.module.parameters() if p.requires_grad]
     bad = []
     for rows in torch.arange(len(draws)).split(objective.rows_together):
-        log_prob = policy.token_log_prob(draws.completions.select(rows))
         its_own = {name: values[rows] for name, values in constants.items()}
+        completions = draws.completions.select(rows)
+        log_prob, _ = policy_log_prob(objective, policy, completions, its_own)
         loss = objective.loss(log_prob, its_own).sum()
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
         if not all(bool(torch.isfinite(g).all()) for g in gradients if g is not None):

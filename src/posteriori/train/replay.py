@@ -59,6 +59,7 @@ def _packed(draws: Draws) -> dict[str, Any]:
         "prompt_ids": [list(ids) for ids in completions.prompt_ids],
         **{name: getattr(completions, name) for name in _COMPLETIONS},
         **{name: getattr(draws, name) for name in _DRAWS},
+        "attached": dict(draws.attached),
     }
 
 
@@ -69,4 +70,8 @@ def _unpacked(state: dict[str, Any], decode: Decode) -> Draws:
         decode=decode,
         **{name: state[name] for name in _COMPLETIONS},
     )
-    return Draws(completions=completions, **{name: state[name] for name in _DRAWS})
+    return Draws(
+        completions=completions,
+        attached=state["attached"],
+        **{name: state[name] for name in _DRAWS},
+    )

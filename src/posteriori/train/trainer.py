@@ -69,7 +69,7 @@ class Trainer:
         self.policy = self._new_policy()
         objective.prepare(target, self._new_policy, derive(settings.seed, "objective"))
         self.updater = Updater(self.policy, objective, settings)
-        self.replay = Replay(settings.replay)
+        self.replay = Replay(self._replayed())
         self.history: list[dict[str, Any]] = []
         self.finished = 0
         self.context = CallContext(TrainerState(max_steps=settings.steps))
@@ -78,6 +78,13 @@ class Trainer:
         settings, prior = self.settings, self.target.prior
         assert isinstance(prior, TrainableLM)
         return prior.as_policy(settings.policy, settings.lora, derive(settings.seed, "adapter"))
+
+    def _replayed(self) -> int:
+        """Earlier steps whose draws join each step: the user's number, or the objective's own."""
+        if self.settings.replay is not None:
+            return self.settings.replay
+        prompts = self.settings.prompts_per_step or len(self.target.prompts)
+        return self.objective.default_replay(prompts * self.settings.num_samples)
 
     def run(self) -> Fit:
         """All steps that are left, then the policy is saved."""
@@ -140,7 +147,9 @@ class Trainer:
         rate = learning_rate(settings, step)
         updates = self.updater(draws, constants, rate, step)
         self.replay.keep(fresh)
-        log_prob_N = updates[0].log_prob_N[: len(fresh)]
+        log_prob_N = fresh.log_proposal_N
+        if not self.objective.on_policy:
+            log_prob_N = updates[0].log_prob_N[: len(fresh)]
         return {
             "step": step,
             "loss": updates[0].loss,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..config import FitSettings
 from ..errors import ConfigError
-from ..objectives.base import Constants, Objective
+from ..objectives.base import Constants, Objective, policy_log_prob
 from ..protocols import TrainableLM
 from ..types import Draws
 from . import guards
@@ -55,7 +55,10 @@ class Updater:
         scale = learning_rate / self.settings.learning_rate
         for group, full_rate in zip(self.optimizer.param_groups, self.full_rates, strict=True):
             group["lr"] = scale * full_rate
-        return [self._update(draws, constants, step) for _ in range(self.objective.epochs)]
+        return [
+            self._update(*_part(draws, constants, rows), step)
+            for rows in self.objective.batches(draws)
+        ]
 
     def _update(self, draws: Draws, constants: Constants, step: int) -> Update:
         loss, log_prob_N = self.backward(draws, constants)
@@ -78,18 +81,30 @@ class Updater:
         log_prob_N = torch.empty_like(draws.log_prior_N)
         num_losses = len(draws) // self.objective.rows_together
         for rows in self._micro_batches(draws):
-            token_log_prob_nL = self.policy.token_log_prob(draws.completions.select(rows))
             its_own = {name: values[rows] for name, values in constants.items()}
-            loss = self.objective.loss(token_log_prob_nL, its_own).sum() / num_losses
+            completions = draws.completions.select(rows)
+            read, token_log_prob_nL = policy_log_prob(
+                self.objective, self.policy, completions, its_own
+            )
+            loss = self.objective.loss(read, its_own).sum() / num_losses
             self.accelerator.backward(loss)
             total += float(loss.detach())
-            log_prob_N[rows] = token_log_prob_nL.detach().sum(-1)
+            log_prob_N[rows] = token_log_prob_nL.sum(-1)
         return total, log_prob_N
 
     def _micro_batches(self, draws: Draws) -> list[Tensor]:
         together = self.objective.rows_together
-        groups = self.policy.micro_batches(draws.completions, together)
+        groups = self.policy.micro_batches(
+            draws.completions, together, self.objective.reads_choices
+        )
         size = self.settings.micro_batch_size
         if size is None:
             return groups
         return [part for g in groups for part in g.split(max(1, size // together) * together)]
+
+
+def _part(draws: Draws, constants: Constants, rows: Tensor) -> tuple[Draws, Constants]:
+    """The draws of one update; where it is made of all of them, they are not copied."""
+    if len(rows) == len(draws) and bool((rows == torch.arange(len(draws))).all()):
+        return draws, constants
+    return draws.select(rows), {name: values[rows] for name, values in constants.items()}
