@@ -209,6 +209,11 @@ CASES = [
             ({"divergence": "alpha", "alpha": -0.5}, alpha_divergence(-0.5), (0.02, 0.02), False),
         ]
     ),
+    # By its default learning rate, "auto".
+    ObjectiveCase(
+        "soft_q", fit={"steps": 100, "num_samples": 16}, within=(0.02, 0.02), hard=True, slow=True
+    ),
+    ObjectiveCase("soft_q", {"lookahead": 0}, hard=True),
     ObjectiveCase(
         "rwr",
         divergence=kl_from_target,

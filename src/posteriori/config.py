@@ -39,9 +39,10 @@ class FitSettings(Strict):
     steps: int = Field(ge=1)
     num_samples: int = Field(16, ge=1)
     prompts_per_step: int | None = Field(None, ge=1)
-    learning_rate: float = Field(1e-4, gt=0)
+    learning_rate: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
+    first_rate: float = Field(1e-4, gt=0)
     warmup_steps: int = Field(0, ge=0)
-    decay: Literal["linear", "cosine", "none"] = "linear"
+    decay: Literal["linear", "cosine", "late", "none"] | None = None
     max_grad_norm: float | None = Field(1.0, gt=0)
     weight_decay: float = Field(0.0, ge=0)
     policy: Literal["full", "lora"] = "full"
@@ -182,7 +183,7 @@ class RunFitSettings(FitSettings):
     """`FitSettings`; which objective they are for, with settings of its own; and the prompts that
     training is judged on, a file or a list as `prompts` are."""
 
-    objective: str = "rloo"
+    objective: str = "soft_q"
     objective_settings: dict[str, Any] = Field(default_factory=dict)
     held_out: Annotated[Any, BeforeValidator(_prompts)] = None
 

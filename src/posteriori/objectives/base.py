@@ -57,6 +57,11 @@ class Objective(torch.nn.Module):
         self.settings: Any = parse(self.Settings, settings, where=f"objective '{self.name}'")
 
     @property
+    def aims_at_target(self) -> bool:
+        """Whether its fixed point is the target, as far as something learned beside is exact."""
+        return self.fixed_point.startswith("the target")
+
+    @property
     def on_policy(self) -> bool:
         """Whether `draw` draws from the policy as it stands; if not, from the prior or what
         `proposal` says."""

@@ -99,7 +99,7 @@ def _continued(
     completions: Completions, at_D: Tensor, t: int, tokens_DK: Tensor, eos: Tensor
 ) -> Completions:
     """The outcomes prefix + v, followed by an end of sequence where v is none and there is room."""
-    prefixes, choices = tokens_DK.shape
+    choices = tokens_DK.shape[1]
     v_M = tokens_DK.flatten()
     ends_M = torch.isin(v_M, eos)
     room = t + 1 < completions.max_new_tokens

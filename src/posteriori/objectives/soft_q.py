@@ -36,17 +36,17 @@ class SoftQ(Objective):
 
     With the exact psi, q(.|s) is the target's own next-token distribution, so the loss is 0 at the
     target alone, and its gradient has no sampling noise but that of the prefixes: every draw says
-    something of the whole vocabulary at each of its tokens, where a score function learns one number
-    from it. psi is exact where an outcome ends. Elsewhere a small network has it, that reads the
+    something of the whole vocabulary at each of its tokens, where a score function has one number
+    per draw. psi is exact where an outcome ends. Elsewhere a small network has it, that reads the
     prior's hidden state, the token, and the evidence of the text if it ended there; it is fitted
     backwards, from each drawn token to psi of the prefix that it leads to
-    (`soft_values.SoftValues`). Prefixes come from the policy's own draws, and those of earlier steps
-    are used again: as psi is the prior's, no ratio is needed. Hard evidence is fine: psi is 0.
+    (`soft_values.SoftValues`). Prefixes come from the policy's own draws, and those of earlier
+    steps are used again: psi is the prior's, so no ratio is needed. Hard evidence is fine: psi = 0.
 
     `lookahead` is the number of most probable next tokens of each prefix that the evidence is asked
-    about: lookahead x T calls per draw, T its tokens. That is where most of what is learned comes
-    from, if the evidence says something of texts that have not ended. By default it is 128 where the
-    evidence takes under 2 ms for a text (measured at the first step, and kept in checkpoints), and 0
+    about: lookahead x T calls per draw, T its tokens. Most of what is learned comes from there, if
+    the evidence says something of texts that have not ended. By default it is 128 where the
+    evidence takes under 2 ms per text (measured at the first step, and kept in checkpoints), and 0
     elsewhere: psi is then learned from the draws' own evidence.
 
     Sources: psi as the optimal twist, Zhao et al. 2024, arXiv 2404.17546, section 3; soft Q-values
@@ -137,7 +137,7 @@ class SoftQ(Objective):
         completions = draws.completions
         known = Known.of(draws.attached, completions.mask_NL, completions.lengths_N)
         learner = self._learner[0]
-        learner.values.set_scale(draws.log_evidence_N)
+        learner.set_scale(draws.log_evidence_N)
         random = stream(self._seed, "soft_q", int(self.num_steps))
         value_batches = self._some(len(draws), self.settings.value_epochs, random)
         self._next = learner.fitted(known, value_batches, random)

@@ -18,6 +18,10 @@ _SQUASH = 10.0
 
 _FEATURES = 6
 
+_AVERAGE = 0.02
+"""What psi is read from are the weights' average over some 50 updates: their noise would be copied
+into the policy."""
+
 
 class Known(NamedTuple):
     """What is known of N completions' prefixes and next tokens (`lookahead.next_token_view`)."""
@@ -32,7 +36,16 @@ class Known(NamedTuple):
 
     @classmethod
     def of(cls, attached: Mapping[str, Tensor], mask_NL: Tensor, lengths_N: Tensor) -> Known:
-        return cls(*(attached[name] for name in cls._fields[:5]), mask_NL, lengths_N)
+        hidden, choice, log_prior, log_evidence, ended = (attached[n] for n in cls._fields[:5])
+        return cls(hidden, choice, log_prior, log_evidence, ended, mask_NL, lengths_N)
+
+    def drawn(self) -> Known:
+        """The drawn tokens alone, K = 1."""
+        return self._replace(
+            choice_NLK=self.choice_NLK[..., :1],
+            log_prior_NLK=self.log_prior_NLK[..., :1],
+            log_evidence_NLK=self.log_evidence_NLK[..., :1],
+        )
 
     def rows(self, index: Tensor) -> Known:
         return Known(*(each[index] for each in self))
@@ -60,10 +73,9 @@ class SoftValues(nn.Module):
         self.of_token = _linear(token_VE.shape[1], width, generator)
         self.of_evidence = _linear(_FEATURES, width, generator)
         self.inside = _linear(width, width, generator)
-        self.out = nn.utils.skip_init(nn.Linear, width, 1)
-        self.skip = nn.Parameter(torch.tensor(0.5))
+        self.out = _linear(width, 1, generator)
         nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        self.skip = nn.Parameter(torch.tensor(0.5))
         self.register_buffer("centre", torch.full((), torch.nan, dtype=torch.float64))
         self.register_buffer("unit", torch.ones((), dtype=torch.float64))
         self.to(token_VE.device)
@@ -130,6 +142,7 @@ class Learner:
 
     def __init__(self, values: SoftValues, rate: float, eos: Tensor, max_new_tokens: int) -> None:
         self.values, self._eos, self._length = values, eos, max_new_tokens
+        self._averaged = copy.deepcopy(values)
         self._optimizer = torch.optim.AdamW(values.parameters(), lr=rate, weight_decay=0.01)
 
     def fitted(self, known: Known, batches: list[Tensor], generator: torch.Generator) -> Learner:
@@ -141,11 +154,16 @@ class Learner:
 
     loss: float = 0.0
 
+    def set_scale(self, log_evidence: Tensor) -> None:
+        """As `SoftValues.set_scale`."""
+        for values in (self.values, self._averaged):
+            values.set_scale(log_evidence)
+
     def posterior(self, known: Known) -> Posterior:
         """By the values as they are, without gradient. -inf where nothing of a prefix can have
         evidence."""
         with torch.no_grad():
-            log_psi_NLK = self._with_ends(known, self.values(known, self._left(known)))
+            log_psi_NLK = self._with_ends(known, self._averaged(known, self._left(known)))
             return _posterior(known, log_psi_NLK)
 
     def _learn(self, known: Known, generator: torch.Generator) -> float:
@@ -156,7 +174,7 @@ class Learner:
         is exact, so that what is known spreads from the ends to the beginning.
         """
         target_NL = self.posterior(known).log_psi_NL.roll(-1, 1)
-        log_psi_NL = self.values(known, self._left(known), generator)[..., 0]
+        log_psi_NL = self.values(known.drawn(), self._left(known), generator)[..., 0]
         at_L = torch.arange(log_psi_NL.shape[1], device=log_psi_NL.device)
         exact_NL = ~known.log_evidence_NLK[..., 0].isnan() & self._terminal(known)[..., 0]
         inner_NL = (at_L < known.lengths_N[:, None] - 1) & ~exact_NL
@@ -170,6 +188,10 @@ class Learner:
         loss.backward()
         nn.utils.clip_grad_norm_(self.values.parameters(), 1.0)
         self._optimizer.step()
+        with torch.no_grad():
+            moving = zip(self._averaged.parameters(), self.values.parameters(), strict=True)
+            for average, now in moving:
+                average.lerp_(now, _AVERAGE)
         return float(loss.detach())
 
     def _with_ends(self, known: Known, log_psi_NLK: Tensor) -> Tensor:
@@ -186,11 +208,13 @@ class Learner:
     def state(self) -> dict[str, Any]:
         return {
             "values": self.values.state_dict(),
+            "averaged": self._averaged.state_dict(),
             "optimizer": self._optimizer.state_dict(),
         }
 
     def load(self, state: dict[str, Any]) -> None:
         self.values.load_state_dict(state["values"])
+        self._averaged.load_state_dict(state["averaged"])
         self._optimizer.load_state_dict(state["optimizer"])
 
 
@@ -211,8 +235,8 @@ def _normal(rows: Tensor) -> Tensor:
 def _linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
     """Weights from the run's own stream: the usual ones would come from torch's global one."""
     layer = nn.utils.skip_init(nn.Linear, inputs, outputs)
+    assert isinstance(layer, nn.Linear)
     with torch.no_grad():
         layer.weight.copy_(torch.randn(outputs, inputs, generator=generator) / inputs**0.5)
         layer.bias.zero_()
-    assert isinstance(layer, nn.Linear)
     return layer

@@ -35,7 +35,7 @@ def to_stderr(text: str) -> None:
 
 def fit(
     target: Target,
-    objective: str | Objective = "rloo",
+    objective: str | Objective = "soft_q",
     *,
     objective_settings: Mapping[str, Any] | None = None,
     output_dir: str | Path | None = None,
@@ -117,6 +117,8 @@ def fit(
             if lookout is not None:
                 lookout.observers.append(trackers.evaluation)
         fitted = trainer.run()
+        for finding in fitted.findings:
+            on_note(str(finding))
     fitted.budget = budget
     return fitted
 

@@ -56,6 +56,11 @@ class RunDirectory:
     def policy(self) -> Path:
         return self.path / "policy"
 
+    @property
+    def last_policy(self) -> Path:
+        """The policy at the end of the run, where an earlier one is in `policy`."""
+        return self.path / "policy-last"
+
     def metrics(self) -> list[dict[str, Any]]:
         """The lines that are whole, in order."""
         return read_metrics(self.metrics_file) if self.metrics_file.exists() else []

@@ -10,17 +10,22 @@ from ..config import FitSettings
 from ..seeds import generator
 
 
-def learning_rate(settings: FitSettings, step: int) -> float:
-    """The rate of step `step` (from 0): linear warm-up, then the decay to zero at `steps`."""
+def share_of_rate(settings: FitSettings, step: int) -> float:
+    """What share of the rate step `step` (from 0) has: linear warm-up, then the decay to zero at
+    `steps`. Without a `decay`, a fixed rate falls linearly, and "auto" only over the second half:
+    its first steps find how large they should be."""
     if step < settings.warmup_steps:
-        return settings.learning_rate * (step + 1) / settings.warmup_steps
+        return (step + 1) / settings.warmup_steps
     length = max(settings.steps - settings.warmup_steps, 1)
     done = (step - settings.warmup_steps) / length
-    if settings.decay == "linear":
-        return settings.learning_rate * (1.0 - done)
-    if settings.decay == "cosine":
-        return settings.learning_rate * 0.5 * (1.0 + math.cos(math.pi * done))
-    return settings.learning_rate
+    decay = settings.decay or ("late" if settings.learning_rate == "auto" else "linear")
+    if decay == "linear":
+        return 1.0 - done
+    if decay == "late":
+        return min(1.0, 2.0 * (1.0 - done))
+    if decay == "cosine":
+        return 0.5 * (1.0 + math.cos(math.pi * done))
+    return 1.0
 
 
 def prompts_of_step(num_prompts: int, per_step: int, seed: int, step: int) -> list[int]:

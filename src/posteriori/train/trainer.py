@@ -28,7 +28,9 @@ from .checkpoint import Running, latest_checkpoint, load_checkpoint, save_checkp
 from .lookout import Lookout
 from .replay import Replay
 from .run_dir import RunDirectory
-from .schedule import learning_rate, prompts_of_step
+from .schedule import prompts_of_step, share_of_rate
+from .selection import Selection, State
+from .signal import signal_of
 from .update import Updater
 
 StepCallback = Callable[[dict[str, Any]], None]
@@ -40,6 +42,8 @@ class Fit:
 
     `target` is the one that was trained for, at the beta that `budget` found if there was one;
     `evaluations` are those made on the way; `stopped` is why the run ended early, if it did.
+    `policy` is the last one, unless `findings` say that an earlier one was nearer to the target by
+    the draws made on the way: then it is that one, and the last is kept in the run's `policy-last`.
     """
 
     policy: TrainableLM
@@ -49,6 +53,7 @@ class Fit:
     budget: Budget | None = None
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     stopped: Finding | None = None
+    findings: tuple[Finding, ...] = ()
 
 
 class Trainer:
@@ -72,6 +77,8 @@ class Trainer:
         self.replay = Replay(self._replayed())
         self.history: list[dict[str, Any]] = []
         self.finished = 0
+        self.forward: bool | None = None
+        self.selection = Selection(settings.steps)
         self.context = CallContext(TrainerState(max_steps=settings.steps))
 
     def _new_policy(self) -> TrainableLM:
@@ -108,8 +115,7 @@ class Trainer:
                 with contextlib.suppress(PosterioriError):
                     self._checkpoint()
             raise
-        if self.run_directory:
-            self.policy.save_pretrained(self.run_directory.policy)
+        findings = self._hand_back()
         return Fit(
             self.policy,
             self.history,
@@ -117,7 +123,19 @@ class Trainer:
             self.target,
             evaluations=self.lookout.lines if self.lookout else [],
             stopped=stopped,
+            findings=findings,
         )
+
+    def _hand_back(self) -> tuple[Finding, ...]:
+        """Save the policy; where an earlier one was nearer, that one, and the last beside it."""
+        chosen = self.selection.chosen() if self.objective.aims_at_target else None
+        if chosen is not None:
+            if self.run_directory:
+                self.policy.save_pretrained(self.run_directory.last_policy)
+            self.policy.load_trained_state(chosen.state)
+        if self.run_directory:
+            self.policy.save_pretrained(self.run_directory.policy)
+        return () if chosen is None else (chosen.finding,)
 
     def _look(self) -> Finding | None:
         """Why the run has to stop now, if it is being looked at and has to."""
@@ -144,8 +162,10 @@ class Trainer:
         constants = self.objective.weigh(draws, self._log_prob_now(draws, len(fresh)))
         guards.check_constants(draws, constants, step)
         drawn = time.perf_counter()
-        rate = learning_rate(settings, step)
-        updates = self.updater(draws, constants, rate, step)
+        share = share_of_rate(settings, step)
+        state = dict(self.policy.trained_state()) if self.selection.begins(step) else None
+        state = state and {name: tensor.detach().clone() for name, tensor in state.items()}
+        updates = self.updater(draws, constants, share, step)
         self.replay.keep(fresh)
         log_prob_N = fresh.log_proposal_N
         if not self.objective.on_policy:
@@ -155,13 +175,29 @@ class Trainer:
             "loss": updates[0].loss,
             **self.objective.observe(fresh, log_prob_N),
             "grad_norm": max(update.grad_norm for update in updates),
-            "learning_rate": rate,
+            "learning_rate": share * self.updater.full_rate,
+            **self._learn_from(step, state, fresh, log_prob_N),
             "draws": len(fresh),
             "lm_tokens": fresh.cost.lm_tokens + len(updates) * lm_tokens(draws.completions),
             "draw_seconds": drawn - start,
             "seconds": time.perf_counter() - start,
             **self.context.metrics,
         }
+
+    def _learn_from(
+        self, step: int, state: State | None, fresh: Draws, log_prob_N: Tensor
+    ) -> dict[str, float]:
+        """What draws that no update had used say of the rate, and of the policy that met them."""
+        if not self.objective.aims_at_target or bool(fresh.log_proposal_N.isnan().any()):
+            return {}
+        if self.forward is None:
+            ruled_out = bool(fresh.log_evidence_N.isneginf().any())
+            self.forward = ruled_out or not self.objective.on_policy
+        signal = signal_of(fresh, log_prob_N, forward=self.forward)
+        if signal is None:
+            return {}
+        self.selection.add(step, state, signal)
+        return {"shrink": self.updater.learn_from(signal)} if self.updater.auto else {}
 
     def _log_prob_now(self, draws: Draws, num_fresh: int) -> Tensor:
         """log pi of every draw; NaN for those it is not known of, where nobody asks for it."""
@@ -183,6 +219,10 @@ class Trainer:
             self.finished, others = load_checkpoint(newest, self.policy, self.updater.optimizer)
             self.objective.load_state_dict(others["objective"])
             self.replay.load_state_dict(others["replay"], self.policy.decode)
+            if self.updater.auto is not None:
+                self.updater.auto.load_state_dict(others["rate"])
+            self.selection.load_state_dict(others["selection"])
+            self.forward = others["forward"]
         self.history = self.run_directory.keep_metrics_before(self.finished)
         if self.lookout:
             self.lookout.resume(self.finished)
@@ -205,4 +245,11 @@ class Trainer:
             )
 
     def _others(self) -> dict[str, Any]:
-        return {"objective": self.objective.state_dict(), "replay": self.replay.state_dict()}
+        auto = self.updater.auto
+        return {
+            "objective": self.objective.state_dict(),
+            "replay": self.replay.state_dict(),
+            "rate": None if auto is None else auto.state_dict(),
+            "selection": self.selection.state_dict(),
+            "forward": self.forward,
+        }

@@ -14,6 +14,12 @@ from ..objectives.base import Constants, Objective, policy_log_prob
 from ..protocols import TrainableLM
 from ..types import Draws
 from . import guards
+from .auto_rate import AutoRate
+from .calibrate import FIRST_CHANGE, calibrated
+from .signal import Signal
+
+_MEASURED_BY = 64
+"""Draws by which the first step's change of the policy is measured."""
 
 
 class Update(NamedTuple):
@@ -34,9 +40,13 @@ class Updater:
     def __init__(self, policy: TrainableLM, objective: Objective, settings: FitSettings) -> None:
         self.policy, self.objective, self.settings = policy, objective, settings
         self.parameters = [p for p in policy.module.parameters() if p.requires_grad]
-        groups = [{"params": self.parameters, "lr": settings.learning_rate}]
+        self.auto = AutoRate(settings.first_rate) if settings.learning_rate == "auto" else None
+        self._fixed_rate = settings.first_rate if self.auto else float(settings.learning_rate)
+        # What the displacement is measured from: the policy is made anew before it is resumed.
+        self._origin = [p.detach().clone() for p in self.parameters] if self.auto else []
+        groups = [{"params": self.parameters, "lr": self._fixed_rate}]
         groups += [{"weight_decay": 0.0, **group} for group in objective.parameter_groups()]
-        self.full_rates = [group["lr"] for group in groups]
+        self._own_rates = [group["lr"] for group in groups[1:]]
         self.accelerator = Accelerator(cpu=policy.device.type == "cpu")
         if self.accelerator.num_processes > 1:
             raise ConfigError(
@@ -48,25 +58,62 @@ class Updater:
         )
         self.under_way = False
 
-    def __call__(
-        self, draws: Draws, constants: Constants, learning_rate: float, step: int
-    ) -> list[Update]:
-        """`objective.epochs` updates; raises `NonFiniteError` before one that is not finite."""
-        scale = learning_rate / self.settings.learning_rate
-        for group, full_rate in zip(self.optimizer.param_groups, self.full_rates, strict=True):
-            group["lr"] = scale * full_rate
+    @property
+    def full_rate(self) -> float:
+        """The policy's learning rate before warm-up and decay."""
+        return self.auto.rate if self.auto else self._fixed_rate
+
+    def __call__(self, draws: Draws, constants: Constants, share: float, step: int) -> list[Update]:
+        """One update for each of `objective.batches`, with that share of each full rate; raises
+        `NonFiniteError` before one that is not finite."""
         return [
-            self._update(*_part(draws, constants, rows), step)
+            self._update(*_part(draws, constants, rows), share, step)
             for rows in self.objective.batches(draws)
         ]
 
-    def _update(self, draws: Draws, constants: Constants, step: int) -> Update:
+    def learn_from(self, signal: Signal) -> float:
+        """Change the rate, and take back some of the policy's displacement where the draws say so;
+        returns by what it was multiplied."""
+        if self.auto is None:
+            return 1.0
+        self.auto.observe(signal)
+        shrink = self.auto.shrink
+        if shrink < 1.0:
+            with torch.no_grad():
+                for now, origin in zip(self.parameters, self._origin, strict=True):
+                    now.copy_(origin + shrink * (now - origin))
+        return shrink
+
+    def _update(self, draws: Draws, constants: Constants, share: float, step: int) -> Update:
+        rates = [self.full_rate, *self._own_rates]
+        for group, full_rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = share * full_rate
         loss, log_prob_N = self.backward(draws, constants)
         grad_norm = self._clip(self.settings.max_grad_norm).double()
         guards.check_gradient(grad_norm, self.policy, self.objective, draws, constants, step)
         self.under_way = True
-        self.optimizer.step()
+        if self.auto is not None and not self.auto.calibrated:
+            self._first_step(self.auto, draws, log_prob_N, share)
+        else:
+            self.optimizer.step()
         return Update(loss, log_prob_N, float(grad_norm))
+
+    def _first_step(self, auto: AutoRate, draws: Draws, log_prob_N: Tensor, share: float) -> None:
+        """A step whose size is found by what it changes, and the rate with it."""
+        before = [p.detach().clone() for p in self.parameters]
+        rows = torch.arange(min(len(draws), _MEASURED_BY))
+        completions = draws.completions.select(rows)
+
+        def change() -> float:
+            with torch.no_grad():
+                moved_n = self.policy.log_prob(completions) - log_prob_N[rows]
+            return float(moved_n.square().mean() / 2)
+
+        self.optimizer.step()
+        factor = calibrated(self.parameters, before, change, FIRST_CHANGE * share**2)
+        if factor is not None:
+            auto.rate *= factor
+            auto.calibrated = True
 
     def _clip(self, limit: float | None) -> Tensor:
         """The norm of all gradients, which are scaled down to `limit` where there is one."""
