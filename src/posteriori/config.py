@@ -183,7 +183,7 @@ class RunFitSettings(FitSettings):
     """`FitSettings`; which objective they are for, with settings of its own; and the prompts that
     training is judged on, a file or a list as `prompts` are."""
 
-    objective: str = "soft_q"
+    objective: str = "auto"
     objective_settings: dict[str, Any] = Field(default_factory=dict)
     held_out: Annotated[Any, BeforeValidator(_prompts)] = None
 

@@ -154,6 +154,8 @@ def about(plan: Plan) -> dict[str, Any]:
 
 def objective_settings(fit: RunFitSettings, folder: Path) -> dict[str, Any]:
     """As a run records them: with paths relative to the config's folder, so that both can move."""
+    if fit.objective == "auto":
+        return {}
     made = find("objective", fit.objective)(**fit.objective_settings)
     settings = made.settings.model_dump(mode="json")
     named = {

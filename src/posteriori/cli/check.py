@@ -203,13 +203,21 @@ def _with_paths(config: RunConfig, folder: Path) -> RunConfig:
     sample, fit = config.sample, config.fit
     settings = absolute(sample.settings, "sampler", sample.sampler)
     update: dict[str, Any] = {"sample": sample.model_copy(update={"settings": settings})}
-    if fit is not None:
+    if fit is not None and fit.objective != "auto":
         settings = absolute(fit.objective_settings, "objective", fit.objective)
         update["fit"] = fit.model_copy(update={"objective_settings": settings})
     return config.model_copy(update=update)
 
 
 def _check_objective(fit: RunFitSettings, where: str) -> None:
+    if fit.objective == "auto":
+        if fit.objective_settings:
+            raise ConfigError(
+                "objective_settings go with an objective, and none is named",
+                where=f"{where}.objective_settings",
+                hint='write objective = "soft_q", or another',
+            )
+        return
     _known("objective", fit.objective, f"{where}.objective")
     if fit.objective_settings:
         try:

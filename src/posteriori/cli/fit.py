@@ -109,11 +109,11 @@ def _run(plan: Plan, *, resume: bool, as_json: bool, quiet: bool) -> int:
             on_evaluation=shown.evaluated,
             on_note=shown.note,
             on_search=shown.searching,
-            config={**about(plan), "objective_settings": recorded},
+            config={**about(plan), **({"objective_settings": recorded} if recorded else {})},
             **config.fit.model_dump(exclude={"objective", "held_out"}),
         )
     assert result.target is not None
-    target, stopped = result.target, result.stopped
+    target, stopped, objective = result.target, result.stopped, result.objective
     judging = config.evaluate.model_dump()
     reports = judge(
         target, {"prior": target.prior, objective: result.policy}, **judging, quiet=quiet

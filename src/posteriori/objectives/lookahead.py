@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -12,12 +11,6 @@ from torch import Tensor
 from ..protocols import NextTokenLM, NextTokens
 from ..target import Target
 from ..types import Completions, Draws
-
-CHEAP_SECONDS = 2e-3
-"""Evidence that takes longer for a text is not asked of next tokens unless the user says so."""
-
-_TIMED = 16
-"""Texts that evidence is timed by."""
 
 
 def next_token_view(
@@ -55,18 +48,6 @@ def is_terminal(choice_NLK: Tensor, eos: Tensor, max_new_tokens: int) -> Tensor:
     """Whether the outcome is complete with that token: bool [N, L, K]."""
     last_L = torch.arange(choice_NLK.shape[1], device=choice_NLK.device) == max_new_tokens - 1
     return torch.isin(choice_NLK, eos) | last_L[:, None]
-
-
-def seconds_per_text(target: Target, completions: Completions) -> float:
-    """How long the evidence takes for a text: a few are asked before, so that what it loads at its
-    first call is loaded."""
-    for first in (0, _TIMED):
-        some = completions.select(slice(first, first + _TIMED))
-        some = some if len(some) else completions.select(slice(0, _TIMED))
-        start = time.perf_counter()
-        target.score(some)
-        seconds = (time.perf_counter() - start) / len(some)
-    return seconds
 
 
 def _ask_at(

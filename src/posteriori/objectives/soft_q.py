@@ -17,11 +17,11 @@ from ..seeds import generator as stream
 from ..target import Target
 from ..types import Draws, Prompt
 from .base import Constants, Objective
-from .lookahead import CHEAP_SECONDS, next_token_view, seconds_per_text
+from .lookahead import next_token_view
 from .soft_values import Known, Learner, SoftValues
 
-_CHOICES = 128
-"""Next tokens of a prefix that are looked at where the user does not say how many."""
+_UNASKED = 128
+"""Next tokens of a prefix that q is known for where the evidence is not asked about any."""
 
 _REPLAY_BYTES = 2**29
 """What is kept of earlier draws may take so much memory."""
@@ -45,9 +45,8 @@ class SoftQ(Objective):
 
     `lookahead` is the number of most probable next tokens of each prefix that the evidence is asked
     about: lookahead x T calls per draw, T its tokens. Most of what is learned comes from there, if
-    the evidence says something of texts that have not ended. By default it is 128 where the
-    evidence takes under 2 ms per text (measured at the first step, and kept in checkpoints), and 0
-    elsewhere: psi is then learned from the draws' own evidence.
+    the evidence says something of texts that have not ended. With 0 it is asked about the draws
+    alone, and of psi much less is known: `rloo` does better then.
 
     Sources: psi as the optimal twist, Zhao et al. 2024, arXiv 2404.17546, section 3; soft Q-values
     of the prior distilled or decoded, Zhou et al. 2025, 2502.20548; the per-token KL over the
@@ -64,7 +63,7 @@ class SoftQ(Objective):
         """`lookahead`; `epochs`: how often a draw is used in the mean, `batch_size` draws an
         update; `value_epochs`, `value_learning_rate`, `value_width`: of the network for psi."""
 
-        lookahead: int | None = Field(None, ge=0)
+        lookahead: int = Field(128, ge=0)
         epochs: int = Field(8, ge=1)
         batch_size: int = Field(32, ge=1)
         value_epochs: int = Field(16, ge=1)
@@ -72,7 +71,6 @@ class SoftQ(Objective):
         value_width: int = Field(64, ge=1)
 
     num_steps: Tensor
-    asks: Tensor
 
     def prepare(self, target: Target, new_policy: Callable[[], TrainableLM], seed: int) -> None:  # noqa: ARG002
         prior = target.prior
@@ -99,15 +97,11 @@ class SoftQ(Objective):
         self._next: Learner | None = None
         self._batches: list[Tensor] = []
         self._num_fresh = 0
-        self._asks_now = False
         self.register_buffer("num_steps", torch.zeros((), dtype=torch.long))
-        # 1 or 0: whether the evidence is asked about next tokens; -1 until that is known.
-        asks = -1 if self.settings.lookahead is None else int(self.settings.lookahead > 0)
-        self.register_buffer("asks", torch.full((), asks))
 
     @property
     def _most(self) -> int:
-        return self.settings.lookahead or _CHOICES
+        return self.settings.lookahead or _UNASKED
 
     def default_replay(self, draws_per_step: int) -> int:
         """As many steps as fit in half a GiB, of whatever they keep per prefix."""
@@ -126,11 +120,9 @@ class SoftQ(Objective):
     ) -> Draws:
         draws = super().draw(target, policy, prompts, num_samples, generator)
         self._num_fresh = len(draws)
-        if int(self.asks) < 0:
-            self._asks_now = seconds_per_text(target, draws.completions) < CHEAP_SECONDS
-        else:
-            self._asks_now = bool(self.asks)
-        attached = next_token_view(target, self._prior[0], draws, self._most, ask=self._asks_now)
+        attached = next_token_view(
+            target, self._prior[0], draws, self._most, ask=self.settings.lookahead > 0
+        )
         return replace(draws, attached=attached)
 
     def weigh(self, draws: Draws, log_prob_N: Tensor) -> Constants:  # noqa: ARG002 - values only
@@ -187,13 +179,7 @@ class SoftQ(Objective):
         assert self._next is not None, "weigh() comes before"
         self._learner, self._next = (self._next,), None
         self.num_steps = self.num_steps + 1
-        self.asks = torch.full_like(self.asks, int(self._asks_now))
-        figures = super().observe(draws, log_prob_N)
-        return {
-            **figures,
-            "value_loss": self._learner[0].loss,
-            "lookahead": float(self._most if self._asks_now else 0),
-        }
+        return {**super().observe(draws, log_prob_N), "value_loss": self._learner[0].loss}
 
     def get_extra_state(self) -> dict[str, Any]:
         return self._learner[0].state()

@@ -19,6 +19,7 @@ from ..types import Prompt
 from ..watching import Progress
 from .budget import check_prices, find_budget, recorded_budget, within
 from .checks import check_idle, check_trackers
+from .default_objective import AUTO, default_objective, recorded_objective
 from .held_out import held_out_target
 from .lookout import EvaluationCallback, Lookout, Note
 from .run_dir import RunDirectory, jsonable, refuse_taken
@@ -35,7 +36,7 @@ def to_stderr(text: str) -> None:
 
 def fit(
     target: Target,
-    objective: str | Objective = "soft_q",
+    objective: str | Objective = AUTO,
     *,
     objective_settings: Mapping[str, Any] | None = None,
     output_dir: str | Path | None = None,
@@ -83,7 +84,15 @@ def fit(
     last good state is left.
     """
     checked = parse(FitSettings, settings, where="fit")
-    made = make("objective", objective, objective_settings or {}, "objective_settings")
+    if isinstance(objective, str) and objective == AUTO:
+        made = None
+        if objective_settings:
+            raise ConfigError(
+                "objective_settings go with an objective's name, and none is given",
+                hint='name it, such as fit(target, "soft_q", objective_settings=...)',
+            )
+    else:
+        made = make("objective", objective, objective_settings or {}, "objective_settings")
     _check(target, made, checked, output_dir, resume=resume, held_out=held_out is not None)
     judged = held_out_target(target, held_out)
     budget, asked = None, budget_of(checked)
@@ -92,6 +101,8 @@ def fit(
         budget = recorded or find_budget(target, checked, on_search)
         on_note(f"{asked}: {budget}")
         target, judged = within(target, budget), within(judged, budget)
+    if made is None:
+        made = _default(target, checked.seed, output_dir, on_note)
     about = {
         "objective": made.name,
         "objective_settings": made.settings.model_dump(mode="json"),
@@ -119,13 +130,22 @@ def fit(
         fitted = trainer.run()
         for finding in fitted.findings:
             on_note(str(finding))
-    fitted.budget = budget
+    fitted.budget, fitted.objective = budget, made.name
     return fitted
+
+
+def _default(target: Target, seed: int, output_dir: str | Path | None, on_note: Note) -> Objective:
+    """The default objective: what the run in `output_dir` has, if it has begun."""
+    name = None if output_dir is None else recorded_objective(output_dir)
+    if name is None:
+        name, why = default_objective(target, seed)
+        on_note(f"objective: {name} ({why})")
+    return make("objective", name, {}, "objective_settings")
 
 
 def _check(
     target: Target,
-    made: Objective,
+    made: Objective | None,
     checked: FitSettings,
     output_dir: str | Path | None,
     *,
@@ -133,7 +153,7 @@ def _check(
     held_out: bool,
 ) -> None:
     """All that can be wrong with a run before anything is drawn."""
-    if checked.replay and not made.replays:
+    if checked.replay and made is not None and not made.replays:
         raise ConfigError(
             f"'{made.name}' cannot use draws of earlier steps (replay = {checked.replay})",
             hint="set replay to 0",

@@ -54,6 +54,7 @@ class Fit:
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     stopped: Finding | None = None
     findings: tuple[Finding, ...] = ()
+    objective: str = ""
 
 
 class Trainer:

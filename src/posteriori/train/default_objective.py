@@ -1,0 +1,70 @@
+"""Which objective a run has where the user names none."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from ..draw import draw
+from ..errors import CheckpointError
+from ..protocols import NextTokenLM
+from ..seeds import generator
+from ..target import Target
+from ..types import Completions
+
+AUTO = "auto"
+
+QUICK_SECONDS = 5e-3
+"""Evidence that takes longer for a text is not asked about next tokens by default."""
+
+_TEXTS = 32
+_TRIES = 4
+
+
+def default_objective(target: Target, seed: int) -> tuple[str, str]:
+    """The objective's name, and why, in words.
+
+    `soft_q` learns most from a draw, and asks the evidence about hundreds of texts for each: it is
+    the default where the evidence takes less than 5 ms for a text. Elsewhere it is `rloo`, and
+    `dpg` where the evidence rules out some of a few of the prior's draws. Those are drawn to see,
+    32 of them at least.
+    """
+    prompts = target.prompts[:_TEXTS]
+    each = -(-_TEXTS * _TRIES // len(prompts))
+    fresh = draw(target, target.prior, each, generator(seed, "default objective"), prompts)
+    seconds = _seconds_per_text(target, fresh.completions)
+    if seconds < QUICK_SECONDS and isinstance(target.prior, NextTokenLM):
+        return "soft_q", f"the evidence takes {seconds * 1e3:.2g} ms per text"
+    name = "dpg" if bool(fresh.log_evidence_N.isneginf().any()) else "rloo"
+    why = f"the evidence takes {seconds * 1e3:.2g} ms per text, too long to ask about next tokens"
+    if not isinstance(target.prior, NextTokenLM):
+        why = f"a {type(target.prior).__name__} does not say what tokens may come next"
+    return name, why
+
+
+def recorded_objective(folder: Path | str) -> str | None:
+    """What a run in that folder has chosen, if there is one."""
+    file = Path(folder) / "config.json"
+    if not file.is_file():
+        return None
+    try:
+        return str(json.loads(file.read_text(encoding="utf-8"))["objective"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"not the config of a run: {error}", where=str(file), hint="choose another output_dir"
+        ) from error
+
+
+def _seconds_per_text(target: Target, completions: Completions) -> float:
+    """The least of a few measurements, each of texts that were not asked about before: another
+    program on the machine makes one longer, and never shorter."""
+    found = []
+    for first in range(0, _TEXTS * _TRIES, _TEXTS):
+        some = completions.select(slice(first, first + _TEXTS))
+        start = time.perf_counter()
+        target.score(some)
+        found.append((time.perf_counter() - start) / len(some))
+        if found[-1] < QUICK_SECONDS:
+            break
+    return min(found)
