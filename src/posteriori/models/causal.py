@@ -67,6 +67,7 @@ class CausalLM:
         self.tokenizer = tokenizer
         self.warp = warp or Warp()
         self.memory_gib = memory_gib
+        self._footprint = memory.Footprint()
         self._eos_token_ids = end_tokens(tokenizer, self._run.base)
         self._start = start_token(tokenizer, self._run.base.config)
 
@@ -208,6 +209,7 @@ class CausalLM:
         with self._run.scoring(hidden=self._separable_head() is not None) as forward:
             parts = []
             for batch in batches:
+                self._footprint.keep_within(self.memory_gib)
                 part = token_log_prob(forward, completions.select(batch), eos, self.warp)
                 parts.append(part.double())
                 advance(len(batch))
