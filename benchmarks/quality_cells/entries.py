@@ -33,6 +33,7 @@ class Ours:
 
 
 OURS: dict[str, Ours] = {
+    "ours, default": Ours("auto", hard=True),
     "ours, rloo": Ours("rloo"),
     "ours, dpg": Ours("dpg", soft=False, hard=True),
 }
