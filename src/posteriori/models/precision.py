@@ -90,3 +90,15 @@ def lost_in_padding(model: nn.Module, device: torch.device) -> bool:
     padded = model(input_ids=ids, attention_mask=padding, use_cache=False).logits[:, -1]
     bare = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
     return bool(padded.isnan().any()) and not bool(bare.isnan().any())
+
+
+def runs_in(dtype: torch.dtype, model: nn.Module, device: torch.device) -> bool:
+    """Whether the model, whose weights are in `dtype`, has code for it: some kernels (products of
+    many experts at once) have none for float64."""
+    weight = next(model.parameters())
+    assert weight.dtype == dtype
+    try:
+        lost_in_padding(model, device)
+    except (RuntimeError, TypeError, ValueError, NotImplementedError):
+        return False
+    return True

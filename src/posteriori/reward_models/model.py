@@ -43,7 +43,7 @@ class RewardModel:
         """h(c, y), float64 [N, D]; a text that comes twice is read once."""
         texts = [self.backbone.text(*two) for two in zip(prompts, completions, strict=True)]
         place = {text: at for at, text in enumerate(dict.fromkeys(texts))}
-        where = [f"text {text[:60]!r}" for text in place]
+        where = [f"text {each.text[:60]!r}" for each in place]
         feature_UD = self.backbone.features(self.backbone.tokens(list(place), where), batch_size)
         return feature_UD[[place[text] for text in texts]]
 
