@@ -22,7 +22,7 @@ from .batches import batches_of_units, in_order
 from .features import prefix_features
 from .generate import Rows, generate
 from .next_tokens import choice_log_prob, next_tokens
-from .precision import lost_in_padding, runs_in
+from .precision import lost_in_padding, runs
 from .prompts import (
     build_completions,
     check_length,
@@ -70,7 +70,7 @@ class CausalLM:
         self.tokenizer = tokenizer
         self.warp = warp or Warp()
         self.memory_gib = memory_gib
-        self._eos_token_ids = end_tokens(tokenizer, self._run.base)
+        self._eos_token_ids = end_tokens(tokenizer, self._run.base, self.vocab_size)
         self._start = start_token(tokenizer, self._run.base.config)
         self._before = token_before(tokenizer)
 
@@ -319,7 +319,7 @@ class CausalLM:
         with lock_of(self._run.base):
             copied = weights.own_copy(self.model).double()
         weights.without_fused_experts(copied)
-        if not runs_in(torch.float64, copied, self.device) or lost_in_padding(copied, self.device):
+        if not runs(copied, self.device) or lost_in_padding(copied, self.device):
             return self
         return self._like(copied, self.adapter, torch.float64)
 

@@ -188,8 +188,11 @@ def start_token(tokenizer, config) -> int | None:
     return None
 
 
-def end_tokens(tokenizer, model) -> tuple[int, ...]:
-    """Every id that ends a completion: the tokenizer's EOS and the generation config's."""
+def end_tokens(tokenizer, model, vocab_size: int) -> tuple[int, ...]:
+    """Every id that ends a completion: the tokenizer's EOS and the generation config's.
+
+    Raises `ModelError` where there is none, or one that the model has no row for.
+    """
     found: set[int] = set()
     for value in (
         getattr(tokenizer, "eos_token_id", None),
@@ -204,6 +207,12 @@ def end_tokens(tokenizer, model) -> tuple[int, ...]:
         raise ModelError(
             "the model names no end-of-sequence token",
             hint="set tokenizer.eos_token or model.generation_config.eos_token_id",
+        )
+    if not 0 <= min(found) <= max(found) < vocab_size:
+        raise ModelError(
+            f"the end-of-sequence ids are {sorted(found)}, and the model has rows for {vocab_size} "
+            "tokens",
+            hint="use the model's own tokenizer, and correct model.generation_config.eos_token_id",
         )
     return tuple(sorted(found))
 

@@ -23,7 +23,7 @@ from .forward import Forward
 from .fused_lora import fused_adapters, fused_products
 from .head import separable_head
 from .packing import packed_head, packed_linears, packed_products, packing_pays
-from .precision import lost_in_padding, runs_in
+from .precision import lost_in_padding, runs
 from .self_check import can_be_continued, keeps_gradients
 from .shared import lock_of
 from .side_by_side import MakeProducts, Products, each_alone
@@ -49,11 +49,7 @@ class RunningModel:
         # Looked for once: `computing` is entered at every token.
         self._written_out = written_out(self.given)
         wide = self.compute_dtype == torch.float64
-        if (
-            wide
-            and runs_in(torch.float64, self.given, self.device)
-            and lost_in_padding(self.given, self.device)
-        ):
+        if wide and runs(self.given, self.device) and lost_in_padding(self.given, self.device):
             raise ModelError(
                 f"{type(self.base).__name__} in float64 gives NaN for prompts of different lengths:"
                 " its attention works in float32, where the mask of their padding overflows",

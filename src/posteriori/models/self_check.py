@@ -35,12 +35,16 @@ def can_be_continued(
     """Whether padding on the left and a cache change nothing for this model.
 
     One plain pass over three rows of nine tokens and three passes with the cache, once per model.
-    Raises `ModelError` for a model that cannot be run, that gives NaN, or that is not causal.
+    Nothing is found out about a model that gives NaN. Raises `ModelError` for one that cannot be
+    run, or is not causal.
     """
     key = (forward.config._attn_implementation, str(forward.dtype), rounded)
     found = vars(base).setdefault(_FOUND, {})
     if key not in found:
-        found[key] = _find_out(base, forward, bare, vocab_size, rounded)
+        answer = _find_out(base, forward, bare, vocab_size, rounded)
+        if answer is None:
+            return True
+        found[key] = answer
     return found[key]
 
 
@@ -52,7 +56,7 @@ def keeps_gradients(config: PreTrainedConfig) -> bool:
 
 def _find_out(
     base: torch.nn.Module, forward: Forward, bare: BareForward, vocab_size: int, rounded: bool
-) -> bool:
+) -> bool | None:
     name, device = type(base).__name__, forward.device
     long, short, more = _sizes(getattr(forward.config, "max_position_embeddings", None))
     # Other tokens than the first, which is padding or the end of sequence for many.
@@ -71,9 +75,7 @@ def _find_out(
         ) from error
     far = (_FAR_IF_ROUNDED if rounded else _FAR) * float(_finite(plain_3LV).abs().max())
     if bool(plain_3LV.isnan().any()):
-        raise ModelError(
-            f"{name} gives logits that are NaN", hint="its weights are damaged: load them again"
-        )
+        return None
     if not _near(plain_3LV[:1, :long], plain_3LV[1:2, :long], far):
         raise ModelError(
             f"{name} is no causal language model: what it says of a token depends on later ones",

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -41,8 +42,10 @@ def without_fused_experts(model: Model) -> None:
 
 
 def full_copy(model: Model, adapter: str | None) -> PreTrainedModel:
-    """A trainable copy with float32 master weights, its adapter folded in."""
-    copied = own_copy(model).float()
+    """A trainable copy with float32 master weights (float64 stays), its adapter folded in."""
+    copied = own_copy(model)
+    if copied.dtype != torch.float64:
+        copied = copied.float()
     if isinstance(copied, PeftModel):
         # Whichever adapter is on at the moment, it is this one that gets folded in.
         if copied.active_peft_config.is_prompt_learning:

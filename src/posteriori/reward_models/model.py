@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -116,6 +117,8 @@ class RewardModel:
         try:
             tensors = load_file(place / HEADS_FILE)
             temperature = float(json.loads((place / ABOUT_FILE).read_text())["temperature"])
+            if not (math.isfinite(temperature) and temperature > 0):
+                raise ValueError(f"its temperature is {temperature}, not a positive number")
             posterior = HeadPosterior(**{**tensors, "mean_D": mean_D})
         except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
             raise ModelError(
