@@ -58,7 +58,7 @@ def is_what_its_path_holds(base: PreTrainedModel) -> bool:
     if not path:
         return False
     try:
-        with loading() as options:
+        with loading() as options, torch.random.fork_rng(devices=[]):
             held = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, **options)
     except Exception:  # what cannot be loaded now would not be found later either
         return False
