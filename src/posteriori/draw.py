@@ -10,6 +10,7 @@ import torch
 from .protocols import LanguageModel
 from .spending import counted
 from .target import Target
+from .tokens import check_same_outcomes
 from .types import Completions, Cost, Draws, Prompt
 from .watching import Progress, one_pass, portions
 
@@ -31,6 +32,7 @@ def draw(
     """
     start = time.perf_counter()
     asked = target.prompts if prompts is None else prompts
+    check_same_outcomes(target.prior, proposal, asked, "proposal")
     number = num_samples * len(asked)
     passes = 1 if proposal is target.prior else 2
     drawing, *scoring, judging = portions(on_progress, [number] * (passes + 1))

@@ -7,6 +7,7 @@ then it is what chosen and rejected have in common at their beginning.
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from itertools import takewhile
@@ -107,15 +108,17 @@ def _mixed(name: str, kind: str, other: str, other_kind: str, where: str) -> Dat
 def _split(chosen: Any, rejected: Any, kind: str, where: str) -> tuple[Any, Any, Any]:
     """Prompt, chosen and rejected from two sequences that begin with the prompt.
 
-    Text is cut before the last word that both have begun, so that no token is cut. What more they
-    have in common may stand on either side: it cancels in the difference of two log-ratios.
+    Text is cut before the last word that both have begun, so that no token is cut; in scripts
+    without spaces between words, and after a punctuation mark, between two characters. What more
+    they have in common may stand on either side: it cancels in the difference of two log-ratios.
     """
     if kind == "ids":
         raise DataError("the row has no 'prompt'", where=where, hint=f"write {_EXAMPLE}")
     together = zip(chosen, rejected, strict=False)
     shared = chosen[: sum(1 for _ in takewhile(lambda two: two[0] == two[1], together))]
     if kind == "string":
-        shared = shared[: max(0, len(shared) - len(shared.split(" ")[-1]) - 1)]
+        ends = [chosen[len(shared) :][:1], rejected[len(shared) :][:1]]
+        shared = shared[: _last_boundary(shared, ends)]
     at = len(shared)
     if at == len(chosen) or at == len(rejected) or chosen == rejected:
         raise DataError(
@@ -131,6 +134,39 @@ def _split(chosen: Any, rejected: Any, kind: str, where: str) -> tuple[Any, Any,
             hint="give the row a 'prompt'",
         )
     return shared, chosen[at:], rejected[at:]
+
+
+def _last_boundary(shared: str, ends: list[str]) -> int:
+    """Where the last word of `shared` begins, with the space before it, when each of `ends` (a
+    character, or none) may follow."""
+    for at in range(len(shared), 0, -1):
+        after = [shared[at]] if at < len(shared) else ends
+        if all(_parts(shared[at - 1], each) for each in after):
+            return at
+    return 0
+
+
+def _parts(before: str, after: str) -> bool:
+    """Whether a word ends between two characters: at a space, which belongs to the next word; after
+    a line break; at a character that is a word by itself; and after a punctuation mark. No word
+    ends where nothing comes after it: a completion would be empty."""
+    if not after or after == " ":
+        return bool(after)
+    if before.isspace():
+        return before in "\n\r\t"
+    if _is_word_by_itself(before) or _is_word_by_itself(after):
+        return True
+    return not before.isalnum() and before not in "'\u2019" and after.isalnum()
+
+
+def _is_word_by_itself(character: str) -> bool:
+    """Of a script without spaces between words: its letters, and its punctuation."""
+    wide = unicodedata.east_asian_width(character) in "WF"
+    name = unicodedata.name(character, "")
+    return (wide or name.startswith(_WITHOUT_SPACES)) and not name.startswith("HANGUL")
+
+
+_WITHOUT_SPACES = ("THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN", "JAVANESE", "BALINESE")
 
 
 def _reply(name: str, messages: list[dict[str, Any]], where: str) -> str:

@@ -14,6 +14,7 @@ from .registry import make
 from .samplers.base import Job, Progress, Sampler
 from .samplers.findings import findings_of_draws
 from .target import Target
+from .tokens import check_same_outcomes
 from .types import Draws, Guarantee
 
 
@@ -41,6 +42,8 @@ def sample(
     """
     if num_samples < 1:
         raise ConfigError(f"num_samples={num_samples} must be at least 1")
+    if proposal is not None:
+        check_same_outcomes(target.prior, proposal, target.prompts, "proposal")
     made = make("sampler", sampler, settings, "settings")
     job = Job(target, proposal or target.prior, num_samples, seed, on_progress)
     try:

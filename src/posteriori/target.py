@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -31,6 +31,31 @@ class LogDensity(NamedTuple):
     reward: Tensor
 
 
+def _listed(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """The prompts of a list, an array or a table's column, each a string or a list of messages."""
+    if isinstance(prompts, str):
+        raise ConfigError("prompts is one string", hint='write prompts=["..."]')
+    found: list[Prompt] = []
+    for at, prompt in enumerate(prompts):
+        if isinstance(prompt, str):
+            found.append(str(prompt))
+        elif isinstance(prompt, Iterable) and not isinstance(prompt, Mapping | bytes):
+            messages = list(prompt)
+            if not messages or not all(isinstance(each, Mapping) for each in messages):
+                raise _no_prompt(at, prompt)
+            found.append(messages)
+        else:
+            raise _no_prompt(at, prompt)
+    return found
+
+
+def _no_prompt(at: int, prompt: Any) -> ConfigError:
+    return ConfigError(
+        f"prompts[{at}] is {str(prompt)[:60]!r}, of type {type(prompt).__name__}",
+        hint='write a string, or messages such as [{"role": "user", "content": "..."}]',
+    )
+
+
 class Target:
     """p*(y|c) = prior(y|c) e(c, y) / Z(c), the posterior that alignment approximates.
 
@@ -53,8 +78,7 @@ class Target:
         columns: Mapping[str, Sequence[Any]] | None = None,
         temper: float = 1.0,
     ) -> None:
-        if isinstance(prompts, str):
-            raise ConfigError("prompts is one string", hint='write prompts=["..."]')
+        prompts = _listed(prompts)
         if not prompts:
             raise ConfigError("prompts is empty", hint='an empty prompt is written prompts=[""]')
         if max_new_tokens < 1:

@@ -1,12 +1,14 @@
-"""Whether two language models speak of the same tokens."""
+"""Whether two language models speak of the same outcomes: tokens, ends, and prompts as tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .prompted import Prompted
+from .errors import ModelError
+from .prompted import Prompted, prompt_ids
 from .protocols import LanguageModel
+from .types import Prompt
 
 
 def difference_in_tokens(one: LanguageModel, other: LanguageModel) -> str | None:
@@ -15,7 +17,10 @@ def difference_in_tokens(one: LanguageModel, other: LanguageModel) -> str | None
     The same vocabulary, token by token, and the same end-of-sequence ids. A model that shows no
     vocabulary is taken at its size.
     """
-    mine, theirs = vocabulary(one), vocabulary(other)
+    if _same_tokenizer(one, other):
+        mine = theirs = {}
+    else:
+        mine, theirs = vocabulary(one), vocabulary(other)
     if mine is None or theirs is None:
         if one.vocab_size != other.vocab_size:
             return f"vocabularies of {one.vocab_size} and {other.vocab_size} tokens"
@@ -27,6 +32,61 @@ def difference_in_tokens(one: LanguageModel, other: LanguageModel) -> str | None
     if set(one.eos_token_ids) != set(other.eos_token_ids):
         return f"end-of-sequence ids {list(one.eos_token_ids)} and {list(other.eos_token_ids)}"
     return None
+
+
+def check_same_outcomes(
+    prior: LanguageModel, other: LanguageModel, prompts: Sequence[Prompt], role: str
+) -> None:
+    """Raise `ModelError` unless `other` (a policy, a proposal: its `role`) is a distribution over
+    the prior's own outcomes, after the same prompts.
+
+    The same tokens, the same number of rows for them, the same end-of-sequence ids, and the same
+    ids for every prompt (a chat template of its own, or another BOS, gives others). A log-ratio of
+    models that differ in one of these is a number without a meaning.
+    """
+    mine, theirs = _bare(prior), _bare(other)
+    if mine is theirs:
+        return
+    difference = difference_in_tokens(mine, theirs)
+    if difference is None and mine.vocab_size != theirs.vocab_size:
+        difference = f"rows for {mine.vocab_size} and for {theirs.vocab_size} tokens"
+    if difference is None:
+        difference = _difference_in_prompts(mine, theirs, prompts)
+    if difference is not None:
+        raise ModelError(
+            f"prior and {role} do not share their outcomes: {difference}",
+            where=role,
+            hint="give both the same tokenizer, chat template and end-of-sequence ids "
+            "(model.generation_config.eos_token_id), and embeddings of the same size",
+        )
+
+
+def _difference_in_prompts(
+    one: LanguageModel, other: LanguageModel, prompts: Sequence[Prompt]
+) -> str | None:
+    if _same_tokenizer(one, other):
+        return None
+    for prompt in prompts:
+        mine, theirs = prompt_ids(one, prompt), prompt_ids(other, prompt)
+        if mine != theirs:
+            said = str(prompt)[:60]
+            return f"the prompt {said!r} is {_some(mine)} for one and {_some(theirs)} for the other"
+    return None
+
+
+def _same_tokenizer(one: Any, other: Any) -> bool:
+    """Whether it is one object: then nothing has to be compared."""
+    tokenizer = getattr(one, "tokenizer", None)
+    return tokenizer is not None and tokenizer is getattr(other, "tokenizer", None)
+
+
+def _some(ids: tuple[int, ...]) -> str:
+    return str(list(ids)) if len(ids) < 12 else f"[{', '.join(map(str, ids[:12]))}, ..]"
+
+
+def _bare(lm: Any) -> LanguageModel:
+    """Without the prefix of its own, which is put before a prompt on purpose."""
+    return _bare(lm.lm) if isinstance(lm, Prompted) else lm
 
 
 def vocabulary(lm: Any) -> Mapping[str, int] | None:

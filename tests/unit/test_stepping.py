@@ -54,7 +54,7 @@ def test_rows_are_what_plain_passes_say(architecture):
 
 
 def test_a_row_that_was_not_moved_is_found(monkeypatch):
-    monkeypatch.setattr("posteriori.models.stepping._move", lambda *args: None)
+    monkeypatch.setattr("posteriori.models.forward._move", lambda *args: None)
     lm = tiny_lm()
     with lm.stepping(PROMPTS, PARENTS, 8) as rows, pytest.raises(AssertionError, match="not close"):
         walk(rows, PARENTS, lambda parent, text: plain(lm, rows.prompt_ids[parent], text), 0.1)

@@ -15,6 +15,7 @@ from ..estimates import combine
 from ..protocols import LanguageModel
 from ..seeds import generator
 from ..target import Target
+from ..tokens import check_same_outcomes
 from ..types import Cost, Draws, Estimate, Finding
 from ..watching import Progress, one_pass, portions
 from .bounds import check_posterior
@@ -125,6 +126,7 @@ def evaluate(
     (arXiv 2205.11275, sections 3 and 4.)
     """
     _check(target, num_samples, prior_draws, posterior)
+    check_same_outcomes(target.prior, lm, target.prompts, "policy")
     number = num_samples * len(target.prompts)
     alone = lm is target.prior
     drawing, of_its_own, scoring, scoring_exact = portions(

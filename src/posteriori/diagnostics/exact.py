@@ -13,6 +13,7 @@ from torch import Tensor
 from ..errors import ModelError, SpaceTooLargeError
 from ..protocols import LanguageModel
 from ..target import Target
+from ..tokens import check_same_outcomes
 from ..types import Completions
 from .exact_figures import nearest_posterior, of_policy, of_posterior
 from .tilting import beta_of
@@ -51,6 +52,7 @@ class Exact:
         """log pi(y|c) of any language model over the same outcomes."""
         if lm is self.target.prior:
             return self.log_prior
+        check_same_outcomes(self.target.prior, lm, self.target.prompts, "policy")
         return tuple(_scored(lm.in_float64(), outcomes) for outcomes in self.outcomes)
 
     def evaluate(self, lm: LanguageModel, num_samples: int = 2000) -> dict[str, np.ndarray]:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -74,16 +75,33 @@ def call_user_function(
 
 
 def arguments_of(completions: Completions, columns: Columns) -> dict[str, Any]:
-    """What a function is told of the completions; plain values, that another process can take."""
+    """What a function is told of the completions; plain values, that another process can take.
+
+    Lists, dicts, sets and arrays are copies: a function may change what it is given, and neither
+    the target nor the next function sees it.
+    """
     return {
-        "prompts": completions.prompts,
+        "prompts": [own(prompt) for prompt in completions.prompts],
         "completions": [
             text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
             for prompt, text in zip(completions.prompts, completions.texts, strict=True)
         ],
-        "completion_ids": completions.completion_ids,
-        **columns,
+        "completion_ids": [list(ids) for ids in completions.completion_ids],
+        **{name: [own(value) for value in values] for name, values in columns.items()},
     }
+
+
+def own(value: Any) -> Any:
+    """A copy of what can be changed in place, all the way down; other objects as they are."""
+    if type(value) in (str, int, float, bool, type(None)):
+        return value
+    if isinstance(value, dict):
+        return {key: own(each) for key, each in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(own(each) for each in value)
+    if isinstance(value, set | bytearray | np.ndarray):
+        return value.copy()
+    return value.clone() if isinstance(value, Tensor) else value
 
 
 def ask(
@@ -173,7 +191,12 @@ def _accepted(fn: Callable[..., Any], arguments: dict[str, Any], name: str) -> d
 
 def _as_list(answer: Any, expected: int, name: str) -> list[Any]:
     is_list = hasattr(answer, "__len__") and hasattr(answer, "__iter__")
-    if isinstance(answer, str) or not is_list or getattr(answer, "shape", None) == ():
+    # Of a dict one would get the keys, and of a set some order.
+    if (
+        isinstance(answer, str | bytes | Mapping | Set)
+        or not is_list
+        or getattr(answer, "shape", None) == ()
+    ):
         raise EvidenceError(
             f"it returned {type(answer).__name__} {str(answer)[:40]!r}",
             where=name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -9,8 +10,10 @@ import torch
 from torch import Tensor
 
 from ..errors import EvidenceError, ModelError
+from ..transformers_loading import UNREADABLE, first_line, loading
 from ..types import Prompt
 from ..watching import advance
+from .classifier_text import Text, in_float32, padded, padding_id, text_of, token_ids
 
 
 class SequenceClassifier:
@@ -30,15 +33,16 @@ class SequenceClassifier:
         missing: list[str] = []
         try:
             if isinstance(model, str | Path):
-                model, info = AutoModelForSequenceClassification.from_pretrained(
-                    path, output_loading_info=True
-                )
+                with loading() as options:
+                    model, info = AutoModelForSequenceClassification.from_pretrained(
+                        path, dtype=torch.float32, output_loading_info=True, **options
+                    )
                 missing = sorted(info["missing_keys"])
-            self.tokenizer = tokenizer or AutoTokenizer.from_pretrained(path)
-        except (OSError, ValueError) as error:
+            with loading() as options:
+                self.tokenizer = tokenizer or AutoTokenizer.from_pretrained(path, **options)
+        except UNREADABLE as error:
             raise ModelError(
-                f"cannot load a sequence-classification model from '{path}': "
-                f"{str(error).splitlines()[0]}",
+                f"cannot load a sequence-classification model from '{path}': {first_line(error)}",
                 where=self.where,
                 hint="give its directory or hub id, or pass tokenizer= beside a model object",
             ) from error
@@ -50,24 +54,29 @@ class SequenceClassifier:
                 hint="give a model that was trained for sequence classification",
             )
         self.path = path
-        self.model = model.eval()
+        self.model = in_float32(model).eval()
         self.batch_size = batch_size
         self.__name__ = Path(path or "sequence classifier").name
-        if self.tokenizer.pad_token is None:
-            self.tokenizer.pad_token = self.tokenizer.eos_token
-        if self.model.config.pad_token_id is None:
-            self.model.config.pad_token_id = self.tokenizer.pad_token_id
+        self._pad = padding_id(self.model, self.tokenizer)
 
-    def logits(self, texts: list[str]) -> Tensor:
-        """[N, C] for C labels, without gradient, in the texts' own order."""
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    def logits(self, texts: Sequence[Text]) -> Tensor:
+        """[N, C] for C labels, without gradient, in the texts' own order.
+
+        Raises `EvidenceError` for a text without a token.
+        """
+        ids = token_ids(self.tokenizer, texts)
+        for row, text in zip(ids, texts, strict=True):
+            if not row:
+                raise EvidenceError(
+                    f"the text {text.text[:60]!r} has no tokens",
+                    where=self.where,
+                    hint="give a prompt that is not empty",
+                )
+        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         parts = []
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
-            # Padding on the left would shift the positions of models that learned them.
-            inputs = self.tokenizer(
-                [texts[i] for i in rows], return_tensors="pt", padding=True, padding_side="right"
-            ).to(self.model.device)
+            inputs = padded([ids[i] for i in rows], self._pad, self.model.device)
             with torch.no_grad():
                 parts.append(self.model(**inputs).logits.float().cpu())
             advance(len(rows))
@@ -93,11 +102,3 @@ class SequenceScorer(SequenceClassifier):
     def __call__(self, prompts: list[Prompt], completions: list[Any], **_: Any) -> list[float]:
         texts = [text_of(self.tokenizer, *two) for two in zip(prompts, completions, strict=True)]
         return self.logits(texts)[:, 0].tolist()
-
-
-def text_of(tokenizer: Any, prompt: Prompt, completion: Any) -> str:
-    """What a sequence-classification model reads: prompt and completion (a message list where the
-    prompt is one) as one text."""
-    if isinstance(prompt, str):
-        return prompt + completion
-    return tokenizer.apply_chat_template(prompt + completion, tokenize=False)

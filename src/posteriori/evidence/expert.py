@@ -73,6 +73,8 @@ class Expert:
         if self.over_text:
             return
         difference = difference_in_tokens(target.prior, self.lm)
+        if difference is None and self.lm.vocab_size < target.prior.vocab_size:
+            difference = f"rows for {target.prior.vocab_size} and for {self.lm.vocab_size} tokens"
         if difference is not None:
             raise ModelError(
                 f"prior and expert do not share their tokens: {difference}",

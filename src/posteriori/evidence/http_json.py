@@ -7,10 +7,14 @@ import json
 import os
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from typing import Any
 
 from ..errors import ConfigError, EvidenceCallError, EvidenceError
+
+_LARGEST = 16 * 2**20
+"""Bytes of an answer: log-probs of a token take a few thousand."""
 
 _WORTH_A_RETRY = (408, 409, 425, 429)
 """Of the client's errors; every one of the server's is."""
@@ -19,20 +23,17 @@ _WORTH_A_RETRY = (408, 409, 425, 429)
 class Post:
     """POSTs a JSON object to `url` and returns the JSON that comes back.
 
-    Lost connections, time-outs, 429 and 5xx are tried again, `backoff` 2^k seconds apart. Raises
-    `EvidenceCallError` when the tries are used up, `EvidenceError` for another status or an answer
-    that is no JSON, `ConfigError` for a url that is none, or a key that is not in the environment.
+    Lost connections, time-outs, 429 and 5xx are tried again, `backoff` 2^k seconds apart; `timeout`
+    is that of a whole try. A redirect is not followed, because the key would go with it, and no
+    error shows the key. Raises `EvidenceCallError` when the tries are used up, `EvidenceError` for
+    another status or an answer that is no JSON or too large, `ConfigError` for a url that is none
+    or holds a password, or a key that is not in the environment or cannot be sent.
     """
 
     def __init__(
         self, url: str, *, api_key_env: str | None, timeout: float, retries: int, backoff: float
     ) -> None:
-        if not url.startswith(("http://", "https://")):
-            raise ConfigError(
-                f"'{url}' is no address of a server",
-                where="Judge.endpoint",
-                hint='write one such as "http://localhost:8000/v1"',
-            )
+        _check_url(url)
         self.url, self.timeout, self.retries, self.backoff = url, timeout, retries, backoff
         self.headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if api_key_env is not None:
@@ -43,7 +44,16 @@ class Post:
                     where="Judge.endpoint",
                     hint=f"export {api_key_env}=..., or leave out api_key_env",
                 )
+            if not (key.isascii() and key.isprintable()):
+                raise ConfigError(
+                    f"the key in {api_key_env} holds a line break or another character that "
+                    "cannot be sent",
+                    where="Judge.endpoint",
+                    hint=f"export {api_key_env} again, without what is around it",
+                )
             self.headers["Authorization"] = f"Bearer {key}"
+        self._secret = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        self._opener = urllib.request.build_opener(_NoRedirect)
 
     def __call__(self, body: dict[str, Any]) -> Any:
         data, failure = json.dumps(body).encode(), ""
@@ -53,17 +63,17 @@ class Post:
             try:
                 return self._once(data)
             except urllib.error.HTTPError as error:
-                said = error.read(400).decode("utf-8", "replace")
-                error.close()
-                failure = f"{error.code} {error.reason}: {said}".rstrip(": ")
+                failure = self.shown(f"{error.code} {error.reason}: {_beginning(error)}", 400)
                 if error.code < 500 and error.code not in _WORTH_A_RETRY:
                     raise EvidenceError(
                         f"{self.url} refused the request: {failure}",
                         where="Judge.endpoint",
                         hint="check the url, the model's name, and api_key_env",
-                    ) from error
+                    ) from None
             except (OSError, http.client.HTTPException) as error:
-                failure = f"{type(error).__name__}: {getattr(error, 'reason', error)}"
+                failure = self.shown(
+                    f"{type(error).__name__}: {getattr(error, 'reason', error)}", 400
+                )
         raise EvidenceCallError(
             f"{self.url} did not answer in {self.retries + 1} tries; the last ended with {failure}",
             where="Judge.endpoint",
@@ -72,13 +82,81 @@ class Post:
 
     def _once(self, data: bytes) -> Any:
         request = urllib.request.Request(self.url, data, self.headers)  # noqa: S310 - http(s) only
-        with urllib.request.urlopen(request, timeout=self.timeout) as answer:  # noqa: S310
-            text = answer.read()
+        end = time.monotonic() + self.timeout
+        with self._opener.open(request, timeout=self.timeout) as answer:
+            text = self._read(answer, end)
         try:
             return json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise EvidenceError(
-                f"{self.url} answered with what is no JSON: {text[:100]!r}",
+                f"{self.url} answered with what is no JSON: {self.shown(repr(text[:4096]), 100)}",
                 where="Judge.endpoint",
                 hint="is this the server's API? its url mostly ends in /v1",
             ) from error
+
+    def _read(self, answer: http.client.HTTPResponse, end: float) -> bytes:
+        """The whole body, by the time `end` of the monotonic clock."""
+        parts, size = [], 0
+        while part := answer.read1(2**16):
+            parts.append(part)
+            size += len(part)
+            if size > _LARGEST:
+                raise EvidenceError(
+                    f"{self.url} answered with more than {_LARGEST // 2**20} MiB",
+                    where="Judge.endpoint",
+                    hint="is this the server's API? its url mostly ends in /v1",
+                )
+            if time.monotonic() > end:
+                raise TimeoutError(f"no whole answer in {self.timeout} seconds")
+        missing = answer.length
+        if missing:
+            raise http.client.IncompleteRead(b"".join(parts), missing)
+        return b"".join(parts)
+
+    def shown(self, text: str, most: int) -> str:
+        """The beginning of a text for an error, without the key, which a server may repeat."""
+        text = text.replace(self._secret, "***") if self._secret else text
+        return text[:most].rstrip(": ")
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirect is an answer like any other refusal."""
+
+    def redirect_request(self, req, fp, code, msg, headers, newurl) -> None:  # noqa: ARG002
+        return None
+
+
+def _beginning(error: urllib.error.HTTPError) -> str:
+    """Of what the server says; a server may also lie about how much that is."""
+    try:
+        with error:
+            return error.read1(4096).decode("utf-8", "replace")
+    except (OSError, http.client.HTTPException):
+        return ""
+
+
+def _check_url(url: str) -> None:
+    """Raise `ConfigError`, without repeating a url that may hold a password."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname)
+        good = good and (parts.port is None or parts.port > 0) and url.isprintable()
+        good = good and not any(each.isspace() for each in url)
+    except ValueError:
+        raise _no_url("the url of the judge") from None
+    if parts.username is not None or parts.password is not None:
+        raise ConfigError(
+            "the judge's url holds a user name or password, which the run would write down",
+            where="Judge.endpoint",
+            hint='put the key into the environment and give its name: api_key_env="JUDGE_KEY"',
+        )
+    if not good:
+        raise _no_url(repr(url))
+
+
+def _no_url(shown: str) -> ConfigError:
+    return ConfigError(
+        f"{shown} is no address of a server",
+        where="Judge.endpoint",
+        hint='write one such as "http://localhost:8000/v1"',
+    )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import regex
 
-from ..errors import ConfigError
+from ..errors import ConfigError, EvidenceError
 
 # RFC 8259. Every repetition is possessive: what comes next is always settled by one character, so
 # there is nothing to go back to. Matched partially, it accepts exactly how a JSON text may begin.
@@ -45,6 +45,8 @@ class JsonText:
         try:
             validators: Any = import_module("jsonschema.validators")
             errors: Any = import_module("jsonschema.exceptions")
+            referencing: Any = import_module("referencing")
+            import_module("referencing.exceptions")
         except ImportError as error:
             raise ConfigError(
                 "JSON Schema needs the package 'jsonschema'",
@@ -61,7 +63,14 @@ class JsonText:
                 where="json_schema",
                 hint='write one such as {"type": "object", "required": ["name"]}',
             ) from error
-        self._valid = kind(told).is_valid
+        _check_references(told)
+        # Every pattern of the schema is matched by an engine that can be stopped.
+        extended = validators.extend(
+            kind, {"pattern": _pattern, "patternProperties": _pattern_properties}
+        )
+        # A registry that retrieves nothing: no reference goes to the net or to a file.
+        self._valid = extended(told, registry=referencing.Registry()).is_valid
+        self._unresolvable = (referencing.exceptions.Unresolvable, RecursionError)
         types = told.get("type", list(_FIRST)) if isinstance(told, Mapping) else list(_FIRST)
         self._first = {_FIRST[each] for each in ([types] if isinstance(types, str) else types)}
 
@@ -71,7 +80,16 @@ class JsonText:
             value = json.loads(text, parse_constant=_refuse)
         except (ValueError, RecursionError):
             return False
-        return self._valid(value)
+        try:
+            return self._valid(value)
+        except self._unresolvable as error:
+            raise EvidenceError(
+                f"the schema refers to what is not in it: {error}"
+                if not isinstance(error, RecursionError)
+                else "the schema refers to itself without end",
+                where="json_schema",
+                hint='put the definition under "$defs" of the same schema',
+            ) from error
 
     def may_begin(self, text: str) -> bool:
         """Whether JSON of the schema's type begins so; never no where one that is allowed does."""
@@ -79,6 +97,66 @@ class JsonText:
         if begun and not any(begun[0] in first for first in self._first):
             return False
         return _JSON.fullmatch(text, partial=True) is not None
+
+
+def _check_references(schema: Any) -> None:
+    """Raise `ConfigError` for a reference to another document, which would have to be fetched."""
+    stack, base = [schema], None
+    while stack:
+        part = stack.pop()
+        if isinstance(part, Mapping):
+            base = base or part.get("$id")
+            for name in ("$ref", "$dynamicRef"):
+                to = part.get(name)
+                if isinstance(to, str) and "://" in to and not (base and to.startswith(str(base))):
+                    raise ConfigError(
+                        f"the schema refers to '{to}', and nothing is fetched",
+                        where="json_schema",
+                        hint='copy it into "$defs" of the schema, and refer to "#/$defs/name"',
+                    )
+            stack += part.values()
+        elif isinstance(part, list):
+            stack += part
+
+
+def found_in(pattern: str, text: str) -> bool:
+    """Whether the pattern matches somewhere. Raises `EvidenceError` where that takes too long."""
+    try:
+        return regex.search(pattern, text, timeout=_SECONDS) is not None
+    except TimeoutError as error:
+        raise EvidenceError(
+            f"the pattern {pattern[:60]!r} takes more than {_SECONDS:.0f} s on {text[:40]!r}",
+            where="json_schema",
+            hint="write it without a repetition inside a repetition, such as (a+)+",
+        ) from error
+    except regex.error as error:
+        raise EvidenceError(
+            f"the pattern {pattern[:60]!r} is no regular expression: {error}", where="json_schema"
+        ) from error
+
+
+def _pattern(_validator: Any, pattern: str, value: Any, _schema: Any) -> Iterator[Any]:
+    if isinstance(value, str) and not found_in(pattern, value):
+        yield _violation(f"{value!r} does not match {pattern!r}")
+
+
+def _pattern_properties(
+    validator: Any, properties: Mapping[str, Any], value: Any, _schema: Any
+) -> Iterator[Any]:
+    if not isinstance(value, dict):
+        return
+    for pattern, under in properties.items():
+        for name, each in value.items():
+            if found_in(pattern, name):
+                yield from validator.descend(each, under, path=name, schema_path=pattern)
+
+
+def _violation(message: str) -> Any:
+    return import_module("jsonschema.exceptions").ValidationError(message)
+
+
+_SECONDS = 2.0
+"""For one match: patterns that are no trap take thousandths of one."""
 
 
 def _refuse(constant: str) -> Any:

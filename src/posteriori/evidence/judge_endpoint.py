@@ -74,7 +74,7 @@ class Endpoint:
             return _parsed(answer["choices"][0]["logprobs"])
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise EvidenceError(
-                f"the answer of {self.url} has no log-probs ({str(answer)[:200]})",
+                f"the answer of {self.url} has no log-probs ({self.post.shown(str(answer), 200)})",
                 where="Judge.endpoint",
                 hint="the server has to support logprobs (llama-cpp-python: logits_all=True); "
                 "try api='completions' or 'chat'",
@@ -137,8 +137,11 @@ def _parsed(logprobs: Any) -> dict[str, float]:
     found: dict[str, float] = {}
     for token, log_p in rows:
         # Two ids may be written alike, such as two halves of characters.
+        if math.isnan(float(log_p)):
+            raise ValueError("a log-prob is NaN")
         found[token] = _log_add(found.get(token, -math.inf), float(log_p))
-    if not found or any(math.isnan(log_p) for log_p in found.values()):
+    # Rounding may make a certain token's log-prob a little more than 0.
+    if not found or not all(log_p <= 1e-3 for log_p in found.values()):
         raise ValueError("no log-probs")
     return found
 

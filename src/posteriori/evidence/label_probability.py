@@ -7,7 +7,8 @@ from typing import Any
 from ..errors import ModelError, unknown_name
 from ..types import Prompt
 from .call import own_text
-from .classifier import SequenceClassifier, text_of
+from .classifier import SequenceClassifier
+from .classifier_text import Text, text_of
 
 
 class LabelProbability(SequenceClassifier):
@@ -39,7 +40,7 @@ class LabelProbability(SequenceClassifier):
 
     def __call__(self, prompts: list[Prompt], completions: list[Any], **_: Any) -> list[float]:
         if self.read == "completion":
-            texts = [own_text(each) for each in completions]
+            texts = [Text(own_text(each), False) for each in completions]
         else:
             both = zip(prompts, completions, strict=True)
             texts = [text_of(self.tokenizer, *each) for each in both]

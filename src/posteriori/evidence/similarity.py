@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError, EvidenceError, ModelError
+from ..transformers_loading import UNREADABLE, first_line, loading
 from ..types import Prompt
 from .plain_text import plain_texts
 
@@ -68,11 +69,12 @@ class MeanPooled:
         from transformers import AutoModel, AutoTokenizer
 
         try:
-            self.model = AutoModel.from_pretrained(path).eval()
-            self.tokenizer = AutoTokenizer.from_pretrained(path)
-        except (OSError, ValueError) as error:
+            with loading() as options:
+                self.model = AutoModel.from_pretrained(path, dtype=torch.float32, **options).eval()
+                self.tokenizer = AutoTokenizer.from_pretrained(path, **options)
+        except UNREADABLE as error:
             raise ModelError(
-                f"cannot load an encoder from '{path}': {str(error).splitlines()[0]}",
+                f"cannot load an encoder from '{path}': {first_line(error)}",
                 where=_WHERE,
                 hint="give its directory or hub id, or a function from texts to an array [N, D]",
             ) from error

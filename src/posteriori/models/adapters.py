@@ -9,32 +9,77 @@ from __future__ import annotations
 
 import contextlib
 import warnings
+import weakref
+from collections import deque
 from collections.abc import Iterator
 from typing import cast
+from weakref import WeakValueDictionary
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners.tuners_utils import BaseTuner
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.utils import AuxiliaryTrainingWrapper
 from transformers import PreTrainedModel
 
 from ..config import LoraSettings
 from ..errors import ModelError
 
+Model = PreTrainedModel | PeftModel
+
 _ACTIVE = "_posteriori_active_adapter"
 _UNSET = "<unset>"
 
+_WRAPPED = "_posteriori_peft_model"
+"""Where a model keeps the PEFT model that was made of it: its modules have adapters from then on,
+also for those who hold it without."""
 
-def activate(model: torch.nn.Module, adapter: str | None) -> None:
-    """Make `model` compute with `adapter` (None: the bare weights); free when it already does."""
+_HANDLES, _UNUSED = "_posteriori_handles", "_posteriori_unused"
+"""Where a PEFT model keeps the handles of its policies' adapters, and names that nobody holds."""
+
+
+class AdapterHandle:
+    """Held by everyone who uses a policy's adapter; with the last of them the adapter goes."""
+
+
+def owner(model: Model) -> Model:
+    """The PEFT model that `model` is, or that was made of it; else `model` itself."""
+    return model if isinstance(model, PeftModel) else vars(model).get(_WRAPPED, model)
+
+
+def forget_owner(model: torch.nn.Module) -> None:
+    """Its modules have no adapters any more."""
+    vars(model).pop(_WRAPPED, None)
+
+
+def activate(model: Model, adapter: str | None) -> None:
+    """Make `model` compute with `adapter` (None: the bare weights); free when it already does.
+
+    Which parameters require a gradient stays as it is: another thread may be between its forward
+    and its backward pass.
+    """
+    model = owner(model)
     if not isinstance(model, PeftModel) or getattr(model, _ACTIVE, _UNSET) == adapter:
         return
-    tuner = cast(BaseTuner, model.base_model)
-    if adapter is None:
-        tuner.disable_adapter_layers()
-    else:
-        tuner.enable_adapter_layers()
-        tuner.set_adapter(adapter)
+    if model.active_peft_config.is_prompt_learning:
+        _only_with_its_prompt(model, adapter)
+        return
+    for layer in model.modules():
+        if isinstance(layer, BaseTunerLayer | AuxiliaryTrainingWrapper):
+            layer._disable_adapters = adapter is None
+            if adapter is not None:
+                layer._active_adapter = [adapter]
+    if adapter is not None:
+        cast(BaseTuner, model.base_model).active_adapter = adapter
     setattr(model, _ACTIVE, adapter)
+
+
+def _only_with_its_prompt(model: PeftModel, adapter: str | None) -> None:
+    if adapter != model.active_adapter:
+        raise ModelError(
+            "a prompt-tuned or prefix-tuned model runs with its own prompt alone",
+            where=f"adapter {adapter!r}",
+            hint=f"write CausalLM(model, tokenizer, adapter={model.active_adapter!r})",
+        )
 
 
 def forget_active(model: torch.nn.Module) -> None:
@@ -42,13 +87,26 @@ def forget_active(model: torch.nn.Module) -> None:
     setattr(model, _ACTIVE, _UNSET)
 
 
+def handle_of(model: Model, adapter: str | None) -> AdapterHandle | None:
+    """To be kept as long as the adapter is used; None for one that is not a policy's."""
+    return vars(owner(model)).get(_HANDLES, {}).get(adapter)
+
+
 def add_adapter(
-    model: PreTrainedModel | PeftModel, settings: LoraSettings, seed: int
-) -> tuple[PeftModel, str]:
-    """A new LoRA adapter (float32, starting as the identity) on `model`; returns both."""
+    model: Model, settings: LoraSettings, seed: int
+) -> tuple[PeftModel, str, AdapterHandle]:
+    """A new LoRA adapter (float32, starting as the identity) on `model`: the PEFT model, its name,
+    and the handle that keeps it there.
+
+    Adapters of policies that nobody holds any more are taken away first. To be called while the
+    model's lock is held.
+    """
+    model = owner(model)
     config = lora_config(settings, "CAUSAL_LM")
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     with drawing_adapters(seed):
         if isinstance(model, PeftModel):
+            _delete_unused(model)
             name = _new_name(model)
             model.add_adapter(name, config)
             peft_model = model
@@ -57,12 +115,39 @@ def add_adapter(
             wrapped = get_peft_model(model, config, adapter_name=name)
             assert isinstance(wrapped, PeftModel)
             peft_model = wrapped
+            vars(model)[_WRAPPED] = peft_model
+            flags = []
+    # PEFT sets these for all adapters, and another policy may be in training.
+    for parameter, flag in flags:
+        parameter.requires_grad_(flag)
+    for parameter in adapter_parameters(peft_model, name).values():
+        parameter.requires_grad_(True)
+        parameter.data = parameter.data.float()
     setattr(peft_model, _ACTIVE, _UNSET)
     activate(peft_model, name)
-    for parameter_name, parameter in peft_model.named_parameters():
-        if parameter.requires_grad and f".{name}." in parameter_name:
-            parameter.data = parameter.data.float()
-    return peft_model, name
+    return peft_model, name, _make_handle(peft_model, name)
+
+
+def _make_handle(model: PeftModel, name: str) -> AdapterHandle:
+    handle = AdapterHandle()
+    handles = vars(model).setdefault(_HANDLES, WeakValueDictionary())
+    handles[name] = handle
+    unused = vars(model).setdefault(_UNUSED, deque())
+    weakref.finalize(handle, unused.append, name).atexit = False
+    return handle
+
+
+def _delete_unused(model: PeftModel) -> None:
+    """Garbage is collected at any moment and in any thread, so the adapters go now."""
+    unused = vars(model).get(_UNUSED, ())
+    while unused:
+        name = unused.popleft()
+        # The last adapter stays: a PEFT model has to have one.
+        others = [other for other in model.peft_config if other != name]
+        if others and name in model.peft_config:
+            activate(model, others[0])
+            model.delete_adapter(name)
+    setattr(model, _ACTIVE, _UNSET)
 
 
 def lora_config(settings: LoraSettings, task_type: str) -> LoraConfig:
@@ -93,6 +178,15 @@ def drawing_adapters(seed: int) -> Iterator[None]:
                 f"LoRA cannot be added: {error}",
                 hint="set lora.target_modules to names of this model's linear layers",
             ) from error
+
+
+class OwnParameters(torch.nn.Module):
+    """The parameters of one adapter alone: what an optimiser may touch."""
+
+    def __init__(self, parameters: dict[str, torch.nn.Parameter]) -> None:
+        super().__init__()
+        for name, parameter in parameters.items():
+            self.register_parameter(name.replace(".", "/"), parameter)
 
 
 def adapter_parameters(model: PeftModel, adapter: str) -> dict[str, torch.nn.Parameter]:

@@ -22,7 +22,7 @@ from .batches import batches_of_units, in_order
 from .features import prefix_features
 from .generate import Rows, generate
 from .next_tokens import choice_log_prob, next_tokens
-from .precision import lost_in_padding
+from .precision import lost_in_padding, runs
 from .prompts import (
     build_completions,
     check_length,
@@ -30,10 +30,13 @@ from .prompts import (
     end_tokens,
     start_token,
 )
+from .rotary import check_positions
 from .running import RunningModel
 from .score import token_log_prob
+from .shared import lock_of
 from .stepping import CausalRows, output_head
 from .suffix import distinct_prefixes, splice
+from .texts import decode_behind, token_before
 from .warp import Warp
 
 
@@ -68,8 +71,9 @@ class CausalLM:
         self.warp = warp or Warp()
         self.memory_gib = memory_gib
         self._footprint = memory.Footprint()
-        self._eos_token_ids = end_tokens(tokenizer, self._run.base)
+        self._eos_token_ids = end_tokens(tokenizer, self._run.base, self.vocab_size)
         self._start = start_token(tokenizer, self._run.base.config)
+        self._before = token_before(tokenizer)
 
     @property
     def model(self) -> weights.Model:
@@ -85,8 +89,11 @@ class CausalLM:
 
     @property
     def module(self) -> torch.nn.Module:
-        """What an optimiser trains and accelerate prepares."""
-        return self.model
+        """What an optimiser trains and accelerate prepares: the adapter's parameters alone, where
+        there is one."""
+        if self.adapter is None:
+            return self.model
+        return adapters.OwnParameters(weights.adapter_parameters(self.model, self.adapter))
 
     @property
     def device(self) -> torch.device:
@@ -106,12 +113,18 @@ class CausalLM:
         return getattr(self._run.base.config, "max_position_embeddings", None)
 
     def encode(self, prompt: Prompt) -> tuple[int, ...]:
-        """Token ids of a prompt; an empty one starts from BOS."""
-        return encode_prompt(self.tokenizer, prompt, self._start)
+        """Token ids of a prompt; an empty one starts from BOS.
+
+        Raises `PromptError` for a conversation that the chat template refuses, and `ModelError` for
+        a token that the model has no row for.
+        """
+        return encode_prompt(
+            self.tokenizer, prompt, self._start, self.eos_token_ids, self.vocab_size
+        )
 
     def decode(self, ids: list[list[int]]) -> list[str]:
-        """Texts without special tokens."""
-        return self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        """Texts without special tokens, each as it reads behind other text."""
+        return decode_behind(self.tokenizer, ids, self._before)
 
     def sample(
         self,
@@ -204,6 +217,11 @@ class CausalLM:
             if longest:
                 prompt, ids = completions.prompt_set[at], completions.prompt_ids[at]
                 check_length(prompt, ids, longest, self.context_length)
+        check_positions(
+            self._run.base.config,
+            [completions.prompt_ids[at] for at in longest_P.nonzero()[:, 0].tolist()],
+            int(longest_P.max()),
+        )
         batches = self.micro_batches(completions)
         eos = torch.tensor(self.eos_token_ids, device=self.device)
         with self._run.scoring(hidden=self._separable_head() is not None) as forward:
@@ -300,8 +318,10 @@ class CausalLM:
         """
         if self.compute_dtype != torch.float32:
             return self
-        copied = weights.own_copy(self.model).double()
-        if lost_in_padding(copied, self.device):
+        with lock_of(self._run.base):
+            copied = weights.own_copy(self.model).double()
+        weights.without_fused_experts(copied)
+        if not runs(copied, self.device) or lost_in_padding(copied, self.device):
             return self
         return self._like(copied, self.adapter, torch.float64)
 
@@ -318,14 +338,16 @@ class CausalLM:
                 hint="load the prior without temperature, top_k, top_p and min_new_tokens",
             )
         if kind == "full":
-            return self._like(weights.full_copy(self.model, self.adapter), None)
+            with lock_of(self._run.base):
+                return self._like(weights.full_copy(self.model, self.adapter), None)
         if self.adapter is not None:
             raise ModelError(
                 "a LoRA policy needs plain weights below it, and this model is an adapter",
                 hint="load it with posteriori.load(path, merge_adapter=True)",
             )
-        self._run.model, name = adapters.add_adapter(self.model, lora, seed)
-        return self._like(self.model, name)
+        with lock_of(self._run.base):
+            model, name, _handle = adapters.add_adapter(self.model, lora, seed)
+            return self._like(model, name)
 
     def trained_state(self) -> dict[str, Tensor]:
         """The adapter's tensors, or all weights of a model without one."""
@@ -337,7 +359,8 @@ class CausalLM:
 
     def save_pretrained(self, directory: Path | str) -> None:
         """Model (or adapter) and tokenizer, as plain transformers and PEFT load them."""
-        weights.save(self.model, self.adapter, Path(directory))
+        with lock_of(self._run.base):
+            weights.save(self.model, self.adapter, Path(directory))
         self.tokenizer.save_pretrained(directory)
 
     def token_power(self, alpha: float) -> CausalLM:
@@ -392,6 +415,7 @@ class CausalLM:
     ) -> None:
         for prompt, ids in zip(prompts, prompt_ids, strict=True):
             check_length(prompt, ids, max_new_tokens, self.context_length)
+        check_positions(self._run.base.config, prompt_ids, max_new_tokens)
 
     def _separable_head(self) -> torch.nn.Linear | None:
         """The output head, where scoring can do without the logits."""

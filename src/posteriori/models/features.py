@@ -7,12 +7,11 @@ from torch import Tensor
 
 from ..errors import ModelError
 from ..types import Completions
-from .decoders.forward import DecoderForward
-from .forward import Forward
+from .running import AnyForward
 
 
 @torch.no_grad()
-def prefix_features(forward: Forward | DecoderForward, completions: Completions) -> Tensor:
+def prefix_features(forward: AnyForward, completions: Completions) -> Tensor:
     """h(c, y_<t) of every token, float32 [N, L, D], zero beyond a completion's end; no gradient.
 
     As in scoring, each distinct prompt is run once and the last token of a completion is never fed.

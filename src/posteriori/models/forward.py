@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedConfig
+from transformers.cache_utils import CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
 
 from ..errors import ModelError
-from .cache import cache_with_room
+from .cache import RoomyLayer, cache_with_room
 from .head import left_out
 from .prompts import left_padded, positions
 
@@ -39,6 +41,25 @@ class Prefilled:
         self.length_R = self.length_R[index_R]
         self.logits_RV = self.logits_RV[index_R]
 
+    def move(self, index_R: Tensor) -> None:
+        """As `keep`, copying only what moves where the number of rows stays the same."""
+        if len(index_R) != len(self.mask_RL):
+            self.keep(index_R)
+            return
+        to = (index_R != torch.arange(len(index_R), device=index_R.device)).nonzero()[:, 0]
+        if len(to) == 0:
+            return
+        source = index_R[to]
+        for layer in self.cache.layers:
+            _move(cast(CacheLayerMixin, layer), to, source, index_R)
+        self.mask_RL[to] = self.mask_RL[source]
+        self.length_R[to] = self.length_R[source]
+        self.logits_RV[to] = self.logits_RV[source]
+
+    def copied(self) -> Prefilled:
+        """The same rows with a cache of their own."""
+        return replace(self, cache=deepcopy(self.cache))
+
     def grow(self, width: int) -> Tensor:
         """Let through so many more tokens a row; their positions [R, width]."""
         position_RT = self.length_R[:, None] + torch.arange(width, device=self.length_R.device)
@@ -47,15 +68,30 @@ class Prefilled:
         return position_RT
 
 
+_IN_PLACE = (DynamicLayer, DynamicSlidingWindowLayer, RoomyLayer)
+"""Cache layers that are two tensors with one row each: of these, rows can be copied one by one."""
+
+
+def _move(layer: CacheLayerMixin, to: Tensor, source: Tensor, index_R: Tensor) -> None:
+    if type(layer) not in _IN_PLACE:
+        layer.reorder_cache(cast(torch.LongTensor, index_R))
+        return
+    for kept in (layer.keys, layer.values):
+        assert kept is not None
+        kept[to] = kept[source]
+
+
 @dataclass(frozen=True)
 class Forward:
     """Any transformers model, and which of the optional arguments it takes."""
 
     model: Callable
     config: PreTrainedConfig
-    takes_positions: bool
-    takes_logits_to_keep: bool
+    arguments: frozenset[str]
+    """Names of the optional arguments that the model takes."""
     device: torch.device
+    dtype: torch.dtype
+    """That of its embeddings."""
     head: nn.Module | None
     """The output head, where the model names one."""
     hidden: bool = False
@@ -74,11 +110,14 @@ class Forward:
         The mask covers the cached columns too. Positions count what it lets through, so left
         padding shifts nothing.
         """
-        extra: dict[str, Tensor | int] = {}
-        if self.takes_positions:
+        extra: dict[str, Tensor | int | bool] = {}
+        if "position_ids" in self.arguments:
             extra["position_ids"] = position_RL
-        if self.takes_logits_to_keep:
+        if "logits_to_keep" in self.arguments:
             extra["logits_to_keep"] = num_logits
+        if "output_router_logits" in self.arguments:
+            # Its auxiliary loss takes a mask without the cached columns, and nobody asks for it.
+            extra["output_router_logits"] = False
         with (
             left_out(cast(nn.Linear, self.head))
             if self.hidden
@@ -135,7 +174,7 @@ class Forward:
         It is taken where it enters the head, whatever the model does to its logits afterwards.
         """
         assert self.head is not None
-        with _inputs_of(self.head) as seen:
+        with inputs_of(self.head) as seen:
             self.continued(prompt_ids, parent_N, ids_NT)
         parts = [seen[0][:, -1:][parent_N]]
         if ids_NT.shape[1]:
@@ -144,7 +183,8 @@ class Forward:
 
 
 @contextlib.contextmanager
-def _inputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
+def inputs_of(module: nn.Module) -> Iterator[list[Tensor]]:
+    """Within it, what `module` is called with, call by call."""
     seen: list[Tensor] = []
     hook = module.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
     try:

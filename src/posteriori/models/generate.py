@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..watching import advance
-from .decoders.forward import DecoderForward
-from .forward import Forward
 from .inverse_cdf import draw_tokens
+from .running import AnyForward
 from .warp import Warp
 
 _KEEP_UNTIL_LIVE = 0.8
@@ -45,7 +45,7 @@ class Rows:
 
 
 def generate(
-    forward: Forward | DecoderForward,
+    forward: AnyForward,
     prompt_ids: Sequence[Sequence[int]],
     prompt_of_row: Sequence[int],
     uniform_RT: Tensor,
@@ -91,7 +91,7 @@ def generate(
 
 @torch.inference_mode()
 def _generate_chunk(
-    forward: Forward | DecoderForward,
+    forward: AnyForward,
     prompt_ids: Sequence[Sequence[int]],
     parent_R: Tensor,
     uniform_RT: Tensor,
@@ -101,7 +101,7 @@ def _generate_chunk(
 ) -> Rows:
     num_rows, max_new_tokens = uniform_RT.shape
     result = Rows.empty(num_rows, max_new_tokens, forward.device)
-    rows = forward.prefill(prompt_ids, parent_R, max_new_tokens)
+    rows: Any = forward.prefill(prompt_ids, parent_R, max_new_tokens)
     going = _Going(slice(None), uniform_RT, offset_R, torch.ones_like(parent_R, dtype=torch.bool))
     memory_RV: Tensor | None = None
     for t in range(max_new_tokens):

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from peft import PeftModel
-from safetensors import SafetensorError
+from peft import PeftModel, get_peft_model_state_dict
+from peft.utils import load_peft_weights
+from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging as transformers_logging
 
 from ..errors import ConfigError, ModelError, did_you_mean
+from ..transformers_loading import UNREADABLE, first_line, loading
+from . import fingerprint
 from .causal import CausalLM
 from .precision import gains_from_bfloat16, mixed_precision, with_output_head
 from .warp import Warp
@@ -71,6 +74,7 @@ def load(
                 hint="say where it is now: posteriori.load(adapter, base=...)",
             )
         plain, tokenizer = _load_plain(found, _tokenizer_place(where))
+        fingerprint.check(plain, where, found)
         placed, compute = _placed(plain, dtype, target)
         model: PreTrainedModel | PeftModel = _with_adapter(placed, where)
         if merge_adapter:
@@ -120,24 +124,20 @@ def _load_plain(
         place, gguf = str(Path(path).parent), {"gguf_file": Path(path).name}
     if (gguf and not Path(path).exists()) or is_gone(path):
         raise ModelError(f"there is no model at '{path}'", hint="check the path")
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(tokenizer_path or place, **gguf)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            place, dtype=torch.float32, output_loading_info=True, **gguf
-        )
+        with loading() as options:
+            options |= gguf
+            tokenizer = AutoTokenizer.from_pretrained(tokenizer_path or place, **options)
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                place, dtype=torch.float32, output_loading_info=True, **options
+            )
         model, info = loaded
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise ModelError(
-            f"cannot load a causal language model from '{path}': {_first_line(error)}",
+            f"cannot load a causal language model from '{path}': {first_line(error)}",
             hint="give a directory with config.json, weights and a tokenizer, a hub id, "
             f"a .gguf file, an adapter directory, or one of: {', '.join(BUNDLED)}",
         ) from error
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        transformers_logging.enable_progress_bar()
     if info["missing_keys"]:
         raise ModelError(
             f"'{path}' has no weights for {len(info['missing_keys'])} tensors of a causal language "
@@ -158,24 +158,42 @@ def drop_quantisation_state(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-_UNREADABLE = (OSError, ValueError, KeyError, ImportError, SafetensorError)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else repr(error)
-
-
 def _with_adapter(model: PreTrainedModel, directory: Path) -> PeftModel:
     # PEFT draws random weights before it reads the adapter's: nobody's random state but its own.
     try:
-        with torch.random.fork_rng(devices=[]):
-            return PeftModel.from_pretrained(model, str(directory), adapter_name="default")
-    except _UNREADABLE as error:
+        with loading(), warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+            # What is missing is an error below.
+            warnings.filterwarnings("ignore", "Found missing adapter keys", UserWarning)
+            adapted = PeftModel.from_pretrained(model, str(directory), adapter_name="default")
+            saved = load_peft_weights(str(directory), device="cpu")
+    except UNREADABLE as error:
         raise ModelError(
-            f"cannot load a PEFT adapter from '{directory}': {_first_line(error)}",
-            hint="its directory holds adapter_config.json and adapter_model.safetensors",
+            f"cannot load a PEFT adapter from '{directory}': {first_line(error)}",
+            hint="its directory holds adapter_config.json and adapter_model.safetensors, and they "
+            "belong to its base model",
         ) from error
+    _check_adapter(adapted, saved, directory)
+    return adapted
+
+
+def _check_adapter(model: PeftModel, saved: dict[str, Tensor], directory: Path) -> None:
+    """Raise `ModelError` where the adapter's file and the model have other tensors, or NaN."""
+    own = get_peft_model_state_dict(model, adapter_name="default", save_embedding_layers=False)
+    strange = [name for name in saved if name not in own and "lora" in name]
+    odd = sorted(own.keys() - saved.keys()) + strange
+    if odd:
+        raise ModelError(
+            f"the adapter in '{directory}' does not fit its base model: '{odd[0]}' is "
+            f"{'not in its file' if odd[0] in own else 'not in the model'}",
+            hint="is this the base that it was trained on, and the adapter_config.json that it "
+            "was saved with?",
+        )
+    damaged = [name for name, tensor in saved.items() if not bool(tensor.isfinite().all())]
+    if damaged:
+        raise ModelError(
+            f"the adapter in '{directory}' has numbers that are not finite in '{damaged[0]}'",
+            hint="take an earlier checkpoint",
+        )
 
 
 def is_gone(path: str) -> bool:

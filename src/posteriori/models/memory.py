@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import os
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -78,23 +79,32 @@ def cells_for_scoring(
 
     `compute_bytes` is the size of a number in the dtype of the matrix products.
     """
-    config = model.config.get_text_config()
     weight = embedding_weight(model)
     logits = 3 * weight.shape[0] * _LOGIT_BYTES if keeps_logits else 0
     # A layer keeps about 18 tensors of hidden size for the backward pass, half of them in the dtype
     # of the products; a third more for what the backward pass needs and the allocator cannot give
     # back. Without gradient there is one layer's at a time, and the cache.
-    layers = config.num_hidden_layers if with_gradient else 1
-    activations = layers * config.hidden_size * 12 * (weight.element_size() + compute_bytes)
+    layers = _num_layers(model) if with_gradient else 1
+    activations = layers * weight.shape[1] * 12 * (weight.element_size() + compute_bytes)
     return max(1, int(memory_gib * _GIB / (logits + activations + _cache_bytes(model))))
 
 
 def _cache_bytes(model: PreTrainedModel) -> int:
-    """Keys and values of one token in all layers."""
+    """Keys and values of one token in all layers; of a model without attention about as much."""
     config = model.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    head_dim = getattr(config, "head_dim", None) or (
-        config.hidden_size // config.num_attention_heads
-    )
-    element = embedding_weight(model).element_size()
-    return 2 * config.num_hidden_layers * heads * head_dim * element
+    weight = embedding_weight(model)
+    heads = _largest(getattr(config, "num_attention_heads", None))
+    fewer = _largest(getattr(config, "num_key_value_heads", None)) or heads
+    head_dim = _largest(getattr(config, "head_dim", None))
+    width = fewer * (head_dim or weight.shape[1] // heads) if heads else weight.shape[1]
+    return 2 * _num_layers(model) * width * weight.element_size()
+
+
+def _num_layers(model: PreTrainedModel) -> int:
+    config = model.config.get_text_config()
+    return _largest(getattr(config, "num_hidden_layers", None)) or 1
+
+
+def _largest(value: Any) -> int:
+    """A config's number, the largest where it has one per layer, 0 where it has none."""
+    return max(value, default=0) if isinstance(value, list | tuple) else int(value or 0)

@@ -10,15 +10,14 @@ from torch import Tensor
 
 from ..protocols import NextTokens
 from ..types import Completions
-from .decoders.forward import DecoderForward
 from .features import prefix_features
-from .forward import Forward
+from .running import AnyForward
 from .warp import Warp
 
 
 @torch.no_grad()
 def next_tokens(
-    forward: Forward | DecoderForward, completions: Completions, eos: Tensor, warp: Warp, most: int
+    forward: AnyForward, completions: Completions, eos: Tensor, warp: Warp, most: int
 ) -> NextTokens:
     """The prior's view of each prefix (c, y_<t); see `posteriori.protocols.NextTokens`.
 
@@ -56,7 +55,7 @@ def choices(
 
 
 def choice_log_prob(
-    forward: Forward | DecoderForward,
+    forward: AnyForward,
     completions: Completions,
     token_NLK: Tensor,
     eos: Tensor,
@@ -75,7 +74,7 @@ def log_prob_of(logits_NLV: Tensor, token_NLK: Tensor) -> Tensor:
     return (logits_NLV.gather(-1, token_NLK) - total_NL1).double()
 
 
-def _logits(forward: Forward | DecoderForward, completions: Completions, width: int) -> Tensor:
+def _logits(forward: AnyForward, completions: Completions, width: int) -> Tensor:
     tokens_NT = completions.tokens_NL[:, : width - 1].to(forward.device)
     prompt_ids, parent_N = completions.distinct_prompts()
     parts: Sequence[Tensor] = forward.continued(prompt_ids, parent_N.to(forward.device), tokens_NT)

@@ -90,3 +90,13 @@ def lost_in_padding(model: nn.Module, device: torch.device) -> bool:
     padded = model(input_ids=ids, attention_mask=padding, use_cache=False).logits[:, -1]
     bare = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
     return bool(padded.isnan().any()) and not bool(bare.isnan().any())
+
+
+def runs(model: nn.Module, device: torch.device) -> bool:
+    """Whether the model has code for the dtype of its weights: some kernels (products of many
+    experts at once) have none for float64."""
+    try:
+        lost_in_padding(model, device)
+    except (RuntimeError, TypeError, ValueError, NotImplementedError):
+        return False
+    return True

@@ -3,34 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import ModelError, OutcomeError, PromptError
-from ..types import Completions, Prompt
+from ..types import Completions, Prompt, with_text_contents
 
 
-def encode_prompt(tokenizer, prompt: Prompt, start_token_id: int | None) -> tuple[int, ...]:
+def encode_prompt(
+    tokenizer: Any,
+    prompt: Prompt,
+    start_token_id: int | None,
+    eos_token_ids: Sequence[int],
+    vocab_size: int,
+) -> tuple[int, ...]:
     """Token ids of a string or of a conversation (by the chat template, open for the reply).
 
     An empty prompt becomes the start token (BOS, else EOS), because a causal model has no
-    next-token distribution before its first token.
+    next-token distribution before its first token. An end of sequence that the tokenizer puts
+    behind every text is left out: the completion goes on from the prompt. Raises `PromptError`, and
+    `ModelError` for a token that the model has no row for.
     """
-    if isinstance(prompt, str):
-        ids = tokenizer(prompt)["input_ids"] if prompt else []
-    elif getattr(tokenizer, "chat_template", None) is None:
-        raise PromptError(
-            "the prompt is a conversation, and this tokenizer has no chat template",
+    ids = tuple(_ids(tokenizer, prompt, set(eos_token_ids)))
+    strange = [at for at in ids if not 0 <= at < vocab_size]
+    if strange:
+        raise ModelError(
+            f"the tokenizer gives token {strange[0]} ({_token(tokenizer, strange[0])!r}), and the "
+            f"model has rows for {vocab_size}",
             where=_name(prompt),
-            hint="give strings, or set tokenizer.chat_template",
+            hint="use the model's own tokenizer, or model.resize_token_embeddings(len(tokenizer))",
         )
-    else:
-        ids = tokenizer.apply_chat_template(
-            prompt, add_generation_prompt=True, tokenize=True, return_dict=True
-        )["input_ids"]
     if ids:
-        return tuple(ids)
+        return ids
     if start_token_id is None:
         raise PromptError(
             "the prompt is empty, and the model has neither a BOS nor an EOS token to start from",
@@ -38,6 +44,37 @@ def encode_prompt(tokenizer, prompt: Prompt, start_token_id: int | None) -> tupl
             hint="begin the prompt with some text",
         )
     return (start_token_id,)
+
+
+def _ids(tokenizer: Any, prompt: Prompt, eos: set[int]) -> list[int]:
+    if isinstance(prompt, str):
+        ids = tokenizer(prompt)["input_ids"] if prompt else []
+        if ids and ids[-1] in eos:
+            text_alone = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+            if not text_alone or text_alone[-1] != ids[-1]:
+                ids = ids[:-1]
+        return ids
+    if getattr(tokenizer, "chat_template", None) is None:
+        raise PromptError(
+            "the prompt is a conversation, and this tokenizer has no chat template",
+            where=_name(prompt),
+            hint="give strings, or set tokenizer.chat_template",
+        )
+    try:
+        return tokenizer.apply_chat_template(
+            with_text_contents(prompt), add_generation_prompt=True, tokenize=True, return_dict=True
+        )["input_ids"]
+    except Exception as error:  # a template is a program that came with the model
+        raise PromptError(
+            f"the chat template refuses it: {error}",
+            where=_name(prompt),
+            hint="write the conversation as the template wants it (some take no system message), "
+            "or set another tokenizer.chat_template",
+        ) from error
+
+
+def _token(tokenizer: Any, at: int) -> str:
+    return str(tokenizer.convert_ids_to_tokens(at))
 
 
 def check_length(
@@ -151,8 +188,11 @@ def start_token(tokenizer, config) -> int | None:
     return None
 
 
-def end_tokens(tokenizer, model) -> tuple[int, ...]:
-    """Every id that ends a completion: the tokenizer's EOS and the generation config's."""
+def end_tokens(tokenizer, model, vocab_size: int) -> tuple[int, ...]:
+    """Every id that ends a completion: the tokenizer's EOS and the generation config's.
+
+    Raises `ModelError` where there is none, or one that the model has no row for.
+    """
     found: set[int] = set()
     for value in (
         getattr(tokenizer, "eos_token_id", None),
@@ -167,6 +207,12 @@ def end_tokens(tokenizer, model) -> tuple[int, ...]:
         raise ModelError(
             "the model names no end-of-sequence token",
             hint="set tokenizer.eos_token or model.generation_config.eos_token_id",
+        )
+    if not 0 <= min(found) <= max(found) < vocab_size:
+        raise ModelError(
+            f"the end-of-sequence ids are {sorted(found)}, and the model has rows for {vocab_size} "
+            "tokens",
+            hint="use the model's own tokenizer, and correct model.generation_config.eos_token_id",
         )
     return tuple(sorted(found))
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import cached_property
 
 import torch
 from torch import nn
@@ -14,14 +16,19 @@ from ..errors import ModelError
 from . import adapters, memory, weights
 from .activations import fused_activations, written_out
 from .attention import Float32Attention
+from .bare import BareForward
 from .decoders.forward import DecoderForward
 from .decoders.known import known_decoder
 from .forward import Forward
 from .fused_lora import fused_adapters, fused_products
 from .head import separable_head
 from .packing import packed_head, packed_linears, packed_products, packing_pays
-from .precision import lost_in_padding
+from .precision import lost_in_padding, runs
+from .self_check import can_be_continued, keeps_gradients
+from .shared import lock_of
 from .side_by_side import MakeProducts, Products, each_alone
+
+AnyForward = Forward | DecoderForward | BareForward
 
 
 class RunningModel:
@@ -34,15 +41,15 @@ class RunningModel:
     def __init__(
         self, model: weights.Model, adapter: str | None, compute_dtype: torch.dtype | None
     ) -> None:
-        self.model = model.eval()
+        self.given = as_it_was(model).eval()
         self.adapter = adapter
+        self._handle = adapters.handle_of(self.given, adapter)
         self.compute_dtype = compute_dtype or memory.embedding_weight(self.base).dtype
-        accepted = inspect.signature(self.base.forward).parameters
-        self._takes_positions = "position_ids" in accepted
-        self._takes_logits_to_keep = "logits_to_keep" in accepted
+        self._arguments = frozenset(inspect.signature(self.base.forward).parameters)
         # Looked for once: `computing` is entered at every token.
-        self._written_out = written_out(model)
-        if self.compute_dtype == torch.float64 and lost_in_padding(self.model, self.device):
+        self._written_out = written_out(self.given)
+        wide = self.compute_dtype == torch.float64
+        if wide and runs(self.given, self.device) and lost_in_padding(self.given, self.device):
             raise ModelError(
                 f"{type(self.base).__name__} in float64 gives NaN for prompts of different lengths:"
                 " its attention works in float32, where the mask of their padding overflows",
@@ -50,38 +57,49 @@ class RunningModel:
             )
 
     @property
+    def model(self) -> weights.Model:
+        """With the adapters that were added to it, whoever added them."""
+        return adapters.owner(self.given)
+
+    @property
     def base(self) -> PreTrainedModel:
-        return weights.base_model(self.model)
+        return weights.base_model(self.given)
 
     @property
     def device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        return next(self.given.parameters()).device
 
-    def forward(
-        self, hidden: bool = False, products_of: MakeProducts | None = None
-    ) -> Forward | DecoderForward:
+    def forward(self, hidden: bool = False, products_of: MakeProducts | None = None) -> AnyForward:
         """To be made and called within `computing`. `hidden` leaves out the head; a known decoder
-        multiplies by `products_of`."""
+        multiplies by `products_of`. A model that cannot be continued from a cache, or loses its
+        gradient there, is run over whole sequences."""
         decoder = known_decoder(self.model, products_of or self._products_of)
         if decoder is not None:
             return DecoderForward(decoder, self.base.config, self.device, hidden)
-        return Forward(
-            self.model,
-            self.base.config,
-            self._takes_positions,
-            self._takes_logits_to_keep,
-            self.device,
-            getattr(self.base, "get_output_embeddings", lambda: None)(),
-            hidden,
+        config, head = self.base.config, getattr(self.base, "get_output_embeddings", lambda: None)()
+        weight = memory.embedding_weight(self.base)
+        cached = Forward(
+            self.model, config, self._arguments, self.device, weight.dtype, head, hidden
         )
+        bare = BareForward(self.model, self._arguments, self.device, head, hidden)
+        rounded = weight.dtype.itemsize < 4 or torch.is_autocast_enabled(self.device.type)
+        whole = replace(cached, hidden=False), replace(bare, hidden=False)
+        if not can_be_continued(self.base, *whole, weight.shape[0], rounded):
+            return bare
+        return bare if torch.is_grad_enabled() and not self._keeps_gradients else cached
+
+    @cached_property
+    def _keeps_gradients(self) -> bool:
+        return keeps_gradients(self.base.config)
 
     @contextlib.contextmanager
     def computing(self) -> Iterator[None]:
-        """The right adapter is on, dropout is off, and products run in `compute_dtype`."""
-        adapters.activate(self.model, self.adapter)
-        if self.model.training:
-            self.model.eval()
-        with contextlib.ExitStack() as ways:
+        """The right adapter is on, dropout is off, and products run in `compute_dtype`. No other
+        thread runs the model meanwhile."""
+        with lock_of(self.base), contextlib.ExitStack() as ways:
+            adapters.activate(self.model, self.adapter)
+            if self.model.training:
+                self.model.eval()
             ways.enter_context(fused_activations(self._written_out))
             if self.compute_dtype != memory.embedding_weight(self.base).dtype:
                 ways.enter_context(torch.autocast(self.device.type, dtype=self.compute_dtype))
@@ -93,12 +111,12 @@ class RunningModel:
             return separable_head(self.base)
 
     @contextlib.contextmanager
-    def scoring(self, hidden: bool) -> Iterator[Forward | DecoderForward]:
+    def scoring(self, hidden: bool) -> Iterator[AnyForward]:
         """A pass over whole completions."""
         with self.computing(), contextlib.ExitStack() as ways:
             forward = self.forward(hidden)
             differentiated = torch.is_grad_enabled() and self.device.type == "cpu"
-            if differentiated and isinstance(forward, Forward):
+            if differentiated and not isinstance(forward, DecoderForward):
                 if self.adapter is not None:
                     ways.enter_context(fused_adapters(self.model, self.compute_dtype))
                 if self.compute_dtype == torch.bfloat16:
@@ -106,7 +124,7 @@ class RunningModel:
             yield forward
 
     @contextlib.contextmanager
-    def sampling(self, rows: int, steps: int) -> Iterator[Forward | DecoderForward]:
+    def sampling(self, rows: int, steps: int) -> Iterator[AnyForward]:
         """A pass for so many steps of so many rows, by packed layers where that pays: to be called
         within `computing`, as long as no weight changes."""
         pays = packing_pays(self.base.num_parameters(), steps, self.compute_dtype)
@@ -128,3 +146,9 @@ class RunningModel:
         if self.adapter is not None:
             fused = fused_products(layers, self.compute_dtype)
         return fused or each_alone(*layers)
+
+
+def as_it_was(model: weights.Model) -> weights.Model:
+    """The model that `torch.compile` was given: compiled, it would be compiled again for every
+    number of rows and tokens."""
+    return getattr(model, "_orig_mod", model)

@@ -11,14 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from ..types import Completions
-from .decoders.forward import DecoderForward
-from .forward import Forward
 from .head_log_prob import head_log_prob
+from .running import AnyForward
 from .warp import Warp
 
 
 def token_log_prob(
-    forward: Forward | DecoderForward, completions: Completions, eos: Tensor, warp: Warp
+    forward: AnyForward, completions: Completions, eos: Tensor, warp: Warp
 ) -> Tensor:
     """log pi(y_t | c, y_<t) [N, L], at least float32, zero beyond each completion's length."""
     device = forward.device

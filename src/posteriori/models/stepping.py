@@ -9,25 +9,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from copy import deepcopy
-from dataclasses import replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
 
 from ..errors import ModelError, SamplingError
-from .cache import RoomyLayer
-from .decoders.forward import DecoderForward
-from .forward import Forward, Prefilled
+from .running import AnyForward
 from .warp import Warp
 
 if TYPE_CHECKING:
     from .tabular import TabularLM
-
-_IN_PLACE = (DynamicLayer, DynamicSlidingWindowLayer, RoomyLayer)
-"""Cache layers that are two tensors with one row each: of these, rows can be copied one by one."""
 
 Computing = Callable[[], contextlib.AbstractContextManager[None]]
 
@@ -37,7 +29,7 @@ class CausalRows:
 
     def __init__(
         self,
-        forward: Forward | DecoderForward,
+        forward: AnyForward,
         computing: Computing,
         prompt_ids: Sequence[tuple[int, ...]],
         parent_R: Tensor,
@@ -52,7 +44,7 @@ class CausalRows:
         self._hidden: Tensor | None = None
         self._position = torch.zeros((), dtype=torch.long, device=forward.device)
         with self._running():
-            self._rows = forward.prefill(prompt_ids, parent_R, max_new_tokens)
+            self._rows: Any = forward.prefill(prompt_ids, parent_R, max_new_tokens)
         if self._hidden is not None:
             self._hidden = self._hidden[parent_R]
 
@@ -75,7 +67,7 @@ class CausalRows:
 
     def keep(self, index_R: Tensor) -> None:
         with torch.no_grad():
-            _reindex(self._rows, index_R)
+            self._rows.move(index_R)
             if self._hidden is not None:
                 self._hidden = self._hidden[index_R]
 
@@ -88,7 +80,7 @@ class CausalRows:
         other = object.__new__(CausalRows)
         vars(other).update(vars(self))
         other._head, other._hidden = None, None
-        other._rows = replace(self._rows, cache=deepcopy(self._rows.cache))
+        other._rows = self._rows.copied()
         with torch.no_grad():
             other._rows.keep(index_R)
         return other
@@ -125,31 +117,6 @@ def output_head(model: nn.Module) -> nn.Module:
             hint="use a sampler or twist that needs none",
         )
     return head
-
-
-def _reindex(rows: Prefilled, index_R: Tensor) -> None:
-    """As `rows.keep`, copying only what moves where the number of rows stays the same."""
-    if len(index_R) != len(rows.mask_RL):
-        rows.keep(index_R)
-        return
-    to = (index_R != torch.arange(len(index_R), device=index_R.device)).nonzero()[:, 0]
-    if len(to) == 0:
-        return
-    source = index_R[to]
-    for layer in rows.cache.layers:
-        _move(cast(CacheLayerMixin, layer), to, source, index_R)
-    rows.mask_RL[to] = rows.mask_RL[source]
-    rows.length_R[to] = rows.length_R[source]
-    rows.logits_RV[to] = rows.logits_RV[source]
-
-
-def _move(layer: CacheLayerMixin, to: Tensor, source: Tensor, index_R: Tensor) -> None:
-    if type(layer) not in _IN_PLACE:
-        layer.reorder_cache(cast(torch.LongTensor, index_R))
-        return
-    for kept in (layer.keys, layer.values):
-        assert kept is not None
-        kept[to] = kept[source]
 
 
 class TableRows:

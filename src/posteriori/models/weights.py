@@ -7,14 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import torch
 from peft import PeftModel
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ..errors import ModelError
-from . import adapters
+from . import adapters, fingerprint
 
-Model = PreTrainedModel | PeftModel
+Model = adapters.Model
 
 
 def base_model(model: Model) -> PreTrainedModel:
@@ -27,18 +28,34 @@ def base_model(model: Model) -> PreTrainedModel:
 def own_copy(model: Model) -> Model:
     """A copy that shares nothing with `model`, whatever a trainer has wrapped around its `forward`:
     a wrapper would go on calling the original, with the original's weights."""
-    copied = copy.deepcopy(model)
+    copied = adapters.owner(copy.deepcopy(model))
     for wrapped in (copied, base_model(copied)):
         vars(wrapped).pop("forward", None)
     return copied.eval()
 
 
+def without_fused_experts(model: Model) -> None:
+    """A mixture of experts multiplies expert by expert, which torch can do in every dtype."""
+    base = base_model(model)
+    if base._can_set_experts_implementation():
+        base.set_experts_implementation("eager")
+
+
 def full_copy(model: Model, adapter: str | None) -> PreTrainedModel:
-    """A trainable copy with float32 master weights, its adapter folded in."""
-    copied = own_copy(model).float()
+    """A trainable copy with float32 master weights (float64 stays), its adapter folded in."""
+    copied = own_copy(model)
+    if copied.dtype != torch.float64:
+        copied = copied.float()
     if isinstance(copied, PeftModel):
         # Whichever adapter is on at the moment, it is this one that gets folded in.
+        if copied.active_peft_config.is_prompt_learning:
+            raise ModelError(
+                "a prompt-tuned or prefix-tuned model cannot be trained further: its prompt cannot "
+                "be folded into the weights",
+                hint="train its base model",
+            )
         copied = copied.merge_and_unload(adapter_names=[adapter]) if adapter else copied.unload()
+        adapters.forget_owner(copied)
     assert isinstance(copied, PreTrainedModel)
     copied.requires_grad_(True)
     return copied
@@ -46,11 +63,19 @@ def full_copy(model: Model, adapter: str | None) -> PreTrainedModel:
 
 def trained_state(model: Model, adapter: str | None) -> dict[str, Tensor]:
     """The adapter's tensors, or all weights where there is none; tied weights once."""
-    if adapter is not None and isinstance(model, PeftModel):
-        found = adapters.adapter_parameters(model, adapter)
+    if adapter is not None:
+        found = adapter_parameters(model, adapter)
     else:
         found = dict(model.named_parameters())
     return {name: parameter.data for name, parameter in found.items()}
+
+
+def adapter_parameters(model: Model, adapter: str) -> dict[str, nn.Parameter]:
+    """Those of one adapter, by names that do not depend on what it is called here."""
+    model = adapters.owner(model)
+    if not isinstance(model, PeftModel):
+        raise ModelError(f"the model has no adapter named '{adapter}'")
+    return adapters.adapter_parameters(model, adapter)
 
 
 def load_trained_state(model: Model, adapter: str | None, state: Mapping[str, Tensor]) -> None:
@@ -67,18 +92,28 @@ def load_trained_state(model: Model, adapter: str | None, state: Mapping[str, Te
 def save(model: Model, adapter: str | None, directory: Path) -> None:
     """The model, or the adapter alone, in the format of transformers or PEFT.
 
-    Without PEFT's README.md, a form with nothing filled in; one that is there stays as it is.
+    An adapter goes with a fingerprint of its base. Where its base is not what its path holds (it
+    was merged, resized, quantised or changed in memory), an adapter would be put on other weights
+    when it is loaded: the whole model is saved instead, the adapter folded in. Without PEFT's
+    README.md, a form with nothing filled in; one that is there stays as it is.
     """
+    model = adapters.owner(model)
     if not isinstance(model, PeftModel):
         model.save_pretrained(directory)
         return
     if adapter is None:
         raise ModelError("these are the bare weights under an adapter: nothing of theirs is new")
+    base = base_model(model)
+    if not fingerprint.is_what_its_path_holds(base):
+        full_copy(model, adapter).save_pretrained(directory)
+        return
     directory.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=directory, prefix=".incoming-") as incoming:
         model.save_pretrained(incoming, selected_adapters=[adapter])
         # PEFT puts an adapter with a name of its own into a sub-folder, where nobody looks for it.
         nested = Path(incoming) / adapter
-        for file in (nested if nested.is_dir() else Path(incoming)).iterdir():
+        saved = nested if nested.is_dir() else Path(incoming)
+        fingerprint.write(base, saved)
+        for file in saved.iterdir():
             if file.name != "README.md":
                 file.replace(directory / file.name)

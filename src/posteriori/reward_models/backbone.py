@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from ..errors import ModelError, PromptError
-from ..evidence.classifier import text_of
+from ..evidence.classifier_text import Text, in_float32, padded, padding_id, text_of, token_ids
 from ..seeds import derive
+from ..transformers_loading import UNREADABLE, first_line, loading
 from ..types import Prompt
 
 Token = list[int]
@@ -30,10 +30,8 @@ class Backbone(nn.Module):
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         super().__init__()
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token
-        if model.config.pad_token_id is None:
-            model.config.pad_token_id = tokenizer.pad_token_id
+        model = in_float32(model)
+        self._pad = padding_id(model, tokenizer)
         self.head_name, head = _last_linear(model)
         self.hidden_size = head.in_features
         self.has_bias = head.bias is not None
@@ -50,18 +48,18 @@ class Backbone(nn.Module):
     def context_length(self) -> int | None:
         return getattr(self.model.config, "max_position_embeddings", None)
 
-    def text(self, prompt: Prompt, completion: str) -> str:
+    def text(self, prompt: Prompt, completion: str) -> Text:
         """The text of prompt and completion that `posteriori.Reward` scores too."""
         said: Any = completion
         if not isinstance(prompt, str):
             said = [{"role": "assistant", "content": completion}]
         return text_of(self.tokenizer, prompt, said)
 
-    def tokens(self, texts: Sequence[str], where: Sequence[str]) -> list[Token]:
+    def tokens(self, texts: Sequence[Text], where: Sequence[str]) -> list[Token]:
         """Raises `PromptError` for a text of no tokens, or more than the context holds."""
         if not texts:
             return []
-        found: list[Token] = self.tokenizer(list(texts))["input_ids"]
+        found = token_ids(self.tokenizer, texts)
         for ids, place in zip(found, where, strict=True):
             if not ids:
                 raise PromptError(
@@ -80,13 +78,7 @@ class Backbone(nn.Module):
 
     def forward(self, tokens: Sequence[Token]) -> Tensor:
         """Features of texts, float32 [N, D], padded on the right within this batch."""
-        inputs = self.tokenizer.pad(
-            {"input_ids": list(tokens)}, padding_side="right", return_tensors="pt"
-        )
-        return self.model(
-            input_ids=inputs["input_ids"].to(self.device),
-            attention_mask=inputs["attention_mask"].to(self.device),
-        ).logits.float()
+        return self.model(**padded(tokens, self._pad, self.device)).logits.float()
 
     @torch.no_grad()
     def features(self, tokens: Sequence[Token], batch_size: int = 32) -> Tensor:
@@ -120,32 +112,23 @@ def load_backbone(
     Raises `ModelError` for what transformers cannot load as a sequence-classification model.
     """
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
-    from transformers.utils import logging
 
     place = str(path)
     if place.startswith(("/", ".")) and not Path(place).exists():
         raise ModelError(f"there is no model at '{place}'", hint="check the path")
-    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     try:
         # A head that is not in the checkpoint is drawn from torch's global stream.
-        with torch.random.fork_rng(devices=[]):
+        with loading() as options, torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(seed, "reward head"))
             loaded: Any = AutoModelForSequenceClassification.from_pretrained(
-                place, num_labels=1, dtype=torch.float32, output_loading_info=True
+                place, num_labels=1, dtype=torch.float32, output_loading_info=True, **options
             )
-        tokenizer = tokenizer or AutoTokenizer.from_pretrained(place)
-    except _UNREADABLE as error:
+            tokenizer = tokenizer or AutoTokenizer.from_pretrained(place, **options)
+    except UNREADABLE as error:
         raise ModelError(
-            f"cannot load a sequence-classification model from '{path}': "
-            f"{(str(error).strip().splitlines() or [repr(error)])[0]}",
+            f"cannot load a sequence-classification model from '{path}': {first_line(error)}",
             hint="give a directory or hub id of a transformers model with its tokenizer",
         ) from error
-    finally:
-        logging.set_verbosity(verbosity)
-        if bar:
-            logging.enable_progress_bar()
     model, info = loaded
     head, _ = _last_linear(model)
     others = sorted(key for key in info["missing_keys"] if not key.startswith(head))
@@ -158,9 +141,6 @@ def load_backbone(
             else "give a whole model",
         )
     return Backbone(model, tokenizer)
-
-
-_UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError)
 
 
 def with_device(backbone: Backbone, device: str | torch.device | None) -> Backbone:

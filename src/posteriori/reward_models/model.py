@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -43,7 +44,7 @@ class RewardModel:
         """h(c, y), float64 [N, D]; a text that comes twice is read once."""
         texts = [self.backbone.text(*two) for two in zip(prompts, completions, strict=True)]
         place = {text: at for at, text in enumerate(dict.fromkeys(texts))}
-        where = [f"text {text[:60]!r}" for text in place]
+        where = [f"text {each.text[:60]!r}" for each in place]
         feature_UD = self.backbone.features(self.backbone.tokens(list(place), where), batch_size)
         return feature_UD[[place[text] for text in texts]]
 
@@ -116,6 +117,8 @@ class RewardModel:
         try:
             tensors = load_file(place / HEADS_FILE)
             temperature = float(json.loads((place / ABOUT_FILE).read_text())["temperature"])
+            if not (math.isfinite(temperature) and temperature > 0):
+                raise ValueError(f"its temperature is {temperature}, not a positive number")
             posterior = HeadPosterior(**{**tensors, "mean_D": mean_D})
         except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
             raise ModelError(

@@ -41,6 +41,8 @@ class Gpt2Layer:
 
     def before(self, x_MD: Tensor, place: None) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ARG002 - positions went into the embedding
         (qkv_M3D,) = self.qkv(self.norm_1(x_MD))
+        # Autocast rounds the products, and attention is in the precision of the residual stream.
+        qkv_M3D = qkv_M3D.to(x_MD.dtype)
         q_MHE, k_MHE, v_MHE = qkv_M3D.view(len(x_MD), 3, self.heads, -1).unbind(1)
         return q_MHE, k_MHE, v_MHE
 

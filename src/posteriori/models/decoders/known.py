@@ -6,6 +6,9 @@ import torch
 from peft import LoraConfig, LoraModel, PeftModel
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask, sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..changed import is_changed
 from ..memory import embedding_weight
@@ -52,12 +55,22 @@ def _written_out(base: PreTrainedModel, products_of: MakeProducts) -> Decoder | 
 
 
 def _is_plain(model: Model, base: PreTrainedModel) -> bool:
+    if not _attends_by_itself(base):
+        return False
     embeddings = embedding_weight(base)
     if embeddings.device.type != "cpu" or embeddings.dtype not in (torch.float32, torch.float64):
         return False
     if isinstance(model, PeftModel) and not _only_lora(model):
         return False
     return not any(is_changed(module) for module in base.modules() if _is_passed_by(module))
+
+
+def _attends_by_itself(base: PreTrainedModel) -> bool:
+    """Whether its attention is transformers' own. One that somebody registered may be anything, and
+    the decoders' attention would pass it by."""
+    name = base.config._attn_implementation
+    own = name == "eager" or ALL_ATTENTION_FUNCTIONS.get(name) is sdpa_attention_forward
+    return own and ALL_MASK_ATTENTION_FUNCTIONS.get(name) in (eager_mask, sdpa_mask)
 
 
 def _only_lora(model: PeftModel) -> bool:

@@ -1,0 +1,129 @@
+"""What a model can do, found out once at its first use.
+
+Sampler and scorer pad prompts on the left and continue a key-value cache, by one token or several.
+Not every architecture does that rightly, and those that do not say nothing. So a few tokens are run
+in that way and in one plain pass, and the two are compared. A causal model's logits do not depend
+on later tokens; that is compared too, since no log-prob makes sense for another model.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedConfig
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from ..errors import ModelError
+from .bare import BareForward
+from .forward import Forward
+
+_FOUND = "_posteriori_can_be_continued"
+"""Where a model keeps what was found out about it, by what it depends on."""
+
+_FAR, _FAR_IF_ROUNDED = 1e-3, 0.1
+"""Shares of the largest logit by which two right ways through one model differ at most, in float32
+and where its products are rounded. The wrong ways that are known differ by a tenth and more."""
+
+_LONG, _SHORT, _MORE = 6, 2, 3
+"""Tokens of a long prompt, of a short one, and of what continues each."""
+
+
+@torch.no_grad()
+def can_be_continued(
+    base: torch.nn.Module, forward: Forward, bare: BareForward, vocab_size: int, rounded: bool
+) -> bool:
+    """Whether padding on the left and a cache change nothing for this model.
+
+    One plain pass over three rows of nine tokens and three passes with the cache, once per model.
+    Nothing is found out about a model that gives NaN. Raises `ModelError` for one that cannot be
+    run, or is not causal.
+    """
+    key = (forward.config._attn_implementation, str(forward.dtype), rounded)
+    found = vars(base).setdefault(_FOUND, {})
+    if key not in found:
+        answer = _find_out(base, forward, bare, vocab_size, rounded)
+        if answer is None:
+            return True
+        found[key] = answer
+    return found[key]
+
+
+def keeps_gradients(config: PreTrainedConfig) -> bool:
+    """Whether the cache only ever appends: a state that is written over has lost its gradient."""
+    kinds = {type(layer) for layer in DynamicCache(config=config).layers}
+    return kinds <= {DynamicLayer, DynamicSlidingWindowLayer}
+
+
+def _find_out(
+    base: torch.nn.Module, forward: Forward, bare: BareForward, vocab_size: int, rounded: bool
+) -> bool | None:
+    name, device = type(base).__name__, forward.device
+    long, short, more = _sizes(getattr(forward.config, "max_position_embeddings", None))
+    # Other tokens than the first, which is padding or the end of sequence for many.
+    one = [1 + at * 2 % max(1, vocab_size - 1) for at in range(long + more)]
+    other = [1 + at * 3 % max(1, vocab_size - 1) for at in range(short + more)]
+    one, other = ([token % vocab_size for token in row] for row in (one, other))
+    varied = one[:long] + [(token + 1) % vocab_size for token in one[long:]]
+    filled = other + [0] * (long - short)
+    try:
+        plain_3LV = bare.logits(torch.tensor([one, varied, filled], device=device), long + more)
+    except Exception as error:  # whatever a model's own code raises
+        raise ModelError(
+            f"{name} cannot be run as a language model: {type(error).__name__}: "
+            f"{(str(error).splitlines() or [''])[0]}",
+            hint="does it run by itself, model(input_ids=..., attention_mask=...)?",
+        ) from error
+    far = (_FAR_IF_ROUNDED if rounded else _FAR) * float(_finite(plain_3LV).abs().max())
+    if bool(plain_3LV.isnan().any()):
+        return None
+    if not _near(plain_3LV[:1, :long], plain_3LV[1:2, :long], far):
+        raise ModelError(
+            f"{name} is no causal language model: what it says of a token depends on later ones",
+            hint="give a decoder; for an encoder such as BERT set is_decoder=True and train it so",
+        )
+    want_2TV = torch.stack(
+        [plain_3LV[0, long - 1 : long + more], plain_3LV[2, short - 1 : short + more]]
+    )
+    try:
+        got_2TV = _continued(forward, [one, other], (long, short), more)
+    except Exception:  # its own code does not know this use: then it is not put to it
+        return False
+    return _near(got_2TV, want_2TV, far)
+
+
+def _sizes(context: int | None) -> tuple[int, int, int]:
+    if context is None or context >= _LONG + _MORE:
+        return _LONG, _SHORT, _MORE
+    more = 2 if context >= 4 else 1
+    return max(1, context - more), 1, more
+
+
+def _continued(
+    forward: Forward, rows: list[list[int]], lengths: tuple[int, int], more: int
+) -> Tensor:
+    """Logits after both prompts and after each of the tokens that continue them, [2, more + 1, V]:
+    rows change places, several tokens come at once, and then one."""
+    device = forward.device
+    prompts = [row[:length] for row, length in zip(rows, lengths, strict=True)]
+    rest = [row[length:] for row, length in zip(rows, lengths, strict=True)]
+    swapped = torch.tensor([1, 0], device=device)
+    going = forward.prefill(prompts, swapped, more)
+    rest_2T = torch.tensor(rest, device=device)[swapped]
+    parts = [going.logits_RV[:, None]]
+    if more > 1:
+        parts.append(forward.extend(going, rest_2T[:, :-1]))
+    parts = [part[swapped] for part in parts]
+    going.keep(swapped)
+    parts.append(forward.extend(going, rest_2T[swapped][:, -1:]))
+    return torch.cat(parts, dim=1)
+
+
+def _near(got_RTV: Tensor, want_RTV: Tensor, far: float) -> bool:
+    """Whether the largest difference after a token is small, on average over a row's tokens: one
+    token may be routed to another expert by rounding alone."""
+    gap_RTV = (got_RTV - want_RTV).abs().masked_fill(got_RTV == want_RTV, 0.0)
+    return bool((gap_RTV.float().amax(-1).mean(-1) <= far).all())
+
+
+def _finite(x: Tensor) -> Tensor:
+    return x.masked_fill(~x.isfinite(), 0.0)

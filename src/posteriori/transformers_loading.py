@@ -1,0 +1,47 @@
+"""How everything is loaded through transformers: one at a time, in silence, and without running the
+checkpoint's own code."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers.utils import logging
+
+UNREADABLE = (
+    *(OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError),
+    *(RuntimeError, ImportError, AssertionError, SafetensorError),
+)
+"""What transformers and PEFT raise for files that are damaged or do not belong together."""
+
+_ONE_AT_A_TIME = threading.RLock()
+"""While transformers loads a model it changes torch's and its own settings for the whole process:
+two loads at once fail, and leave these settings changed."""
+
+
+@contextmanager
+def loading() -> Iterator[dict[str, Any]]:
+    """Within it call `from_pretrained(path, **options)`, with the options that this gives.
+
+    `trust_remote_code` is off: a checkpoint that wants to run its own code is refused by
+    transformers with a ValueError. Left open, transformers would ask on the terminal.
+    """
+    with _ONE_AT_A_TIME:
+        verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        try:
+            yield {"trust_remote_code": False}
+        finally:
+            logging.set_verbosity(verbosity)
+            if bar:
+                logging.enable_progress_bar()
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, without the pages that transformers may add."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else repr(error)
