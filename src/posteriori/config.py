@@ -6,10 +6,11 @@ names the key and what to write instead.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, PlainValidator, ValidationError
 
 from .errors import ConfigError, did_you_mean
 from .evidence_settings import CallSettings as CallSettings
@@ -33,13 +34,22 @@ def _one_or_more(value: Any) -> Any:
     return (value,) if isinstance(value, str) else as_tuple(value)
 
 
+def _rate(value: Any) -> Any:
+    if value == "auto":
+        return value
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number and math.isfinite(value) and value > 0:
+        return float(value)
+    raise ValueError('write a number above 0, or "auto"')
+
+
 class FitSettings(Strict):
     """How `fit` trains. Draws, steps and rates; see `posteriori.fit` for what each one does."""
 
     steps: int = Field(ge=1)
     num_samples: int = Field(16, ge=1)
     prompts_per_step: int | None = Field(None, ge=1)
-    learning_rate: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
+    learning_rate: Annotated[float | Literal["auto"], PlainValidator(_rate)] = "auto"
     first_rate: float = Field(1e-4, gt=0)
     warmup_steps: int = Field(0, ge=0)
     decay: Literal["linear", "cosine", "late", "none"] | None = None

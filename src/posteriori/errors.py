@@ -68,6 +68,19 @@ class CheckpointError(PosterioriError):
     """A checkpoint or run directory cannot be written, found or trusted."""
 
 
+class MemoryLimitError(PosterioriError):
+    """There is too little memory, even for the smallest part that the work can be split into."""
+
+
+class StoppedError(PosterioriError):
+    """A signal such as SIGTERM stopped the run; `signal_number` says which. The finished steps are
+    in its newest checkpoint."""
+
+    def __init__(self, what: str, *, signal_number: int, hint: str | None = None) -> None:
+        super().__init__(what, hint=hint)
+        self.signal_number = signal_number
+
+
 class SamplingError(PosterioriError):
     """A sampler's assumption does not hold: a bound was broken, a budget ended with nothing."""
 

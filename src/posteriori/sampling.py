@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, get_args
 
 import torch
 
 from .errors import ConfigError, PosterioriError, SamplingStopped
+from .out_of_memory import explained
 from .protocols import LanguageModel
 from .registry import make
 from .samplers.base import Job, Progress, Sampler
@@ -26,6 +28,7 @@ def sample(
     seed: int = 0,
     *,
     on_progress: Progress | None = None,
+    on_keep: Callable[[Draws], None] | None = None,
     **settings: Any,
 ) -> Draws:
     """Draws of p*(y|c) = prior(y|c) e(c, y) / Z(c): `num_samples` a prompt, prompt by prompt.
@@ -36,18 +39,20 @@ def sample(
 
     What the draws are worth is in the result: `guarantee`, `log_weight`, `log_z` (an `Estimate`
     with one a prompt inside, None where the algorithm gives none), `findings` in words, and `cost`.
-    Reproducible from `seed`. Raises `ConfigError` for a wrong setting, `EvidenceError` where the
-    evidence fails; a run that is interrupted or fails half way raises `SamplingStopped`, which
-    carries the draws that were finished.
+    Reproducible from `seed`. `on_keep` sees finished draws on the way, where the sampler finishes
+    some before the others. Raises `ConfigError` for a wrong setting, `EvidenceError` where the
+    evidence fails, `MemoryLimitError` where memory runs out; a run that is interrupted or fails
+    half way raises `SamplingStopped`, which carries the draws that were finished.
     """
     if num_samples < 1:
         raise ConfigError(f"num_samples={num_samples} must be at least 1")
     if proposal is not None:
         check_same_outcomes(target.prior, proposal, target.prompts, "proposal")
     made = make("sampler", sampler, settings, "settings")
-    job = Job(target, proposal or target.prior, num_samples, seed, on_progress)
+    job = Job(target, proposal or target.prior, num_samples, seed, on_progress, on_keep=on_keep)
     try:
-        draws = made.run(job)
+        with explained("sampling", "set a lower num_samples, max_new_tokens or memory_gib"):
+            draws = made.run(job)
     except (PosterioriError, KeyboardInterrupt) as error:
         if not job.kept:
             raise

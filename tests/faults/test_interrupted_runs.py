@@ -16,7 +16,7 @@ import victim
 from safetensors.torch import load_file
 
 import posteriori as po
-from posteriori.errors import CheckpointError, EvidenceError, ModelError
+from posteriori.errors import CheckpointError, EvidenceError
 from posteriori.train import loop
 from posteriori.train.checkpoint import latest_checkpoint
 
@@ -76,19 +76,22 @@ def fit(target, run, **settings) -> po.Fit:
 
 
 class FailsAt:
-    """`count_a` that raises, returns nonsense or is interrupted at its n-th call."""
+    """`count_a` that raises, returns nonsense or is interrupted at its n-th call, until mended."""
 
     def __init__(self, call: int, failure) -> None:
-        self.calls, self.call, self.failure = 0, call, failure
+        self.calls, self.call, self.failure, self.mended = 0, call, failure, False
         self.__name__ = "count_a"
 
     def __call__(self, completions, **kwargs):
         self.calls += 1
-        if self.calls == self.call:
+        if self.calls == self.call and not self.mended:
             if isinstance(self.failure, BaseException):
                 raise self.failure
             return [self.failure] * len(completions)
         return count_a(completions)
+
+    def mend(self) -> None:
+        self.mended = True
 
 
 @pytest.mark.moves_rng
@@ -103,14 +106,15 @@ class FailsAt:
 )
 def test_a_run_that_stops_at_a_reward_leaves_its_last_good_state(table, tmp_path, failure, error):
     """The seventh step fails: six are kept, though checkpoints were due every fifth."""
-    failing = po.Target(table, po.Reward(FailsAt(7, failure), beta=1.0), table.prompts, 3)
+    reward = FailsAt(7, failure)
+    failing = po.Target(table, po.Reward(reward, beta=1.0), table.prompts, 3)
     with pytest.raises(error):
         fit(failing, tmp_path / "run", checkpoint_every=5)
     assert latest_checkpoint(tmp_path / "run" / "checkpoints").name == "step-00000006"
 
-    good = po.Target(table, po.Reward(count_a, beta=1.0), table.prompts, 3)
-    fit(good, tmp_path / "run", checkpoint_every=5, resume=True)
-    fit(good, tmp_path / "whole", checkpoint_every=5)
+    reward.mend()
+    fit(failing, tmp_path / "run", checkpoint_every=5, resume=True)
+    fit(failing, tmp_path / "whole", checkpoint_every=5)
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
@@ -217,43 +221,95 @@ class TestResuming:
 
     def test_of_another_model_is_refused(self, half_way, gpt2):
         other = po.Target(gpt2, po.Reward(count_a, beta=1.0), ["a"], 3)
-        with pytest.raises(ModelError, match="do not fit this model"):
+        with pytest.raises(CheckpointError, match="another target: prior, prompts"):
             self.resume(other, half_way)
 
     @pytest.mark.parametrize(
-        "file", ["policy.safetensors", "optimizer.pt", "random.pt", "state.json"]
+        "file",
+        [
+            *("policy.safetensors", "optimizer.pt", "random.pt", "state.json"),
+            *("others.pt", "history.json", "checksums.json"),
+        ],
     )
-    @pytest.mark.parametrize("damage", ["cut short", "missing", "overwritten"])
-    def test_from_a_damaged_checkpoint_is_a_typed_error(self, table_target, half_way, file, damage):
+    @pytest.mark.parametrize("damage", ["cut short", "missing", "one bit"])
+    def test_from_a_damaged_checkpoint_goes_on_from_the_one_before(
+        self, table_target, half_way, tmp_path, file, damage, capsys
+    ):
         path = latest_checkpoint(half_way / "checkpoints") / file
+        content = bytearray(path.read_bytes())
+        content[-3] ^= 0x40
         if damage == "missing":
             path.unlink()
         else:
-            content = path.read_bytes()
-            path.write_bytes(content[: len(content) // 2] if damage == "cut short" else b"\0" * 50)
-        with pytest.raises(CheckpointError, match="cannot be read") as caught:
-            self.resume(table_target, half_way)
-        assert str(path.parent) in caught.value.where
-        assert "delete that folder" in caught.value.hint
+            path.write_bytes(content[: len(content) // 2] if damage == "cut short" else content)
+        resumed = self.resume(table_target, half_way)
+        assert [finding.name for finding in resumed.findings] == ["damaged_checkpoint"]
+        assert "'step-00000006' is damaged" in capsys.readouterr().err
+        assert (half_way / "checkpoints" / ".damaged-step-00000006").is_dir()
+        self.assert_whole(table_target, half_way, tmp_path)
 
-    def test_after_deleting_the_damaged_one_as_the_hint_says(
-        self, table_target, half_way, tmp_path
+    @pytest.mark.parametrize(
+        ("name", "said"),
+        [
+            ("step-00000008", "'checksums.json' is missing"),
+            ("step-99999999", "it holds 6 steps of a run of 10"),
+            ("step-00000009", "it is a file"),
+        ],
+    )
+    def test_from_what_is_no_checkpoint_of_this_run(
+        self, table_target, half_way, tmp_path, name, said, capsys
     ):
-        shutil.rmtree(latest_checkpoint(half_way / "checkpoints"))
+        odd = half_way / "checkpoints" / name
+        if name == "step-00000008":
+            odd.mkdir()
+        elif name == "step-99999999":
+            shutil.copytree(latest_checkpoint(half_way / "checkpoints"), odd)
+        else:
+            odd.write_text("")
+        self.resume(table_target, half_way)
+        assert said in capsys.readouterr().err
+        self.assert_whole(table_target, half_way, tmp_path)
+
+    def test_does_not_take_another_runs_checkpoint(self, table_target, half_way, tmp_path, capsys):
+        """Whole, of the same model and name, and of other settings."""
+        fit(table_target, tmp_path / "other", checkpoint_every=2, seed=5)
+        theirs = tmp_path / "other" / "checkpoints" / "step-00000008"
+        shutil.copytree(theirs, half_way / "checkpoints" / "step-00000008")
+        self.resume(table_target, half_way)
+        assert "another run wrote it" in capsys.readouterr().err
+        self.assert_whole(table_target, half_way, tmp_path)
+
+    def test_removes_what_a_dead_process_was_writing(self, table_target, half_way):
+        for step in (1, 3):
+            (half_way / "checkpoints" / f".incoming-0000000{step}").mkdir()
+        self.resume(table_target, half_way)
+        assert not list(half_way.rglob(".incoming-*"))
+
+    @pytest.mark.parametrize(
+        "damage",
+        [b"", b'{"loss": 1}\n', b"[1]\n", b"\xff\xfe\n", b'{"step": 0, "lo\n{}\n', b"\0" * 200],
+        ids=["empty", "no step", "list", "not UTF-8", "torn in the middle", "NUL"],
+    )
+    def test_puts_lines_back_that_a_power_cut_has_damaged(
+        self, table_target, half_way, tmp_path, damage
+    ):
+        (half_way / "metrics.jsonl").write_bytes(damage)
         self.resume(table_target, half_way)
         self.assert_whole(table_target, half_way, tmp_path)
 
-    def test_with_a_damaged_line_in_the_middle_of_the_metrics(self, table_target, half_way):
-        lines = (half_way / "metrics.jsonl").read_text().splitlines()
-        lines[2] = lines[2][:20]
-        (half_way / "metrics.jsonl").write_text("\n".join(lines) + "\n")
-        with pytest.raises(CheckpointError, match="line 3 is not JSON"):
-            self.resume(table_target, half_way)
-
     def test_with_a_damaged_config(self, table_target, half_way):
-        (half_way / "config.json").write_text("{")
-        with pytest.raises(CheckpointError):
-            self.resume(table_target, half_way)
+        for content in (b"{", b"[]", b"\xff"):
+            (half_way / "config.json").write_bytes(content)
+            with pytest.raises(CheckpointError, match="nothing says what this run is"):
+                self.resume(table_target, half_way)
+
+    def test_without_a_config_is_refused_and_so_is_a_fresh_run(self, table_target, half_way):
+        (half_way / "config.json").unlink()
+        for resume in (True, False):
+            with pytest.raises(
+                CheckpointError, match="holds 'checkpoints' of a run, and no config"
+            ):
+                fit(table_target, half_way, checkpoint_every=2, resume=resume)
 
 
 def test_old_checkpoints_go_and_as_many_as_asked_for_stay(table_target, tmp_path):

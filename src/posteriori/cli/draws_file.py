@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
+import tempfile
+import time
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError
+from ..errors import CheckpointError, ConfigError
 from .output import json_text
 
 if TYPE_CHECKING:
     from ..types import Draws
 
+_SHARE = 20
 _FORMATS = (".jsonl", ".parquet")
 
 
@@ -33,17 +36,60 @@ def check_output(path: Path) -> None:
 def write_draws(path: Path, draws: Draws) -> None:
     """The whole file or none of it. Log-weights of zero weight are null in JSON. Parquet's texts
     are UTF-8, which has no halves of surrogate pairs: they become question marks there."""
+    from ..train.files import flush, replacing, writing
+
     rows = records(draws)
-    incoming = path.with_name(f".{path.name}.incoming")
-    if path.suffix == ".jsonl":
-        with incoming.open("w", encoding="utf-8") as file:
-            for row in rows:
-                finite = {key: _null(value) for key, value in row.items()}
-                file.write(json_text(finite) + "\n")
-    else:
-        arrow, parquet = _pyarrow()
-        parquet.write_table(arrow.Table.from_pylist([_utf8(row) for row in rows]), incoming)
-    os.replace(incoming, path)
+    with writing("the draws", path), replacing(path) as incoming:
+        if path.suffix == ".jsonl":
+            with incoming.open("w", encoding="utf-8") as file:
+                for row in rows:
+                    finite = {key: _null(value) for key, value in row.items()}
+                    file.write(json_text(finite) + "\n")
+        else:
+            arrow, parquet = _pyarrow()
+            parquet.write_table(arrow.Table.from_pylist([_utf8(row) for row in rows]), incoming)
+        flush(incoming)
+
+
+def write_or_rescue(path: Path, draws: Draws) -> None:
+    """As `write_draws`; where there is no room, the draws go to the system's temporary folder, and
+    the `CheckpointError` says where they are."""
+    try:
+        write_draws(path, draws)
+    except CheckpointError as error:
+        elsewhere = Path(tempfile.mkdtemp(prefix="posteriori-")) / path.name
+        write_draws(elsewhere, draws)
+        raise CheckpointError(
+            error.what,
+            where=error.where,
+            hint=f"make room; all {len(draws)} draws are in '{elsewhere}'",
+        ) from error
+
+
+class Kept:
+    """Writes a run's finished draws to `path` as it goes, so that a kill loses at most the last of
+    them.
+
+    The file holds all of them each time; that it takes no more than a twentieth of the run's time,
+    the next writing waits for twenty times as long as the last one took. A disk that is full does
+    not stop the run: it is said in the end, and the draws may go elsewhere by then.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._parts: list[Draws] = []
+        self._next = 0.0
+
+    def __call__(self, draws: Draws) -> None:
+        from ..types import Draws as AllDraws
+
+        self._parts.append(draws)
+        start = time.monotonic()
+        if start < self._next:
+            return
+        with contextlib.suppress(CheckpointError):
+            write_draws(self.path, AllDraws.concat(self._parts))
+        self._next = time.monotonic() + _SHARE * (time.monotonic() - start)
 
 
 def records(draws: Draws) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """The entry point: verbs, exit codes, and errors as one line.
 
 Exit codes: 0 when all is well; 1 when a run failed or a finding says stop; 2 for wrong use or a
-wrong config; 130 when interrupted.
+wrong config; 130 when interrupted, and 128 + its number for another signal that ends a run.
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ import typer
 from .. import __version__
 from ..errors import (
     EvidenceError,
+    MemoryLimitError,
     NonFiniteError,
     ObjectiveError,
     OutcomeError,
     PosterioriError,
     SamplingError,
+    StoppedError,
 )
+from ..stopping import Signals, signal_behind
 from .demo import demo
 from .doctor import doctor
 from .evaluate import evaluate
@@ -36,7 +39,10 @@ from .sample import sample
 from .simulate_preferences import simulate_preferences
 from .twist import twist
 
-_RUN_FAILED = (EvidenceError, NonFiniteError, ObjectiveError, OutcomeError, SamplingError)
+_RUN_FAILED = (
+    *(EvidenceError, MemoryLimitError, NonFiniteError, ObjectiveError, OutcomeError),
+    SamplingError,
+)
 
 _INTERRUPTED = 130
 """128 + SIGINT; typer returns it for an interrupt of its own accord."""
@@ -79,16 +85,28 @@ def _root(
 
 def main() -> None:
     """What the `posteriori` command calls."""
-    sys.exit(run(sys.argv[1:]))
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            # It was closed before the start: what is said goes nowhere, and the work is done.
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - until exit
+    code = run(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until exit
+        code = code or 1
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; returns its exit code."""
+    signals = Signals()
     try:
-        code = app(args=list(arguments), prog_name="posteriori", standalone_mode=False)
-    except Interrupted as error:
+        with signals:
+            code = app(args=list(arguments), prog_name="posteriori", standalone_mode=False)
+    except (Interrupted, StoppedError) as error:
         _complain(str(error))
-        return _INTERRUPTED
+        return _code_of(signal_behind(error) or signals.raised)
     except PosterioriError as error:
         _complain(str(error))
         return 1 if isinstance(error, _RUN_FAILED) else 2
@@ -102,6 +120,9 @@ def run(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED
     except Exception as error:
+        if _no_memory(error):
+            _complain("memory ran out; set a lower number of samples, or memory_gib")
+            return 1
         # typer carries click inside, so its errors for wrong use have no public class to name.
         message = getattr(error, "format_message", None)
         if message is None:
@@ -110,7 +131,20 @@ def run(arguments: Sequence[str]) -> int:
         return 2
     if code == _INTERRUPTED:
         _complain("interrupted; nothing was written")
+        return _code_of(signals.raised)
     return code if isinstance(code, int) else 0
+
+
+def _code_of(number: int | None) -> int:
+    return _INTERRUPTED if number is None else 128 + number
+
+
+def _no_memory(error: Exception) -> bool:
+    if "torch" not in sys.modules:
+        return isinstance(error, MemoryError)
+    from ..out_of_memory import is_out_of_memory
+
+    return is_out_of_memory(error)
 
 
 def _told(error: OSError) -> str:

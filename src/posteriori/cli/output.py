@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from typing import Any
@@ -23,12 +24,20 @@ def stderr() -> Console:
 
 
 def _console(stream: Any) -> Console:
+    _escape_what_it_cannot_write(stream)
     width = None if stream.isatty() else _PLAIN_WIDTH
     return Console(file=stream, width=width, markup=False, highlight=False, emoji=False)
 
 
+def _escape_what_it_cannot_write(stream: Any) -> None:
+    """A terminal or pipe in ASCII gets escapes for other characters, instead of an error."""
+    if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+        stream.reconfigure(errors="backslashreplace")
+
+
 def print_json(value: Any) -> None:
     """One JSON document on standard output; infinities must have become strings before."""
+    _escape_what_it_cannot_write(sys.stdout)
     sys.stdout.write(json_text(value, indent=2) + "\n")
 
 

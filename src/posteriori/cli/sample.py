@@ -40,20 +40,23 @@ def sample(
 ) -> int:
     """Draw from the target of CONFIG, one record a draw, and say what the draws are worth.
 
+    Finished draws are in the file while the others are still being drawn, and stay there whatever
+    stops the run.
+
     Beside the file, under its name with .json behind it, stands what `posteriori report` needs to
     put the sampler into the plane of a report.
     """
     plan = make_plan(config, overrides or [])
     settings = _settings(plan, sampler, num_samples, proposal, seed)
-    from .draws_file import check_output, write_draws
+    from .draws_file import check_output, write_or_rescue
     from .sample_about import config_of, write_about
 
     check_output(output)
     made = _make(plan, settings)
     target, draws, stopped = _draw(
-        plan, settings, made, named_here=proposal is not None, quiet=quiet
+        plan, settings, made, output, named_here=proposal is not None, quiet=quiet
     )
-    write_draws(output, draws)
+    write_or_rescue(output, draws)
     write_about(output, config_of(plan), settings, made, target, draws)
     if stopped is not None and isinstance(stopped.__cause__, KeyboardInterrupt):
         kept = f"they are in '{output}'"
@@ -93,12 +96,19 @@ def _make(plan: Plan, settings: SampleSettings) -> Sampler:
 
 
 def _draw(
-    plan: Plan, settings: SampleSettings, made: Sampler, *, named_here: bool, quiet: bool
+    plan: Plan,
+    settings: SampleSettings,
+    made: Sampler,
+    output: Path,
+    *,
+    named_here: bool,
+    quiet: bool,
 ) -> tuple[Target, Draws, SamplingStopped | None]:
     """The target and the draws; and where the sampler stopped half way, what it stopped with."""
     from ..sampling import sample as draw_sample
     from ..types import Finding
     from .build import build_target, load_policy
+    from .draws_file import Kept
     from .progress import count_progress
 
     path = None
@@ -116,6 +126,7 @@ def _draw(
                 proposal,
                 settings.seed,
                 on_progress=on_progress,
+                on_keep=Kept(output),
             )
         except SamplingStopped as error:
             cut = Finding("warn", "stopped", f"{error.what}.")

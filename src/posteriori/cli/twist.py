@@ -36,7 +36,7 @@ def twist(
 ) -> int:
     """Train a twist for the target of CONFIG (its table `twist` has the settings).
 
-    A run that is interrupted keeps what the twist has learned so far.
+    The file holds what the twist has learned after each step, whatever stops the run.
     """
     plan = make_plan(config, overrides or [])
     given = {"steps": steps, "num_samples": num_samples, "seed": seed}
@@ -85,6 +85,7 @@ def _learn(
         def on_step(record: dict[str, float]) -> None:
             nonlocal done
             done = int(record["step"]) + 1
+            head.save(output)
             on_progress(done, settings.steps)
 
         try:
@@ -98,9 +99,6 @@ def _learn(
                 f"the twist so far is in '{output}': go on from it with --start",
                 after=f"{done} of {settings.steps} steps",
             ) from error
-        finally:
-            if done:
-                head.save(output)
 
 
 def _show(learned: TwistFit, output: Path, *, as_json: bool) -> int:

@@ -36,13 +36,20 @@ class TrainerState:
 
 @dataclass
 class CallContext:
-    """The run around the evidence: its state, and what functions log through it."""
+    """The run around the evidence: its state, and what functions log through it, by names other
+    than the `reserved` ones of the run's own figures."""
 
     trainer_state: TrainerState = field(default_factory=TrainerState)
     metrics: dict[str, float] = field(default_factory=dict)
     extra: dict[str, list[Any]] = field(default_factory=dict)
+    reserved: frozenset[str] = frozenset()
 
     def log_metric(self, name: str, value: float) -> None:
+        if name in self.reserved:
+            raise EvidenceError(
+                f"log_metric({name!r}) would overwrite a figure of the run itself",
+                hint=f"log it by another name, such as 'my_{name}'",
+            )
         self.metrics[name] = float(value)
 
     def log_extra(self, column: str, values: Iterable[Any]) -> None:

@@ -21,13 +21,16 @@ from .text import one_line
 from .training import evaluated, trained
 
 Table = tuple[Sequence[str], list[Sequence[Any]]]
+_FORMULA = tuple("=+-@|%\uff1d\uff0b\uff0d\uff20")
+"""Characters that begin a formula, the full-width ones too."""
 _PAIR = ("", "_standard_error")
 
 
 def write_csv(folder: Path, subject: Subject) -> list[Path]:
     """Write the figures' numbers into `folder`, which is made if it is missing; returns the paths.
 
-    What has no number stays empty; infinities are "inf" and "-inf".
+    What has no number stays empty; infinities are "inf" and "-inf". A text that a spreadsheet would
+    take for a formula gets an apostrophe before it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     written = []
@@ -152,4 +155,8 @@ def _pair(estimate: Estimate | None) -> tuple[float | None, float | None]:
 def _cell(value: Any) -> str:
     if value is None or value != value:
         return ""
-    return repr(float(value)) if isinstance(value, float) else one_line(str(value), 200)
+    if isinstance(value, float):
+        return repr(float(value))
+    text = one_line(str(value), 200)
+    # A spreadsheet takes a cell that begins so for a formula, and runs it.
+    return f"'{text}" if isinstance(value, str) and text.lstrip()[:1] in _FORMULA else text

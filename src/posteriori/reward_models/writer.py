@@ -12,6 +12,7 @@ import torch
 
 from ..config import RewardSettings
 from ..errors import CheckpointError
+from ..train.files import append_line, save_folder, writing
 from ..train.run_dir import jsonable
 from .backbone import Backbone
 from .model import RewardModel
@@ -44,12 +45,12 @@ class Writer:
     ) -> None:
         self.place, self.backbone, self.settings, self.on_step = place, backbone, settings, on_step
         if place is not None:
-            place.mkdir(parents=True, exist_ok=True)
+            with writing("the reward model", place, "choose another output directory"):
+                place.mkdir(parents=True, exist_ok=True)
 
     def step(self, record: Record) -> None:
         if self.place is not None:
-            with (self.place / METRICS).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(jsonable(record)) + "\n")
+            append_line(self.place / METRICS, json.dumps(jsonable(record)))
         if self.on_step is not None:
             self.on_step(record)
 
@@ -61,14 +62,25 @@ class Writer:
         model = RewardModel(self.backbone, HeadPosterior.from_members(heads_KD, nowhere_D))
         incoming, kept = self.place / f".{CHECKPOINT}", self.place / CHECKPOINT
         about = {"finished": False, "settings": self.settings.model_dump(mode="json")}
-        model.save_pretrained(incoming, about=about)
-        if kept.exists():
-            shutil.rmtree(kept)
-        incoming.rename(kept)
+        hint = "make room; the best model before it is whole"
+        with writing("the best model so far", kept, hint):
+            shutil.rmtree(incoming, ignore_errors=True)
+            try:
+                model.save_pretrained(incoming, about=about)
+            except BaseException:
+                shutil.rmtree(incoming, ignore_errors=True)
+                raise
+            before = self.place / f".{CHECKPOINT}-before"
+            shutil.rmtree(before, ignore_errors=True)
+            if kept.exists():
+                kept.rename(before)
+            incoming.rename(kept)
+            shutil.rmtree(before, ignore_errors=True)
 
     def finish(self, model: RewardModel, about: Mapping[str, Any]) -> None:
         if self.place is None:
             return
-        model.save_pretrained(self.place, merge=self.settings.merge, about=about)
+        merge = self.settings.merge
+        save_folder(self.place, lambda to: model.save_pretrained(to, merge=merge, about=about))
         if (self.place / CHECKPOINT).exists():
             shutil.rmtree(self.place / CHECKPOINT)

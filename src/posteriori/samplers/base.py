@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -23,7 +24,7 @@ class Job:
     `num_samples` draws a prompt from `target`, by means of `proposal`. `generator(*key)` makes
     independent streams of random numbers, so that what one part of an algorithm consumes does not
     shift what another part draws. A sampler hands finished draws to `keep` as it goes: they are
-    what is left of a run that stops.
+    what is left of a run that stops, and `on_keep` sees each.
     """
 
     target: Target
@@ -32,6 +33,7 @@ class Job:
     seed: int
     on_progress: Progress | None = None
     kept: list[Draws] = field(default_factory=list)
+    on_keep: Callable[[Draws], None] | None = None
     started: float = field(default_factory=time.perf_counter)
 
     def generator(self, *key: int | str) -> torch.Generator:
@@ -39,6 +41,8 @@ class Job:
 
     def keep(self, draws: Draws) -> None:
         self.kept.append(draws)
+        if self.on_keep:
+            self.on_keep(draws)
 
     def progress(self, done: int, total: int) -> None:
         if self.on_progress:

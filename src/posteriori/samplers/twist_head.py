@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
@@ -103,7 +104,20 @@ class TwistHead(nn.Module, Twist):
         return layer_norm(rows_LD, rows_LD.shape[1:]) / math.sqrt(rows_LD.shape[1])
 
     def save(self, path: Path | str) -> None:
-        save_file(self.state_dict(), path)
+        """The whole file or the one before it: it is written under another name first."""
+        path = Path(path)
+        incoming = path.with_name(f".{path.name}.incoming")
+        try:
+            incoming.unlink(missing_ok=True)
+            save_file(self.state_dict(), incoming)
+            os.replace(incoming, path)
+        except (OSError, SafetensorError) as error:
+            incoming.unlink(missing_ok=True)
+            raise ModelError(
+                f"the twist cannot be written: {str(error).splitlines()[0]}",
+                where=str(path),
+                hint="make room, or choose another place",
+            ) from error
 
     @classmethod
     def load(cls, path: Path | str) -> TwistHead:

@@ -1,130 +1,242 @@
-"""Checkpoints: policy, optimiser, the objective's state, random states, in one atomic folder."""
+"""Checkpoints: policy, optimiser, the objective's state, random states, in one atomic folder.
+
+Each folder has the SHA-256 of its files, so that a damaged one is never taken for a whole one.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-import random
+import re
 import shutil
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from ..errors import CheckpointError
 from ..protocols import TrainableLM
+from ..types import Finding
+from .files import flush, writing
+from .streams import Streams, put_streams
 
 _PREFIX = "step-"
+_NAME = re.compile(rf"{_PREFIX}\d{{8,}}")
+_INCOMING = ".incoming-"
+_ASIDE = ".damaged-"
+_SUMS = "checksums.json"
+_FILES = (
+    *("policy.safetensors", "optimizer.pt", "others.pt", "random.pt"),
+    *("history.json", "state.json"),
+)
 
 
 class Running(NamedTuple):
-    """What of a run a checkpoint holds; `others` is anything that `torch.save` writes as data."""
+    """What of a run a checkpoint holds; `others` is anything that `torch.save` writes as data,
+    `history` anything that JSON does, and `run` says which run it is."""
 
     policy: TrainableLM
     optimizer: torch.optim.Optimizer
     others: dict[str, Any]
+    streams: Streams
+    history: Mapping[str, list[dict[str, Any]]]
+    run: str
+
+
+class Restored(NamedTuple):
+    """What of a checkpoint is for others to put back."""
+
+    step: int
+    others: dict[str, Any]
+    history: dict[str, list[dict[str, Any]]]
 
 
 def save_checkpoint(folder: Path, step: int, running: Running, keep: int) -> Path:
     """Write `folder/step-N` for a run with N finished steps; older ones beyond `keep` go.
 
     The folder is written under another name, flushed to disk and then renamed, so a folder that
-    has its name is complete.
+    has its name is complete. Raises `CheckpointError` where it cannot be written.
     """
     final = folder / f"{_PREFIX}{step:08d}"
     if final.exists():
         return final
+    incoming = folder / f"{_INCOMING}{step:08d}"
+    hint = "make room; the checkpoint before it is whole, and the run resumes from there"
     try:
-        _write(folder, final, step, running)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"the checkpoint cannot be written: {error}",
-            where=str(final),
-            hint="make room; the checkpoint before it is whole, and the run resumes from there",
-        ) from error
+        with writing("the checkpoint", final, hint):
+            remove_unfinished(folder)
+            _write(incoming, step, running)
+            os.replace(incoming, final)
+            flush(folder)
+    except BaseException:
+        # Half of it is of no use, and takes the room that is missing.
+        shutil.rmtree(incoming, ignore_errors=True)
+        raise
     for old in _finished(folder)[:-keep]:
-        shutil.rmtree(old)
+        shutil.rmtree(old, ignore_errors=True)
     return final
 
 
-def _write(folder: Path, final: Path, step: int, running: Running) -> None:
-    incoming = folder / f".incoming-{step:08d}"
-    shutil.rmtree(incoming, ignore_errors=True)
+def _write(incoming: Path, step: int, running: Running) -> None:
     incoming.mkdir(parents=True)
     state = {name: tensor.contiguous() for name, tensor in running.policy.trained_state().items()}
     save_file(state, incoming / "policy.safetensors")
     torch.save(running.optimizer.state_dict(), incoming / "optimizer.pt")
-    torch.save(running.others, incoming / "others.pt")
-    torch.save(_random_state(), incoming / "random.pt")
-    (incoming / "state.json").write_text(json.dumps({"step": step}) + "\n", encoding="utf-8")
+    torch.save(_interned(running.others), incoming / "others.pt")
+    torch.save(running.streams, incoming / "random.pt")
+    (incoming / "history.json").write_text(json.dumps(running.history), encoding="utf-8")
+    about = json.dumps({"step": step, "run": running.run}) + "\n"
+    (incoming / "state.json").write_text(about, encoding="utf-8")
+    sums = {name: _sha256(incoming / name) for name in _FILES}
+    (incoming / _SUMS).write_text(json.dumps(sums, indent=2) + "\n", encoding="utf-8")
     for file in incoming.iterdir():
-        _flush(file)
-    _flush(incoming)
-    os.replace(incoming, final)
-    _flush(folder)
+        flush(file)
+    flush(incoming)
+
+
+def _interned(value: Any) -> Any:
+    """The same data with each string once: a pickle says whether two strings are one object, and
+    a run that was resumed has other objects than one that was not."""
+    if type(value) is dict:
+        return {_interned(key): _interned(each) for key, each in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_interned(each) for each in value)
+    return sys.intern(value) if type(value) is str else value
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a process that died left half-written. Only for whoever holds the run's lock."""
+    for dead in folder.glob(f"{_INCOMING}*"):
+        shutil.rmtree(dead, ignore_errors=True)
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint, if there is one."""
+    """The newest checkpoint that is there under its name, if there is one; it may be damaged."""
     finished = _finished(folder)
     return finished[-1] if finished else None
 
 
-def load_checkpoint(
-    path: Path, policy: TrainableLM, optimizer: torch.optim.Optimizer
-) -> tuple[int, dict[str, Any]]:
-    """Put policy, optimiser and random states back; returns the finished steps and `others`."""
+def load_newest(
+    folder: Path, policy: TrainableLM, optimizer: torch.optim.Optimizer, run: str, most_steps: int
+) -> tuple[Restored | None, list[Finding]]:
+    """Put policy, optimiser and random states back from the newest checkpoint that is whole.
+
+    One that is damaged is set aside under another name, with a finding, and the one before it is
+    taken; None where none is whole. Raises `CheckpointError` for a whole one of another model.
+    """
+    found: list[Finding] = []
+    for path in sorted(folder.glob(f"{_PREFIX}*"), reverse=True):
+        try:
+            step, history = _check(path, run, most_steps)
+            parts = _read(path, policy.device)
+        except _DamagedError as damage:
+            aside = path.with_name(f"{_ASIDE}{path.name}")
+            _remove(aside)
+            path.rename(aside)
+            found.append(
+                Finding(
+                    "warn",
+                    "damaged_checkpoint",
+                    f"The checkpoint '{path.name}' is damaged: {damage}. It is set aside as "
+                    f"'{aside.name}'.",
+                    "The run goes on from the one before it, or from the start if there is none.",
+                )
+            )
+            continue
+        _put_back(path, parts, policy, optimizer)
+        return Restored(step, parts["others"], history), found
+    return None, found
+
+
+class _DamagedError(Exception):
+    """What is wrong with a checkpoint."""
+
+
+def _check(path: Path, run: str, most_steps: int) -> tuple[int, dict[str, Any]]:
+    """Its steps and history. Raises `_DamagedError` unless every file is what was written, and this
+    run wrote it."""
+    if not path.is_dir():
+        raise _DamagedError("it is a file")
     try:
-        step = int(json.loads((path / "state.json").read_text(encoding="utf-8"))["step"])
-        state = load_file(path / "policy.safetensors", device=str(policy.device))
-        optimizer_state = torch.load(
-            path / "optimizer.pt", weights_only=True, map_location=policy.device
-        )
-        others = torch.load(path / "others.pt", weights_only=True, map_location=policy.device)
-        random_state = torch.load(path / "random.pt", weights_only=True)
+        sums = json.loads((path / _SUMS).read_bytes())
+        for name in _FILES:
+            if sums[name] != _sha256(path / name):
+                raise _DamagedError(f"'{name}' is not as it was written")
+        state = json.loads((path / "state.json").read_bytes())
+        history = json.loads((path / "history.json").read_bytes())
+        step, of_run = int(state["step"]), state["run"]
+    except FileNotFoundError as error:
+        raise _DamagedError(f"'{Path(error.filename).name}' is missing") from error
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _DamagedError(f"it cannot be read ({type(error).__name__})") from error
+    if path.name != f"{_PREFIX}{step:08d}" or not 0 <= step <= most_steps:
+        raise _DamagedError(f"it holds {step} steps of a run of {most_steps}")
+    if of_run != run:
+        raise _DamagedError("another run wrote it")
+    return step, history
+
+
+def _read(path: Path, device: torch.device) -> dict[str, Any]:
+    try:
+        return {
+            "policy": load_file(path / "policy.safetensors", device=str(device)),
+            **{
+                name: torch.load(path / f"{name}.pt", weights_only=True, map_location=device)
+                for name in ("optimizer", "others")
+            },
+            "random": torch.load(path / "random.pt", weights_only=True),
+        }
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:  # a damaged file fails in as many ways as there are formats
+        raise _DamagedError(f"it cannot be read ({type(error).__name__})") from error
+
+
+def _put_back(
+    path: Path, parts: dict[str, Any], policy: TrainableLM, optimizer: torch.optim.Optimizer
+) -> None:
+    _check_fits(path, policy.trained_state(), parts["policy"])
+    try:
+        optimizer.load_state_dict(parts["optimizer"])
+    except (ValueError, KeyError) as error:
         raise CheckpointError(
-            f"the checkpoint cannot be read: {error}",
+            f"the optimiser's state does not fit this policy: {error}",
             where=str(path),
-            hint="delete that folder to resume from the one before it",
+            hint="resume with the same settings, or choose another output_dir",
         ) from error
-    policy.load_trained_state(state)
-    optimizer.load_state_dict(optimizer_state)
-    _restore_random_state(random_state)
-    return step, others
+    policy.load_trained_state(parts["policy"])
+    put_streams(parts["random"])
+
+
+def _check_fits(path: Path, own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
+    odd = sorted(own.keys() ^ saved.keys())
+    odd += [n for n in own if n in saved and own[n].shape != saved[n].shape]
+    odd += [n for n in own if n in saved and own[n].dtype != saved[n].dtype]
+    if odd:
+        raise CheckpointError(
+            f"the saved weights do not fit this model: '{odd[0]}' differs",
+            where=str(path),
+            hint="resume with the model that the run began with, or choose another output_dir",
+        )
 
 
 def _finished(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob(f"{_PREFIX}*") if path.is_dir())
+    found = folder.glob(f"{_PREFIX}*")
+    return sorted(path for path in found if _NAME.fullmatch(path.name) and path.is_dir())
 
 
-def _random_state() -> dict[str, object]:
-    """The global streams: the loop has its own, but users' reward functions may draw from these."""
-    version, words, gauss = random.getstate()
-    numpy = np.random.get_state(legacy=False)
-    numpy["state"]["key"] = torch.from_numpy(numpy["state"]["key"].astype(np.int64))
-    return {
-        "python": [version, list(words), gauss],
-        "numpy": numpy,
-        "torch": torch.get_rng_state(),
-    }
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
-def _restore_random_state(state: dict) -> None:
-    version, words, gauss = state["python"]
-    random.setstate((version, tuple(words), gauss))
-    numpy = state["numpy"]
-    numpy["state"]["key"] = numpy["state"]["key"].numpy().astype(np.uint32)
-    np.random.set_state(numpy)
-    torch.set_rng_state(state["torch"])
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

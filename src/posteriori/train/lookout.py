@@ -38,10 +38,10 @@ class Lookout:
         self.lines: list[dict[str, Any]] = []
         self._told: set[str] = set()
 
-    def resume(self, finished: int) -> None:
-        """Take up the lines of a run of which `finished` steps are kept."""
+    def resume(self) -> None:
+        """Take up the lines that the run's directory holds."""
         if self.run is not None:
-            self.lines = self.run.keep_evaluations_until(finished)
+            self.lines = self.run.evaluations()
 
     def at(self, step: int, policy: LanguageModel) -> Finding | None:
         """Look, if it is time to; returns why the run has to stop, if it has to."""

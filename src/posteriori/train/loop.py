@@ -20,6 +20,7 @@ from ..watching import Progress
 from .budget import check_prices, find_budget, recorded_budget, within
 from .checks import check_idle, check_trackers
 from .default_objective import AUTO, default_objective, recorded_objective
+from .fingerprint import fingerprint
 from .held_out import held_out_target
 from .lookout import EvaluationCallback, Lookout, Note
 from .run_dir import RunDirectory, jsonable, refuse_taken
@@ -73,15 +74,22 @@ def fit(
 
     With `output_dir` the run keeps its config, versions, metrics, checkpoints and policy there;
     `resume=True` goes on from the newest checkpoint and ends, on CPU, with the very weights of a
-    run that was never stopped. `on_step` sees each step's record, `on_evaluation` each line of
+    run that was never stopped. It is refused for another target: other weights of the prior,
+    prompts, columns, evidence or code of the functions behind it. One process at a time writes to
+    the directory, and a damaged checkpoint is set aside for the one before it.
+
+    `on_step` sees each step's record, `on_evaluation` each line of
     evaluations.jsonl, `on_note` is told in words which beta was found, and what is wrong, and
     `on_search` counts the passes over draws that find it, stage by stage.
 
     The gradient of a step is the mean over its draws, whatever the micro-batches. Raises
     `ConfigError` for a wrong setting, `FrontierError` for a budget out of reach, `EvidenceError`
     where the evidence fails, `ObjectiveError` where the objective's divergence is infinite, and
-    `NonFiniteError` before an update that is not finite; whatever stops a run, a checkpoint of its
-    last good state is left.
+    `NonFiniteError` before an update that is not finite, `CheckpointError` where the directory is
+    taken or cannot be written, `MemoryLimitError` where memory runs out for a single completion,
+    `StoppedError` for SIGTERM, SIGHUP and SIGUSR1. Whatever stops a run, an exception of `on_step`
+    included, a checkpoint of its last good state is left; memory that runs out in a backward pass
+    halves the micro-batches.
     """
     checked = parse(FitSettings, settings, where="fit")
     if isinstance(objective, str) and objective == AUTO:
@@ -110,16 +118,20 @@ def fit(
         **({} if budget is None else {"budget": asdict(budget)}),
         **(config or {}),
     }
-    run = None
-    if output_dir is not None:
-        run = RunDirectory(output_dir, jsonable(about), resume=resume)
-    lookout = None
-    if checked.evaluate_every:
-        samples = samples_of_look(checked, len(target.prompts), len(judged.prompts))
-        watch = Watch(judged, samples, checked.seed)
-        lookout = Lookout(watch, checked, run, on_note, on_evaluation)
-    trainer = Trainer(target, made, checked, run, on_step, lookout)
     with contextlib.ExitStack() as stack:
+        run = None
+        if output_dir is not None:
+            made_of = fingerprint(target, None if held_out is None else judged)
+            run = RunDirectory(output_dir, jsonable(about), made_of, resume=resume)
+            stack.callback(run.close)
+            for note in run.notes:
+                on_note(note)
+        lookout = None
+        if checked.evaluate_every:
+            samples = samples_of_look(checked, len(target.prompts), len(judged.prompts))
+            watch = Watch(judged, samples, checked.seed)
+            lookout = Lookout(watch, checked, run, on_note, on_evaluation)
+        trainer = Trainer(target, made, checked, run, on_step, lookout, on_note)
         if checked.tracker:
             cpu = trainer.policy.device.type == "cpu"
             trackers = Trackers(checked.tracker, run and run.path, about, cpu=cpu)
@@ -128,8 +140,6 @@ def fit(
             if lookout is not None:
                 lookout.observers.append(trackers.evaluation)
         fitted = trainer.run()
-        for finding in fitted.findings:
-            on_note(str(finding))
     fitted.budget, fitted.objective = budget, made.name
     return fitted
 

@@ -7,9 +7,9 @@ short is dropped when the run goes on.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-import os
 import platform
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -17,6 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError
+from .files import append_line, flush, writing
+from .files import write_whole as write_whole
+from .lock import Lock
 
 if TYPE_CHECKING:
     from ..types import Estimate, Finding
@@ -25,32 +28,69 @@ _PACKAGES = ("posteriori", "torch", "transformers", "peft", "accelerate", "numpy
 
 
 class RunDirectory:
-    """`path` holds config.json, versions.json, metrics.jsonl, evaluations.jsonl, checkpoints/ and
-    policy/; the command line adds evaluation.json and report.html.
+    """`path` holds config.json, target.json, versions.json, metrics.jsonl, evaluations.jsonl,
+    checkpoints/ and policy/; the command line adds evaluation.json and report.html.
 
-    Raises `CheckpointError` when the directory already holds a run and `resume` is false, or when
-    it holds another run than the one being resumed.
+    `target` is what the run's target is made of, by `fingerprint`. The directory is locked until
+    `close`. `notes` are what its owner should hear.
+
+    Raises `CheckpointError` when the directory already holds a run, or what is left of one, and
+    `resume` is false; when it holds another run than the one being resumed; and while another
+    process writes to it.
     """
 
-    def __init__(self, path: Path | str, config: Mapping[str, Any], *, resume: bool) -> None:
+    def __init__(
+        self,
+        path: Path | str,
+        config: Mapping[str, Any],
+        target: Mapping[str, str] | None = None,
+        *,
+        resume: bool,
+    ) -> None:
         self.path = Path(path)
         self.checkpoints = self.path / "checkpoints"
         self.metrics_file = self.path / "metrics.jsonl"
         self.evaluations_file = self.path / "evaluations.jsonl"
         self.config_file = self.path / "config.json"
+        self.target_file = self.path / "target.json"
+        self.notes: list[str] = []
+        target = dict(target or {})
         if not resume:
             refuse_taken(self.path)
-        elif self.config_file.exists():
-            self._check_same(config)
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
+            self.lock = Lock(self.path)
         except OSError as error:
             raise CheckpointError(
                 f"the run cannot be kept in '{self.path}': {error.strerror}",
                 hint="choose another output_dir",
             ) from error
-        write_whole(self.config_file, json.dumps(config, indent=2) + "\n")
-        write_whole(self.path / "versions.json", json.dumps(versions(), indent=2) + "\n")
+        try:
+            if not self.lock.is_held:
+                self.notes.append(
+                    f"the file system of '{self.path}' has no locks: see to it that no other run "
+                    "writes there"
+                )
+            if not resume:
+                refuse_taken(self.path)
+            elif self.config_file.exists():
+                self._check_same(config, target)
+            else:
+                refuse_leftovers(self.path)
+            # config.json comes last: with it the directory holds a run.
+            write_whole(self.target_file, json.dumps(target, indent=2) + "\n")
+            self._write_versions()
+            write_whole(self.config_file, json.dumps(config, indent=2) + "\n")
+        except BaseException:
+            self.close()
+            raise
+        self.name = hashlib.sha256(
+            json.dumps([config, target], sort_keys=True).encode()
+        ).hexdigest()
+
+    def close(self) -> None:
+        """Let another process write here."""
+        self.lock.release()
 
     @property
     def policy(self) -> Path:
@@ -65,33 +105,46 @@ class RunDirectory:
         """The lines that are whole, in order."""
         return read_metrics(self.metrics_file) if self.metrics_file.exists() else []
 
-    def keep_metrics_before(self, step: int) -> list[dict[str, Any]]:
-        """Drop the lines of steps that a resumed run will make again; returns what stays."""
-        return _keep(self.metrics_file, [line for line in self.metrics() if line["step"] < step])
+    def restore(self, history: Mapping[str, list[dict[str, Any]]]) -> None:
+        """Put the lines back that a checkpoint kept; those of later steps will be made again."""
+        for path, name in ((self.metrics_file, "metrics"), (self.evaluations_file, "evaluations")):
+            if history[name] or path.exists():
+                _keep(path, history[name])
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
-        _append(self.metrics_file, line)
+        append_line(self.metrics_file, json.dumps(jsonable(line)))
 
-    def keep_evaluations_until(self, step: int) -> list[dict[str, Any]]:
-        """As `keep_metrics_before`: the evaluation after `step` steps belongs to them."""
-        if not self.evaluations_file.exists():
-            return []
-        found = read_metrics(self.evaluations_file)
-        return _keep(self.evaluations_file, [line for line in found if line["step"] <= step])
+    def evaluations(self) -> list[dict[str, Any]]:
+        """As `metrics`, of the evaluations on the way."""
+        return read_metrics(self.evaluations_file) if self.evaluations_file.exists() else []
 
     def append_evaluation(self, line: Mapping[str, Any]) -> None:
-        _append(self.evaluations_file, line)
+        append_line(self.evaluations_file, json.dumps(jsonable(line)))
 
-    def _check_same(self, config: Mapping[str, Any]) -> None:
+    def flush(self) -> None:
+        """The lines go to the disk: no checkpoint may be ahead of them after a power cut."""
+        for path in (self.metrics_file, self.evaluations_file):
+            if path.exists():
+                with writing("the lines", path):
+                    flush(path)
+
+    def _write_versions(self) -> None:
+        path, now = self.path / "versions.json", versions()
         try:
-            before = json.loads(self.config_file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise CheckpointError(
-                f"not JSON: {error}",
-                where=str(self.config_file),
-                hint="choose another output_dir",
-            ) from error
-        now = json.loads(json.dumps(config))
+            before = json.loads(path.read_bytes())
+        except (OSError, ValueError):
+            before = now
+        other = [name for name, each in now.items() if before.get(name) != each]
+        if other:
+            self.notes.append(
+                "this run was begun with other versions: "
+                + ", ".join(f"{name} {before.get(name)}, now {now[name]}" for name in other)
+                + "; it may end with other weights than it would have with them"
+            )
+        write_whole(path, json.dumps(now, indent=2) + "\n")
+
+    def _check_same(self, config: Mapping[str, Any], target: Mapping[str, str]) -> None:
+        before, now = _object(self.config_file), json.loads(json.dumps(config))
         for key in sorted({*before, *now}):
             if before.get(key) != now.get(key):
                 raise CheckpointError(
@@ -99,15 +152,55 @@ class RunDirectory:
                     f"and this run has {now.get(key)!r}",
                     hint="resume with the same settings, or choose another output_dir",
                 )
+        made_with = _object(self.target_file)
+        changed = [
+            part for part in {**made_with, **target} if made_with.get(part) != target.get(part)
+        ]
+        if changed:
+            raise CheckpointError(
+                f"'{self.path}' was made for another target: {', '.join(changed)} "
+                f"{'has' if len(changed) == 1 else 'have'} changed",
+                hint="resume with what the run began with, or choose another output_dir",
+            )
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_bytes())
+        if not isinstance(found, dict):
+            raise ValueError(f"it holds a {type(found).__name__}")
+    except (OSError, ValueError, RecursionError) as error:
+        why = "it is missing" if isinstance(error, FileNotFoundError) else f"not JSON: {error}"
+        raise CheckpointError(
+            f"nothing says what this run is: {why}",
+            where=str(path),
+            hint="choose another output_dir",
+        ) from error
+    return found
 
 
 def refuse_taken(path: Path) -> None:
-    """Raise `CheckpointError` where `path` already holds a run."""
+    """Raise `CheckpointError` where `path` already holds a run, or what is left of one."""
     if (path / "config.json").exists():
         raise CheckpointError(
             f"'{path}' already holds a run",
             hint="resume it (resume=True, --resume) or choose another output_dir",
         )
+    refuse_leftovers(path)
+
+
+def refuse_leftovers(path: Path) -> None:
+    """Raise `CheckpointError` for what a run has left where no config.json says which run."""
+    names = ("checkpoints", "policy", "policy-last", "metrics.jsonl", "evaluations.jsonl")
+    for name in names:
+        left = path / name
+        if left.is_dir() and not any(left.iterdir()):
+            continue
+        if left.exists():
+            raise CheckpointError(
+                f"'{path}' holds '{name}' of a run, and no config.json says of which",
+                hint=f"remove '{name}', or choose another output_dir",
+            )
 
 
 def _keep(path: Path, lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -115,21 +208,16 @@ def _keep(path: Path, lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return lines
 
 
-def _append(path: Path, line: Mapping[str, Any]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(jsonable(line)) + "\n")
-
-
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of a metrics file; a last line that was cut short by a kill is left out."""
-    lines = path.read_text(encoding="utf-8").split("\n")
+    lines = path.read_bytes().split(b"\n")
     found = []
     for number, line in enumerate(lines, start=1):
         if not line:
             continue
         try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError as error:
+            found.append(_record(line))
+        except (ValueError, RecursionError) as error:
             if number == len(lines):
                 break
             raise CheckpointError(
@@ -138,14 +226,11 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file that is either the old or the new one, whenever the process dies."""
-    incoming = path.with_name(f".{path.name}.incoming")
-    with incoming.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(incoming, path)
+def _record(line: bytes) -> dict[str, Any]:
+    record = json.loads(line.decode("utf-8"))
+    if not isinstance(record, dict):
+        raise ValueError("not an object")
+    return record
 
 
 def jsonable(value: Any) -> Any:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,43 +16,27 @@ from ..errors import PosterioriError
 from ..evidence.call import CallContext, TrainerState, calling_within
 from ..models.kept import kept_while_frozen
 from ..objectives.base import Objective
+from ..out_of_memory import explained
 from ..protocols import TrainableLM
 from ..seeds import derive, generator
+from ..stopping import Signalled, Signals
 from ..target import Target
 from ..types import Draws, Finding
 from . import guards
-from .budget import Budget
-from .checkpoint import Running, latest_checkpoint, load_checkpoint, save_checkpoint
-from .lookout import Lookout
+from .checkpoint import Running, load_newest, remove_unfinished, save_checkpoint
+from .files import save_folder
+from .fitted import OF_THE_RUN, stopped_by
+from .fitted import Fit as Fit
+from .lookout import Lookout, Note
 from .replay import Replay
-from .run_dir import RunDirectory
+from .run_dir import RunDirectory, jsonable
 from .schedule import prompts_of_step, share_of_rate
 from .selection import Selection, State
 from .signal import signal_of
+from .streams import Streams, read_streams
 from .update import Updater
 
 StepCallback = Callable[[dict[str, Any]], None]
-
-
-@dataclass
-class Fit:
-    """What `fit` returns: the trained policy, one record a step, and where the run lives.
-
-    `target` is the one that was trained for, at the beta that `budget` found if there was one;
-    `evaluations` are those made on the way; `stopped` is why the run ended early, if it did.
-    `policy` is the last one, unless `findings` say that an earlier one was nearer to the target by
-    the draws made on the way: then it is that one, and the last is kept in the run's `policy-last`.
-    """
-
-    policy: TrainableLM
-    history: list[dict[str, Any]] = field(default_factory=list)
-    output_dir: Path | None = None
-    target: Target | None = None
-    budget: Budget | None = None
-    evaluations: list[dict[str, Any]] = field(default_factory=list)
-    stopped: Finding | None = None
-    findings: tuple[Finding, ...] = ()
-    objective: str = ""
 
 
 class Trainer:
@@ -68,6 +50,7 @@ class Trainer:
         run: RunDirectory | None,
         on_step: StepCallback | None,
         lookout: Lookout | None = None,
+        on_note: Note | None = None,
     ) -> None:
         self.target, self.objective, self.settings = target, objective, settings
         self.run_directory, self.lookout = run, lookout
@@ -80,7 +63,12 @@ class Trainer:
         self.finished = 0
         self.forward: bool | None = None
         self.selection = Selection(settings.steps)
-        self.context = CallContext(TrainerState(max_steps=settings.steps))
+        self.findings: list[Finding] = []
+        self.on_note = on_note
+        self.updater.on_finding = self._found
+        self.signals = Signals(busy=lambda: self.updater.under_way)
+        self._streams_before: Streams | None = None
+        self.context = CallContext(TrainerState(max_steps=settings.steps), reserved=OF_THE_RUN)
 
     def _new_policy(self) -> TrainableLM:
         settings, prior = self.settings, self.target.prior
@@ -95,28 +83,41 @@ class Trainer:
         return self.objective.default_replay(prompts * self.settings.num_samples)
 
     def run(self) -> Fit:
-        """All steps that are left, then the policy is saved."""
+        """All steps that are left, then the policy is saved.
+
+        Whatever stops them, an exception or a signal, a checkpoint of the last good state is left.
+        Raises `StoppedError` where a signal other than SIGINT stops them, `MemoryLimitError` where
+        memory runs out for good.
+        """
+        hint = "set a lower micro_batch_size, num_samples, max_new_tokens or memory_gib"
+        try:
+            with self.signals, explained("training", hint):
+                return self._run()
+        except Signalled as error:
+            folder = self.run_directory and self.run_directory.path
+            raise stopped_by(error.number, self.finished, self.settings.steps, folder) from error
+
+    def _run(self) -> Fit:
         self._resume()
         every = self.settings.checkpoint_every or max(1, self.settings.steps // 10)
         try:
             with calling_within(self.context), kept_while_frozen():
                 stopped = self._look()
                 while self.finished < self.settings.steps and stopped is None:
-                    record = self._step(self.finished)
-                    self.finished += 1
-                    self.updater.under_way = False
-                    self._record(record)
+                    self._streams_before = read_streams()
+                    self._count(self._step(self.finished))
                     stopped = self._look()
                     last = stopped is not None or self.finished == self.settings.steps
                     if last or self.finished % every == 0:
                         self._checkpoint()
-        except (PosterioriError, KeyboardInterrupt):
+        except BaseException:
+            self.signals.hold()
             # Half an update, or weights that are not finite, are no good state.
             if not self.updater.under_way:
                 with contextlib.suppress(PosterioriError):
                     self._checkpoint()
             raise
-        findings = self._hand_back()
+        self._hand_back()
         return Fit(
             self.policy,
             self.history,
@@ -124,19 +125,37 @@ class Trainer:
             self.target,
             evaluations=self.lookout.lines if self.lookout else [],
             stopped=stopped,
-            findings=findings,
+            findings=tuple(self.findings),
         )
 
-    def _hand_back(self) -> tuple[Finding, ...]:
+    def _hand_back(self) -> None:
         """Save the policy; where an earlier one was nearer, that one, and the last beside it."""
         chosen = self.selection.chosen() if self.objective.aims_at_target else None
         if chosen is not None:
             if self.run_directory:
-                self.policy.save_pretrained(self.run_directory.last_policy)
+                save_folder(self.run_directory.last_policy, self.policy.save_pretrained)
             self.policy.load_trained_state(chosen.state)
+            self._found(chosen.finding)
         if self.run_directory:
-            self.policy.save_pretrained(self.run_directory.policy)
-        return () if chosen is None else (chosen.finding,)
+            save_folder(self.run_directory.policy, self.policy.save_pretrained)
+
+    def _count(self, record: dict[str, Any]) -> None:
+        """The step is finished: a signal that came within its update is obeyed after this."""
+        with self.signals.held():
+            self.finished += 1
+            self.context.reserved |= record.keys() - self.context.metrics.keys()
+            self.history.append(record)
+            self._streams_before = None
+            self.updater.under_way = False
+            if self.run_directory:
+                self.run_directory.append_metrics(record)
+        for observer in self.observers:
+            observer(record)
+
+    def _found(self, finding: Finding) -> None:
+        self.findings.append(finding)
+        if self.on_note:
+            self.on_note(str(finding))
 
     def _look(self) -> Finding | None:
         """Why the run has to stop now, if it is being looked at and has to."""
@@ -213,37 +232,49 @@ class Trainer:
         return log_prob_N
 
     def _resume(self) -> None:
-        if self.run_directory is None:
+        """Put the newest whole checkpoint back, and the lines that belong to it."""
+        run = self.run_directory
+        if run is None:
             return
-        newest = latest_checkpoint(self.run_directory.checkpoints)
-        if newest is not None:
-            self.finished, others = load_checkpoint(newest, self.policy, self.updater.optimizer)
-            self.objective.load_state_dict(others["objective"])
-            self.replay.load_state_dict(others["replay"], self.policy.decode)
+        remove_unfinished(run.checkpoints)
+        restored, found = load_newest(
+            run.checkpoints, self.policy, self.updater.optimizer, run.name, self.settings.steps
+        )
+        for finding in found:
+            self._found(finding)
+        if restored is not None:
+            self.finished = restored.step
+            self.objective.load_state_dict(restored.others["objective"])
+            self.replay.load_state_dict(restored.others["replay"], self.policy.decode)
             if self.updater.auto is not None:
-                self.updater.auto.load_state_dict(others["rate"])
-            self.selection.load_state_dict(others["selection"])
-            self.forward = others["forward"]
-        self.history = self.run_directory.keep_metrics_before(self.finished)
+                self.updater.auto.load_state_dict(restored.others["rate"])
+            self.selection.load_state_dict(restored.others["selection"])
+            self.forward = restored.others["forward"]
+            self.updater.rows_that_fit = restored.others["rows_that_fit"]
+        run.restore(restored.history if restored else {"metrics": [], "evaluations": []})
+        self.history = run.metrics()
         if self.lookout:
-            self.lookout.resume(self.finished)
-
-    def _record(self, record: dict[str, Any]) -> None:
-        self.history.append(record)
-        if self.run_directory:
-            self.run_directory.append_metrics(record)
-        for observer in self.observers:
-            observer(record)
+            self.lookout.resume()
 
     def _checkpoint(self) -> None:
-        if self.run_directory:
-            guards.check_weights(self.policy, self.finished)
-            save_checkpoint(
-                self.run_directory.checkpoints,
-                self.finished,
-                Running(self.policy, self.updater.optimizer, self._others()),
-                self.settings.keep_checkpoints,
-            )
+        run = self.run_directory
+        if run is None:
+            return
+        guards.check_weights(self.policy, self.finished)
+        run.flush()
+        running = Running(
+            self.policy,
+            self.updater.optimizer,
+            self._others(),
+            # Within a step that did not end, those that it began with: it is made again.
+            self._streams_before or read_streams(),
+            {
+                "metrics": jsonable(self.history),
+                "evaluations": self.lookout.lines if self.lookout else [],
+            },
+            run.name,
+        )
+        save_checkpoint(run.checkpoints, self.finished, running, self.settings.keep_checkpoints)
 
     def _others(self) -> dict[str, Any]:
         auto = self.updater.auto
@@ -253,4 +284,5 @@ class Trainer:
             "rate": None if auto is None else auto.state_dict(),
             "selection": self.selection.state_dict(),
             "forward": self.forward,
+            "rows_that_fit": self.updater.rows_that_fit,
         }

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import GradientAccumulationPlugin
 from torch import Tensor, nn
 
 from ..config import FitSettings
 from ..errors import ConfigError
 from ..objectives.base import Constants, Objective, policy_log_prob
+from ..out_of_memory import is_out_of_memory
 from ..protocols import TrainableLM
-from ..types import Draws
+from ..types import Draws, Finding
 from . import guards
 from .auto_rate import AutoRate
 from .calibrate import FIRST_CHANGE, calibrated
@@ -47,7 +50,12 @@ class Updater:
         groups = [{"params": self.parameters, "lr": self._fixed_rate}]
         groups += [{"weight_decay": 0.0, **group} for group in objective.parameter_groups()]
         self._own_rates = [group["lr"] for group in groups[1:]]
-        self.accelerator = Accelerator(cpu=policy.device.type == "cpu")
+        # Said here, for accelerate takes both from the environment otherwise.
+        self.accelerator = Accelerator(
+            cpu=policy.device.type == "cpu",
+            mixed_precision="no",
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        )
         if self.accelerator.num_processes > 1:
             raise ConfigError(
                 f"fit runs in one process, and {self.accelerator.num_processes} were launched",
@@ -57,6 +65,9 @@ class Updater:
             torch.optim.AdamW(groups, weight_decay=settings.weight_decay, fused=True)
         )
         self.under_way = False
+        self.rows_that_fit: int | None = None
+        """The largest micro-batch, where memory has run out with a larger one."""
+        self.on_finding: Callable[[Finding], None] = lambda _: None
 
     @property
     def full_rate(self) -> float:
@@ -122,12 +133,31 @@ class Updater:
         return nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
 
     def backward(self, draws: Draws, constants: Constants) -> tuple[float, Tensor]:
-        """Gradients of the mean loss over all draws, micro-batch by micro-batch; and log pi [N]."""
+        """Gradients of the mean loss over all draws, micro-batch by micro-batch; and log pi [N].
+
+        Where memory runs out, it begins again with micro-batches of half the size, which leave the
+        gradient as it is: it is a sum over draws. The size is kept for the steps to come.
+        """
+        while True:
+            groups = self._micro_batches(draws)
+            try:
+                return self._backward(draws, constants, groups)
+            except (MemoryError, RuntimeError) as error:
+                if not (is_out_of_memory(error) and self._halve(groups)):
+                    raise
+            # Outside of the handler, whose exception holds what was computed so far.
+            self.optimizer.zero_grad()
+            if self.policy.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _backward(
+        self, draws: Draws, constants: Constants, groups: list[Tensor]
+    ) -> tuple[float, Tensor]:
         self.optimizer.zero_grad()
         total = 0.0
         log_prob_N = torch.empty_like(draws.log_prior_N)
         num_losses = len(draws) // self.objective.rows_together
-        for rows in self._micro_batches(draws):
+        for rows in groups:
             its_own = {name: values[rows] for name, values in constants.items()}
             completions = draws.completions.select(rows)
             read, token_log_prob_nL = policy_log_prob(
@@ -139,15 +169,35 @@ class Updater:
             log_prob_N[rows] = token_log_prob_nL.sum(-1)
         return total, log_prob_N
 
+    def _halve(self, groups: list[Tensor]) -> bool:
+        """Allow half of the largest micro-batch at most; false where it cannot be split."""
+        together = self.objective.rows_together
+        largest = max(len(rows) for rows in groups)
+        if largest <= together:
+            return False
+        first = self.rows_that_fit is None
+        self.rows_that_fit = max(1, largest // together // 2) * together
+        if first:
+            self.on_finding(
+                Finding(
+                    "warn",
+                    "little_memory",
+                    f"Memory ran out with {largest} completions in a micro-batch; the run goes on "
+                    f"with at most {self.rows_that_fit}, and with fewer if it must. The gradient "
+                    "is the same.",
+                    f"Set micro_batch_size = {self.rows_that_fit} to have this from the start.",
+                )
+            )
+        return True
+
     def _micro_batches(self, draws: Draws) -> list[Tensor]:
         together = self.objective.rows_together
         groups = self.policy.micro_batches(
             draws.completions, together, self.objective.reads_choices
         )
-        size = self.settings.micro_batch_size
-        if size is None:
-            return groups
-        return [part for g in groups for part in g.split(max(1, size // together) * together)]
+        limits = [self.settings.micro_batch_size, self.rows_that_fit]
+        sizes = [max(1, size // together) * together for size in limits if size is not None]
+        return [part for g in groups for part in g.split(min(sizes))] if sizes else groups
 
 
 def _part(draws: Draws, constants: Constants, rows: Tensor) -> tuple[Draws, Constants]:

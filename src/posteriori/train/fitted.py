@@ -1,0 +1,56 @@
+"""What a run hands back, and what it says when a signal has stopped it."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import StoppedError
+from ..protocols import TrainableLM
+from ..target import Target
+from ..types import Finding
+from .budget import Budget
+
+OF_THE_RUN = frozenset(
+    (
+        *("step", "loss", "grad_norm", "learning_rate", "draws", "lm_tokens"),
+        *("draw_seconds", "seconds", "mean_reward", "entropy"),
+    )
+)
+"""Figures of a step's record that no function may log by their name."""
+
+
+@dataclass
+class Fit:
+    """What `fit` returns: the trained policy, one record a step, and where the run lives.
+
+    `target` is the one that was trained for, at the beta that `budget` found if there was one;
+    `evaluations` are those made on the way; `stopped` is why the run ended early, if it did.
+    `policy` is the last one, unless `findings` say that an earlier one was nearer to the target by
+    the draws made on the way: then it is that one, and the last is kept in the run's `policy-last`.
+    `findings` also say what there is to say of the run itself: a damaged checkpoint, little memory.
+    `objective` is the name of the one that was run.
+    """
+
+    policy: TrainableLM
+    history: list[dict[str, Any]] = field(default_factory=list)
+    output_dir: Path | None = None
+    target: Target | None = None
+    budget: Budget | None = None
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    stopped: Finding | None = None
+    findings: tuple[Finding, ...] = ()
+    objective: str = ""
+
+
+def stopped_by(number: int, finished: int, steps: int, folder: Path | None) -> StoppedError:
+    """The error of a run that a signal has stopped after so many steps."""
+    hint = "nothing was kept: give an output_dir"
+    if folder is not None:
+        hint = f"they are in '{folder}'; go on with resume=True (--resume)"
+    name = signal.Signals(number).name
+    return StoppedError(
+        f"stopped by {name} after {finished} of {steps} steps", signal_number=number, hint=hint
+    )
