@@ -80,7 +80,9 @@ def weights(fitted: po.Fit) -> torch.Tensor:
 def test_a_seed_gives_the_same_weights_and_another_seed_others(objective, policy):
     first = weights(short(objective, policy=policy, seed=1))
     assert torch.equal(first, weights(short(objective, policy=policy, seed=1)))
-    assert not torch.equal(first, weights(short(objective, policy=policy, seed=2)))
+    other = short(objective, policy=policy, seed=2)
+    handed_back = [finding.name for finding in other.findings] == ["no_gain"]
+    assert handed_back or not torch.equal(first, weights(other))
 
 
 class Stop(Exception):

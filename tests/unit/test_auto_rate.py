@@ -12,7 +12,7 @@ from posteriori.draw import draw
 from posteriori.objectives.base import log_sum_by
 from posteriori.seeds import generator
 from posteriori.train.auto_rate import AutoRate
-from posteriori.train.calibrate import FIRST_CHANGE, calibrated
+from posteriori.train.calibrate import calibrated
 from posteriori.train.signal import Signal, signal_of
 
 
@@ -121,15 +121,15 @@ def test_the_first_step_changes_as_much_as_it_should(size, power):
         moved = abs(float(parameter))
         return moved**power if moved < 1e3 else math.nan
 
-    factor = calibrated([parameter], [torch.zeros(1, dtype=torch.float64)], change)
+    factor = calibrated([parameter], [torch.zeros(1, dtype=torch.float64)], change, 1e-3)
     assert factor is not None
-    assert FIRST_CHANGE / 2 <= change() <= FIRST_CHANGE * 2
+    assert 5e-4 <= change() <= 2e-3
     assert float(parameter) == pytest.approx(factor * size)
 
 
 def test_a_step_that_changes_nothing_is_left_alone():
     parameter = torch.tensor([3.0])
-    assert calibrated([parameter], [torch.tensor([2.0])], lambda: 0.0) is None
+    assert calibrated([parameter], [torch.tensor([2.0])], lambda: 0.0, 1e-3) is None
     assert float(parameter) == 3.0
 
 

@@ -52,9 +52,9 @@ class Exact(torch.nn.Module):
         return log_psi_NLK
 
 
-def known_of(target: po.Target, number: int = 40, *, ask: bool = True):
+def known_of(target: po.Target, number: int = 40):
     draws = draw(target, target.prior, number, generator(0, "soft_q"))
-    view = next_token_view(target, target.prior, draws, 99, ask=ask)
+    view = next_token_view(target, target.prior, draws, 99)
     completions = draws.completions
     return draws, Known.of(view, completions.mask_NL, completions.lengths_N)
 
@@ -151,14 +151,6 @@ def test_the_evidence_is_asked_about_outcomes_alone_and_answers_are_where_they_b
                 text = table.decode([[*ids[:t], token]])[0]
                 assert float(known.log_evidence_NLK[n, t, k]) == text.count("b")
             assert float(known.ended_NL[n, t]) == table.decode([ids[:t]])[0].count("b")
-
-
-def test_without_lookahead_only_the_draws_own_evidence_is_known(target):
-    draws, known = known_of(target, ask=False)
-    there_NLK = ~known.log_evidence_NLK.isnan()
-    last_NL = torch.arange(known.mask_NL.shape[1]) == draws.completions.lengths_N[:, None] - 1
-    assert torch.equal(there_NLK[..., 0], last_NL)
-    assert not bool(there_NLK[..., 1:].any())
 
 
 def slow(completions, **kwargs):

@@ -14,26 +14,24 @@ from ..types import Completions, Draws
 
 
 def next_token_view(
-    target: Target, prior: NextTokenLM, draws: Draws, most: int, *, ask: bool
+    target: Target, prior: NextTokenLM, draws: Draws, most: int
 ) -> Mapping[str, Tensor]:
     """Of every prefix s = (c, y_<t): K next tokens, their log prior, and what evidence they bring.
 
     `choice_NLK` are the drawn token, the ends of sequence and the `most` most probable tokens.
     `log_evidence_NLK` is log e of the outcome s + v, and where v is no end of sequence and t < T,
     of the outcome in which the end of sequence follows v: the evidence if the text ended there.
-    `ended_NL` is the same for s itself. NaN where it is not known: with `ask` false all but the
-    last token of each completion. Every text that the evidence sees is an outcome of the target.
+    `ended_NL` is the same for s itself. Past a completion's end they are NaN. Every text that the evidence sees is an outcome of the target.
     Equal prefixes are asked about once.
     """
     completions = draws.completions
     view = prior.next_tokens(completions, most)
     log_e_NLK = torch.full_like(view.log_prob_NLK, torch.nan)
     ended_NL = torch.full_like(view.log_prob_NLK[..., 0], torch.nan)
-    if ask:
-        assert draws.token_log_prior_NL is not None, "draw() has scored them by the prior"
-        before_NL = draws.token_log_prior_NL.cumsum(-1) - draws.token_log_prior_NL
-        for t in range(int(completions.lengths_N.max())):
-            _ask_at(target, completions, t, view, before_NL[:, t], log_e_NLK, ended_NL)
+    assert draws.token_log_prior_NL is not None, "draw() has scored them by the prior"
+    before_NL = draws.token_log_prior_NL.cumsum(-1) - draws.token_log_prior_NL
+    for t in range(int(completions.lengths_N.max())):
+        _ask_at(target, completions, t, view, before_NL[:, t], log_e_NLK, ended_NL)
     _fill_drawn(draws, log_e_NLK, ended_NL)
     return {
         "hidden_NLD": view.hidden_NLD,

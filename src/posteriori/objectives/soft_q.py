@@ -20,9 +20,6 @@ from .base import Constants, Objective
 from .lookahead import next_token_view
 from .soft_values import Known, Learner, SoftValues
 
-_UNASKED = 128
-"""Next tokens of a prefix that q is known for where the evidence is not asked about any."""
-
 _REPLAY_BYTES = 2**29
 """What is kept of earlier draws may take so much memory."""
 
@@ -45,8 +42,8 @@ class SoftQ(Objective):
 
     `lookahead` is the number of most probable next tokens of each prefix that the evidence is asked
     about: lookahead x T calls per draw, T its tokens. Most of what is learned comes from there, if
-    the evidence says something of texts that have not ended. With 0 it is asked about the draws
-    alone, and of psi much less is known: `rloo` does better then.
+    the evidence says something of texts that have not ended. Where it is too slow for that, use
+    `rloo`.
 
     Sources: psi as the optimal twist, Zhao et al. 2024, arXiv 2404.17546, section 3; soft Q-values
     of the prior distilled or decoded, Zhou et al. 2025, 2502.20548; the per-token KL over the
@@ -58,12 +55,13 @@ class SoftQ(Objective):
     replays: ClassVar[bool] = True
     needs_log_prob: ClassVar[bool] = False
     reads_choices: ClassVar[bool] = True
+    first_change: ClassVar[float] = 2e-2
 
     class Settings(Strict):
         """`lookahead`; `epochs`: how often a draw is used in the mean, `batch_size` draws an
         update; `value_epochs`, `value_learning_rate`, `value_width`: of the network for psi."""
 
-        lookahead: int = Field(128, ge=0)
+        lookahead: int = Field(128, ge=1)
         epochs: int = Field(8, ge=1)
         batch_size: int = Field(32, ge=1)
         value_epochs: int = Field(16, ge=1)
@@ -99,13 +97,9 @@ class SoftQ(Objective):
         self._num_fresh = 0
         self.register_buffer("num_steps", torch.zeros((), dtype=torch.long))
 
-    @property
-    def _most(self) -> int:
-        return self.settings.lookahead or _UNASKED
-
     def default_replay(self, draws_per_step: int) -> int:
         """As many steps as fit in half a GiB, of whatever they keep per prefix."""
-        choices = 1 + len(self._target.prior.eos_token_ids) + self._most
+        choices = 1 + len(self._target.prior.eos_token_ids) + self.settings.lookahead
         per_prefix = 4 * self._hidden + 24 * choices
         per_step = per_prefix * self._target.max_new_tokens * draws_per_step
         return _REPLAY_BYTES // per_step
@@ -121,7 +115,7 @@ class SoftQ(Objective):
         draws = super().draw(target, policy, prompts, num_samples, generator)
         self._num_fresh = len(draws)
         attached = next_token_view(
-            target, self._prior[0], draws, self._most, ask=self.settings.lookahead > 0
+            target, self._prior[0], draws, self.settings.lookahead, ask=self.settings.lookahead > 0
         )
         return replace(draws, attached=attached)
 

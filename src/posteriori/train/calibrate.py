@@ -8,9 +8,6 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-FIRST_CHANGE = 1e-3
-"""Half the mean squared change of log pi by the first update, in nats."""
-
 _TRIES = 40
 _NEAR = 2.0
 
@@ -19,10 +16,11 @@ def calibrated(
     parameters: Sequence[Tensor],
     before: Sequence[Tensor],
     change: Callable[[], float],
-    wanted: float = FIRST_CHANGE,
+    wanted: float,
 ) -> float | None:
-    """Scale the step that was just made, from `before` to where the parameters are, until `change`
-    (nats) is within a factor of two of what is wanted; returns the factor.
+    """Scale the step that was just made, from `before` to where the parameters are, until `change`,
+    half the mean squared change of log pi in nats, is within a factor of two of what is wanted;
+    returns the factor.
 
     None where the step changed nothing, and then nothing is scaled. A change that is not finite is
     too large. For small steps the change grows with the square of the factor, which finds it in two

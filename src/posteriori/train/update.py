@@ -18,7 +18,7 @@ from ..protocols import TrainableLM
 from ..types import Draws, Finding
 from . import guards
 from .auto_rate import AutoRate
-from .calibrate import FIRST_CHANGE, calibrated
+from .calibrate import calibrated
 from .signal import Signal
 
 _MEASURED_BY = 64
@@ -121,7 +121,7 @@ class Updater:
             return float(moved_n.square().mean() / 2)
 
         self.optimizer.step()
-        factor = calibrated(self.parameters, before, change, FIRST_CHANGE * share**2)
+        factor = calibrated(self.parameters, before, change, self.objective.first_change * share**2)
         if factor is not None:
             auto.rate *= factor
             auto.calibrated = True
