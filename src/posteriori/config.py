@@ -37,10 +37,13 @@ def _one_or_more(value: Any) -> Any:
 def _rate(value: Any) -> Any:
     if value == "auto":
         return value
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if is_number and math.isfinite(value) and value > 0:
-        return float(value)
-    raise ValueError('write a number above 0, or "auto"')
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError('input should be a valid number, or "auto"')
+    if not math.isfinite(value):
+        raise ValueError("input should be a finite number")
+    if value <= 0:
+        raise ValueError("input should be greater than 0")
+    return float(value)
 
 
 class FitSettings(Strict):

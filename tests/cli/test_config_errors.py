@@ -75,7 +75,7 @@ REFUSED = {
     ),
     "unknown decay": (
         ("steps = 4", 'steps = 4\ndecay = "linaer"'),
-        "'fit.decay' = 'linaer' is not valid: input should be 'linear', 'cosine' or 'none'",
+        "'fit.decay' = 'linaer' is not valid: input should be 'linear', 'cosine', 'late' or 'none'",
     ),
     "one draw to judge by": (
         ("num_samples = 40", "num_samples = 1"),

@@ -171,7 +171,8 @@ def test_overrides_reach_every_depth(job):
         ),
         (
             "fit.learning_rate=fast",
-            "{config}: 'fit.learning_rate' = 'fast' is not valid: input should be a valid number",
+            "{config}: 'fit.learning_rate' = 'fast' is not valid: input should be a valid number, "
+            'or "auto"',
         ),
         (
             "fit.learning_rate=inf",

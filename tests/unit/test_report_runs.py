@@ -261,7 +261,7 @@ class TestBrokenRuns:
             ("frontier.json", b'{"points": 1}', "valid list at 'points'"),
             ("samples.jsonl", b"{}\n", "Field required at 'policy'"),
             ("samples.jsonl", b"{\n{}\n", "line 1 is not JSON"),
-            ("metrics.jsonl", b"1\n2\n", "line 1 is not an object"),
+            ("metrics.jsonl", b"1\n2\n", "line 1 is not JSON: not an object"),
             ("evaluations.jsonl", b'{"step": "x"}\n', "valid integer"),
             ("config.json", b"nonsense", "Expecting value"),
             ("versions.json", b"7", "valid dictionary"),

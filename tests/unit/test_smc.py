@@ -163,7 +163,7 @@ def test_wrong_settings(table, settings, message):
 
 def test_other_tokens_are_refused(table):
     target = po.Target(table, po.Reward(reward, beta=0.5), table.prompts, 3)
-    with pytest.raises(SamplingError, match="over different tokens"):
+    with pytest.raises(ModelError, match="do not share their outcomes"):
         po.sample(target, "smc", 20, po.TabularLM.random(THREE, 3, table.prompts))
 
 

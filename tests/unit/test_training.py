@@ -14,12 +14,12 @@ from posteriori.config import FitSettings
 from posteriori.errors import ConfigError
 from posteriori.objectives.base import Objective
 from posteriori.train.run_dir import jsonable, read_metrics, write_whole
-from posteriori.train.schedule import learning_rate, prompts_of_step
+from posteriori.train.schedule import prompts_of_step, share_of_rate
 
 
 def rates(**settings) -> list[float]:
     checked = FitSettings(steps=10, learning_rate=1.0, **settings)
-    return [learning_rate(checked, step) for step in range(10)]
+    return [share_of_rate(checked, step) for step in range(10)]
 
 
 def test_the_rate_warms_up_and_decays():
@@ -30,6 +30,11 @@ def test_the_rate_warms_up_and_decays():
     both = rates(decay="linear", warmup_steps=5)
     assert both == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0, 0.8, 0.6, 0.4, 0.2])
     assert all(rate > 0 for rate in rates(decay="cosine", warmup_steps=10))
+    late = [1.0] * 6 + [0.8, 0.6, 0.4, 0.2]
+    assert rates(decay="late") == pytest.approx(late)
+    assert rates() == rates(decay="linear")
+    auto = FitSettings(steps=10)
+    assert [share_of_rate(auto, step) for step in range(10)] == pytest.approx(late)
 
 
 def test_every_prompt_has_its_turn_once_an_epoch():

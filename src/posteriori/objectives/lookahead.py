@@ -21,8 +21,8 @@ def next_token_view(
     `choice_NLK` are the drawn token, the ends of sequence and the `most` most probable tokens.
     `log_evidence_NLK` is log e of the outcome s + v, and where v is no end of sequence and t < T,
     of the outcome in which the end of sequence follows v: the evidence if the text ended there.
-    `ended_NL` is the same for s itself. Past a completion's end they are NaN. Every text that the evidence sees is an outcome of the target.
-    Equal prefixes are asked about once.
+    `ended_NL` is the same for s itself. Past a completion's end they are NaN. Every text that the
+    evidence sees is an outcome of the target. Equal prefixes are asked about once.
     """
     completions = draws.completions
     view = prior.next_tokens(completions, most)

@@ -114,9 +114,7 @@ class SoftQ(Objective):
     ) -> Draws:
         draws = super().draw(target, policy, prompts, num_samples, generator)
         self._num_fresh = len(draws)
-        attached = next_token_view(
-            target, self._prior[0], draws, self.settings.lookahead, ask=self.settings.lookahead > 0
-        )
+        attached = next_token_view(target, self._prior[0], draws, self.settings.lookahead)
         return replace(draws, attached=attached)
 
     def weigh(self, draws: Draws, log_prob_N: Tensor) -> Constants:  # noqa: ARG002 - values only

@@ -35,7 +35,9 @@ class AutoRate:
         self._weight = self._slope = self._curvature = self._variance = 0.0
 
     def observe(self, signal: Signal) -> None:
-        """Count a step in, and change the rate."""
+        """Count a step in, and change the rate; one draw, whose error is NaN, says nothing."""
+        if math.isnan(signal.slope_variance):
+            return
         fresh = 1 - MEMORY
         self._weight = MEMORY * self._weight + fresh
         self._slope = MEMORY * self._slope + fresh * signal.slope

@@ -3,6 +3,7 @@ and should its whole displacement from the prior be larger or smaller?"""
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -75,7 +76,10 @@ def _mean(values_N: Tensor, prompt_N: Tensor) -> Tensor:
 
 
 def _variance_of_mean(values_N: Tensor, prompt_N: Tensor) -> float:
-    """Within prompts, whose means are what the step's draws share."""
+    """Within prompts, whose means are what the step's draws share. Single draws do not show a
+    spread of their own: that between prompts is taken with it, which is more. NaN for one draw."""
+    freedom = len(values_N) - len(prompt_N.unique())
+    if freedom == 0:
+        return float(values_N.var() / len(values_N)) if len(values_N) > 1 else math.nan
     residual_N = values_N - _mean(values_N, prompt_N)
-    freedom = max(len(values_N) - len(prompt_N.unique()), 1)
     return float(residual_N.square().sum() / freedom / len(values_N))
