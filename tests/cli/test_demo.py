@@ -13,7 +13,7 @@ from posteriori.cli.demo_words import conclusion
 from posteriori.errors import ConfigError
 from posteriori.types import Estimate
 
-POLICIES = ["prior", "rl", "rloo, beta 0.1", "rloo, beta 0.03"]
+POLICIES = ["prior", "rl", "soft_q, beta 0.1", "soft_q, beta 0.03"]
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def small_scale(monkeypatch):
 
     monkeypatch.setattr(
         "posteriori.cli.demo.QUICK",
-        replace(QUICK, num_samples=2, judged_by=4, max_new_tokens=4, steps=1),
+        replace(QUICK, num_samples=2, judged_by=4, max_new_tokens=4, steps=1, alone_steps=1),
     )
     monkeypatch.setattr("posteriori.cli.demo.prompts", lambda: ["I think you are", "You look like"])
 
@@ -35,14 +35,20 @@ def test_the_demo_and_the_demo_again(cli, tmp_path, small_scale):
     first = cli("demo", "--quick", "--output-dir", str(folder))
     assert first.code == 0, first.err
     assert first.out.splitlines()[1].split("  ")[-1].strip() == POLICIES[-1]
-    for words in ("mean P(offensive)", "KL to target, nats", "±", "target of this column"):
+    for words in (
+        "the prior's KL to that target",
+        "mean P(offensive)",
+        "KL to target, nats",
+        "±",
+        "target of this column",
+    ):
         assert words in first.out
     assert "The prior's mean P(offensive) is" in first.out
     evaluation = json.loads((folder / "evaluation.json").read_text())
     assert list(evaluation["policies"]) == POLICIES
     assert evaluation["beta_of_target"]["rl"] == 0.03
     assert "<html" in (folder / "report.html").read_text()
-    assert po.load(folder / "rloo-0.1" / "policy").adapter is not None
+    assert po.load(folder / "rl" / "policy").adapter is not None
     assert not (folder / "rl" / "checkpoints").exists()
 
     again = cli("demo", "--quick", "--output-dir", str(folder), "--json", "--quiet")
@@ -104,22 +110,23 @@ def _concluded(**changed) -> str:
     reports = {
         "prior": _report(20, 0.9, 5),
         "rl": _report(0.5, 0.01, 15),
-        "rloo, beta 0.1": _report(19, 0.8, 0.3),
-        "rloo, beta 0.03": _report(18, 0.8, 0.9),
+        "soft_q, beta 0.1": _report(19, 0.8, 0.3),
+        "soft_q, beta 0.03": _report(18, 0.8, 0.9),
     } | {name: _report(*figures) for name, figures in changed.items()}
     named: dict[str, Trial] = {trial.name: trial for trial in trials(FULL)}
-    return conclusion(named, reports)
+    distances = {beta: Estimate(5.0 + beta, 0.1, "consistent", 100) for beta in FULL.betas}
+    return conclusion(named, reports, distances)
 
 
 def test_the_conclusion_is_worked_out_from_the_figures():
     shown = _concluded()
     assert "rl brought it to 1.000 and collapsed: entropy 20.0 -> 0.5 nats" in shown
-    assert "rloo, beta 0.1 brought it to 1.000 and did not collapse" in shown
-    assert "0.300 ± 0.010 nats from the target at beta 0.1" in shown
+    assert "soft_q, beta 0.1 brought it to 1.000 and did not collapse" in shown
+    assert "0.300 ± 0.010 nats from the target at beta 0.1, where the prior is 5.10 away" in shown
     assert "So reward alone collapsed" in shown
     assert "does not show" in _concluded(rl=(10, 0.5, 15))
     assert "does not show" in _concluded(rl=(0.5, 0.01, 0.5))
-    assert "does not show" in _concluded(**{"rloo, beta 0.1": (0.5, 0.01, 0.3)})
+    assert "does not show" in _concluded(**{"soft_q, beta 0.1": (0.5, 0.01, 0.3)})
 
 
 def test_a_missing_extra_is_an_error_of_its_own(monkeypatch):

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -74,24 +74,23 @@ def _demo(
         name: _fit(targets[trial.beta], trial, scale, output_dir / trial.folder, seed, quiet=quiet)
         for name, trial in names.items()
     }
-    reports: dict[str, Report] = {}
-    for name, beta, model in [
-        ("prior", scale.betas[-1], prior),
-        *((name, trial.beta, fits[name].policy) for name, trial in names.items()),
-    ]:
-        reports |= judge(
-            targets[beta],
-            {name: model},
-            num_samples=scale.judged_by,
-            posterior=0,
-            seed=seed,
-            quiet=quiet,
-        )
-    evaluation = write_demo(output_dir, targets[scale.betas[-1]], names, fits, reports, scale, seed)
+    judging: dict[str, Any] = {"num_samples": scale.judged_by, "posterior": 0, "seed": seed}
+    of_prior = {
+        beta: judge(target, {"prior": prior}, **judging, quiet=quiet)["prior"]
+        for beta, target in targets.items()
+    }
+    reports: dict[str, Report] = {"prior": of_prior[scale.betas[-1]]}
+    for name, trial in names.items():
+        policies = {name: fits[name].policy}
+        reports |= judge(targets[trial.beta], policies, **judging, quiet=quiet)
+    distances = {beta: report["kl_to_target"] for beta, report in of_prior.items()}
+    evaluation = write_demo(
+        output_dir, targets[scale.betas[-1]], names, fits, reports, distances, scale, seed
+    )
     if as_json:
         print_json(evaluation)
     else:
-        print_demo(stdout(), names, reports, scale, output_dir)
+        print_demo(stdout(), names, reports, distances, scale, output_dir)
     return 0
 
 
@@ -115,23 +114,19 @@ def _fit(
     from ..train.loop import fit
     from .progress import fit_progress
 
-    with fit_progress(trial.name, scale.steps, quiet=quiet) as on_step:
+    settings = trial.settings(scale)
+    with fit_progress(trial.name, settings["steps"], quiet=quiet) as on_step:
         result = fit(
             target,
             trial.objective,
             output_dir=folder,
             on_step=on_step,
+            on_note=on_step.note,
             config={"beta": trial.beta, "prior": "tiny", "max_new_tokens": scale.max_new_tokens},
-            steps=scale.steps,
-            num_samples=scale.num_samples,
-            learning_rate=scale.learning_rate,
-            decay=scale.decay,
-            warmup_steps=scale.warmup_steps,
-            max_grad_norm=scale.max_grad_norm,
-            policy=scale.policy,
-            checkpoint_every=scale.steps,
+            checkpoint_every=settings["steps"],
             keep_checkpoints=1,
             seed=seed,
+            **settings,
         )
     # Three times the policy's size, and of no use once the policy has been saved beside it.
     shutil.rmtree(folder / "checkpoints")

@@ -7,34 +7,38 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..errors import CheckpointError, ConfigError
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is run, the same for every trial. `betas` from the gentler evidence to the stronger.
-
-    Few draws a step and many steps: where many completions share the highest reward, it is the
-    noise of small steps that brings reward alone down to one of them, and small batches are quick.
-    The clipped gradient is always of one size, so that a step is one too when rewards are nearly
-    equal.
-    """
+    """How much is run. `betas` from the gentler evidence to the stronger; `steps` of `num_samples`
+    draws for inference, which is run by default settings."""
 
     betas: tuple[float, float] = (0.1, 0.03)
-    steps: int = 150
-    num_samples: int = 4
-    learning_rate: float = 3e-3
-    decay: str = "linear"
-    warmup_steps: int = 3
-    max_grad_norm: float = 0.01
-    policy: str = "lora"
+    steps: int = 8
+    num_samples: int = 24
+    alone_steps: int = 150
     max_new_tokens: int = 5
     judged_by: int = 300
 
 
+REWARD_ALONE: dict[str, Any] = {
+    "num_samples": 4,
+    "learning_rate": 3e-3,
+    "decay": "linear",
+    "warmup_steps": 3,
+    "max_grad_norm": 0.01,
+    "policy": "lora",
+}
+"""How reward alone is maximised: few draws per step and many steps. Where many completions share
+the highest reward, it is the noise of small steps that brings the policy down to one of them. The
+clipped gradient is always of one size, and so are the steps when rewards are nearly equal."""
+
 FULL = Scale()
-QUICK = Scale(steps=2, judged_by=30)
+QUICK = Scale(steps=2, alone_steps=2, num_samples=4, judged_by=30)
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,12 @@ class Trial:
     objective: str
     beta: float
 
+    def settings(self, scale: Scale) -> dict[str, Any]:
+        """Of `posteriori.fit`."""
+        if self.objective == "rl":
+            return {"steps": scale.alone_steps, **REWARD_ALONE}
+        return {"steps": scale.steps, "num_samples": scale.num_samples}
+
     @property
     def folder(self) -> str:
         return self.objective if self.objective == "rl" else f"{self.objective}-{self.beta:g}"
@@ -52,8 +62,8 @@ class Trial:
 
 def trials(scale: Scale) -> list[Trial]:
     """Reward alone, judged where reward counts most; and inference at each beta."""
-    regularised = [Trial(f"rloo, beta {beta:g}", "rloo", beta) for beta in scale.betas]
-    return [Trial("rl", "rl", scale.betas[-1]), *regularised]
+    inference = [Trial(f"soft_q, beta {beta:g}", "soft_q", beta) for beta in scale.betas]
+    return [Trial("rl", "rl", scale.betas[-1]), *inference]
 
 
 def prompts() -> list[str]:

@@ -32,17 +32,25 @@ def print_demo(
     console: Console,
     trials: Mapping[str, Trial],
     reports: Mapping[str, Report],
+    distances: Mapping[float, Estimate],
     scale: Scale,
     folder: Path,
 ) -> None:
-    """Everything that a person reads on the terminal."""
-    targets = [f"beta {b:g}" for b in _betas(trials, reports, scale)]
+    """Everything that a person reads on the terminal; `distances` are the prior's KL to the target
+    at each beta."""
+    betas = _betas(trials, reports, scale)
+    targets = [f"beta {b:g}" for b in betas]
+    before = [shown(distances[b]) for b in betas]
     offence = [shown(mean_offence(report)) for report in reports.values()]
     print_table(
         console,
         reports,
         title=f"one prior, one reward; {scale.judged_by} draws for each of the prompts",
-        first_rows={"target of this column": targets, "mean P(offensive)": offence},
+        first_rows={
+            "target of this column": targets,
+            "mean P(offensive)": offence,
+            "the prior's KL to that target": before,
+        },
         rows=_ROWS,
     )
     console.print()
@@ -50,7 +58,7 @@ def print_demo(
     console.print()
     print_findings(console, reports)
     console.print()
-    console.print(Text(conclusion(trials, reports)), soft_wrap=True)
+    console.print(Text(conclusion(trials, reports, distances)), soft_wrap=True)
     console.print(f"\nreport: {folder / 'report.html'}", soft_wrap=True)
 
 
@@ -70,6 +78,7 @@ def write_demo(
     trials: Mapping[str, Trial],
     fits: Mapping[str, Fit],
     reports: Mapping[str, Report],
+    distances: Mapping[float, Estimate],
     scale: Scale,
     seed: int,
 ) -> dict[str, Any]:
@@ -79,8 +88,8 @@ def write_demo(
     described = {
         "prior": f"the bundled model, judged by the target at beta {betas['prior']:g}",
         **{
-            name: f"{trial.objective}, {scale.steps} steps, judged by the target at beta "
-            f"{trial.beta:g}"
+            name: f"{trial.objective}, {trial.settings(scale)['steps']} steps, judged by the "
+            f"target at beta {trial.beta:g}"
             for name, trial in trials.items()
         },
     }
@@ -94,7 +103,7 @@ def write_demo(
         described=described,
         runs={name: trial.folder for name, trial in trials.items()},
         beta_of_target=betas,
-        conclusion=conclusion(trials, reports),
+        conclusion=conclusion(trials, reports, distances),
     )
     write_evaluation(folder / "evaluation.json", evaluation)
     write_whole(folder / "versions.json", json.dumps(versions(), indent=2) + "\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..diagnostics.evaluate import Report
+from ..types import Estimate
 from .demo_plan import Trial
 from .tables import shown
 
@@ -14,14 +15,19 @@ _COLLAPSED_UNIQUE = 0.5
 """... and this share of its distinct completions."""
 
 
-def conclusion(trials: Mapping[str, Trial], reports: Mapping[str, Report]) -> str:
-    """What this run has shown, and whether it is what the paper says."""
+def conclusion(
+    trials: Mapping[str, Trial],
+    reports: Mapping[str, Report],
+    distances: Mapping[float, Estimate],
+) -> str:
+    """What this run has shown, and whether it is what the paper says; `distances` are the prior's
+    KL to the target at each beta."""
     prior = reports["prior"]
     alone = [name for name, trial in trials.items() if trial.objective == "rl"]
     others = [name for name in trials if name not in alone]
     parts = [
         f"The prior's mean P(offensive) is {_offence(prior):.3f}.",
-        *(_fate(name, trials[name], reports[name], prior) for name in trials),
+        *(_fate(name, trials[name], reports[name], prior, distances) for name in trials),
     ]
     fell = [name for name in trials if collapsed(reports[name], prior)]
     nearer = [name for name in others if _distance(reports[name]) < _distance(reports[alone[0]])]
@@ -47,13 +53,19 @@ def collapsed(report: Report, prior: Report) -> bool:
     )
 
 
-def _fate(name: str, trial: Trial, report: Report, prior: Report) -> str:
+def _fate(
+    name: str,
+    trial: Trial,
+    report: Report,
+    prior: Report,
+    distances: Mapping[float, Estimate],
+) -> str:
     verb = "collapsed" if collapsed(report, prior) else "did not collapse"
     return (
         f"{name} brought it to {_offence(report):.3f} and {verb}: entropy "
         f"{prior['entropy'].value:.1f} -> {report['entropy'].value:.1f} nats, distinct completions "
         f"{_percent(prior)} -> {_percent(report)}, {shown(report['kl_to_target'])} nats from the "
-        f"target at beta {trial.beta:g}."
+        f"target at beta {trial.beta:g}, where the prior is {distances[trial.beta].value:.2f} away."
     )
 
 
