@@ -176,3 +176,8 @@ def test_draws_of_different_steps_are_different(target):
     same_policy = po.Target(target.prior, po.Reward(keep, beta=1.0), target.prompts, 3)
     po.fit(same_policy, "rloo", steps=5, num_samples=16, learning_rate=1e-12)
     assert max(Counter(seen).values()) == 1
+
+
+def test_a_first_rate_needs_a_search_for_the_rate(target):
+    with pytest.raises(ConfigError, match="first_rate does nothing without learning_rate"):
+        po.fit(target, "rloo", steps=1, learning_rate=1e-3, first_rate=1e-2)

@@ -34,7 +34,7 @@ _WRAPPED = "_posteriori_peft_model"
 also for those who hold it without."""
 
 _HANDLES, _UNUSED = "_posteriori_handles", "_posteriori_unused"
-"""Where a PEFT model keeps the handles of its policies' adapters, and names that nobody holds."""
+"""Where a PEFT model keeps the handles of its policies' adapters, and names that are free again."""
 
 
 class AdapterHandle:
@@ -98,7 +98,7 @@ def add_adapter(
     """A new LoRA adapter (float32, starting as the identity) on `model`: the PEFT model, its name,
     and the handle that keeps it there.
 
-    Adapters of policies that nobody holds any more are taken away first. To be called while the
+    Adapters of policies that are no longer in use are taken away first. To be called while the
     model's lock is held.
     """
     model = owner(model)

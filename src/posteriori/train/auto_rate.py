@@ -1,4 +1,4 @@
-"""A learning rate that nobody has to choose: the step's size by what the draws say in nats."""
+"""The learning rate "auto": the size of a step by what held-out draws say in nats."""
 
 from __future__ import annotations
 

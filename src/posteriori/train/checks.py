@@ -22,6 +22,7 @@ def check_idle(settings: FitSettings, *, held_out: bool, keeps: bool) -> None:
     for name, there, needed in (
         ("budget_samples", budget, "kl_budget or reward_target"),
         ("budget_stages", budget, "kl_budget or reward_target"),
+        ("first_rate", settings.learning_rate == "auto", 'learning_rate = "auto"'),
         ("lora", settings.policy == "lora", 'policy = "lora"'),
         ("checkpoint_every", keeps, "output_dir"),
         ("keep_checkpoints", keeps, "output_dir"),

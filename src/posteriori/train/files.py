@@ -54,7 +54,7 @@ def write_whole(path: Path, text: str) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """A new, empty file that becomes `path` at the end, and is gone if the block fails.
 
-    Its name is freed first and taken as new: a link that somebody has put there is not followed.
+    Its name is freed first and taken as new: a link in its place is not followed.
     """
     incoming = path.with_name(f".{path.name}.incoming")
     incoming.unlink(missing_ok=True)
@@ -78,7 +78,7 @@ def append_line(path: Path, line: str) -> None:
             if error.errno != errno.ELOOP:
                 raise
             raise CheckpointError(
-                "the file is a link, and what it points to may belong to somebody",
+                "the file is a link, and what it points to may be another program's",
                 where=str(path),
                 hint="remove the link",
             ) from error

@@ -53,13 +53,19 @@ def fit(
     """Fine-tune a policy, starting as the target's prior, by gradient steps on an objective.
 
     `objective` is a name (`posteriori ls objectives`) with the settings of that algorithm, or an
-    `Objective`. `settings` are the fields of `posteriori.config.FitSettings`:
+    `Objective`. "auto" is `soft_q`, or `rloo` or `dpg` where the evidence is slow: see
+    `train.default_objective`. `settings` are the fields of `posteriori.config.FitSettings`:
 
-    steps; num_samples, draws per prompt and step; prompts_per_step (default: all); learning_rate,
-    warmup_steps, decay ("linear", "cosine", "none"); max_grad_norm; weight_decay; policy ("full" or
-    "lora") and lora; micro_batch_size, which bounds memory and leaves the gradient as it is;
+    steps; num_samples, draws per prompt and step; prompts_per_step (default: all); learning_rate
+    ("auto", or a number) and first_rate, where "auto" begins its search; warmup_steps; decay ("late",
+    the default of "auto", "linear", that of a number, "cosine", "none"); max_grad_norm;
+    weight_decay; policy ("full" or "lora") and lora; micro_batch_size, which bounds memory and leaves the gradient as it is;
     checkpoint_every (default: a tenth of the run) and keep_checkpoints; replay, the number of
-    earlier steps whose draws join each step, where the objective allows it; seed.
+    earlier steps whose draws join each step, where the objective allows it (default: the
+    objective's own); seed.
+
+    The policy of the result is the last one, unless draws made on the way show that an earlier one,
+    or the prior, was nearer to the target (`train.selection`): `findings` say so.
 
     kl_budget (nats) or reward_target stand in for the evidence's beta, which is then left out: it
     is the beta whose posterior has that KL to the prior, or that mean reward, on the frontier of
