@@ -57,10 +57,10 @@ def fit(
     `train.default_objective`. `settings` are the fields of `posteriori.config.FitSettings`:
 
     steps; num_samples, draws per prompt and step; prompts_per_step (default: all); learning_rate
-    ("auto", or a number) and first_rate, where "auto" begins its search; warmup_steps; decay ("late",
-    the default of "auto", "linear", that of a number, "cosine", "none"); max_grad_norm;
-    weight_decay; policy ("full" or "lora") and lora; micro_batch_size, which bounds memory and leaves the gradient as it is;
-    checkpoint_every (default: a tenth of the run) and keep_checkpoints; replay, the number of
+    ("auto", or a number) and first_rate, where "auto" begins its search; warmup_steps; decay
+    ("late", the default of "auto", "linear", that of a number, "cosine", "none"); max_grad_norm;
+    weight_decay; policy ("full" or "lora") and lora; micro_batch_size, which bounds memory and
+    leaves the gradient as it is; checkpoint_every (default: a tenth of the run) and keep_checkpoints; replay, the number of
     earlier steps whose draws join each step, where the objective allows it (default: the
     objective's own); seed.
 
