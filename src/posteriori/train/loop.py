@@ -60,9 +60,9 @@ def fit(
     ("auto", or a number) and first_rate, where "auto" begins its search; warmup_steps; decay
     ("late", the default of "auto", "linear", that of a number, "cosine", "none"); max_grad_norm;
     weight_decay; policy ("full" or "lora") and lora; micro_batch_size, which bounds memory and
-    leaves the gradient as it is; checkpoint_every (default: a tenth of the run) and keep_checkpoints; replay, the number of
-    earlier steps whose draws join each step, where the objective allows it (default: the
-    objective's own); seed.
+    leaves the gradient as it is; checkpoint_every (default: a tenth of the run) and
+    keep_checkpoints; replay, the number of earlier steps whose draws join each step, where the
+    objective allows it (default: the objective's own); seed.
 
     The policy of the result is the last one, unless draws made on the way show that an earlier one,
     or the prior, was nearer to the target (`train.selection`): `findings` say so.
