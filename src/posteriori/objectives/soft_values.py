@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, silu
 
 from .lookahead import is_terminal
+
+CopiedT = TypeVar("CopiedT")
 
 _DROPOUT = 0.1
 _SQUASH = 10.0
@@ -142,12 +144,12 @@ class Learner:
 
     def __init__(self, values: SoftValues, rate: float, eos: Tensor, max_new_tokens: int) -> None:
         self.values, self._eos, self._length = values, eos, max_new_tokens
-        self._averaged = copy.deepcopy(values)
+        self._averaged = _copied(values, values.token_VE)
         self._optimizer = torch.optim.AdamW(values.parameters(), lr=rate, weight_decay=0.01)
 
     def fitted(self, known: Known, batches: list[Tensor], generator: torch.Generator) -> Learner:
         """A copy that has learned from the batches; its loss is in `loss`."""
-        learner = copy.deepcopy(self)
+        learner = _copied(self, self.values.token_VE)
         losses = [learner._learn(known.rows(rows), generator) for rows in batches]
         learner.loss = sum(losses) / max(len(losses), 1)
         return learner
@@ -216,6 +218,11 @@ class Learner:
         self.values.load_state_dict(state["values"])
         self._averaged.load_state_dict(state["averaged"])
         self._optimizer.load_state_dict(state["optimizer"])
+
+
+def _copied(whole: CopiedT, token_VE: Tensor) -> CopiedT:
+    """A copy with the same tensor of token features, which is the largest and never changes."""
+    return copy.deepcopy(whole, {id(token_VE): token_VE})
 
 
 def _posterior(known: Known, log_psi_NLK: Tensor) -> Posterior:

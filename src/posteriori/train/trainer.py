@@ -183,8 +183,7 @@ class Trainer:
         guards.check_constants(draws, constants, step)
         drawn = time.perf_counter()
         share = share_of_rate(settings, step)
-        state = dict(self.policy.trained_state()) if self.selection.begins(step) else None
-        state = state and {name: tensor.detach().clone() for name, tensor in state.items()}
+        state = self._state_before(step)
         updates = self.updater(draws, constants, share, step)
         self.replay.keep(fresh)
         log_prob_N = fresh.log_proposal_N
@@ -203,6 +202,13 @@ class Trainer:
             "seconds": time.perf_counter() - start,
             **self.context.metrics,
         }
+
+    def _state_before(self, step: int) -> State | None:
+        """A copy of the weights, where they may be handed back."""
+        if not (self.objective.aims_at_target and self.selection.begins(step)):
+            return None
+        state = self.policy.trained_state()
+        return {name: tensor.detach().clone() for name, tensor in state.items()}
 
     def _learn_from(
         self, step: int, state: State | None, fresh: Draws, log_prob_N: Tensor
