@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..types import Estimate
-from .mixture import Mixture, standard_error
+from .mixture import Mixture
 
 
 class _Term(NamedTuple):
@@ -61,7 +61,7 @@ def target_entropy(mixture: Mixture) -> Estimate:
         * _times(w_n - mixture.log_z_value, mixture.log_z_value + 1 - value - s.log_target_n)
         for w_n, s in zip(mixture.log_weight, mixture.strata, strict=True)
     ]
-    return Estimate(value, standard_error(influence), "consistent", mixture.num_draws)
+    return mixture.estimate(value, influence, missed=mixture.missed())
 
 
 def total_variation(mixture: Mixture) -> Estimate:
@@ -96,12 +96,12 @@ def _expected(mixture: Mixture, term: Callable[[Tensor, Tensor], _Term]) -> Esti
         return Estimate(math.nan, math.inf, "consistent", mixture.num_draws)
     log_v = [w - mixture.log_z_value for w in mixture.log_weight]
     terms = [term(v_n, u_n) for v_n, u_n in zip(log_v, mixture.log_policy_ratio(), strict=True)]
-    value = mixture.share * sum(float(each.value_n.mean()) for each in terms)
+    value = mixture.mean([each.value_n for each in terms])
     if not math.isfinite(value):
         return Estimate(value, 0.0, "exact", mixture.num_draws)
-    slope = mixture.share * sum(float(each.slope_n.mean()) for each in terms)
+    slope = mixture.mean([each.slope_n for each in terms])
     influence = [
         mixture.share * (each.value_n - slope * v_n.exp())
         for each, v_n in zip(terms, log_v, strict=True)
     ]
-    return Estimate(value, standard_error(influence), "consistent", mixture.num_draws)
+    return mixture.estimate(value, influence, missed=mixture.missed())

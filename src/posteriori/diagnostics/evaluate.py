@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from scipy.stats import norm
@@ -13,6 +14,7 @@ from ..draw import draw, lm_tokens
 from ..errors import ConfigError
 from ..estimates import combine
 from ..protocols import LanguageModel
+from ..reliability import most_evidence, never_varies, rests_on
 from ..seeds import generator
 from ..target import Target
 from ..tokens import check_same_outcomes
@@ -20,9 +22,10 @@ from ..types import Cost, Draws, Estimate, Finding
 from ..watching import Progress, one_pass, portions
 from .bounds import check_posterior
 from .diversity import unique_fraction
-from .figures import bounded, figures_of, of_prompt, rows, stratum
+from .figures import bounded, figures_of, max_reward_of, of_prompt, rows, stratum
 from .findings import Beside, findings_of
 from .mixture import Mixture
+from .reach import fault_of_mixture
 from .tilting import beta_of
 from .wasted import wasted
 
@@ -156,12 +159,21 @@ def evaluate(
     if of_prior is not None:
         sides.append((of_prior, log_pi_of_prior))
     prompts = range(len(target.prompts))
+    strata = [
+        [stratum(draws, log_pi_N, rows(draws, at)) for draws, log_pi_N in sides] for at in prompts
+    ]
+    evidence = [torch.cat([s.log_evidence_n for s in both]) for both in strata]
+    most = most_evidence(evidence, target.max_log_evidence)
     mixtures = [
-        Mixture(*(stratum(draws, log_pi_N, rows(draws, at)) for draws, log_pi_N in sides))
-        for at in prompts
+        Mixture(both[0], both[1] if len(both) > 1 else None, log_max_evidence)
+        for both, log_max_evidence in zip(strata, most, strict=True)
     ]
     waste = wasted(mixtures, beta_of(target))
-    figures = figures_of(of_policy, mixtures, waste)
+    figures = figures_of(of_policy, mixtures, waste, max_reward=max_reward_of(target))
+    if target.max_log_evidence is None:
+        log_z = figures["log_z"]
+        resting = rests_on(log_z.value, mixtures[0].num_draws)
+        figures["log_z"] = replace(log_z, findings=(resting,))
     if posterior is not None:
         log_pi_N = _log_prob(lm, posterior, scoring_exact)
         cost += Cost(lm_tokens=lm_tokens(posterior.completions))
@@ -171,6 +183,8 @@ def evaluate(
         waste,
         None if of_prior is None else _unique(of_prior, prompts),
         combine(cut, "consistent"),
+        [fault_of_mixture(m) if m.log_z_value > -math.inf else "" for m in mixtures],
+        never_varies(evidence, target.max_log_evidence),
     )
     findings = [*findings_of(figures, of_policy, beside), *target.findings]
     return Report(figures, findings, of_policy, cost)

@@ -18,9 +18,6 @@ from .tilting import Stage
 FEWEST_EFFECTIVE = 20.0
 """Weighted draws that are worth fewer than these have an error that they do not show themselves."""
 
-_MOST = 0.5
-"""The share of effective draws from which on k-hat is not asked."""
-
 _DOUBTS = {
     "evidence_never_satisfied": "want of draws that the evidence allows",
     "weights_not_trusted": "weights that cannot be trusted",
@@ -119,16 +116,10 @@ def with_log_z(
 
 
 def _doubt(draws: Draws, rows: Sequence[Tensor]) -> str:
-    """Why the draws do not stand for their law. As on the frontier, the shape of the weights' tail
-    is not asked for where most draws are effective: the weights then differ too little to matter,
-    and those of particles are tied within their groups, which no tail is."""
+    """Why the draws do not stand for their law."""
     if any(not bool(mine.any()) for mine in rows):
         return "prompts without a draw"
     said = {finding.name for finding in draws.findings}
-    if draws.guarantee == "properly_weighted" and all(
-        _ess(draws, mine).value >= _MOST * int(mine.sum()) for mine in rows
-    ):
-        said.discard("weights_not_trusted")
     return next((words for name, words in _DOUBTS.items() if name in said), "")
 
 

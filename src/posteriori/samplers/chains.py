@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -10,7 +11,7 @@ from pydantic import Field
 from ..config import Strict
 from ..draw import draw
 from ..errors import SamplingError
-from ..types import Cost, Draws, Estimate
+from ..types import Cost, Draws, Estimate, Finding
 from .base import Job
 from .mixing import Trace, findings
 
@@ -73,12 +74,18 @@ def draws_of(states: Draws, chains: int, take: int) -> Draws:
     return replace(picked, log_weight_N=torch.zeros_like(picked.log_prior_N), group_N=chosen)
 
 
-def finished(job: Job, trace: Trace, chains: int, log_z: Estimate | None = None) -> Draws:
-    """All that was kept, with the figures of the chains."""
+def finished(
+    job: Job,
+    trace: Trace,
+    chains: int,
+    log_z: Estimate | None = None,
+    found: Sequence[Finding] = (),
+) -> Draws:
+    """All that was kept, with the figures of the chains and what else was `found`."""
     figures = trace.figures()
     return replace(
         Draws.concat(job.kept),
         log_z=log_z,
         figures=figures,
-        findings=tuple(findings(figures, chains, job.num_samples)),
+        findings=(*findings(figures, chains, job.num_samples), *found),
     )

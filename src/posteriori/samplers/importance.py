@@ -8,11 +8,10 @@ from typing import ClassVar
 
 from ..config import Strict
 from ..draw import draw
-from ..estimates import combine, log_mean_weight
 from ..numerics import pareto_k, pareto_smooth
 from ..types import Draws, Finding, Guarantee
 from .base import Job, Sampler
-from .findings import findings_of_draws
+from .findings import findings_of_weights, log_z_of_pool
 
 _ROUND = 256
 """Draws a prompt between two reports of progress."""
@@ -53,19 +52,15 @@ class Importance(Sampler):
             job.keep(draw(job.target, job.proposal, size, seeded, on_progress=told))
         draws = Draws.concat(job.kept)
         if self.settings.smooth:
-            draws = _smoothed(draws)
-        prompt_N = draws.completions.prompt_index_N
+            draws = _smoothed(draws, job)
         kind = "consistent" if self.settings.smooth else "lower_bound"
-        per_prompt = [
-            log_mean_weight(draws.log_weight[prompt_N == at], kind)
-            for at in range(len(job.target.prompts))
-        ]
-        return replace(draws, log_z=combine(per_prompt, kind))
+        log_z, _ = log_z_of_pool(job.target, draws, kind, weighted=True)
+        return replace(draws, log_z=log_z)
 
 
-def _smoothed(draws: Draws) -> Draws:
+def _smoothed(draws: Draws, job: Job) -> Draws:
     log_w_N = draws.log_weight.clone()
-    found, as_they_were = findings_of_draws(draws), 0
+    found, as_they_were = findings_of_weights(job.target, draws), 0
     for at in range(len(draws.completions.prompt_set)):
         rows_N = draws.completions.prompt_index_N == at
         log_w_n = log_w_N[rows_N].cpu()
