@@ -33,7 +33,7 @@ NO_WEIGHT = (
 )
 FEW_EFFECTIVE = "fewer than a hundred draws of a prompt are effective"
 
-_RULE_OF_THREE = 3.0
+RULE_OF_THREE = 3.0
 """What n independent draws have never shown has a probability of at most 3 / n, with a confidence
 of 1 - e^-3 = 95%."""
 
@@ -101,13 +101,13 @@ def missed(log_z: float, log_max_weight: float, num_draws: int) -> float:
         log(1 + 3 max(1, w_max / Z-hat) / n) / 1.96
 
     With a confidence of 95% what no draw has shown has a probability of at most 3/n, so that Z is
-    at most Z-hat + 3/n w_max, and 1.96 of these errors reach it. Outcomes of no weight can be missed
-    likewise: draws that all weigh the same never have an error of 0. Where draws of w_max were
-    expected and none came, Z-hat is off by over five errors with a chance of e^-7 at most.
+    at most Z-hat + 3/n w_max, and 1.96 of these errors reach it. Outcomes of no weight can be
+    missed likewise: draws that all weigh the same never have an error of 0. That so much is missed
+    that Z-hat is off by over five errors has a chance of at most e^-7.
     """
     if log_z == -math.inf or num_draws < 1:
         return math.inf
-    log_x = math.log(_RULE_OF_THREE / num_draws) + max(0.0, log_max_weight - log_z)
+    log_x = math.log(RULE_OF_THREE / num_draws) + max(0.0, log_max_weight - log_z)
     return (log_x if log_x > 30 else math.log1p(math.exp(log_x))) / NORMAL
 
 
@@ -120,7 +120,7 @@ def missed_of_mean(values_n: Tensor, farthest: float) -> float:
         away = max(away, abs(farthest - mean))
     if not math.isfinite(away):
         return 0.0
-    return _RULE_OF_THREE * away / len(values_n) / NORMAL
+    return RULE_OF_THREE * away / len(values_n) / NORMAL
 
 
 def most_evidence(evidence: Sequence[Tensor], stated: float | None) -> list[float]:
@@ -169,7 +169,7 @@ def jumps(log_evidence_n: Tensor, most: float) -> bool:
 def rests_on(log_z: float, num_draws: int) -> Finding:
     """What log Z rests on where the target states no bound on its evidence: what n draws may have
     missed raises it by two large errors only from that much evidence on."""
-    least = log_z + math.log(math.expm1(2 * LARGE_ERROR) * num_draws / _RULE_OF_THREE)
+    least = log_z + math.log(math.expm1(2 * LARGE_ERROR) * num_draws / RULE_OF_THREE)
     return Finding(
         "info",
         "no_bound_on_the_evidence",

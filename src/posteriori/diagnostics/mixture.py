@@ -66,8 +66,9 @@ class Mixture:
         self.share = 1.0 / len(self.strata)
         self.num_draws = sum(len(s.log_pi_n) for s in self.strata)
         self.log_m = [self.log_density(s) for s in self.strata]
+        # Of draws of one model alone prior/m has no bound: it is 1, or nothing to go by.
         self.control = [
-            control_variate(s.log_prior_n - log_m_n)
+            torch.zeros_like(log_m_n) if prior is None else control_variate(s.log_prior_n - log_m_n)
             for s, log_m_n in zip(self.strata, self.log_m, strict=True)
         ]
         self.log_count = log_shares(self.control)

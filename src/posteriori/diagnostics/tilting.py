@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..numerics import Spread, pareto_k
-from ..reliability import NORMAL, jumps, missed
+from ..reliability import NORMAL, RULE_OF_THREE, jumps, missed
 from ..target import Target
 from ..types import Draws, Estimate, Kind
 
@@ -64,8 +65,9 @@ class Stage:
     below its true value in expectation, the others are consistent; standard errors are the delta
     method's, and what the draws may have missed: 3/n of the prior's probability
     (`reliability.missed`) at `log_max_evidence`, the most log e there may be, or at the most that
-    was seen. `unit`: how much reward there is in a nat of it. What hard evidence rules out is ruled
-    out for every t > 0.
+    was seen. `unit`: how much reward there is in a nat of it; `independent`: whether the draws are
+    independent ones of a proposal (those of the prior are, t0 = 0), and no particles that have
+    looked for evidence by steps. What hard evidence rules out is ruled out for every t > 0.
     """
 
     def __init__(
@@ -75,8 +77,10 @@ class Stage:
         t0: float,
         log_max_evidence: float = -math.inf,
         unit: float = 0.0,
+        *,
+        independent: bool | None = None,
     ) -> None:
-        self.t0, self.unit = t0, unit
+        self.t0 = t0
         self.log_e_n = draws.log_evidence_N[rows].cpu()
         self.reward_n = draws.reward_N[rows].cpu()
         self.log_w_n = draws.log_weight[rows].cpu()
@@ -87,8 +91,9 @@ class Stage:
         top = int(self.log_e_n.argmax())
         seen = float(self.log_e_n[top])
         most = max(seen, log_max_evidence)
-        # Particles have looked for more by steps, and a gap alone can hide it from them.
-        self.may_miss = t0 == 0 or jumps(self.log_e_n, most)
+        # What particles look for by steps, a gap alone can hide from them.
+        alone = t0 == 0 if independent is None else independent
+        self.may_miss = alone or jumps(self.log_e_n, most)
         self.farthest = most if self.may_miss else seen
         self.farthest_reward = float(self.reward_n[top])
         if self.farthest > seen > -math.inf:
@@ -148,11 +153,15 @@ class Stage:
         probability were where the most evidence is."""
         if t == 0 or not self.may_miss:
             return 0.0, 0.0, 0.0
-        gain = NORMAL * missed(log_z, t * self.farthest, len(self.log_e_n))
-        share = -math.expm1(-gain)
-        away = self.farthest_reward - reward
+        num = len(self.log_e_n)
+        of_log_z = missed(log_z, t * self.farthest, num)
+        # Weight that a share q of the prior's probability has, beside what that had before.
+        q, log_v = min(0.5, RULE_OF_THREE / num), t * self.farthest - log_z
+        gain = float(np.logaddexp(math.log1p(-q), math.log(q) + log_v))
+        share = math.exp(math.log(q) + log_v - gain)
         of_kl = share * t * (self.farthest - mean_log_e) - gain
-        return gain / NORMAL, share * away / NORMAL, of_kl / NORMAL
+        away = self.farthest_reward - reward
+        return of_log_z, share * away / NORMAL, of_kl / NORMAL
 
     def log_weight(self, t: float) -> Tensor:
         """log w(t), float64 [n]."""

@@ -153,7 +153,9 @@ def _fault(
 def _log_z_of(draws: Draws, mine: Tensor) -> Estimate:
     """Of one prompt's weights; groups of draws that depend on each other count as one each."""
     log_w_n = draws.log_weight[mine].cpu()
-    if draws.group_N is None or len(log_w_n) == 0:
+    if not bool((log_w_n > -math.inf).any()):
+        return Estimate(-math.inf, math.inf, "lower_bound", len(log_w_n))
+    if draws.group_N is None:
         return log_mean_weight(log_w_n)
     group_n = draws.group_N[mine].cpu()
     means = [log_mean_exp(log_w_n[group_n == g]) for g in group_n.unique()]
