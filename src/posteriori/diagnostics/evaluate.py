@@ -54,7 +54,9 @@ class Report(dict[str, Estimate]):
         Of a report that was made with exact draws of the target. Its ends are a lower and an upper
         bound in expectation, each moved outwards by the normal quantile of its standard error, so
         it holds with at least that confidence where there are enough draws for standard errors to
-        be right. Raises `KeyError` for other figures, and `ConfigError` without exact draws.
+        be right. Where no draw of policy or prior has any evidence, log Z is that of the sampler
+        which made the exact draws, if it gives one, and nothing is known otherwise. Raises
+        `KeyError` for other figures, and `ConfigError` without exact draws.
         """
         if name not in ("log_z", "kl_to_target", "kl_from_target"):
             raise KeyError(f"there is no interval for '{name}'")
@@ -68,6 +70,8 @@ class Report(dict[str, Estimate]):
         figure, upper = self[name], self["log_z_upper"]
         # What the upper bound adds to the figures, which rest on the lower one.
         gap = upper.value - self["log_z"].value
+        if not math.isfinite(gap):
+            return (-math.inf if name == "log_z" else 0.0), math.inf
         low, high = (figure.value - gap, figure.value)
         low_error, high_error = (upper.standard_error, 0.0)
         if name != "kl_from_target":

@@ -69,7 +69,9 @@ def figures_of(
         "elbo": mean_over_draws(draws.log_weight, lambda at: mixtures[at].farthest_evidence()),
         "eubo": combine([divergences.eubo(m) for m in mixtures], "consistent"),
         "kl_to_target": at_least_zero(combine([m.kl_to_target() for m in mixtures], "consistent")),
-        "kl_from_target": combine([divergences.kl_from_target(m) for m in mixtures], "consistent"),
+        "kl_from_target": at_least_zero(
+            combine([divergences.kl_from_target(m) for m in mixtures], "consistent")
+        ),
         "tv": combine([divergences.total_variation(m) for m in mixtures], "consistent"),
         "js": combine([divergences.jensen_shannon(m) for m in mixtures], "consistent"),
         "wasted_nats": waste.nats,
@@ -109,7 +111,7 @@ def bounded(
     position_N = target.prompt_positions(posterior.completions)
     strata = [stratum(posterior, log_pi_N, position_N == i) for i in range(len(mixtures))]
     eubo = [mean(each.log_target_n - each.log_pi_n) for each in strata]
-    of_weights = [m.log_z() for m in mixtures]
+    of_weights = [_log_z(m, posterior, at) for at, m in enumerate(mixtures)]
     kl = [
         replace(
             above,
@@ -126,13 +128,29 @@ def bounded(
         )
         for z, each in zip(of_weights, [mean(s.log_target_n) for s in strata], strict=True)
     ]
-    upper = [log_z_upper(m, each) for m, each in zip(mixtures, strata, strict=True)]
+    upper = [
+        log_z_upper(m, each) if m.log_z_value > -math.inf else replace(z, kind="upper_bound")
+        for m, each, z in zip(mixtures, strata, of_weights, strict=True)
+    ]
+    unseen = any(m.log_z_value == -math.inf for m in mixtures)
     return {
+        **({"log_z": combine(of_weights, "lower_bound")} if unseen else {}),
         "eubo": combine(eubo, "unbiased"),
         "kl_from_target": at_least_zero(combine(kl, "consistent")),
         "target_entropy": at_least_zero(combine(entropy, "consistent")),
         "log_z_upper": combine(upper, "upper_bound"),
     }
+
+
+def _log_z(mixture: Mixture, posterior: Draws, at: int) -> Estimate:
+    """By the draws of policy and prior; where none has any evidence, as the sampler of the exact
+    draws has it."""
+    of_sampler = posterior.log_z
+    if mixture.log_z_value > -math.inf or of_sampler is None:
+        return mixture.log_z()
+    if len(of_sampler.per_prompt) <= at:
+        return mixture.log_z()
+    return of_sampler.per_prompt[at]
 
 
 def rows(draws: Draws, index: int) -> Tensor:

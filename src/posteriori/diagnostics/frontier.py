@@ -10,7 +10,7 @@ from scipy.optimize import root_scalar
 
 from ..draw import draw
 from ..errors import ConfigError, FrontierError
-from ..estimates import combine
+from ..estimates import at_least_zero, combine
 from ..reliability import fault_of, most_evidence
 from ..sampling import sample
 from ..seeds import derive, generator
@@ -174,7 +174,7 @@ class Frontier:
         tilted = [each.at(t) for each in stage]
         return Point(
             beta=self.unit / t if t else math.inf,
-            kl=combine([each.kl for each in tilted], "consistent"),
+            kl=at_least_zero(combine([each.kl for each in tilted], "consistent")),
             reward=combine([each.reward for each in tilted], "consistent"),
             log_z=combine([each.log_z for each in tilted], "lower_bound"),
             pareto_k=max(each.pareto_k for each in tilted),

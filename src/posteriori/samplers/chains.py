@@ -121,7 +121,7 @@ def _out_of_reach(job: Job, draws: Draws, proposed: int) -> list[Finding]:
             "warn",
             "chains_may_have_missed",
             f"For {far} of {len(evidence)} prompts no chain has been near the most evidence there "
-            f"may be, and {proposed} proposals can have missed it: most of the target may be there.",
+            f"may be, which {proposed} proposals can have missed: most of the target may be there.",
             "Raise num_samples or burn_in, or use a proposal that is nearer to the target.",
         )
     ]
