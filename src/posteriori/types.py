@@ -166,8 +166,8 @@ class Completions:
             moved = []
             for prompt, ids in zip(part.prompt_set, part.prompt_ids, strict=True):
                 row = place_of(prompt)
-                named = ("seen", seen[prompt_key(prompt)]) if row is None else ("row", row)
-                key = (prompt_key(prompt), *named)
+                nth = seen[prompt_key(prompt)] if row is None else row
+                key = (prompt_key(prompt), "nth" if row is None else "row", nth)
                 seen[key[0]] += 1
                 if key not in place:
                     place[key] = len(prompts)

@@ -138,7 +138,8 @@ def _tokens(
         for at, ids in zip(plain, tokenizer(texts)["input_ids"], strict=True):
             joint[at] = ids
     if chats:
-        talks = [answered(prompts[at], replies[at]) for at in chats]
+        asked: list[Any] = [(prompts[at], replies[at]) for at in chats]
+        talks = [answered(*each) for each in asked]
         encoded = tokenizer.apply_chat_template(talks, tokenize=True, return_dict=True)
         for at, ids in zip(chats, encoded["input_ids"], strict=True):
             joint[at] = ids
