@@ -371,7 +371,9 @@ class Estimate:
     `standard_error` is the Monte Carlo error of `value` for the prompts at hand: how far another
     seed would land. With several prompts `value` is their mean and `per_prompt` holds one estimate
     each. `standard_error_new_prompts` instead treats the prompts as a sample of all prompts one
-    might ask, so it contains the spread between them as well; None with a single prompt.
+    might ask, so it contains the spread between them as well; None with a single prompt. Both are
+    such that +- 1.96 of them is a 95% interval: errors that rest on fewer than thirty values
+    (`degrees_of_freedom` and one) are wider than s / sqrt(n), by Student's t.
 
     `kind`: exact; unbiased; consistent (bias vanishes as 1/num_draws); lower_bound or upper_bound
     (in expectation); heuristic (no guarantee).
@@ -384,6 +386,7 @@ class Estimate:
     findings: tuple[Finding, ...] = ()
     per_prompt: tuple[Estimate, ...] = ()
     standard_error_new_prompts: float | None = None
+    degrees_of_freedom: float = math.inf
 
     def __float__(self) -> float:
         return self.value
