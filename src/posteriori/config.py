@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, Field, PlainValidator, ValidationError
 
+from .data.settings import Prompts
+from .data.settings import is_prompt as is_prompt
 from .errors import ConfigError, did_you_mean
 from .evidence_settings import CallSettings as CallSettings
 from .evidence_settings import ReadyMadeSettings as ReadyMadeSettings
@@ -168,37 +170,13 @@ class EvidenceSettings(ReadyMadeSettings, DistributionSettings):
     kappa: float | None = Field(None, ge=0)
 
 
-def _prompts(value: Any) -> Any:
-    if isinstance(value, str) or (isinstance(value, list) and value and all(map(is_prompt, value))):
-        return value
-    raise ValueError(
-        'write a file name (.jsonl or .txt) or a list of strings, such as ["The food here is"]'
-    )
-
-
-def is_prompt(value: Any) -> bool:
-    """A string, or a conversation: messages whose role and content are strings."""
-    if isinstance(value, str):
-        return True
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(
-            isinstance(message, dict)
-            and isinstance(message.get("role"), str)
-            and isinstance(message.get("content"), str)
-            for message in value
-        )
-    )
-
-
 class RunFitSettings(FitSettings):
     """`FitSettings`; which objective they are for, with settings of its own; and the prompts that
     training is judged on, a file or a list as `prompts` are."""
 
     objective: str = "auto"
     objective_settings: dict[str, Any] = Field(default_factory=dict)
-    held_out: Annotated[Any, BeforeValidator(_prompts)] = None
+    held_out: Prompts = None
 
 
 class EvaluateSettings(Strict):
@@ -245,7 +223,7 @@ class RunConfig(Strict):
     """
 
     output_dir: str | None = None
-    prompts: Annotated[Any, BeforeValidator(_prompts)]
+    prompts: Prompts
     max_new_tokens: int = Field(ge=1)
     prior: PriorSettings = PriorSettings()
     evidence: list[EvidenceSettings]
