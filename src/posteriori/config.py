@@ -19,6 +19,7 @@ from .evidence_settings import CallSettings as CallSettings
 from .evidence_settings import ReadyMadeSettings as ReadyMadeSettings
 from .strict import Strict as Strict
 from .strict import as_tuple
+from .trl_names import name_here
 
 
 class LoraSettings(Strict):
@@ -255,6 +256,9 @@ def _explain(model: type[BaseModel], error: Any) -> str:
     path = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         known = _fields_at(model, error["loc"][:-1])
+        here = name_here(str(error["loc"][-1]))
+        if here is not None:
+            return f"unknown key '{path}'; {here}"
         return f"unknown key '{path}'; {did_you_mean(str(error['loc'][-1]), known)}"
     if error["type"] == "missing":
         return f"'{path}' is missing; write {path} = ..."

@@ -13,6 +13,7 @@ from torch import Tensor
 from .data.prompts import PromptData
 from .data.prompts import prompts as read_prompts
 from .errors import ConfigError, EvidenceError
+from .given_evidence import checked_evidence
 from .occurrence import marked, place_of
 from .protocols import (
     Evidence,
@@ -22,6 +23,7 @@ from .protocols import (
     Scores,
     TargetEvidence,
 )
+from .registry import language_model
 from .spending import spend
 from .types import Completions, Finding, Prompt, prompt_key
 
@@ -70,8 +72,8 @@ class Target:
             raise ConfigError(f"max_new_tokens={max_new_tokens} must be at least 1")
         if not (math.isfinite(temper) and temper >= 0):
             raise ConfigError(f"temper={temper} must be a number of at least 0")
-        self.prior = prior
-        self.evidence = tuple(evidence) if isinstance(evidence, Sequence) else (evidence,)
+        self.prior: LanguageModel = language_model(prior, "prior")
+        self.evidence = checked_evidence(evidence)
         self.prompts = _told_apart(data.prompts)
         self.max_new_tokens = max_new_tokens
         both = sorted(data.columns.keys() & (columns or {}).keys())
