@@ -64,9 +64,10 @@ class Spread(NamedTuple):
         with the degrees of freedom of Welch (1947) and Satterthwaite (1946). `beside`: an error
         of another kind, which is known and adds to these as a square.
         """
+        more = [beside] if beside else []
         return cls.joined(
-            [*(math.sqrt(float(variance_of_mean(values_n))) for values_n in parts), beside],
-            [*(len(values_n) - 1.0 for values_n in parts), math.inf],
+            [*(math.sqrt(float(variance_of_mean(values_n))) for values_n in parts), *more],
+            [*(len(values_n) - 1.0 for values_n in parts), *(math.inf for _ in more)],
         )
 
     @classmethod
@@ -76,8 +77,11 @@ class Spread(NamedTuple):
         total = sum(squares)
         if not (math.isfinite(total) and total > 0):
             return cls(math.sqrt(total) if total >= 0 else math.nan, math.inf)
-        uncertain = sum((each / total) ** 2 / k for each, k in zip(squares, degrees, strict=True))
-        degrees_of_freedom = 1 / uncertain if uncertain else math.inf
+        # s^2 comes with 2/k of its square as variance, which k + 2 and - 2 take out of the sum.
+        parts = zip(squares, degrees, strict=True)
+        uncertain = sum((each / total) ** 2 / (k + 2) for each, k in parts)
+        degrees_of_freedom = 1 / uncertain - 2 if uncertain else math.inf
+        degrees_of_freedom = min(max(degrees_of_freedom, min(degrees)), sum(degrees))
         return cls(t_factor(degrees_of_freedom) * math.sqrt(total), degrees_of_freedom)
 
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from .errors import ConfigError, OutcomeError
+from .occurrence import place_of
 
 Message = dict[str, Any]
 Prompt = str | list[Message]
@@ -156,7 +157,7 @@ class Completions:
     def concat(parts: Sequence[Completions]) -> Completions:
         """All completions of `parts` in order. A prompt that several parts have is one prompt; one
         that a part has twice stays two."""
-        place: dict[tuple[str, int], int] = {}
+        place: dict[tuple[str, str, int], int] = {}
         prompts: list[Prompt] = []
         prompt_ids: list[tuple[int, ...]] = []
         index_parts = []
@@ -164,7 +165,9 @@ class Completions:
             seen: Counter[str] = Counter()
             moved = []
             for prompt, ids in zip(part.prompt_set, part.prompt_ids, strict=True):
-                key = (prompt_key(prompt), seen[prompt_key(prompt)])
+                row = place_of(prompt)
+                nth = seen[prompt_key(prompt)] if row is None else row
+                key = (prompt_key(prompt), "nth" if row is None else "row", nth)
                 seen[key[0]] += 1
                 if key not in place:
                     place[key] = len(prompts)
