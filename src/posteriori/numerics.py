@@ -61,14 +61,14 @@ class Spread(NamedTuple):
 
             error^2 = t^2 sum_i s_i^2 / n_i,    t = `t_factor`(degrees of freedom),
 
-        with the degrees of freedom of Welch (1947) and Satterthwaite (1946). `beside`: an error
-        of another kind, which is known and adds to these as a square.
+        with the degrees of freedom of Welch (1947) and Satterthwaite (1946). `beside`: an error of
+        another kind, which needs no t and adds its own square.
         """
-        more = [beside] if beside else []
-        return cls.joined(
-            [*(math.sqrt(float(variance_of_mean(values_n))) for values_n in parts), *more],
-            [*(len(values_n) - 1.0 for values_n in parts), *(math.inf for _ in more)],
+        own = cls.joined(
+            [math.sqrt(float(variance_of_mean(values_n))) for values_n in parts],
+            [len(values_n) - 1.0 for values_n in parts],
         )
+        return cls(math.hypot(own.error, beside), own.degrees_of_freedom)
 
     @classmethod
     def joined(cls, errors: Sequence[float], degrees: Sequence[float]) -> Spread:

@@ -66,7 +66,7 @@ def fault(k: float, effective: float, num_draws: int, error: float, missed: floa
         return NO_WEIGHT
     limit = reliable_k(num_draws)
     if k > limit and effective < NEARLY_EQUAL * num_draws:
-        return f"Pareto k-hat of a prompt's weights is {k:.2f}, above {limit:.2f}"
+        return f"pareto_k is {k:.2f} for a prompt's weights, above {limit:.2f}"
     if missed > LARGE_ERROR:
         return (
             f"what {num_draws} draws of a prompt may have missed (3/n of the probability, at the "

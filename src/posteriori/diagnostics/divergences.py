@@ -33,7 +33,7 @@ def kl_from_target(mixture: Mixture) -> Estimate:
         value_n = _times(log_v_n, log_v_n - log_u_n)
         return _Term(value_n, value_n + log_v_n.exp())
 
-    return _expected(mixture, term)
+    return _expected(mixture, term, mixture.missed())
 
 
 def eubo(mixture: Mixture) -> Estimate:
@@ -44,7 +44,7 @@ def eubo(mixture: Mixture) -> Estimate:
         value_n = _times(log_v_n, log_v_n - log_u_n + mixture.log_z_value)
         return _Term(value_n, value_n)
 
-    return _expected(mixture, term)
+    return _expected(mixture, term, mixture.missed())
 
 
 def target_entropy(mixture: Mixture) -> Estimate:
@@ -91,7 +91,9 @@ def _times(log_weight_n: Tensor, value_n: Tensor) -> Tensor:
     return torch.where(log_weight_n.isneginf(), 0.0, log_weight_n.exp() * value_n)
 
 
-def _expected(mixture: Mixture, term: Callable[[Tensor, Tensor], _Term]) -> Estimate:
+def _expected(
+    mixture: Mixture, term: Callable[[Tensor, Tensor], _Term], missed: float = 0.0
+) -> Estimate:
     if mixture.log_z_value == -math.inf:
         return Estimate(math.nan, math.inf, "consistent", mixture.num_draws)
     log_v = [w - mixture.log_z_value for w in mixture.log_weight]
@@ -104,4 +106,4 @@ def _expected(mixture: Mixture, term: Callable[[Tensor, Tensor], _Term]) -> Esti
         mixture.share * (each.value_n - slope * v_n.exp())
         for each, v_n in zip(terms, log_v, strict=True)
     ]
-    return mixture.estimate(value, influence, missed=mixture.missed())
+    return mixture.estimate(value, influence, missed=missed)
