@@ -26,6 +26,10 @@ class Replay:
     def keep(self, fresh: Draws) -> None:
         self._kept.appendleft(fresh)
 
+    @property
+    def newest(self) -> Draws | None:
+        return self._kept[0] if self._kept else None
+
     def state_dict(self) -> list[dict[str, Any]]:
         """What a checkpoint needs: tensors and plain values only."""
         return [_packed(draws) for draws in self._kept]
