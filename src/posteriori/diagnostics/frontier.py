@@ -87,7 +87,7 @@ class Frontier:
         grid = [self.end * (at / _GRID) ** 2 for at in range(1, _GRID + 1)] if self.end else []
         self.points = tuple(self._at(t) for t in grid)
         self.best_of_n: tuple[BestOfN, ...] = best_of_n_points(pool)
-        self.findings = (_finding(self.points, because),)
+        self.findings: tuple[Finding, ...] = (_finding(self.points, because),)
 
     def at_beta(self, beta: float) -> Point:
         """Raises `FrontierError` below the smallest beta that is known."""
@@ -202,8 +202,9 @@ def frontier(
     _check_number(num_samples)
     if not (math.isfinite(strongest) and strongest > 0) or stages < 0:
         raise ConfigError("strongest must be a positive number, and stages not negative")
-    whole, target = target, sampled_prompts(target, max_prompts, seed)
-    share = len(target.prompts) / len(whole.prompts)
+    asked = target
+    target = sampled_prompts(asked, max_prompts, seed)
+    share = len(target.prompts) / len(asked.prompts)
     stream = generator(seed, "frontier")
     pool = draw(target, target.prior, num_samples, stream, on_progress=on_progress)
     found, cost = [_stage(pool, 0.0)], pool.cost
@@ -227,7 +228,7 @@ def frontier(
         whole = replace(drawn, log_evidence_N=drawn.log_evidence_N / t0)
         found.append(_stage(replace(whole, log_weight_N=drawn.log_weight), t0))
     curve = Frontier(target, found, pool, strongest, cost, share)
-    curve.findings += sampled_finding(target, whole)
+    curve.findings += sampled_finding(target, asked)
     return curve
 
 
