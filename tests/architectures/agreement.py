@@ -93,7 +93,7 @@ def _gaps_of_lora(
         if "lora_B" in name:
             tensor.normal_(std=0.1, generator=generator(1))
     moved = policy.log_prob(drawn)
-    assert gap(moved, rescored) > 0.1, "the adapter does something"
+    assert gap(moved, rescored) > 1e-3, "the adapter does something"
     found["lora, moved"] = gap(moved, plain_log_probs(policy.model, drawn))
     policy.save_pretrained(directory)
     found["lora, reloaded"] = gap(po.load(directory).log_prob(drawn), moved)

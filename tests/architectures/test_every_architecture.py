@@ -56,11 +56,15 @@ experts; more embeddings than logits; linear attention; recurrent cells."""
 KINDS = sorted(set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) - NOT_BUILT.keys())
 
 
+DRAWS = ("big_bird", "reformer")
+"""Their own code draws from torch's global random state."""
+
+
 def every(kinds, usual=()):
-    return [
-        pytest.param(kind, marks=() if kind in usual else pytest.mark.models, id=kind)
-        for kind in kinds
-    ]
+    marks = {kind: [] if kind in usual else [pytest.mark.models] for kind in kinds}
+    for kind in marks.keys() & set(DRAWS):
+        marks[kind].append(pytest.mark.moves_rng)
+    return [pytest.param(kind, marks=marks[kind], id=kind) for kind in kinds]
 
 
 @pytest.mark.parametrize("kind", every([k for k in KINDS if k not in REFUSED], HANDFUL))

@@ -33,7 +33,7 @@ _WRAPPED = "_posteriori_peft_model"
 """Where a model keeps the PEFT model that was made of it: its modules have adapters from then on,
 also for those who hold it without."""
 
-MISSED_PATTERN = r"The following (rank|alpha)_pattern keys did not match"
+MISSED_PATTERN = r"The following (rank|alpha)_pattern keys did not match|target_parameters=.* were"
 """What PEFT warns of at its own entries in a config."""
 
 _HANDLES, _UNUSED = "_posteriori_handles", "_posteriori_unused"
@@ -179,12 +179,25 @@ def _no_plain_linears(model: torch.nn.Module) -> list[str] | None:
         if isinstance(module, torch.nn.Linear)
         and type(module).forward is not torch.nn.Linear.forward
         and type(module).__module__.startswith("transformers.models.")
+        and not _multiplies(module)
     ]
     kind = getattr(getattr(model, "config", None), "model_type", "")
     if kind in ("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h"):
         names = {name.rsplit(".")[-1] for name, _ in model.named_modules()}
         found += [name for name in _READ_BY_MAMBAS_KERNELS if name in names]
     return found or None
+
+
+@torch.no_grad()
+def _multiplies(layer: torch.nn.Linear) -> bool:
+    """Whether it is x W' + b, though its class says so in its own words (Falcon's)."""
+    x_1I = torch.linspace(-1, 1, layer.in_features).to(layer.weight)[None]
+    try:
+        out = layer(x_1I)
+    except Exception:  # its own code does not take one row of its input
+        return False
+    want_1O = torch.nn.functional.linear(x_1I, layer.weight, layer.bias)
+    return isinstance(out, torch.Tensor) and out.shape == want_1O.shape and out.allclose(want_1O)
 
 
 @contextlib.contextmanager

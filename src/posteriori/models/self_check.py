@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedConfig
+from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from ..errors import ModelError
@@ -34,7 +34,7 @@ _LONG, _SHORT, _MORE = 6, 2, 3
 
 
 @torch.no_grad()
-def can_be_continued(base: torch.nn.Module, forward: Forward, rounded: bool) -> bool:
+def can_be_continued(base: PreTrainedModel, forward: Forward, rounded: bool) -> bool:
     """Whether padding on the left and a cache change nothing for this model.
 
     Two plain passes over two rows of six and of nine tokens and three passes with the cache, once
@@ -59,7 +59,7 @@ def keeps_gradients(config: PreTrainedConfig) -> bool:
     return kinds <= {DynamicLayer, DynamicSlidingWindowLayer}
 
 
-def _find_out(forward: Forward, base: torch.nn.Module, rounded: bool) -> bool | None:
+def _find_out(forward: Forward, base: PreTrainedModel, rounded: bool) -> bool | None:
     name, device = forward.call.name, forward.device
     long, short, more = _sizes(forward.config)
     known = memory.embedding_weight(base).shape[0]
