@@ -91,7 +91,7 @@ def _gaps_of_lora(
     found = {"lora": gap(policy.log_prob(drawn), rescored)}
     for name, tensor in policy.trained_state().items():
         if "lora_B" in name:
-            tensor.normal_(std=0.1, generator=generator(1))
+            tensor.normal_(std=0.05, generator=generator(1))
     moved = policy.log_prob(drawn)
     assert gap(moved, rescored) > 1e-3, "the adapter does something"
     found["lora, moved"] = gap(moved, plain_log_probs(policy.model, drawn))
