@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..estimates import at_least_zero, by_prompt, combine, mean, worst
 from ..reliability import missed_of_mean
+from ..rows_of_prompts import rows_of_prompts, split_rows
 from ..target import Target
 from ..types import Completions, Draws, Estimate
 from . import divergences
@@ -109,7 +110,8 @@ def bounded(
 ) -> dict[str, Estimate]:
     """What exact draws of the target say, in place of weighted ones."""
     position_N = target.prompt_positions(posterior.completions)
-    strata = [stratum(posterior, log_pi_N, position_N == i) for i in range(len(mixtures))]
+    of_prompts = split_rows(position_N, len(mixtures))
+    strata = [stratum(posterior, log_pi_N, each) for each in of_prompts]
     eubo = [mean(each.log_target_n - each.log_pi_n) for each in strata]
     of_weights = [_log_z(m, posterior, at) for at, m in enumerate(mixtures)]
     kl = [
@@ -154,8 +156,8 @@ def _log_z(mixture: Mixture, posterior: Draws, at: int) -> Estimate:
 
 
 def rows(draws: Draws, index: int) -> Tensor:
-    """Which draws are of the prompt at `index`; a mask [N]."""
-    return draws.completions.prompt_index_N == index
+    """Which draws are of the prompt at `index`; their positions. Found for all prompts at once."""
+    return rows_of_prompts(draws.completions)[index]
 
 
 def of_prompt(draws: Draws, index: int) -> Completions:

@@ -13,6 +13,7 @@ from ..config import Strict
 from ..draw import draw
 from ..errors import SamplingError
 from ..numerics import log_mean_exp
+from ..rows_of_prompts import rows_of_prompts
 from ..types import Cost, Draws, Estimate, Finding
 from .base import Job
 from .mixing import Trace, findings
@@ -105,8 +106,7 @@ def _out_of_reach(job: Job, draws: Draws, proposed: int) -> list[Finding]:
     With Z about 1 / E_p*[1/e] over where they have been, what so many proposals have not shown may
     hold more than a fifth of the target (`reliability.missed`).
     """
-    at_N = job.target.prompt_positions(draws.completions)
-    evidence = [draws.log_evidence_N[at_N == at].cpu() for at in range(len(job.target.prompts))]
+    evidence = [draws.log_evidence_N[rows].cpu() for rows in rows_of_prompts(draws.completions)]
     most = reliability.most_evidence(evidence, job.target.max_log_evidence)
     far = 0
     for log_e_n, bound in zip(evidence, most, strict=True):

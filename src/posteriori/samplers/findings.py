@@ -12,6 +12,7 @@ from torch import Tensor
 from .. import reliability
 from ..estimates import combine, log_mean_weight
 from ..numerics import log_mean_exp
+from ..rows_of_prompts import rows_of_prompts
 from ..target import Target
 from ..types import Draws, Estimate, Finding, Kind
 
@@ -26,7 +27,7 @@ def log_z_of_pool(
     `weighted`: the draws themselves go out with these weights. Otherwise log Z alone rests on them,
     and the finding is `reliability.LOG_Z_NOT_TRUSTED`.
     """
-    rows = _rows(target, pool)
+    rows = rows_of_prompts(pool.completions)
     weights = [pool.log_weight[mine].cpu() for mine in rows]
     most = largest_weights(target, pool)
     each = [
@@ -44,7 +45,7 @@ def log_z_of_populations(target: Target, draws: Draws, log_z_PC: Tensor) -> Esti
     The error is that over populations. Where the evidence has a gap (`reliability.jumps`) particles
     find what lies beyond by chance alone, and may have missed it as independent draws may.
     """
-    rows = _rows(target, draws)
+    rows = rows_of_prompts(draws.completions)
     evidence = [draws.log_evidence_N[mine].cpu() for mine in rows]
     most = reliability.most_evidence(evidence, target.max_log_evidence)
     each = [
@@ -65,7 +66,7 @@ def largest_weights(target: Target, pool: Draws) -> list[float]:
     more the prior may have of an outcome than it; where none of its draws is near the most
     evidence, the largest ratio that was seen stands for it.
     """
-    rows = _rows(target, pool)
+    rows = rows_of_prompts(pool.completions)
     evidence = [pool.log_evidence_N[mine].cpu() for mine in rows]
     most = reliability.most_evidence(evidence, target.max_log_evidence)
     found = []
@@ -84,6 +85,8 @@ def findings_of_draws(draws: Draws, target: Target) -> list[Finding]:
     if draws.guarantee == "exact":
         return []
     log_z = None if draws.log_z is None else draws.log_z.per_prompt
+    if log_z is not None and len(log_z) != len(draws.completions.prompt_set):
+        log_z = None
     weighs = draws.guarantee == "properly_weighted" or draws.log_weight_N is None
     return findings_of_weights(target, draws, log_z, weighted=True, judged=weighs)
 
@@ -99,17 +102,18 @@ def findings_of_weights(
     """Whether any draw of each prompt has weight, and, where weights are to be `judged`, whether
     they can be trusted (`reliability.fault`). `log_z`: what they say of it, prompt by prompt, where
     that is known already."""
-    rows = _rows(target, draws)
+    rows = rows_of_prompts(draws.completions)
     weights = [draws.log_weight[mine].cpu() for mine in rows]
     alive = [bool((log_w_n > -math.inf).any()) for log_w_n in weights]
-    without = [str(p) for p, lives in zip(target.prompts, alive, strict=True) if not lives]
+    prompts = draws.completions.prompt_set
+    without = [str(p) for p, lives in zip(prompts, alive, strict=True) if not lives]
     found: list[Finding | None] = []
     if without and weighted:
         found.append(
             Finding(
                 "stop",
                 "evidence_never_satisfied",
-                f"No draw has any weight for {len(without)} of {len(target.prompts)} prompts, the "
+                f"No draw has any weight for {len(without)} of {len(prompts)} prompts, the "
                 f"first {without[0][:60]!r}.",
                 "Draw more, or from a proposal that is nearer to the target.",
             )
@@ -166,8 +170,3 @@ def _resting(log_z: Estimate) -> Estimate:
     if log_z.value == -math.inf:
         return log_z
     return replace(log_z, findings=(reliability.rests_on(log_z.value, log_z.num_draws),))
-
-
-def _rows(target: Target, draws: Draws) -> list[Tensor]:
-    at_N = target.prompt_positions(draws.completions)
-    return [at_N == at for at in range(len(target.prompts))]

@@ -9,6 +9,7 @@ from typing import ClassVar
 from ..config import Strict
 from ..draw import draw
 from ..numerics import pareto_k, pareto_smooth
+from ..rows_of_prompts import rows_of_prompts
 from ..types import Draws, Finding, Guarantee
 from .base import Job, Sampler
 from .findings import findings_of_weights, log_z_of_pool
@@ -61,10 +62,9 @@ class Importance(Sampler):
 def _smoothed(draws: Draws, job: Job) -> Draws:
     log_w_N = draws.log_weight.clone()
     found, as_they_were = findings_of_weights(job.target, draws), 0
-    for at in range(len(draws.completions.prompt_set)):
-        rows_N = draws.completions.prompt_index_N == at
-        log_w_n = log_w_N[rows_N].cpu()
-        log_w_N[rows_N] = pareto_smooth(log_w_n).to(log_w_N.device)
+    for rows in rows_of_prompts(draws.completions):
+        log_w_n = log_w_N[rows].cpu()
+        log_w_N[rows] = pareto_smooth(log_w_n).to(log_w_N.device)
         k = pareto_k(log_w_n)
         as_they_were += math.isnan(k) or k == math.inf
     if as_they_were:
