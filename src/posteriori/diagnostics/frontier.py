@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 from scipy.optimize import root_scalar
 
 from ..draw import draw
 from ..errors import ConfigError, FrontierError
 from ..estimates import combine
+from ..fingerprints.keeping import keeping
 from ..sampling import sample
 from ..seeds import derive, generator
 from ..target import Target
@@ -174,6 +177,8 @@ def frontier(
     strongest: float = 10.0,
     enough: Callable[[Frontier], bool] | None = None,
     on_progress: Progress | None = None,
+    journal: Path | str | None = None,
+    resume: bool = False,
 ) -> Frontier:
     """The reward-KL frontier of `target`, from `num_samples` draws of its prior a prompt.
 
@@ -185,12 +190,34 @@ def frontier(
     delta-method standard errors. `on_progress` counts passes over the prior's draws, and begins
     again with each annealed stage.
 
+    `journal` is a folder that has what is finished until all is: with `resume=True` a run that was
+    killed goes on from there, and ends with the same bits. The folder stays, to be removed when it
+    is of no use any more.
+
     Raises `ConfigError` below 100 draws. Sources: Korbak et al. 2022, arXiv 2205.11275; Owen 2013,
     "Monte Carlo theory, methods and examples", chapter 9, for the weighted means.
     """
     _check_number(num_samples)
     if not (math.isfinite(strongest) and strongest > 0) or stages < 0:
         raise ConfigError("strongest must be a positive number, and stages not negative")
+
+    def about() -> dict[str, Any]:
+        numbers = {"num_samples": num_samples, "seed": seed, "stages": stages}
+        return {"the work": "frontier", **numbers, "strongest": strongest}
+
+    with keeping(target, journal, about, resume=resume):
+        return _frontier(target, num_samples, seed, stages, strongest, enough, on_progress)
+
+
+def _frontier(
+    target: Target,
+    num_samples: int,
+    seed: int,
+    stages: int,
+    strongest: float,
+    enough: Callable[[Frontier], bool] | None,
+    on_progress: Progress | None,
+) -> Frontier:
     stream = generator(seed, "frontier")
     pool = draw(target, target.prior, num_samples, stream, on_progress=on_progress)
     found, cost = [_stage(target, pool, 0.0)], pool.cost
