@@ -15,6 +15,7 @@ from .interrupted import Interrupted
 from .options import AsJson, Overrides, Quiet, Resume
 from .output import print_json, stderr, visible
 from .read_config import put, read_toml
+from .unfinished import offer_resume
 
 if TYPE_CHECKING:
     from ..reward_models.fit import RewardFit
@@ -82,7 +83,8 @@ def reward(
         # Whatever stopped it, a person should hear that the run was not for nothing.
         if not (target / "checkpoint").is_dir():
             raise
-        kept = f"the best model so far is in '{target / 'checkpoint'}'; go on with --resume"
+        offer_resume(quiet=quiet)
+        kept = f"the best model so far is in '{target / 'checkpoint'}'"
         if isinstance(error, KeyboardInterrupt):
             raise Interrupted(kept) from error
         stderr().print(visible(kept), soft_wrap=True)

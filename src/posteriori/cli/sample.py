@@ -15,7 +15,7 @@ from .complete import samplers
 from .interrupted import Interrupted
 from .options import AsJson, ConfigFile, OtherSeed, Overrides, Proposal, Quiet, Resume
 from .output import print_json, stdout, visible
-from .unfinished import Unfinished
+from .unfinished import Unfinished, offer_resume
 
 if TYPE_CHECKING:
     from ..samplers.base import Sampler
@@ -72,13 +72,15 @@ def sample(
     if stopped is None:
         unfinished.done()
     elif isinstance(stopped.__cause__, KeyboardInterrupt):
-        kept = f"they are in '{output}'; go on from them with --resume"
+        offer_resume(quiet=quiet)
+        kept = f"they are in '{output}'"
         raise Interrupted(kept, after=f"{len(draws)} draws") from stopped
     code = _show(draws, settings, output, as_json=as_json)
     if stopped is not None:
+        offer_resume(quiet=quiet)
         raise SamplingError(
             stopped.what,
-            hint=f"the finished draws are in '{output}'; go on from them with --resume",
+            hint=f"the finished draws are in '{output}'",
         ) from stopped
     return code
 

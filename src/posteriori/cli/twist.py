@@ -13,7 +13,7 @@ from .check import Plan, find_model, make_plan
 from .interrupted import Interrupted
 from .options import AsJson, ConfigFile, OtherSeed, Overrides, Proposal, Quiet, Resume
 from .output import print_json, stdout, visible
-from .unfinished import Unfinished
+from .unfinished import Unfinished, offer_resume
 
 if TYPE_CHECKING:
     from ..samplers.fit_twist import TwistFit
@@ -107,8 +107,9 @@ def _learn(
         except KeyboardInterrupt as error:
             if not done:
                 raise
+            offer_resume(quiet=quiet)
             raise Interrupted(
-                f"the twist so far is in '{output}': go on from it with --resume",
+                f"the twist so far is in '{output}': go on from it with --start",
                 after=f"{done} of {settings.steps} steps",
             ) from error
     learned.twist.save(output)

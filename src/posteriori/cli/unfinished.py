@@ -26,6 +26,12 @@ class Unfinished:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def offer_resume(*, quiet: bool) -> None:
+    """What to do about a run that has stopped."""
+    if not quiet:
+        say("the same command with --resume goes on from what is finished")
+
+
 def say(note: str) -> None:
     """On standard error; for the notes of a journal."""
     stderr().print(visible(f"note: {note}"), soft_wrap=True)
