@@ -6,9 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
+from ..config import prompts_per_step
 from .check import Plan, check_fit, make_plan
+from .cost import ask_if_long, in_words, of_fit
 from .interrupted import Interrupted
-from .options import AsJson, ConfigFile, Overrides, Quiet
+from .options import AsJson, ConfigFile, Overrides, Quiet, Yes
 from .output import print_json, stdout, visible
 from .read_config import as_settings
 from .unfinished import Unfinished, say
@@ -25,12 +27,15 @@ def fit(
     ] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
+    yes: Yes = False,
 ) -> int:
     """Fit a policy to the target of CONFIG, evaluate it, and write a report."""
     plan = make_plan(config, overrides or [])
     check_fit(plan, resume=resume)
     if dry_run:
         return _show_plan(plan, as_json=as_json)
+    if not resume:
+        ask_if_long(plan, of_fit(plan), yes=yes, hint="lower steps, num_samples or max_prompts")
     try:
         return _run(plan, resume=resume, as_json=as_json, quiet=quiet)
     except KeyboardInterrupt as error:
@@ -58,7 +63,7 @@ def _in_words(plan: Plan) -> str:
     config = plan.config
     assert config.fit is not None
     fit, prompts = config.fit, len(plan.data.prompts)
-    per_step = min(fit.prompts_per_step or prompts, prompts)
+    per_step = prompts_per_step(fit, prompts)
     first = ""
     if plan.budget is not None:
         first = (
@@ -74,7 +79,7 @@ def _in_words(plan: Plan) -> str:
         f"{first}{fit.objective}, {fit.steps} steps of {per_step} of {prompts} prompts x "
         f"{fit.num_samples} draws of at most {config.max_new_tokens} tokens, policy "
         f"'{fit.policy}' from prior '{plan.prior}'{looks}; then {last} draws a "
-        f"prompt to evaluate it; all into '{plan.policy.parent}'"
+        f"prompt to evaluate it; all into '{plan.policy.parent}'; {in_words(plan, of_fit(plan))}"
     )
 
 

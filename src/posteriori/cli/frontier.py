@@ -10,9 +10,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from ..config import MAX_PROMPTS
 from .check import make_plan
+from .cost import ask_if_long, of_frontier
 from .interrupted import Interrupted
-from .options import AsJson, ConfigFile, Overrides, Quiet, Resume, Seed
+from .options import AsJson, ConfigFile, Overrides, Quiet, Resume, Seed, Yes
 from .output import print_json, stdout, visible
 from .tables import finding_json, print_finding, shown
 from .unfinished import Unfinished
@@ -27,6 +29,9 @@ _ROWS = 12
 def frontier(
     config: ConfigFile,
     num_samples: Annotated[int, typer.Option(min=100, help="Draws of the prior a prompt.")] = 2000,
+    max_prompts: Annotated[
+        int, typer.Option(min=1, help="Prompts that are drawn for, where there are more.")
+    ] = MAX_PROMPTS,
     stages: Annotated[
         int, typer.Option(min=0, help="Times that annealed draws may carry the curve on.")
     ] = 2,
@@ -43,6 +48,7 @@ def frontier(
     overrides: Overrides = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
+    yes: Yes = False,
 ) -> int:
     """The best reachable reward at each KL from the prior of CONFIG, with the beta that reaches it.
 
@@ -55,6 +61,8 @@ def frontier(
     from .build import build_target
     from .progress import count_progress
 
+    work = of_frontier(plan, num_samples, max_prompts, stages)
+    ask_if_long(plan, work, yes=yes, hint="lower --num-samples or --max-prompts")
     place = plan.file if plan.output_dir is None else plan.output_dir
     unfinished = Unfinished(place / "frontier" if place != plan.file else place)
     target = build_target(
@@ -66,7 +74,7 @@ def frontier(
     )
     if plan.budget is not None:
         target = in_own_units(target, seed)
-    size = f"{len(target.prompts)} prompts x {num_samples} draws"
+    size = f"{min(max_prompts, len(target.prompts))} prompts x {num_samples} draws"
     try:
         with count_progress("frontier", quiet=quiet) as on_progress:
             curve = find_frontier(
@@ -75,6 +83,7 @@ def frontier(
                 seed,
                 stages=stages,
                 strongest=strongest,
+                max_prompts=max_prompts,
                 on_progress=on_progress,
                 journal=unfinished.of("draws"),
                 resume=resume,

@@ -25,6 +25,9 @@ Resume = Annotated[
     bool,
     typer.Option("--resume", help="Go on from what an unfinished run of the same has finished."),
 ]
+Yes = Annotated[
+    bool, typer.Option("--yes", "-y", help="Do not ask before what takes above an hour.")
+]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of every random draw.")]
 OtherSeed = Annotated[int | None, typer.Option(min=0, help="Instead of the config's.")]
 Proposal = Annotated[

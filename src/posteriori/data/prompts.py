@@ -42,13 +42,19 @@ class PromptData:
 
     def sample(self, most: int, seed: int = 0) -> PromptData:
         """At most `most` of the prompts, drawn without replacement from `seed`, in their order."""
-        if most >= len(self):
-            return self
-        rows = sorted(random.Random(seed).sample(range(len(self)), most))
+        return self if most >= len(self) else self.select(sample_rows(len(self), most, seed))
+
+    def select(self, rows: Sequence[int]) -> PromptData:
+        """The prompts at `rows`, with their columns."""
         return PromptData(
             [self.prompts[at] for at in rows],
             {name: [values[at] for at in rows] for name, values in self.columns.items()},
         )
+
+
+def sample_rows(number: int, most: int, seed: int) -> list[int]:
+    """`most` of so many rows without replacement, in order; all where there are no more."""
+    return sorted(random.Random(seed).sample(range(number), min(most, number)))
 
 
 def prompts(

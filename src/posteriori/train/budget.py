@@ -14,12 +14,15 @@ from ..errors import CheckpointError, ConfigError, FrontierError
 from ..evidence.constraint import Constraint
 from ..evidence.price import price
 from ..fingerprints.keeping import keeping
+from ..prompt_sample import sampled_prompts
 from ..seeds import generator
 from ..target import Target
 from ..watching import Progress
 
 _PILOT = 64
 """Draws a prompt that tell the reward's scale."""
+
+_PILOT_PROMPTS = 64
 
 _STRONGEST = 100.0
 """1/beta up to which the frontier is looked for, in standard deviations of the prior's reward."""
@@ -108,6 +111,7 @@ def find_budget(
     def about() -> dict[str, Any]:
         return {"the work": "find_budget", **settings.model_dump(mode="json")}
 
+    target = sampled_prompts(target, settings.max_prompts, settings.seed)
     with keeping(target, journal, about, resume=resume and journal is not None):
         curve = frontier(
             in_own_units(target, settings.seed),
@@ -144,7 +148,7 @@ def find_budget(
 def in_own_units(target: Target, seed: int) -> Target:
     """The target at the beta of one standard deviation of the prior's reward, 1 if it has none:
     where the frontier of a target that has no beta yet is looked for."""
-    plain = target.with_beta(1.0)
+    plain = sampled_prompts(target, _PILOT_PROMPTS, seed).with_beta(1.0)
     drawn = draw(plain, plain.prior, _PILOT, generator(seed, "budget"))
     finite_n = drawn.reward_N[drawn.reward_N.isfinite()]
     spread = float(finite_n.std(unbiased=False)) if len(finite_n) else 0.0

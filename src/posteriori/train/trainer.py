@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import FitSettings
+from ..config import FitSettings, prompts_per_step
 from ..draw import lm_tokens
 from ..errors import PosterioriError
 from ..evidence.call import CallContext, TrainerState, calling_within
@@ -81,7 +81,7 @@ class Trainer:
         """Earlier steps whose draws join each step: the user's number, or the objective's own."""
         if self.settings.replay is not None:
             return self.settings.replay
-        prompts = self.settings.prompts_per_step or len(self.target.prompts)
+        prompts = prompts_per_step(self.settings, len(self.target.prompts))
         return self.objective.default_replay(prompts * self.settings.num_samples)
 
     def run(self) -> Fit:
@@ -169,7 +169,7 @@ class Trainer:
         self.context.trainer_state.global_step = step
         self.context.metrics.clear()
         prompts = self.target.prompts
-        per_step = settings.prompts_per_step or len(prompts)
+        per_step = prompts_per_step(settings, len(prompts))
         chosen = prompts_of_step(len(prompts), per_step, settings.seed, step)
         fresh = self.objective.draw(
             self.target,
