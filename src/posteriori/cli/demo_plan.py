@@ -14,15 +14,16 @@ from ..errors import CheckpointError, ConfigError
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is run. `betas` from the gentler evidence to the stronger; `steps` of `num_samples`
-    draws for inference, which is run by default settings."""
+    """How much is run: the first `num_prompts` prompts; `betas` from the gentler evidence to the
+    stronger; `steps` of `num_samples` draws for inference, which is run by default settings."""
 
     betas: tuple[float, float] = (0.1, 0.03)
-    steps: int = 8
+    num_prompts: int = 3
+    steps: int = 12
     num_samples: int = 24
     alone_steps: int = 150
-    max_new_tokens: int = 5
-    judged_by: int = 300
+    max_new_tokens: int = 12
+    judged_by: int = 500
 
 
 REWARD_ALONE: dict[str, Any] = {
