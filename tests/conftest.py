@@ -38,6 +38,24 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "moves_rng: this test is meant to move torch's global RNG")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """With POSTERIORI_TOOLS=required a skipped test fails, with =browser one of `tests/browser`.
+
+    A test that is skipped wants a tool: a browser, a shell, an optional package. Where all of them
+    are said to be installed, what is missing would go unseen.
+    """
+    report = yield
+    wanted = os.environ.get("POSTERIORI_TOOLS", "")
+    if wanted not in ("", "browser", "required"):
+        raise pytest.UsageError(f"POSTERIORI_TOOLS={wanted!r}: write required, or browser")
+    concerned = wanted == "required" or (wanted and "browser" in item.path.parts)
+    if report.skipped and not hasattr(report, "wasxfail") and concerned:
+        report.outcome = "failed"
+        report.longrepr = f"skipped, and POSTERIORI_TOOLS={wanted}: {report.longrepr[-1]}"
+    return report
+
+
 @pytest.fixture(autouse=True)
 def leaves_torch_as_it_was(request):
     """Fails a test after which torch's global state is another: the library must not touch it."""

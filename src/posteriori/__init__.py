@@ -53,6 +53,7 @@ _WHERE = {
     "frontier": "diagnostics.frontier",
     "likelihoods": "evidence.ready_made",
     "load": "models.load",
+    "prompts": "data.prompts",
     "qrs_curve": "samplers.qrs_curve",
     "reverse_annealed_log_z": "samplers.reverse_annealing",
     "sample": "sampling",
@@ -62,6 +63,7 @@ _WHERE = {
 __all__ = [*_WHERE, "__version__"]
 
 if TYPE_CHECKING:
+    from .data.prompts import prompts
     from .diagnostics.evaluate import Report, evaluate
     from .diagnostics.exact import Exact, exact
     from .diagnostics.frontier import Frontier, frontier

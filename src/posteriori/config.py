@@ -12,11 +12,14 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, Field, PlainValidator, ValidationError
 
+from .data.settings import Prompts
+from .data.settings import is_prompt as is_prompt
 from .errors import ConfigError, did_you_mean
 from .evidence_settings import CallSettings as CallSettings
 from .evidence_settings import ReadyMadeSettings as ReadyMadeSettings
 from .strict import Strict as Strict
 from .strict import as_tuple
+from .trl_names import name_here
 
 
 class LoraSettings(Strict):
@@ -168,37 +171,13 @@ class EvidenceSettings(ReadyMadeSettings, DistributionSettings):
     kappa: float | None = Field(None, ge=0)
 
 
-def _prompts(value: Any) -> Any:
-    if isinstance(value, str) or (isinstance(value, list) and value and all(map(is_prompt, value))):
-        return value
-    raise ValueError(
-        'write a file name (.jsonl or .txt) or a list of strings, such as ["The food here is"]'
-    )
-
-
-def is_prompt(value: Any) -> bool:
-    """A string, or a conversation: messages whose role and content are strings."""
-    if isinstance(value, str):
-        return True
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(
-            isinstance(message, dict)
-            and isinstance(message.get("role"), str)
-            and isinstance(message.get("content"), str)
-            for message in value
-        )
-    )
-
-
 class RunFitSettings(FitSettings):
     """`FitSettings`; which objective they are for, with settings of its own; and the prompts that
     training is judged on, a file or a list as `prompts` are."""
 
     objective: str = "auto"
     objective_settings: dict[str, Any] = Field(default_factory=dict)
-    held_out: Annotated[Any, BeforeValidator(_prompts)] = None
+    held_out: Prompts = None
 
 
 class EvaluateSettings(Strict):
@@ -245,7 +224,7 @@ class RunConfig(Strict):
     """
 
     output_dir: str | None = None
-    prompts: Annotated[Any, BeforeValidator(_prompts)]
+    prompts: Prompts
     max_new_tokens: int = Field(ge=1)
     prior: PriorSettings = PriorSettings()
     evidence: list[EvidenceSettings]
@@ -277,6 +256,9 @@ def _explain(model: type[BaseModel], error: Any) -> str:
     path = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         known = _fields_at(model, error["loc"][:-1])
+        here = name_here(str(error["loc"][-1]))
+        if here is not None:
+            return f"unknown key '{path}'; {here}"
         return f"unknown key '{path}'; {did_you_mean(str(error['loc'][-1]), known)}"
     if error["type"] == "missing":
         return f"'{path}' is missing; write {path} = ..."

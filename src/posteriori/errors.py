@@ -31,6 +31,10 @@ class UnknownNameError(ConfigError):
     """A name that no registry or table knows, with the nearest one that it does."""
 
 
+class UnknownFigureError(UnknownNameError, KeyError):
+    """A report has no figure of that name."""
+
+
 class DataError(PosterioriError):
     """A file of prompts or columns cannot be read as such."""
 

@@ -18,7 +18,8 @@ from .evidence.moment_checks import (
     check_features,
     check_reachable,
     findings_of_lambda,
-    well_covered,
+    prompts_complete,
+    prompts_covered,
 )
 from .evidence.moments import FittedMoments, Moments
 from .protocols import LanguageModel, SteppingLM
@@ -36,8 +37,14 @@ _FEW_OUTCOMES = 20_000
 
 _MOST_ROUNDS = 10
 
-_KEPT = 0.5
-"""A step towards lambda may cost half of the effective draws, or half of a feature's spread."""
+_KEPT, _KEPT_OF_ONE = 0.5, 0.1
+"""A step towards lambda may cost half of the effective draws, or half of a feature's spread, and
+nine tenths of the effective draws of one prompt."""
+
+_MOST_WHOLE = 3
+"""So many rounds in a row, each all the way to lambda, that do not arrive: more would not either.
+The sampler cannot do better, or features that the draws of a prompt do not show cannot come there.
+"""
 
 _POPULATIONS = 16
 """Independent ones a prompt, which the standard error of lambda is over."""
@@ -57,12 +64,13 @@ def fit_moments(
 
     It happens by itself where lambda is first needed; call it for another `sampler`, or a
     `proposal` that is nearer to the target than the prior. The first draws are the proposal's,
-    weighted. Where fewer than a tenth of them are effective at lambda, or Pareto k-hat (of
-    independent draws) says that the weights are not to be trusted, lambda goes only as far as they
-    reach, `sampler` draws from the target at that lambda, and so on: ten rounds at most, then a
-    finding says what is left. The sampler is SMC that judges each prefix by the features it has so
-    far; for models that cannot be run token by token it is "annealed". `on_progress` counts passes
-    over the first draws, and begins again with each round.
+    weighted. Each prompt is judged alone. Where fewer than a tenth of its draws are effective at
+    lambda, or Pareto k-hat (of independent draws) says that its weights are not to be trusted, or
+    its draws may have missed what lambda favours (the rule of three), lambda goes only as far as
+    all reach, `sampler` draws from the target at that lambda, and so on: ten rounds at most, three
+    of them all the way, then a finding says what is left. The sampler is SMC that judges each
+    prefix by the features it has so far; for models that cannot be run token by token it is
+    "annealed". `on_progress` counts passes over the first draws, and begins again with each round.
 
     Guarantee: by enumeration lambda is exact; by draws it is consistent, and its standard error is
     the sandwich estimate over independent draws (or the sampler's groups of dependent ones).
@@ -119,7 +127,7 @@ def _over_outcomes(moments: Moments, rest: Target) -> FittedMoments:
         [a + b for a, b in zip(everything.log_prior, everything.log_evidence, strict=True)]
     )
     phi_NK = torch.cat([_features(moments, rest, each) for each in everything.outcomes])
-    duals = _duals(moments, log_p_PN, phi_NK, None)
+    duals = _duals(moments, log_p_PN, phi_NK)
     for where, dual in _named(moments, duals):
         check_features(dual, list(moments.features), where, "outcomes")
         check_reachable(dual, list(moments.features), where, "outcomes")
@@ -140,10 +148,12 @@ def _over_outcomes(moments: Moments, rest: Target) -> FittedMoments:
 
 @dataclass(frozen=True)
 class _Step:
-    """From where the draws are: how far lambda goes, and whether it has arrived there."""
+    """From where the draws are: how far lambda goes, whether it has arrived there, and whether it
+    goes all the way though not: then draws at lambda itself are the best that there can be."""
 
     lambda_K: Tensor
     arrives: bool
+    whole: bool = False
 
 
 def _over_draws(
@@ -155,15 +165,18 @@ def _over_draws(
 ) -> FittedMoments:
     rows, names = len(rest.prompts) if moments.per_prompt else 1, list(moments.features)
     at_PK = torch.zeros(rows, len(names), dtype=torch.float64)
+    whole = 0
     seeded = generator(moments.seed, "moments")
     draws = draw(rest, proposal, moments.num_samples, seeded, on_progress=on_progress)
     cost, rounds = draws.cost, 1
     while True:
-        duals = _duals_of_draws(moments, rest, draws)
+        duals = _duals_of_draws(moments, rest, draws, at_PK)
         for where, dual in _named(moments, duals):
             check_features(dual, names, where, "draws", moved=rounds > 1)
         steps = [_step(dual) for dual in duals]
-        if all(step.arrives for step in steps) or rounds == _MOST_ROUNDS:
+        whole = whole + 1 if all(step.arrives or step.whole for step in steps) else 0
+        arrived = all(step.arrives for step in steps)
+        if arrived or whole == _MOST_WHOLE or rounds == _MOST_ROUNDS:
             break
         at_PK = at_PK + torch.stack([step.lambda_K for step in steps])
         rounds += 1
@@ -189,6 +202,7 @@ def _over_draws(
             error_PK[at],
             dict(zip(names, lambda_PK[at].tolist(), strict=True)),
             where,
+            rest.prompts[at : at + 1] if moments.per_prompt else rest.prompts,
         )
     ]
     return FittedMoments(
@@ -196,8 +210,8 @@ def _over_draws(
         lambda_PK,
         "draws",
         num_draws=len(draws),
-        effective_draws=sum(d.effective(x) for d, x in zip(duals, off, strict=True)),
-        pareto_k=max(d.pareto_k(x) for d, x in zip(duals, off, strict=True)),
+        effective_draws=sum(float(d.effective(x).sum()) for d, x in zip(duals, off, strict=True)),
+        pareto_k=max(k for d, x in zip(duals, off, strict=True) for k in d.pareto_k(x)),
         rounds=rounds,
         findings=tuple(findings),
         cost=cost,
@@ -206,18 +220,27 @@ def _over_draws(
 
 def _step(dual: Dual) -> _Step:
     attainable = dual.attainable()
-    lambda_K = dual.minimum(ridge=not attainable)
-    if attainable and well_covered(dual, lambda_K):
-        return _Step(lambda_K, arrives=True)
-    effective, spread_K = dual.effective(torch.zeros_like(lambda_K)), dual.scale()
-    while dual.effective(lambda_K) < _KEPT * effective or bool(
-        (dual.scale(lambda_K) < _KEPT * spread_K).any()
-    ):
+    minimum_K = dual.minimum(ridge=not attainable)
+    covered = attainable and all(prompts_covered(dual, minimum_K))
+    if covered and all(prompts_complete(dual, minimum_K)):
+        return _Step(minimum_K, arrives=True)
+    effective_P, spread_K = dual.effective(torch.zeros_like(minimum_K)), dual.scale()
+    lambda_K = minimum_K
+    while _costs_too_much(dual, lambda_K, effective_P, spread_K):
         lambda_K = 0.7 * lambda_K
-    return _Step(lambda_K, arrives=False)
+    return _Step(lambda_K, arrives=False, whole=attainable and torch.equal(lambda_K, minimum_K))
 
 
-def _duals_of_draws(moments: Moments, rest: Target, draws: Draws) -> list[Dual]:
+def _costs_too_much(dual: Dual, lambda_K: Tensor, effective_P: Tensor, spread_K: Tensor) -> bool:
+    now_P = dual.effective(lambda_K)
+    return (
+        bool(now_P.sum() < _KEPT * effective_P.sum())
+        or bool((now_P < _KEPT_OF_ONE * effective_P).any())
+        or bool((dual.scale(lambda_K) < _KEPT * spread_K).any())
+    )
+
+
+def _duals_of_draws(moments: Moments, rest: Target, draws: Draws, moved_PK: Tensor) -> list[Dual]:
     shape = (len(rest.prompts), moments.num_samples)
     if len(draws) != shape[0] * shape[1]:
         raise SamplingError(
@@ -231,23 +254,29 @@ def _duals_of_draws(moments: Moments, rest: Target, draws: Draws) -> list[Dual]:
         draws.log_weight.cpu().view(shape),
         _features(moments, rest, draws.completions),
         None if group_N is None else group_N.cpu().view(shape),
+        moved_PK,
     )
 
 
 def _duals(
-    moments: Moments, log_w_PN: Tensor, phi_NK: Tensor, group_PN: Tensor | None
+    moments: Moments,
+    log_w_PN: Tensor,
+    phi_NK: Tensor,
+    group_PN: Tensor | None = None,
+    moved_PK: Tensor | None = None,
 ) -> list[Dual]:
     """One over all prompts, or one a prompt."""
     mu_K = torch.tensor(list(moments.wanted.values()), dtype=torch.float64)
     phi_PNK = phi_NK.view(*log_w_PN.shape, len(mu_K))
     if not moments.per_prompt:
-        return [Dual(log_w_PN, phi_PNK, mu_K, group_PN)]
+        return [Dual(log_w_PN, phi_PNK, mu_K, group_PN, None if moved_PK is None else moved_PK[0])]
     return [
         Dual(
             log_w_PN[at : at + 1],
             phi_PNK[at : at + 1],
             mu_K,
             None if group_PN is None else group_PN[at : at + 1],
+            None if moved_PK is None else moved_PK[at],
         )
         for at in range(len(log_w_PN))
     ]

@@ -7,8 +7,12 @@ log-weight before its maximum has been taken out.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
 import torch
+from scipy.special import stdtrit
 from torch import Tensor
 
 
@@ -27,6 +31,56 @@ def ess(log_w_N: Tensor) -> Tensor:
 def variance_of_mean(values_N: Tensor) -> Tensor:
     """The estimated variance of the mean of independent draws, s^2 / N; NaN for a single draw."""
     return values_N.double().var(-1, unbiased=True) / values_N.shape[-1]
+
+
+@lru_cache(maxsize=4096)
+def t_factor(degrees_of_freedom: float) -> float:
+    """How much wider than the normal law's a 95% interval is whose error rests on few values:
+    t(0.975; degrees of freedom) / z(0.975). 6.5 at one, 1.1 at ten; 1 from thirty on, where the
+    normal law serves to 5%, and infinite at none."""
+    if degrees_of_freedom >= _NORMAL_FROM:
+        return 1.0
+    if not degrees_of_freedom > 0:
+        return math.inf
+    return float(stdtrit(degrees_of_freedom, 0.975) / stdtrit(math.inf, 0.975))
+
+
+_NORMAL_FROM = 29
+"""Degrees of freedom of thirty values."""
+
+
+class Spread(NamedTuple):
+    """A standard error that +- 1.96 of makes a 95% interval of, and its degrees of freedom."""
+
+    error: float
+    degrees_of_freedom: float
+
+    @classmethod
+    def of_means(cls, parts: Sequence[Tensor]) -> Spread:
+        """Of a sum of independent means, each of independent values [n].
+
+            error^2 = t^2 sum_i s_i^2 / n_i,    t = `t_factor`(degrees of freedom),
+
+        with the degrees of freedom of Welch (1947) and Satterthwaite (1946).
+        """
+        return cls.joined(
+            [math.sqrt(float(variance_of_mean(values_n))) for values_n in parts],
+            [len(values_n) - 1.0 for values_n in parts],
+        )
+
+    @classmethod
+    def joined(cls, errors: Sequence[float], degrees: Sequence[float]) -> Spread:
+        """Of a sum of independent figures with these plain errors, s / sqrt(n)."""
+        squares = [error * error for error in errors]
+        total = sum(squares)
+        if not (math.isfinite(total) and total > 0):
+            return cls(math.sqrt(total) if total >= 0 else math.nan, math.inf)
+        # s^2 comes with 2/k of its square as variance, which k + 2 and - 2 take out of the sum.
+        parts = zip(squares, degrees, strict=True)
+        uncertain = sum((each / total) ** 2 / (k + 2) for each, k in parts)
+        degrees_of_freedom = 1 / uncertain - 2 if uncertain else math.inf
+        degrees_of_freedom = min(max(degrees_of_freedom, min(degrees)), sum(degrees))
+        return cls(t_factor(degrees_of_freedom) * math.sqrt(total), degrees_of_freedom)
 
 
 def pareto_k(log_w_N: Tensor) -> float:

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import difflib
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
-from importlib import import_module
+from collections.abc import Mapping
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from .config import is_prompt
+from .data.rows import rows_of
 from .errors import DataError
-from .json_lines import json_object, text_lines
 from .types import Prompt
+
+PairSource = Any
+"""A path, a `datasets.Dataset`, a DataFrame, a list of rows: see `data.rows.rows_of`."""
 
 Reply = str | list[int]
 """A completion as text (of a conversation: the assistant's next message) or as token ids."""
@@ -35,8 +37,8 @@ class Preference(NamedTuple):
     where: str
 
 
-def read_preferences(source: str | Path | Sequence[Mapping[str, Any]]) -> list[Preference]:
-    """Pairs from a .jsonl or .parquet file, a folder that `datasets` saved, or a list of rows.
+def read_preferences(source: PairSource) -> list[Preference]:
+    """Pairs from any source of rows (`posteriori.prompts`): a file, a data set, a table, a list.
 
     Raises `DataError` with the line or row for whatever is no pair: broken JSON, missing columns,
     empty completions, several turns after the prompt.
@@ -44,15 +46,18 @@ def read_preferences(source: str | Path | Sequence[Mapping[str, Any]]) -> list[P
     return [preference(row, where) for where, row in preference_rows(source)]
 
 
-def preference_rows(
-    source: str | Path | Sequence[Mapping[str, Any]],
-) -> list[tuple[str, dict[str, Any]]]:
+def preference_rows(source: PairSource) -> list[tuple[str, dict[str, Any]]]:
     """Every row with its place, all columns as they are. Raises `DataError` where there are none,
     or where they cannot be read."""
-    if isinstance(source, str | Path):
-        place, rows = str(source), list(_rows(Path(source)))
-    else:
-        place, rows = "pairs", [(f"pairs[{at}]", dict(row)) for at, row in enumerate(source)]
+    is_path = isinstance(source, str | Path)
+    if is_path and Path(source).suffix == ".txt":
+        raise DataError(
+            "pairs cannot be read from a '.txt' file",
+            where=str(source),
+            hint="write .jsonl, .csv, .parquet, or a folder by datasets' save_to_disk",
+        )
+    place = str(source) if is_path else "pairs"
+    rows = list(rows_of(source, "pairs"))
     if not rows:
         raise DataError("no pairs", where=place, hint=f"write rows such as {_EXAMPLE}")
     return rows
@@ -75,7 +80,7 @@ def preference(row: Mapping[str, Any], where: str) -> Preference:
         raise _mixed("chosen", kinds[0], "rejected", kinds[1], where)
     if prompt is None or (kinds[0] == "conversation" and kinds[2] == "string"):
         # Some data sets have the first turn once more in a column of its own.
-        prompt, chosen, rejected = _split(chosen, rejected, kinds[0], where)
+        prompt, chosen, rejected = split_pair(chosen, rejected, kinds[0], where)
     elif kinds[2] != kinds[0] and kinds[0] != "ids":
         raise _mixed("prompt", kinds[2], "chosen", kinds[0], where)
     if kinds[0] == "conversation":
@@ -105,7 +110,7 @@ def _mixed(name: str, kind: str, other: str, other_kind: str, where: str) -> Dat
     )
 
 
-def _split(chosen: Any, rejected: Any, kind: str, where: str) -> tuple[Any, Any, Any]:
+def split_pair(chosen: Any, rejected: Any, kind: str, where: str) -> tuple[Any, Any, Any]:
     """Prompt, chosen and rejected from two sequences that begin with the prompt.
 
     Text is cut before the last word that both have begun, so that no token is cut; in scripts
@@ -181,50 +186,3 @@ def _reply(name: str, messages: list[dict[str, Any]], where: str) -> str:
     if not first["content"]:
         raise DataError(f"'{name}' is empty", where=where, hint="remove the row")
     return first["content"]
-
-
-def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    if not path.exists():
-        raise DataError("there is no such file of pairs", where=str(path), hint="check 'pairs'")
-    if path.suffix == ".jsonl" and path.is_file():
-        for number, line in text_lines(path):
-            where = f"{path}:{number}"
-            yield where, json_object(line, where)
-    elif path.suffix == ".parquet" or path.is_dir():
-        for number, row in enumerate(_data_set(path), start=1):
-            yield f"{path}, row {number}", row
-    else:
-        raise DataError(
-            f"pairs cannot be read from a '{path.suffix}' file",
-            where=str(path),
-            hint="write .jsonl, .parquet, or a folder by datasets' save_to_disk",
-        )
-
-
-def _data_set(path: Path) -> list[dict[str, Any]]:
-    try:
-        datasets: Any = import_module("datasets")
-        parquet: Any = import_module("pyarrow.parquet")
-    except ImportError as error:
-        raise DataError(
-            "reading Parquet and saved data sets needs the package 'datasets'",
-            where=str(path),
-            hint="pip install datasets (it is in the extra posteriori[bench]), or write .jsonl",
-        ) from error
-    try:
-        if path.is_file():
-            return parquet.read_table(path).to_pylist()
-        found = datasets.load_from_disk(str(path))
-    except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
-        raise DataError(
-            f"it cannot be read: {error}",
-            where=str(path),
-            hint="write it by datasets' to_parquet or save_to_disk",
-        ) from error
-    if isinstance(found, datasets.DatasetDict):
-        raise DataError(
-            f"the folder holds several splits: {', '.join(found)}",
-            where=str(path),
-            hint=f"name one of them: {path / next(iter(found))}",
-        )
-    return found.to_list()

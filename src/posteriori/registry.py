@@ -12,6 +12,7 @@ from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
 from .errors import ConfigError, unknown_name
+from .protocols import LanguageModel
 
 MadeT = TypeVar("MadeT")
 
@@ -87,3 +88,16 @@ def make(kind: str, given: str | MadeT, settings: Mapping[str, Any], said: str) 
             hint=f"write {type(given).__name__}(...) with these settings",
         )
     return given
+
+
+_LANGUAGE_MODEL = "posteriori.models.given:as_language_model"
+
+
+def language_model(given: Any, role: str, like: Any = None) -> LanguageModel:
+    """`given` where it is a language model already, else what `models.given` makes of it: of a
+    path, a transformers model, a trainer. Raises `ModelError` for what cannot be one."""
+    ours = hasattr(given, "eos_token_ids") or isinstance(given, LanguageModel)
+    if ours and not isinstance(given, type):
+        return given
+    module, _, attribute = _LANGUAGE_MODEL.partition(":")
+    return getattr(import_module(module), attribute)(given, role, like)

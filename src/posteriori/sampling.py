@@ -12,7 +12,7 @@ import torch
 from .errors import ConfigError, PosterioriError, SamplingStopped
 from .out_of_memory import explained
 from .protocols import LanguageModel
-from .registry import make
+from .registry import language_model, make
 from .samplers.base import Job, Progress, Sampler
 from .samplers.findings import findings_of_draws
 from .target import Target
@@ -47,7 +47,9 @@ def sample(
     if num_samples < 1:
         raise ConfigError(f"num_samples={num_samples} must be at least 1")
     if proposal is not None:
-        check_same_outcomes(target.prior, proposal, target.prompts, "proposal")
+        drawing = language_model(proposal, "proposal", target.prior)
+        check_same_outcomes(target.prior, drawing, target.prompts, "proposal")
+        proposal = drawing
     made = make("sampler", sampler, settings, "settings")
     job = Job(target, proposal or target.prior, num_samples, seed, on_progress, on_keep=on_keep)
     try:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
+from .data.prompts import PromptData
+from .data.prompts import prompts as read_prompts
 from .errors import ConfigError, EvidenceError
+from .given_evidence import checked_evidence
+from .occurrence import marked, place_of
 from .protocols import (
     Evidence,
     LanguageModel,
@@ -18,8 +23,12 @@ from .protocols import (
     Scores,
     TargetEvidence,
 )
+from .registry import language_model
 from .spending import spend
 from .types import Completions, Finding, Prompt, prompt_key
+
+PromptSource: TypeAlias = "Sequence[Prompt] | PromptData | Any"
+"""Prompts, or what `posteriori.prompts` reads them from."""
 
 
 class LogDensity(NamedTuple):
@@ -31,72 +40,52 @@ class LogDensity(NamedTuple):
     reward: Tensor
 
 
-def _listed(prompts: Sequence[Prompt]) -> list[Prompt]:
-    """The prompts of a list, an array or a table's column, each a string or a list of messages."""
-    if isinstance(prompts, str):
-        raise ConfigError("prompts is one string", hint='write prompts=["..."]')
-    found: list[Prompt] = []
-    for at, prompt in enumerate(prompts):
-        if isinstance(prompt, str):
-            found.append(str(prompt))
-        elif isinstance(prompt, Iterable) and not isinstance(prompt, Mapping | bytes):
-            messages = list(prompt)
-            if not messages or not all(isinstance(each, Mapping) for each in messages):
-                raise _no_prompt(at, prompt)
-            found.append(messages)
-        else:
-            raise _no_prompt(at, prompt)
-    return found
-
-
-def _no_prompt(at: int, prompt: Any) -> ConfigError:
-    return ConfigError(
-        f"prompts[{at}] is {str(prompt)[:60]!r}, of type {type(prompt).__name__}",
-        hint='write a string, or messages such as [{"role": "user", "content": "..."}]',
-    )
-
-
 class Target:
     """p*(y|c) = prior(y|c) e(c, y) / Z(c), the posterior that alignment approximates.
 
     With `Reward(r, beta)` as evidence this is the optimum of KL-regularised RL,
     argmax_pi E_pi[r] - beta KL(pi, prior) (Korbak et al. 2022, arXiv 2205.11275, section 3).
 
-    `evidence` is multiplied together, so log-evidence adds up. `columns` are data-set columns, one
-    value a prompt, that reward functions receive by name. The target owns its prompts and
-    `max_new_tokens`: every estimate about it is over these prompts, in their order.
+    `evidence` is multiplied together, so log-evidence adds up. `prompts` are strings, conversations
+    or whatever `posteriori.prompts` reads (a Dataset, a DataFrame, rows, a file), with columns of
+    their own; `columns` are more of these, one value per prompt. Reward functions receive them by
+    name. The target owns its prompts and `max_new_tokens`: every estimate about it is over these
+    prompts, in their order. The same prompt may be there several times, with other columns.
 
-    Raises `ConfigError` for no prompts, or columns of another length or for repeated prompts.
+    Raises `ConfigError` for no prompts, or columns of another length, `DataError` for rows without
+    a prompt.
     """
 
     def __init__(
         self,
         prior: LanguageModel,
         evidence: Sequence[Evidence | PriorEvidence] | Evidence | PriorEvidence,
-        prompts: Sequence[Prompt],
+        prompts: PromptSource,
         max_new_tokens: int,
         columns: Mapping[str, Sequence[Any]] | None = None,
         temper: float = 1.0,
     ) -> None:
-        prompts = _listed(prompts)
-        if not prompts:
+        data = read_prompts(prompts)
+        if not data.prompts:
             raise ConfigError("prompts is empty", hint='an empty prompt is written prompts=[""]')
         if max_new_tokens < 1:
             raise ConfigError(f"max_new_tokens={max_new_tokens} must be at least 1")
         if not (math.isfinite(temper) and temper >= 0):
             raise ConfigError(f"temper={temper} must be a number of at least 0")
-        self.prior = prior
-        self.evidence = tuple(evidence) if isinstance(evidence, Sequence) else (evidence,)
-        self.prompts = tuple(prompts)
+        self.prior: LanguageModel = language_model(prior, "prior")
+        self.evidence = checked_evidence(evidence)
+        self.prompts = _told_apart(data.prompts)
         self.max_new_tokens = max_new_tokens
-        self.columns = {name: list(values) for name, values in (columns or {}).items()}
+        both = sorted(data.columns.keys() & (columns or {}).keys())
+        if both:
+            raise ConfigError(
+                f"the prompts have a column '{both[0]}', and columns gives it too",
+                hint="remove it from one of them",
+            )
+        given = {**data.columns, **(columns or {})}
+        self.columns = {name: list(values) for name, values in given.items()}
         self.temper = temper
         self._position = {prompt_key(prompt): at for at, prompt in enumerate(self.prompts)}
-        if len(self._position) != len(self.prompts) and self.columns:
-            raise ConfigError(
-                "a prompt is there twice, so its columns are ambiguous",
-                hint="make the prompts unique",
-            )
         for name, values in self.columns.items():
             if len(values) != len(self.prompts):
                 raise ConfigError(
@@ -141,7 +130,7 @@ class Target:
         )
 
     def asking(
-        self, prompts: Sequence[Prompt], columns: Mapping[str, Sequence[Any]] | None = None
+        self, prompts: PromptSource, columns: Mapping[str, Sequence[Any]] | None = None
     ) -> Target:
         """The same prior and evidence, over other prompts, with their own data-set columns."""
         return Target(self.prior, self.evidence, prompts, self.max_new_tokens, columns, self.temper)
@@ -262,18 +251,38 @@ class Target:
     def prompt_positions(self, completions: Completions) -> Tensor:
         """Where in `prompts` each completion's prompt stands; [N]. Raises `EvidenceError`.
 
-        A prompt that is there twice has two places where the completions keep it twice too, in the
-        same order; elsewhere it goes by the last of them.
+        A prompt that is there twice goes by the row that it is (`occurrence`); one from elsewhere,
+        which does not know, by its place where the completions keep all prompts in the same order,
+        and by the last of its rows otherwise.
         """
-        if tuple(completions.prompt_set) == self.prompts:
+        asked = tuple(completions.prompt_set)
+        twice = len(self._position) != len(self.prompts)
+        if asked == self.prompts and not (twice and any(map(_moved, enumerate(asked)))):
             return completions.prompt_index_N
         positions = []
-        for prompt in completions.prompt_set:
-            if prompt_key(prompt) not in self._position:
+        for prompt in asked:
+            key, place = prompt_key(prompt), place_of(prompt)
+            if key not in self._position:
                 raise EvidenceError(
                     f"the prompt {str(prompt)[:60]!r} is not one of the target's",
                     hint="score completions of target.prompts",
                 )
-            positions.append(self._position[prompt_key(prompt)])
+            of_this = place is not None and place < len(self.prompts)
+            of_this = of_this and prompt_key(self.prompts[place or 0]) == key
+            positions.append(place if of_this else self._position[key])
         device = completions.prompt_index_N.device
         return torch.tensor(positions, device=device)[completions.prompt_index_N]
+
+
+def _told_apart(prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
+    """The prompts; those that are there several times know which row they are."""
+    number = Counter(map(prompt_key, prompts))
+    return tuple(
+        marked(prompt, at) if number[prompt_key(prompt)] > 1 else prompt
+        for at, prompt in enumerate(prompts)
+    )
+
+
+def _moved(placed: tuple[int, Prompt]) -> bool:
+    at, prompt = placed
+    return place_of(prompt) not in (None, at)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from .errors import ConfigError, OutcomeError
+from .occurrence import place_of
 
 Message = dict[str, Any]
 Prompt = str | list[Message]
@@ -156,7 +157,7 @@ class Completions:
     def concat(parts: Sequence[Completions]) -> Completions:
         """All completions of `parts` in order. A prompt that several parts have is one prompt; one
         that a part has twice stays two."""
-        place: dict[tuple[str, int], int] = {}
+        place: dict[tuple[str, str, int], int] = {}
         prompts: list[Prompt] = []
         prompt_ids: list[tuple[int, ...]] = []
         index_parts = []
@@ -164,7 +165,9 @@ class Completions:
             seen: Counter[str] = Counter()
             moved = []
             for prompt, ids in zip(part.prompt_set, part.prompt_ids, strict=True):
-                key = (prompt_key(prompt), seen[prompt_key(prompt)])
+                row = place_of(prompt)
+                nth = seen[prompt_key(prompt)] if row is None else row
+                key = (prompt_key(prompt), "nth" if row is None else "row", nth)
                 seen[key[0]] += 1
                 if key not in place:
                     place[key] = len(prompts)
@@ -368,7 +371,9 @@ class Estimate:
     `standard_error` is the Monte Carlo error of `value` for the prompts at hand: how far another
     seed would land. With several prompts `value` is their mean and `per_prompt` holds one estimate
     each. `standard_error_new_prompts` instead treats the prompts as a sample of all prompts one
-    might ask, so it contains the spread between them as well; None with a single prompt.
+    might ask, so it contains the spread between them as well; None with a single prompt. Both are
+    such that +- 1.96 of them is a 95% interval: errors that rest on fewer than thirty values
+    (`degrees_of_freedom` and one) are wider than s / sqrt(n), by Student's t.
 
     `kind`: exact; unbiased; consistent (bias vanishes as 1/num_draws); lower_bound or upper_bound
     (in expectation); heuristic (no guarantee).
@@ -381,6 +386,7 @@ class Estimate:
     findings: tuple[Finding, ...] = ()
     per_prompt: tuple[Estimate, ...] = ()
     standard_error_new_prompts: float | None = None
+    degrees_of_freedom: float = math.inf
 
     def __float__(self) -> float:
         return self.value

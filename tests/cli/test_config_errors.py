@@ -65,13 +65,13 @@ REFUSED = {
     ),
     "an empty list of prompts": (
         ('prompts = "prompts.jsonl"', "prompts = []"),
-        "'prompts' = [] is not valid: write a file name (.jsonl or .txt) or a list of strings, "
-        'such as ["The food here is"]',
+        "'prompts' = [] is not valid: write a file name (.jsonl, .csv, .parquet, ..) or a list of "
+        'strings, such as ["The food here is"]',
     ),
     "a number among the prompts": (
         ('prompts = "prompts.jsonl"', 'prompts = ["a", 1]'),
-        "'prompts' = ['a', 1] is not valid: write a file name (.jsonl or .txt) or a list of "
-        'strings, such as ["The food here is"]',
+        "'prompts' = ['a', 1] is not valid: write a file name (.jsonl, .csv, .parquet, ..) or a "
+        'list of strings, such as ["The food here is"]',
     ),
     "unknown decay": (
         ("steps = 4", 'steps = 4\ndecay = "linaer"'),

@@ -64,11 +64,6 @@ WRONG = {
         '{"prompt": "c", "weight": 1, "more": 2}',
         "the row has a 'more', unlike the first row; give every row the same fields",
     ),
-    "a prompt again": (
-        GOOD.strip(),
-        "the prompt of line 1 is there again, so its columns are ambiguous; make the prompts "
-        "unique",
-    ),
     "half a character": (
         '{"prompt": "\\ud800", "weight": 1}',
         "not valid text: half of a surrogate pair; remove that escape",
@@ -116,9 +111,9 @@ def test_a_file_without_prompts(tmp_path, name):
 
 
 def test_a_kind_of_file_that_is_not_read(tmp_path):
-    path = tmp_path / "p.csv"
+    path = tmp_path / "p.docx"
     path.write_text("a")
-    with pytest.raises(DataError, match=r"cannot be read from a '\.csv' file; write \.jsonl"):
+    with pytest.raises(DataError, match=r"cannot be read from a '\.docx' file; write \.jsonl"):
         read_prompts(path)
 
 

@@ -154,10 +154,6 @@ class TestTargets:
         with pytest.raises(ConfigError, match="column 'answer' has 1 values for 2 prompts"):
             target(gpt2, ["a", "b"], columns={"answer": [1]})
 
-    def test_with_a_repeated_prompt_and_columns(self, gpt2):
-        with pytest.raises(ConfigError, match="columns are ambiguous"):
-            target(gpt2, ["a", "a"], columns={"answer": [1, 2]})
-
     def test_too_large_to_enumerate(self, gpt2):
         with pytest.raises(SpaceTooLargeError, match=r"outcomes a prompt"):
             po.exact(target(gpt2, max_new_tokens=20))

@@ -27,6 +27,7 @@ from functools import lru_cache
 import numpy as np
 import pytest
 from helpers import BETAS, CASES, OracleCase, rms
+from scipy import stats
 
 import posteriori as po
 
@@ -144,7 +145,7 @@ def test_the_mean_over_prompts_knows_both_errors(case):
         assert estimate.value == pytest.approx(np.mean(values))
         assert estimate.standard_error == pytest.approx(math.hypot(*errors) / 3)
         assert estimate.standard_error_new_prompts == pytest.approx(
-            np.std(values, ddof=1) / math.sqrt(3)
+            np.std(values, ddof=1) / math.sqrt(3) * stats.t.ppf(0.975, 2) / stats.norm.ppf(0.975)
         )
         assert all(each.num_draws >= 200 for each in estimate.per_prompt)
 

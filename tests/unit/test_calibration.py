@@ -110,7 +110,7 @@ class TestAccuracy:
         )
         assert figures.accuracy.value == pytest.approx((1 + 0 + 0.5 + 0.5) / 4)
         assert figures.accuracy.standard_error == pytest.approx(
-            np.std([1, 0, 0.5, 0.5], ddof=1) / 2
+            np.std([1, 0, 0.5, 0.5], ddof=1) / 2 * stats.t.ppf(0.975, 3) / stats.norm.ppf(0.975)
         )
 
     def test_of_pairs_that_come_k_times_is_known_no_better(self):

@@ -135,9 +135,10 @@ def test_a_row_that_is_no_pair_is_refused_with_its_line(line, tmp_path):
 def test_a_file_that_is_not_there_or_of_another_kind_is_refused(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         read_preferences(tmp_path / "none.jsonl")
-    (tmp_path / "pairs.csv").write_text("")
-    with pytest.raises(DataError, match=r"from a '\.csv' file"):
-        read_preferences(tmp_path / "pairs.csv")
+    for name in ("pairs.docx", "pairs.txt"):
+        (tmp_path / name).write_text("")
+        with pytest.raises(DataError, match=rf"from a '\.{name[6:]}' file"):
+            read_preferences(tmp_path / name)
     (tmp_path / "pairs.jsonl").write_text("\n")
     with pytest.raises(DataError, match="no pairs"):
         read_preferences(tmp_path / "pairs.jsonl")
@@ -163,8 +164,8 @@ def test_parquet_and_saved_data_sets_hold_the_same_pairs(tmp_path):
             found = read_preferences(path)
             assert [pair[:3] for pair in found] == wanted
             assert found[1].where == f"{path}, row 2"
-    datasets.DatasetDict({"train": data}).save_to_disk(tmp_path / "splits")
-    with pytest.raises(DataError, match=r"several splits: train; .*splits/train"):
+    datasets.DatasetDict({"train": data, "test": data}).save_to_disk(tmp_path / "splits")
+    with pytest.raises(DataError, match=r"several splits: train, test; .*splits/train"):
         read_preferences(tmp_path / "splits")
     assert len(read_preferences(tmp_path / "splits" / "train")) == 2
     (tmp_path / "broken.parquet").write_bytes(b"no")
@@ -173,7 +174,7 @@ def test_parquet_and_saved_data_sets_hold_the_same_pairs(tmp_path):
 
 
 def test_without_datasets_the_error_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "datasets", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     (tmp_path / "pairs.parquet").write_bytes(b"")
     with pytest.raises(DataError, match=r"pip install datasets .*posteriori\[bench\]"):
         read_preferences(tmp_path / "pairs.parquet")

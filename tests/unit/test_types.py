@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from scipy import stats
 
 import posteriori as po
 from posteriori import errors, registry
@@ -65,9 +66,12 @@ def test_what_is_an_outcome_depends_on_the_length(completions):
 def test_a_mean_and_its_error():
     estimate = mean(torch.tensor([1.0, 2.0, 3.0, 4.0]))
     assert (estimate.value, estimate.kind, estimate.num_draws) == (2.5, "unbiased", 4)
-    assert estimate.standard_error == pytest.approx(math.sqrt(5 / 12))
+    wider = stats.t.ppf(0.975, 3) / stats.norm.ppf(0.975)
+    assert estimate.standard_error == pytest.approx(wider * math.sqrt(5 / 12))
     assert float(estimate) == 2.5
-    assert str(estimate) == "2.5 ± 0.65"
+    assert str(estimate) == "2.5 ± 1"
+    many = torch.arange(30.0)
+    assert mean(many).standard_error == pytest.approx(float(many.std()) / math.sqrt(30))
 
 
 def test_an_infinity_that_was_seen_is_certain():

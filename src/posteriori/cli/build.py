@@ -142,7 +142,7 @@ def about(plan: Plan) -> dict[str, Any]:
     """What a run directory records of its target; a run is resumed only where it is the same."""
     config = plan.config
     told = [plan.data] if plan.held_out is None else [plan.data, plan.held_out]
-    data = json.dumps([[each.prompts, each.columns] for each in told], sort_keys=True)
+    data = json.dumps([[each.prompts, each.columns] for each in told], sort_keys=True, default=str)
     return {
         "prior": config.prior.model_dump(mode="json", exclude_none=True),
         "evidence": [each.model_dump(mode="json", exclude_none=True) for each in config.evidence],

@@ -8,11 +8,13 @@ from typing import Any
 
 from .. import registry
 from ..config import EvidenceSettings, RunConfig, RunFitSettings, budget_of
+from ..data.files import is_hub_id
+from ..data.prompts import PromptData, prompts
+from ..data.settings import PromptSettings
 from ..errors import CheckpointError, ConfigError, DataError, PosterioriError, unknown_name
 from .distributions import KEYS, check_distribution, check_elsewhere
 from .find_model import find_model
 from .functions import check_function
-from .prompts_file import PromptData, read_prompts
 from .read_config import read_config
 from .ready_made import check_calls, check_ready_made, is_ready_made
 
@@ -78,10 +80,15 @@ def make_plan(path: Path, overrides: list[str]) -> Plan:
     return Plan(config, path, data, prior, output_dir, held_out)
 
 
-def _read_data(prompts: Any, folder: Path) -> PromptData:
-    if isinstance(prompts, str):
-        return read_prompts(folder / prompts)
-    return PromptData(list(prompts))
+def _read_data(given: Any, folder: Path) -> PromptData:
+    """The prompts of a config, a list or a source; paths count from the config's folder."""
+    if isinstance(given, list):
+        return prompts(given)
+    settings = PromptSettings.model_validate({"path": given} if isinstance(given, str) else given)
+    place = folder / Path(settings.path).expanduser()
+    if not place.exists() and is_hub_id(settings.path) and not place.parent.is_dir():
+        place = Path(settings.path)
+    return prompts(place, **settings.model_dump(exclude={"path"}))
 
 
 def check_fit(plan: Plan, *, resume: bool) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import ModelError
+from ..hub import check_model_name
 from .bundled import bundled_models
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
@@ -16,7 +17,8 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 def find_model(path: str, folder: Path, where: str) -> str:
     """A bundled name, an existing file or directory (made absolute), or a hub id as it is.
 
-    Raises `ModelError` for what looks like a path and is not there.
+    Raises `ModelError` for what looks like a path and is not there, and for a name that neither
+    this machine nor the hub knows.
     """
     bundled = bundled_models()
     if path in bundled:
@@ -37,6 +39,7 @@ def find_model(path: str, folder: Path, where: str) -> str:
             where=where,
             hint=f"check the path, or use one that is bundled: {', '.join(sorted(bundled))}",
         )
+    check_model_name(path, bundled, where)
     return path
 
 

@@ -7,10 +7,10 @@ import math
 import torch
 
 from ..errors import SamplingError
-from ..numerics import log_mean_exp
+from ..numerics import Spread, log_mean_exp
 from ..target import Target
 from ..types import Draws, Estimate
-from .mixture import Mixture, Stratum, standard_error
+from .mixture import Mixture, Stratum
 
 
 def log_z_upper(mixture: Mixture, exact: Stratum) -> Estimate:
@@ -41,7 +41,7 @@ def log_z_upper(mixture: Mixture, exact: Stratum) -> Estimate:
         log_inverse.append(math.log(mixture.share) + log_q_m - log_mixture_m - log_z_m)
     log_inverse_m = torch.stack(log_inverse).logsumexp(0)
     value = -float(log_mean_exp(log_inverse_m))
-    of_exact = standard_error([(log_inverse_m + value).exp()])
+    of_exact = Spread.of_means([(log_inverse_m + value).exp()]).error
     error = math.hypot(of_exact, mixture.log_z().standard_error)
     return Estimate(value, error, "upper_bound", mixture.num_draws + len(log_w_m))
 

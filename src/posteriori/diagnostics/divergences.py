@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..types import Estimate
-from .mixture import Mixture, standard_error
+from .mixture import Mixture
 
 
 class _Term(NamedTuple):
@@ -61,7 +61,7 @@ def target_entropy(mixture: Mixture) -> Estimate:
         * _times(w_n - mixture.log_z_value, mixture.log_z_value + 1 - value - s.log_target_n)
         for w_n, s in zip(mixture.log_weight, mixture.strata, strict=True)
     ]
-    return Estimate(value, standard_error(influence), "consistent", mixture.num_draws)
+    return mixture.estimate(value, influence)
 
 
 def total_variation(mixture: Mixture) -> Estimate:
@@ -104,4 +104,4 @@ def _expected(mixture: Mixture, term: Callable[[Tensor, Tensor], _Term]) -> Esti
         mixture.share * (each.value_n - slope * v_n.exp())
         for each, v_n in zip(terms, log_v, strict=True)
     ]
-    return Estimate(value, standard_error(influence), "consistent", mixture.num_draws)
+    return mixture.estimate(value, influence)

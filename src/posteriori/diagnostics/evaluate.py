@@ -10,9 +10,10 @@ from scipy.stats import norm
 from torch import Tensor
 
 from ..draw import draw, lm_tokens
-from ..errors import ConfigError
+from ..errors import ConfigError, UnknownFigureError, did_you_mean
 from ..estimates import combine
 from ..protocols import LanguageModel
+from ..registry import language_model
 from ..seeds import generator
 from ..target import Target
 from ..tokens import check_same_outcomes
@@ -44,6 +45,9 @@ class Report(dict[str, Estimate]):
         self.findings = tuple(findings)
         self.draws = draws
         self.cost = cost
+
+    def __missing__(self, name: str) -> Estimate:
+        raise UnknownFigureError(f"the report has no '{name}'", hint=did_you_mean(name, self))
 
     def interval(self, name: str, confidence: float = 0.95) -> tuple[float, float]:
         """An interval for log_z, kl_to_target or kl_from_target, the mean over prompts, in nats.
@@ -125,6 +129,7 @@ def evaluate(
     `SamplingError` where `posterior` is not exact or has fewer than two draws of a prompt.
     (arXiv 2205.11275, sections 3 and 4.)
     """
+    lm = language_model(lm, "policy", target.prior)
     _check(target, num_samples, prior_draws, posterior)
     check_same_outcomes(target.prior, lm, target.prompts, "policy")
     number = num_samples * len(target.prompts)

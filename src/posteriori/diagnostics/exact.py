@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..errors import ModelError, SpaceTooLargeError
 from ..protocols import LanguageModel
+from ..registry import language_model
 from ..target import Target
 from ..tokens import check_same_outcomes
 from ..types import Completions
@@ -50,6 +51,7 @@ class Exact:
 
     def log_prob(self, lm: LanguageModel) -> tuple[Tensor, ...]:
         """log pi(y|c) of any language model over the same outcomes."""
+        lm = language_model(lm, "policy", self.target.prior)
         if lm is self.target.prior:
             return self.log_prior
         check_same_outcomes(self.target.prior, lm, self.target.prompts, "policy")

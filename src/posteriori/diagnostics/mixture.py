@@ -10,13 +10,14 @@ many draws of each (deterministic mixture sampling with the balance heuristic: V
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..numerics import pareto_k, variance_of_mean
-from ..types import Estimate
+from ..numerics import Spread, pareto_k
+from ..types import Estimate, Kind
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,8 @@ class Mixture:
         """log of the mean weight p~/m: unbiased for Z, so below log Z in expectation (Jensen)."""
         if self.log_z_value == -math.inf:
             return Estimate(-math.inf, math.inf, "lower_bound", self.num_draws)
-        error = standard_error([self.share * v for v in self._relative_weights()])
-        return Estimate(self.log_z_value, error, "lower_bound", self.num_draws)
+        influence = [self.share * v for v in self._relative_weights()]
+        return self.estimate(self.log_z_value, influence, "lower_bound")
 
     def kl_to_target(self) -> Estimate:
         """KL(pi, p*) = log Z - E_pi[rho], rho = log p~ - log pi.
@@ -80,7 +81,7 @@ class Mixture:
         value = self.log_z_value - float(rho_n.mean())
         influence = [self.share * v for v in self._relative_weights()]
         influence[0] = influence[0] - rho_n
-        return Estimate(value, standard_error(influence), "consistent", self.num_draws)
+        return self.estimate(value, influence)
 
     def ess(self) -> Estimate:
         """n / (1 + chi^2(p*, pi)): what n draws of the policy are worth in draws of the target.
@@ -102,7 +103,7 @@ class Mixture:
             self.share * (2 * v - (term - log_moment).exp())
             for v, term in zip(self._relative_weights(), log_terms, strict=True)
         ]
-        return Estimate(value, value * standard_error(influence), "consistent", self.num_draws)
+        return self.estimate(value, [value * each for each in influence])
 
     def target_mean(self, values: list[Tensor]) -> Estimate:
         """E_p*[f] = E_m[v f], v = p*/m; `values` are f of each stratum's draws. Consistent."""
@@ -119,12 +120,19 @@ class Mixture:
         influence = [
             self.share * (term_n - value * v_n) for term_n, v_n in zip(terms, weights, strict=True)
         ]
-        return Estimate(value, standard_error(influence), "consistent", self.num_draws)
+        return self.estimate(value, influence)
 
     def pareto_k(self) -> Estimate:
         """k-hat of the weights p~/m, on which log Z and KL(pi, p*) rest."""
         value = pareto_k(torch.cat(self.log_weight))
         return Estimate(value, math.nan, "heuristic", self.num_draws)
+
+    def estimate(
+        self, value: float, influence: Sequence[Tensor], kind: Kind = "consistent"
+    ) -> Estimate:
+        """A figure with the error that the influence of each stratum's draws makes."""
+        error, degrees = Spread.of_means(influence)
+        return Estimate(value, error, kind, self.num_draws, degrees_of_freedom=degrees)
 
     def log_policy_ratio(self) -> list[Tensor]:
         """log pi/m of each stratum's draws."""
@@ -144,8 +152,3 @@ class Mixture:
     def _relative_weights(self) -> list[Tensor]:
         """w / Z-hat."""
         return [(w - self.log_z_value).exp() for w in self.log_weight]
-
-
-def standard_error(influence: list[Tensor]) -> float:
-    """Of a sum of independent stratum means."""
-    return math.sqrt(sum(float(variance_of_mean(each)) for each in influence))

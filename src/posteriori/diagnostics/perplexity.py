@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor
 
-from ..numerics import variance_of_mean
+from ..numerics import Spread
 from ..types import Estimate
 
 
@@ -22,5 +22,5 @@ def perplexity(log_prior_n: Tensor, lengths_n: Tensor) -> Estimate:
     if math.isinf(rate):
         return Estimate(math.inf, 0.0, "exact", len(nll_n))
     influence_n = (nll_n - rate * length_n) / length_n.mean()
-    error = math.exp(rate) * math.sqrt(float(variance_of_mean(influence_n)))
-    return Estimate(math.exp(rate), error, "consistent", len(nll_n))
+    error, degrees = Spread.of_means([math.exp(rate) * influence_n])
+    return Estimate(math.exp(rate), error, "consistent", len(nll_n), degrees_of_freedom=degrees)

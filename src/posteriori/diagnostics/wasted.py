@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..estimates import combine, mean
+from ..numerics import Spread
 from ..types import Estimate, Finding
-from .mixture import Mixture, standard_error
+from .mixture import Mixture
 from .nearest import Tilt
 from .reach import fault_at, unseen
 
@@ -124,7 +125,7 @@ def _error_of_slope(mixture: Mixture, t: float) -> float:
         centred_n = torch.where(v_n > 0, stratum.log_evidence_n - mean_log_e, 0.0)
         influence.append(mixture.share * v_n * centred_n)
     influence[0] = influence[0] - mixture.policy.log_evidence_n
-    return standard_error(influence)
+    return Spread.of_means(influence).error
 
 
 def _on_its_own(mixtures: Sequence[Mixture], t: float) -> Finding | None:

@@ -102,10 +102,14 @@ def own(value: Any) -> Any:
     """A copy of what can be changed in place, all the way down; other objects as they are."""
     if type(value) in (str, int, float, bool, type(None)):
         return value
+    if isinstance(value, str):
+        return str(value)
     if isinstance(value, dict):
         return {key: own(each) for key, each in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(own(each) for each in value)
+    if isinstance(value, list):
+        return [own(each) for each in value]
+    if type(value) is tuple:
+        return tuple(own(each) for each in value)
     if isinstance(value, set | bytearray | np.ndarray):
         return value.copy()
     return value.clone() if isinstance(value, Tensor) else value

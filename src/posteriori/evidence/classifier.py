@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import EvidenceError, ModelError
+from ..hub import check_model_name
 from ..transformers_loading import UNREADABLE, first_line, loading
 from ..types import Prompt
 from ..watching import advance
@@ -31,6 +32,8 @@ class SequenceClassifier:
 
         path = str(model) if isinstance(model, str | Path) else model.config.name_or_path
         missing: list[str] = []
+        if isinstance(model, str | Path):
+            check_model_name(path, ())
         try:
             if isinstance(model, str | Path):
                 with loading() as options:

@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..data.conversation import answered
 from ..errors import EvidenceError
 from ..types import Prompt, with_text_contents
+from .call import own_text
 
 
 class Text(NamedTuple):
@@ -25,7 +27,7 @@ def text_of(tokenizer: Any, prompt: Prompt, completion: Any) -> Text:
     prompt is one) as one text. Raises `EvidenceError` where the chat template refuses them."""
     if isinstance(prompt, str):
         return Text(prompt + completion, False)
-    messages = with_text_contents([*prompt, *completion])
+    messages = answered(with_text_contents(prompt), own_text(completion))
     try:
         return Text(tokenizer.apply_chat_template(messages, tokenize=False), True)
     except Exception as error:  # a template is a program that came with the model

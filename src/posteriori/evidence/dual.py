@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..numerics import ess, pareto_k
+from ..numerics import ess, pareto_k, t_factor
 
 _RIDGE = 1e-3
 """Where no lambda attains the moments, this much curvature (per variance of a feature) still gives
@@ -26,13 +26,20 @@ class Dual:
     D is convex; its gradient (1/P) sum_c E_c,lambda[phi] - mu vanishes where the tilted mean is mu,
     and its Hessian is the mean covariance (Khalifa, Elsahar and Dymetman 2021, arXiv 2012.11635,
     section 2). `log_w_PN` are log-weights (-inf legal), `phi_PNK` features, `mu_K` what is
-    wanted, `group_PN` equal for draws that depend on each other. Everything is float64.
+    wanted, `group_PN` equal for draws that depend on each other, `moved_K` the lambda that the
+    draws were made at (0 by default), from which on `lambda_K` counts. Everything is float64.
     """
 
     log_w_PN: Tensor
     phi_PNK: Tensor
     mu_K: Tensor
     group_PN: Tensor | None = None
+    moved_K: Tensor | None = None
+
+    @property
+    def at_K(self) -> Tensor:
+        """The lambda that the draws were made at."""
+        return torch.zeros_like(self.mu_K) if self.moved_K is None else self.moved_K
 
     def tilted(self, lambda_K: Tensor) -> Tensor:
         """log of the normalised weights of each prompt's draws at lambda, [P, N]."""
@@ -112,10 +119,12 @@ class Dual:
     def sandwich(self, lambda_K: Tensor) -> Tensor:
         """The standard error of lambda, [K]: H^-1 V H^-1 with H the Hessian and V the variance of
         the tilted means, (1/P^2) sum_c sum_g (sum_{i in g} w_i (phi_i - E_c[phi]))^2, g the groups
-        (delta method for self-normalised weights)."""
+        (delta method for self-normalised weights; few groups by Student's t), and in its square
+        what the draws may have `missed`, which is at most 1.96 errors."""
         share_PN = self.tilted(lambda_K).exp()
         off_PNK = share_PN[..., None] * (self.phi_PNK - self.mean(lambda_K)[:, None])
         num_prompts = len(share_PN)
+        _, missed_PK = self.missed(lambda_K)
         variance_KK = torch.zeros_like(self.covariance(lambda_K))
         for at in range(num_prompts):
             off_GK = off_PNK[at]
@@ -124,20 +133,45 @@ class Dual:
                 off_GK = torch.zeros(int(row_N.max()) + 1, off_GK.shape[1]).double()
                 off_GK.index_add_(0, row_N, off_PNK[at])
             num = len(off_GK)
-            variance_KK += off_GK.T @ off_GK * (num / max(num - 1, 1)) / num_prompts**2
+            widened = t_factor(num - 1) ** 2 * num / max(num - 1, 1)
+            missed_KK = torch.outer(missed_PK[at], missed_PK[at]) / 1.96**2
+            variance_KK += (widened * off_GK.T @ off_GK + missed_KK) / num_prompts**2
         inverse_KK = torch.linalg.inv(self.covariance(lambda_K))
         return (inverse_KK @ variance_KK @ inverse_KK).diagonal().sqrt()
 
-    def effective(self, lambda_K: Tensor) -> float:
-        """Effective draws at lambda, over all prompts."""
-        return float(ess(self.tilted(lambda_K)).sum())
+    def effective(self, lambda_K: Tensor) -> Tensor:
+        """Effective draws of each prompt at lambda, [P]."""
+        return ess(self.tilted(lambda_K))
 
-    def pareto_k(self, lambda_K: Tensor) -> float:
-        """The tail of the normalised weights at lambda, of all prompts together; NaN for draws that
-        depend on each other, whose weights are no sample of one law."""
+    def pareto_k(self, lambda_K: Tensor) -> list[float]:
+        """The tail of each prompt's weights at lambda; NaN for draws that depend on each other,
+        whose weights are no sample of one law."""
         if self.group_PN is not None:
-            return math.nan
-        return pareto_k(self.tilted(lambda_K).flatten())
+            return [math.nan] * len(self.log_w_PN)
+        return [pareto_k(each_N) for each_N in self.tilted(lambda_K)]
+
+    def missed(self, lambda_K: Tensor) -> tuple[Tensor, Tensor]:
+        """What each prompt's draws may have missed: its share of the weight at lambda [P], and how
+        far the features' mean would be moved by it [P, K].
+
+        The features of the most weight that draws of any prompt show may come after the others
+        too. Where none of N draws has them, their probability there is below 3/N (the rule of
+        three, 95%), and their share at lambda below x / (1 + x) with
+
+            x = 3/N exp(lambda . phi_top) / E_c[exp(lambda . phi)],
+
+        all seen from where lambda is 0, whose draws the first step of any sampler makes.
+        """
+        whole_K = lambda_K + self.at_K
+        tilt_PN = (self.phi_PNK @ whole_K).masked_fill(self.log_w_PN.isneginf(), -math.inf)
+        top = int(tilt_PN.argmax())
+        phi_K, highest = self.phi_PNK.flatten(0, 1)[top], tilt_PN.flatten()[top]
+        base_PN = self.log_w_PN - self.phi_PNK @ self.at_K
+        log_mean_P = (self.log_w_PN + self.phi_PNK @ lambda_K).logsumexp(-1) - base_PN.logsumexp(-1)
+        log_x_P = math.log(3 / self.log_w_PN.shape[1]) + highest - log_mean_P
+        shown_P = tilt_PN.amax(1) >= highest - 1e-9 * (1 + highest.abs())
+        share_P = log_x_P.sigmoid().masked_fill(shown_P, 0.0)
+        return share_P, share_P[:, None] * (phi_K - self.mean(lambda_K))
 
 
 def _least_weight(dual: Dual) -> float:

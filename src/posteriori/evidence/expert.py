@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -14,6 +13,7 @@ from ..draw import lm_tokens
 from ..errors import ConfigError, EvidenceError, ModelError
 from ..prompted import Prefix, asked_of
 from ..protocols import Columns, LanguageModel, Scores
+from ..registry import language_model
 from ..spending import spend
 from ..target import Target
 from ..tokens import difference_in_tokens
@@ -58,7 +58,7 @@ class Expert:
                 hint="1 multiplies the expert in as it is",
             )
         self.name = f"expert '{lm}'" if isinstance(lm, str | Path) else "expert"
-        self.lm = _loaded(lm)
+        self.lm: LanguageModel = language_model(lm, "expert")
         self.weight, self.prompt_prefix, self.over_text = float(weight), prompt_prefix, over_text
         self.max_log_evidence = 0.0 if weight > 0 else None
         if over_text and not hasattr(self.lm, "tokenizer"):
@@ -114,13 +114,6 @@ class Expert:
             read = _on(asked_of(self.lm, completions, self.prompt_prefix), self.lm)
             spend(lm_tokens=lm_tokens(read))
             return self.lm.log_prob(read).double().to(device)
-
-
-def _loaded(lm: LanguageModel | str | Path) -> LanguageModel:
-    if not isinstance(lm, str | Path):
-        return lm
-    # Evidence and models stand side by side; neither is written in terms of the other.
-    return import_module("posteriori.models.load").load(lm)
 
 
 def _on(completions: Completions, lm: LanguageModel) -> Completions:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from ..errors import EvidenceError
 from ..numerics import reliable_k
-from ..types import Finding
+from ..types import Finding, Prompt
 from .dual import Dual
 
 _COLLINEAR = 1e-8
@@ -19,7 +19,10 @@ _UNCERTAIN = 0.1
 """Standard errors of lambda, in units of 1 / (the feature's standard deviation), that are told."""
 
 LEAST_EFFECTIVE = 0.1
-"""The share of draws that is to be effective at lambda."""
+"""The share of each prompt's draws that is to be effective at lambda."""
+
+_MISSED = 0.1
+"""The share of a prompt's weight at lambda that its draws may have missed and nothing is said."""
 
 
 def check_features(
@@ -109,27 +112,58 @@ def check_reachable(dual: Dual, names: list[str], where: str, what: str) -> None
     )
 
 
-def well_covered(dual: Dual, lambda_K: Tensor) -> bool:
-    """Whether the weights at lambda can be trusted, and a good share of the draws is effective."""
-    num = dual.log_w_PN.numel()
-    enough = dual.effective(lambda_K) >= LEAST_EFFECTIVE * num
+def prompts_covered(dual: Dual, lambda_K: Tensor) -> list[bool]:
+    """Whether the weights of each prompt at lambda can be trusted, and a good share of its draws is
+    effective. Each is judged alone: a pool of prompts hides those whose draws hold nothing."""
+    num = dual.log_w_PN.shape[1]
     # k-hat is NaN for too few draws with weight, which the share tells, and for dependent ones.
-    return enough and not dual.pareto_k(lambda_K) > reliable_k(num)
+    return [
+        float(effective) >= LEAST_EFFECTIVE * num and not k > reliable_k(num)
+        for effective, k in zip(dual.effective(lambda_K), dual.pareto_k(lambda_K), strict=True)
+    ]
+
+
+def prompts_complete(dual: Dual, lambda_K: Tensor) -> list[bool]:
+    """Whether what the draws of each prompt may have missed is little at lambda. Of few draws, 3/N
+    is much anywhere: it may be doubled."""
+    share_P, _ = dual.missed(lambda_K)
+    return (share_P <= max(_MISSED, 6 / dual.log_w_PN.shape[1])).tolist()
 
 
 def findings_of_lambda(
-    dual: Dual, lambda_K: Tensor, error_K: Tensor, value_by_name: Mapping[str, float], where: str
+    dual: Dual,
+    lambda_K: Tensor,
+    error_K: Tensor,
+    value_by_name: Mapping[str, float],
+    where: str,
+    prompts: Sequence[Prompt],
 ) -> Iterator[Finding]:
     """What a person should know of a fitted lambda. `value_by_name` is the whole of it; `lambda_K`
-    how far it is from where the draws are."""
-    if not well_covered(dual, lambda_K):
-        num = dual.log_w_PN.numel()
+    how far it is from where the draws are; `prompts` are those of the dual."""
+    num = dual.log_w_PN.shape[1]
+    effective_P, k_P = dual.effective(lambda_K), dual.pareto_k(lambda_K)
+    bad = [at for at, fine in enumerate(prompts_covered(dual, lambda_K)) if not fine]
+    if bad:
+        worst = min(bad, key=lambda at: float(effective_P[at]))
         yield Finding(
             "warn",
             "moments_not_reached",
-            f"{where}: of {num} draws {dual.effective(lambda_K):.0f} are effective at lambda, with "
-            f"a pareto_k of {dual.pareto_k(lambda_K):.2f}.",
+            f"{where}: of {num} draws after {_short(prompts[worst])} {effective_P[worst]:.0f} are "
+            f"effective at lambda, with a pareto_k of {k_P[worst]:.2f}{_others(bad, prompts)}.",
             "Set num_samples higher, or use posteriori.fit_moments with another proposal.",
+        )
+    blind = [at for at, fine in enumerate(prompts_complete(dual, lambda_K)) if not fine]
+    if blind:
+        share_P, _ = dual.missed(lambda_K)
+        worst = max(blind, key=lambda at: float(share_P[at]))
+        yield Finding(
+            "warn",
+            "moments_not_seen",
+            f"{where}: no draw of {num} after {_short(prompts[worst])} has the features that "
+            f"lambda favours and other prompts' draws have; what was missed there may hold up to "
+            f"{share_P[worst]:.0%} of the weight{_others(blind, prompts)}.",
+            "If they cannot come after this prompt, leave it out; otherwise set num_samples "
+            "higher, or use posteriori.fit_moments with another proposal.",
         )
     scale_K = dual.covariance(lambda_K).diagonal().sqrt()
     for at, (name, value) in enumerate(value_by_name.items()):
@@ -141,3 +175,11 @@ def findings_of_lambda(
                 f"{float(error_K[at]):.2g}.",
                 "Set num_samples higher.",
             )
+
+
+def _short(prompt: Prompt) -> str:
+    return repr(str(prompt)[:60])
+
+
+def _others(bad: Sequence[int], prompts: Sequence[Prompt]) -> str:
+    return f" ({len(bad)} of {len(prompts)} prompts are such)" if len(bad) > 1 else ""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..errors import ConfigError, did_you_mean
 from ..estimates import combine
+from ..numerics import t_factor
 from ..protocols import Columns, Scores
 from ..types import Completions, Cost, Draws, Estimate, Finding
 from .features import Tilt, feature_values
@@ -30,8 +31,8 @@ class FittedMoments:
     `lambda_` has an `Estimate` a feature, in nats per unit of the feature, with its standard error
     (and one a prompt inside where each has its own); `lambda_PK` are the numbers. Of the draws that
     lambda was found with, reweighted to it: `effective_draws` over all prompts and the worst
-    `pareto_k` (NaN where a sampler's draws depend on each other; both NaN where the outcomes were
-    enumerated). `rounds` is how often draws were made.
+    prompt's `pareto_k` (NaN where a sampler's draws depend on each other; both NaN where the
+    outcomes were enumerated). `rounds` is how often draws were made.
     """
 
     lambda_: Mapping[str, Estimate]
@@ -148,7 +149,9 @@ class Moments:
         `draws` are weighted ones, of what drew them where they are `Completions`.
 
         Self-normalised, sum w phi / sum w; the standard error is over independent draws, or groups
-        of dependent ones (delta method). Measure it on other draws than lambda was fitted to.
+        of dependent ones (delta method). Where all n of a prompt's are alike, it is what the rule
+        of three leaves to values that other prompts' draws have: 3/n of how far they are apart,
+        over 1.96. Measure it on other draws than lambda was fitted to.
         """
         completions = draws.completions if isinstance(draws, Draws) else draws
         columns = self.own_target.columns_of(completions)
@@ -156,12 +159,17 @@ class Moments:
         log_w_N = draws.log_weight.cpu() if isinstance(draws, Draws) else 0 * phi_NK[:, 0]
         group_N = draws.group_N if isinstance(draws, Draws) else None
         group_N = torch.arange(len(log_w_N)) if group_N is None else group_N.cpu()
+        reach_K = phi_NK.amax(0) - phi_NK.amin(0)
         rows = [
             (completions.prompt_index_N == at).cpu() for at in range(len(completions.prompt_set))
         ]
         return {
             name: combine(
-                [_weighted_mean(log_w_N[r], phi_NK[r, k], group_N[r]) for r in rows], "consistent"
+                [
+                    _weighted_mean(log_w_N[r], phi_NK[r, k], group_N[r], float(reach_K[k]))
+                    for r in rows
+                ],
+                "consistent",
             )
             for k, name in enumerate(self.features)
         }
@@ -202,11 +210,13 @@ def _same(one: Target, other: Target) -> bool:
     )
 
 
-def _weighted_mean(log_w_n: Tensor, value_n: Tensor, group_n: Tensor) -> Estimate:
+def _weighted_mean(log_w_n: Tensor, value_n: Tensor, group_n: Tensor, reach: float) -> Estimate:
     share_n = log_w_n.softmax(0)
     value = float(share_n @ value_n)
     _, row_n = group_n.unique(return_inverse=True)
     num = int(row_n.max()) + 1
     off_G = torch.zeros(num, dtype=torch.float64).index_add(0, row_n, share_n * (value_n - value))
-    error = math.sqrt(float(off_G.square().sum()) * num / max(num - 1, 1))
-    return Estimate(value, error, "consistent", len(log_w_n))
+    error = t_factor(num - 1) * math.sqrt(float(off_G.square().sum()) * num / max(num - 1, 1))
+    if error <= 1e-12 * reach:
+        error = 3 / num * reach / 1.96
+    return Estimate(value, error, "consistent", len(log_w_n), degrees_of_freedom=num - 1.0)

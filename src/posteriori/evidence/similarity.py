@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError, EvidenceError, ModelError
+from ..hub import check_model_name
 from ..transformers_loading import UNREADABLE, first_line, loading
 from ..types import Prompt
 from .plain_text import plain_texts
@@ -68,6 +69,7 @@ class MeanPooled:
     def __init__(self, path: str | Path, batch_size: int) -> None:
         from transformers import AutoModel, AutoTokenizer
 
+        check_model_name(str(path), ())
         try:
             with loading() as options:
                 self.model = AutoModel.from_pretrained(path, dtype=torch.float32, **options).eval()

@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from ..errors import ConfigError, ModelError, did_you_mean
+from ..hub import check_model_name
 from ..transformers_loading import UNREADABLE, first_line, loading
 from . import fingerprint
 from .causal import CausalLM
@@ -125,6 +126,7 @@ def _load_plain(
     if (gguf and not Path(path).exists()) or is_gone(path):
         raise ModelError(f"there is no model at '{path}'", hint="check the path")
     try:
+        check_model_name(path, BUNDLED)
         with loading() as options:
             options |= gguf
             tokenizer = AutoTokenizer.from_pretrained(tokenizer_path or place, **options)
@@ -132,6 +134,10 @@ def _load_plain(
                 place, dtype=torch.float32, output_loading_info=True, **options
             )
         model, info = loaded
+    except ModelError as error:
+        raise ModelError(
+            f"cannot load a causal language model from '{path}': {error.what}", hint=error.hint
+        ) from error
     except UNREADABLE as error:
         raise ModelError(
             f"cannot load a causal language model from '{path}': {first_line(error)}",

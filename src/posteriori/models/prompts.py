@@ -21,6 +21,9 @@ def encode_prompt(
 ) -> tuple[int, ...]:
     """Token ids of a string or of a conversation (by the chat template, open for the reply).
 
+    A conversation that ends with the assistant's own message goes on within that message, as TRL's
+    trainers have it: no header of a new message follows.
+
     An empty prompt becomes the start token (BOS, else EOS), because a causal model has no
     next-token distribution before its first token. An end of sequence that the tokenizer puts
     behind every text is left out: the completion goes on from the prompt. Raises `PromptError`, and
@@ -60,9 +63,17 @@ def _ids(tokenizer: Any, prompt: Prompt, eos: set[int]) -> list[int]:
             where=_name(prompt),
             hint="give strings, or set tokenizer.chat_template",
         )
+    messages = with_text_contents(prompt)
+    is_begun = messages[-1].get("role") == "assistant"
+    if is_begun and not messages[-1].get("content"):
+        messages, is_begun = messages[:-1], False  # a reply of which nothing is there yet
     try:
         return tokenizer.apply_chat_template(
-            with_text_contents(prompt), add_generation_prompt=True, tokenize=True, return_dict=True
+            messages,
+            add_generation_prompt=not is_begun,
+            continue_final_message=is_begun,
+            tokenize=True,
+            return_dict=True,
         )["input_ids"]
     except Exception as error:  # a template is a program that came with the model
         raise PromptError(

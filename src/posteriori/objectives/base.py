@@ -150,7 +150,9 @@ def policy_figures(draws: Draws, log_prob_N: Tensor) -> dict[str, float]:
     Draws from elsewhere count with their ratio pi/q, normalised by its sum within each prompt
     (consistent, biased at few draws); `ratio_variance` is the variance of pi/q, which is 0 where
     the policy itself drew. `effective_draws` is the effective number of a prompt's draws as draws
-    of the target, by their weights p~/q, in the mean over prompts.
+    of the target, by their weights p~/q, in the mean over prompts: of draws by something that
+    covers the target. (The trainer puts one in its place that sees what the policy misses, where
+    the policy itself draws.)
     """
     log_ratio_N = log_prob_N - draws.log_proposal_N
     prompt_N = draws.completions.prompt_index_N

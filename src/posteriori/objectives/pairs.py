@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from ..config import Strict
+from ..data.rows import rows_of
 from ..draw import lm_tokens
 from ..errors import CheckpointError, ConfigError, ObjectiveError
 from ..preferences import read_preferences
@@ -21,10 +22,17 @@ from .base import Constants, Objective, policy_figures
 from .preference_data import PreferenceData
 from .score_function import refuse_hard_evidence
 
-PairSource = Annotated[
-    str | list[dict[str, Any]] | None,
-    BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value),
-]
+
+def _source(value: Any) -> Any:
+    """A path, or the rows of whatever else has rows: settings are recorded as plain values."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    return [row for _, row in rows_of(value, "pairs")]
+
+
+PairSource = Annotated[str | list[dict[str, Any]] | None, BeforeValidator(_source)]
 
 
 class Pairs(Objective):

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..data.conversation import answered
 from ..errors import ModelError, OutcomeError, PosterioriError, PromptError
 from ..preferences import Preference
 from ..seeds import generator
@@ -137,7 +138,8 @@ def _tokens(
         for at, ids in zip(plain, tokenizer(texts)["input_ids"], strict=True):
             joint[at] = ids
     if chats:
-        talks = [[*prompts[at], {"role": "assistant", "content": replies[at]}] for at in chats]
+        asked: list[Any] = [(prompts[at], replies[at]) for at in chats]
+        talks = [answered(*each) for each in asked]
         encoded = tokenizer.apply_chat_template(talks, tokenize=True, return_dict=True)
         for at, ids in zip(chats, encoded["input_ids"], strict=True):
             joint[at] = ids

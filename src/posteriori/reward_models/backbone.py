@@ -12,6 +12,7 @@ from torch.nn.utils import skip_init
 
 from ..errors import ModelError, PromptError
 from ..evidence.classifier_text import Text, in_float32, padded, padding_id, text_of, token_ids
+from ..hub import check_model_name
 from ..seeds import derive
 from ..transformers_loading import UNREADABLE, first_line, loading
 from ..types import Prompt
@@ -116,6 +117,7 @@ def load_backbone(
     place = str(path)
     if place.startswith(("/", ".")) and not Path(place).exists():
         raise ModelError(f"there is no model at '{place}'", hint="check the path")
+    check_model_name(place, ())
     try:
         # A head that is not in the checkpoint is drawn from torch's global stream.
         with loading() as options, torch.random.fork_rng(devices=[]):

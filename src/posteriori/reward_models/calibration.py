@@ -12,6 +12,7 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from ..estimates import mean as mean_estimate
+from ..numerics import t_factor
 from ..types import Estimate, Finding
 from .loss import bradley_terry_loss, label_probability
 
@@ -169,7 +170,8 @@ def expected_calibration_error(bins: Sequence[Bin]) -> float:
 
 def _clustered(values_N: Tensor, groups: Sequence[Hashable]) -> Estimate:
     """The mean over pairs. `standard_error` for these prompts; `standard_error_new_prompts` lets
-    the pairs of one prompt depend on each other. Infinite for a single pair."""
+    the pairs of one prompt depend on each other, by Student's t where there are few prompts.
+    Infinite for a single pair."""
     if len(values_N) < 2:
         return Estimate(float(values_N.mean()), math.inf, "unbiased", len(values_N))
     plain = mean_estimate(values_N)
@@ -179,12 +181,13 @@ def _clustered(values_N: Tensor, groups: Sequence[Hashable]) -> Estimate:
     at_N = torch.tensor([place[group] for group in groups])
     total_G = torch.zeros(len(place), dtype=torch.float64)
     total_G.index_add_(0, at_N, values_N - plain.value)
-    correction = len(place) / (len(place) - 1)
-    error = math.sqrt(correction * float(total_G.square().sum())) / len(values_N)
+    free = len(place) - 1
+    error = math.sqrt(len(place) / free * float(total_G.square().sum())) / len(values_N)
     return Estimate(
         plain.value,
         plain.standard_error,
         plain.kind,
         len(values_N),
-        standard_error_new_prompts=error,
+        standard_error_new_prompts=t_factor(free) * error,
+        degrees_of_freedom=plain.degrees_of_freedom,
     )

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..errors import DataError
-from ..preferences import Preference, preference, preference_rows
+from ..preferences import PairSource, Preference, preference, preference_rows
 from ..seeds import generator
 from ..types import Prompt, prompt_key
-
-PairSource = str | Path | Sequence[Mapping[str, Any]]
 
 
 class LabelledPair(NamedTuple):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
+from ..data.prompts import prompts
 from ..errors import ConfigError
-from ..target import Target
-from ..types import Prompt
+from ..target import PromptSource, Target
 
 
-def held_out_target(target: Target, held_out: Target | Sequence[Prompt] | None) -> Target:
+def held_out_target(target: Target, held_out: Target | PromptSource | None) -> Target:
     """The target over held-out prompts; the training target itself where there are none.
 
     Raises `ConfigError` for columns that a list of prompts cannot have, and for a target with
@@ -18,13 +16,16 @@ def held_out_target(target: Target, held_out: Target | Sequence[Prompt] | None) 
     if held_out is None:
         return target
     if not isinstance(held_out, Target):
-        if target.columns:
+        data = prompts(held_out)
+        missing = [name for name in target.columns if name not in data.columns]
+        if missing:
+            lacking = f"no '{missing[0]}'" if data.columns else "none"
             raise ConfigError(
-                f"the target has columns ({', '.join(target.columns)}), and held_out has none",
+                f"the target has columns ({', '.join(target.columns)}), and held_out has {lacking}",
                 where="fit",
                 hint="write held_out=target.asking(prompts, columns)",
             )
-        return target.asking(held_out)
+        return target.asking(data)
     if held_out.prior is not target.prior or held_out.max_new_tokens != target.max_new_tokens:
         raise ConfigError(
             "held_out has another prior or another max_new_tokens than the target",

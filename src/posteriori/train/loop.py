@@ -23,6 +23,7 @@ from .default_objective import AUTO, default_objective, recorded_objective
 from .fingerprint import fingerprint
 from .held_out import held_out_target
 from .lookout import EvaluationCallback, Lookout, Note
+from .peft_config import with_lora_config
 from .run_dir import RunDirectory, jsonable, refuse_taken
 from .trackers import Trackers
 from .trainer import Fit as Fit
@@ -59,9 +60,9 @@ def fit(
     steps; num_samples, draws per prompt and step; prompts_per_step (default: all); learning_rate
     ("auto", or a number) and first_rate, where "auto" begins its search; warmup_steps; decay
     ("late", the default of "auto", "linear", that of a number, "cosine", "none"); max_grad_norm;
-    weight_decay; policy ("full" or "lora") and lora; micro_batch_size, which bounds memory and
-    leaves the gradient as it is; checkpoint_every (default: a tenth of the run) and
-    keep_checkpoints; replay, the number of earlier steps whose draws join each step, where the
+    weight_decay; policy ("full", "lora" or a `peft.LoraConfig`) and lora; micro_batch_size, which
+    bounds memory and leaves the gradient as it is; checkpoint_every (default: a tenth of the run)
+    and keep_checkpoints; replay, the number of earlier steps whose draws join each step, where the
     objective allows it (default: the objective's own); seed.
 
     The policy of the result is the last one, unless draws made on the way show that an earlier one,
@@ -97,7 +98,7 @@ def fit(
     included, a checkpoint of its last good state is left; memory that runs out in a backward pass
     halves the micro-batches.
     """
-    checked = parse(FitSettings, settings, where="fit")
+    checked = parse(FitSettings, with_lora_config(settings, target.prior), where="fit")
     if isinstance(objective, str) and objective == AUTO:
         made = None
         if objective_settings:

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from ..occurrence import marked, place_of, plain
 from ..types import Completions, Draws
 
 Decode = Callable[[list[list[int]]], list[str]]
@@ -24,6 +25,10 @@ class Replay:
 
     def keep(self, fresh: Draws) -> None:
         self._kept.appendleft(fresh)
+
+    @property
+    def newest(self) -> Draws | None:
+        return self._kept[0] if self._kept else None
 
     def state_dict(self) -> list[dict[str, Any]]:
         """What a checkpoint needs: tensors and plain values only."""
@@ -55,7 +60,8 @@ _DRAWS = (
 def _packed(draws: Draws) -> dict[str, Any]:
     completions = draws.completions
     return {
-        "prompt_set": list(completions.prompt_set),
+        "prompt_set": [plain(prompt) for prompt in completions.prompt_set],
+        "prompt_rows": [place_of(prompt) for prompt in completions.prompt_set],
         "prompt_ids": [list(ids) for ids in completions.prompt_ids],
         **{name: getattr(completions, name) for name in _COMPLETIONS},
         **{name: getattr(draws, name) for name in _DRAWS},
@@ -65,7 +71,10 @@ def _packed(draws: Draws) -> dict[str, Any]:
 
 def _unpacked(state: dict[str, Any], decode: Decode) -> Draws:
     completions = Completions(
-        prompt_set=tuple(state["prompt_set"]),
+        prompt_set=tuple(
+            prompt if row is None else marked(prompt, row)
+            for prompt, row in zip(state["prompt_set"], state["prompt_rows"], strict=True)
+        ),
         prompt_ids=tuple(tuple(ids) for ids in state["prompt_ids"]),
         decode=decode,
         **{name: state[name] for name in _COMPLETIONS},

@@ -24,6 +24,7 @@ from ..target import Target
 from ..types import Draws, Finding
 from . import guards
 from .checkpoint import Running, load_newest, remove_unfinished, save_checkpoint
+from .effective import EffectiveDraws
 from .files import save_folder
 from .fitted import OF_THE_RUN, stopped_by
 from .fitted import Fit as Fit
@@ -59,6 +60,7 @@ class Trainer:
         objective.prepare(target, self._new_policy, derive(settings.seed, "objective"))
         self.updater = Updater(self.policy, objective, settings)
         self.replay = Replay(self._replayed())
+        self.effective = EffectiveDraws(settings.steps)
         self.history: list[dict[str, Any]] = []
         self.finished = 0
         self.forward: bool | None = None
@@ -178,6 +180,10 @@ class Trainer:
         )
         if self.objective.on_policy:
             guards.check_draws(fresh, step)
+        effective, tokens = {}, 0
+        if self.objective.on_policy:
+            tokens = self.effective.measure(fresh, self.policy, step)
+            effective["effective_draws"] = self.effective.figure
         draws = self.replay.joined_by(fresh)
         constants = self.objective.weigh(draws, self._log_prob_now(draws, len(fresh)))
         guards.check_constants(draws, constants, step)
@@ -193,11 +199,14 @@ class Trainer:
             "step": step,
             "loss": updates[0].loss,
             **self.objective.observe(fresh, log_prob_N),
+            **effective,
             "grad_norm": max(update.grad_norm for update in updates),
             "learning_rate": share * self.updater.full_rate,
             **self._learn_from(step, state, fresh, log_prob_N),
             "draws": len(fresh),
-            "lm_tokens": fresh.cost.lm_tokens + len(updates) * lm_tokens(draws.completions),
+            "lm_tokens": fresh.cost.lm_tokens
+            + tokens
+            + len(updates) * lm_tokens(draws.completions),
             "draw_seconds": drawn - start,
             "seconds": time.perf_counter() - start,
             **self.context.metrics,
@@ -252,6 +261,7 @@ class Trainer:
             self.finished = restored.step
             self.objective.load_state_dict(restored.others["objective"])
             self.replay.load_state_dict(restored.others["replay"], self.policy.decode)
+            self.effective.load_state_dict(restored.others["effective"], self.policy.decode)
             if self.updater.auto is not None:
                 self.updater.auto.load_state_dict(restored.others["rate"])
             self.selection.load_state_dict(restored.others["selection"])
@@ -287,6 +297,7 @@ class Trainer:
         return {
             "objective": self.objective.state_dict(),
             "replay": self.replay.state_dict(),
+            "effective": self.effective.state_dict(),
             "rate": None if auto is None else auto.state_dict(),
             "selection": self.selection.state_dict(),
             "forward": self.forward,

@@ -1,0 +1,67 @@
+"""Prompts in a config: a file's name, a list, rows, or a table that says which part of a source."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, ValidationError
+
+from ..strict import Strict
+
+
+class PromptSettings(Strict):
+    """Where prompts are read from, and which; see `posteriori.prompts`."""
+
+    path: str
+    split: str | None = None
+    prompt_column: str | None = None
+    max_prompts: int | None = Field(None, ge=1)
+    seed: int = Field(0, ge=0)
+
+
+def is_prompt(value: Any) -> bool:
+    """A string, or a conversation: messages whose role and content are strings."""
+    if isinstance(value, str):
+        return True
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(
+            isinstance(message, dict)
+            and isinstance(message.get("role"), str)
+            and isinstance(message.get("content"), str)
+            for message in value
+        )
+    )
+
+
+def _prompts(value: Any) -> Any:
+    if isinstance(value, dict):
+        return _settings(value)
+    if isinstance(value, list) and value and all(map(_is_row, value)):
+        return value
+    if isinstance(value, str) or (isinstance(value, list) and value and all(map(is_prompt, value))):
+        return value
+    raise ValueError(
+        "write a file name (.jsonl, .csv, .parquet, ..) or a list of strings, such as "
+        '["The food here is"]'
+    )
+
+
+def _is_row(value: Any) -> bool:
+    return isinstance(value, dict) and not {"role", "content"} <= value.keys()
+
+
+def _settings(value: dict[str, Any]) -> dict[str, Any]:
+    """Only what is given: a run records it as it was written."""
+    try:
+        PromptSettings.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        known = ", ".join(PromptSettings.model_fields)
+        raise ValueError(f"'{name}': {first['msg'].lower()}; its keys are {known}") from error
+    return value
+
+
+Prompts = Annotated[Any, BeforeValidator(_prompts)]

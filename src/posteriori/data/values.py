@@ -1,0 +1,45 @@
+"""Values of tables as plain Python: what a missing one is, and what a number is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_NUMBER = re.compile(r"[+-]?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
+"""A cell that is a number. One with a leading zero is a name: a postcode, an identifier."""
+
+
+def plain_value(value: Any) -> Any:
+    """Arrays as lists, numpy's numbers as Python's, all the way down."""
+    if isinstance(value, str | bytes | bool | int) or value is None:
+        return value
+    if isinstance(value, Mapping):
+        return {key: plain_value(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_value(each) for each in value]
+    if type(value).__module__ == "numpy":
+        return plain_value(value.tolist())
+    return value
+
+
+def present(value: Any) -> Any:
+    """A DataFrame's cell: None where it holds a mark of a missing value (NaN, NaT, NA)."""
+    if type(value).__name__ in ("NAType", "NaTType"):
+        return None
+    return None if isinstance(value, float) and value != value else value
+
+
+def read_cells(columns: Mapping[str, Sequence[str]]) -> dict[str, list[Any]]:
+    """Columns of text as numbers where every cell that is not empty is one. Empty cells of such a
+    column are None; a column of texts stays as it is written."""
+    return {name: _numbers(cells) for name, cells in columns.items()}
+
+
+def _numbers(cells: Sequence[str]) -> list[Any]:
+    stripped = [cell.strip() for cell in cells]
+    if not any(stripped) or not all(_NUMBER.fullmatch(cell) for cell in stripped if cell):
+        return list(cells)
+    whole = all(cell.lstrip("+-").isdecimal() for cell in stripped if cell)
+    kind = int if whole else float
+    return [kind(cell) if cell else None for cell in stripped]

@@ -1,0 +1,35 @@
+"""Which row of a target a prompt is, where the same prompt is there several times.
+
+Data sets ask one question twice, with other answers beside it. The prompts are then equal as values
+and stand for different rows, so each carries its row along. It is an ordinary string or list for
+whoever reads it, and what is computed from a prompt's text does not see the difference.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class _Text(str):
+    place: int
+
+
+class _Messages(list[Any]):
+    place: int
+
+
+def marked(prompt: str | list[Any], place: int) -> str | list[Any]:
+    """The prompt, which knows that it is row `place`."""
+    copy = _Text(prompt) if isinstance(prompt, str) else _Messages(prompt)
+    copy.place = place
+    return copy
+
+
+def place_of(prompt: Any) -> int | None:
+    """The row that a prompt was marked as; None for one that was not."""
+    return getattr(prompt, "place", None) if isinstance(prompt, _Text | _Messages) else None
+
+
+def plain(prompt: str | list[Any]) -> str | list[Any]:
+    """The prompt without a mark, for files."""
+    return str(prompt) if isinstance(prompt, str) else list(prompt)

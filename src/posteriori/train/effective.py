@@ -1,0 +1,96 @@
+"""How many of a step's draws count as draws of the target, what the policy misses included."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..diagnostics.mixture import Mixture, Stratum
+from ..draw import lm_tokens
+from ..protocols import TrainableLM
+from ..types import Draws, prompt_key
+from .replay import Decode, Replay
+
+EVERY = 10
+"""Steps from one measurement to the next: each takes a pass over the first step's draws."""
+
+
+class EffectiveDraws:
+    """n / (1 + chi^2(p*, pi)) for n draws of the policy a prompt: `ess` of `posteriori.evaluate`.
+
+    A policy's own draws cannot tell it. All draws of a collapsed policy weigh the same, and look
+    perfect; what it misses shows in draws of the prior, and the first step's are such. They are
+    scored by the policy every tenth step and in the last one, and a prompt's draws of both make a
+    `Mixture`. Prompts that the first step did not have stand aside. In between the last figure
+    holds.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self.last_step = steps - 1
+        self._first = Replay(1)
+        self.figure = math.nan
+
+    def measure(self, fresh: Draws, policy: TrainableLM, step: int) -> int:
+        """Bring `figure` up to date, with draws that the policy as it stands has just made; returns
+        the tokens that went through the policy for it."""
+        if step == 0:
+            self._first.keep(replace(fresh, attached={}, token_log_prior_NL=None))
+        prior = self._first.newest
+        if prior is None or (step % EVERY and step != self.last_step):
+            return 0
+        if step == 0:
+            log_pi_N, tokens = prior.log_proposal_N, 0
+        else:
+            with torch.no_grad():
+                log_pi_N = policy.log_prob(prior.completions).double()
+            tokens = lm_tokens(prior.completions)
+        of_policy, of_prior = _strata(fresh, fresh.log_proposal_N), _strata(prior, log_pi_N)
+        if step == 0:
+            found = [Mixture(each).ess().value for each in of_prior.values()]
+        else:
+            found = [
+                Mixture(of_policy[key], each).ess().value if key in of_policy else _alone(each)
+                for key, each in of_prior.items()
+            ]
+        self.figure = sum(found) / len(found)
+        return tokens
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs."""
+        return {"first": self._first.state_dict(), "figure": self.figure}
+
+    def load_state_dict(self, state: dict[str, Any], decode: Decode) -> None:
+        self._first.load_state_dict(state["first"], decode)
+        self.figure = state["figure"]
+
+
+def _strata(draws: Draws, log_pi_N: Tensor) -> dict[str, Stratum]:
+    """The draws of each prompt that has any."""
+    completions = draws.completions
+    keys = [prompt_key(prompt) for prompt in completions.prompt_set]
+    place = {key: at for at, key in enumerate(dict.fromkeys(keys))}
+    of_key_P = torch.tensor([place[key] for key in keys])
+    row_N = of_key_P[completions.prompt_index_N.cpu()]
+    values = [each.cpu() for each in (log_pi_N, draws.log_prior_N, draws.log_evidence_N)]
+    return {
+        key: Stratum(*(each[row_N == at] for each in values))
+        for key, at in place.items()
+        if bool((row_N == at).any())
+    }
+
+
+def _alone(prior: Stratum) -> float:
+    """The same by the prior's draws: n / E_p*[p* / pi], Z too by their weights; at most n."""
+    num = len(prior.log_pi_n)
+    log_e_n = prior.log_evidence_n
+    log_z = float(log_e_n.logsumexp(0)) - math.log(num)
+    if log_z == -math.inf:
+        return 0.0
+    seen = log_e_n > -math.inf
+    log_ratio_n = (prior.log_target_n - log_z - prior.log_pi_n)[seen]
+    log_moment = float((log_e_n.log_softmax(0)[seen] + log_ratio_n).logsumexp(0))
+    return min(float(num), num * math.exp(-log_moment))
