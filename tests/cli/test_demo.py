@@ -50,7 +50,7 @@ def test_the_demo_and_the_demo_again(cli, tmp_path, small_scale):
     assert list(evaluation["policies"]) == POLICIES
     assert evaluation["beta_of_target"]["rl"] == 0.03
     assert "<html" in (folder / "report.html").read_text()
-    assert po.load(folder / "rl" / "policy").adapter is not None
+    assert po.load(folder / "rl" / "policy").adapter is None
     assert not (folder / "rl" / "checkpoints").exists()
 
     again = cli("demo", "--quick", "--output-dir", str(folder), "--json", "--quiet")

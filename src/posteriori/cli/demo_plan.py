@@ -23,16 +23,15 @@ class Scale:
     num_samples: int = 24
     alone_steps: int = 150
     max_new_tokens: int = 12
-    judged_by: int = 500
+    judged_by: int = 400
 
 
 REWARD_ALONE: dict[str, Any] = {
     "num_samples": 4,
-    "learning_rate": 3e-3,
+    "learning_rate": 1e-3,
     "decay": "linear",
     "warmup_steps": 3,
     "max_grad_norm": 0.01,
-    "policy": "lora",
 }
 """How reward alone is maximised: few draws per step and many steps. Where many completions share
 the highest reward, it is the noise of small steps that brings the policy down to one of them. The
