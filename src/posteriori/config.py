@@ -49,6 +49,13 @@ def _rate(value: Any) -> Any:
     return float(value)
 
 
+MAX_PROMPTS = 256
+"""Prompts that a target is judged on unless more are asked for."""
+
+MOST_PER_STEP = 64
+"""Prompts of a training step unless their number is given."""
+
+
 class FitSettings(Strict):
     """How `fit` trains. Draws, steps and rates; see `posteriori.fit` for what each one does."""
 
@@ -71,11 +78,17 @@ class FitSettings(Strict):
     reward_target: float | None = None
     budget_samples: int = Field(2000, ge=100)
     budget_stages: int = Field(8, ge=0)
+    max_prompts: int = Field(MAX_PROMPTS, ge=1)
     evaluate_every: int = Field(0, ge=0)
     evaluate_samples: int | None = Field(None, ge=2)
     on_finding: Literal["off", "warn", "stop"] = "warn"
     tracker: Annotated[tuple[TrackerName, ...], BeforeValidator(_one_or_more)] = ()
     seed: int = Field(0, ge=0)
+
+
+def prompts_per_step(settings: FitSettings, num_prompts: int) -> int:
+    """As given; all prompts if left out, and 64 where there are more."""
+    return min(settings.prompts_per_step or MOST_PER_STEP, num_prompts)
 
 
 def budget_of(settings: FitSettings) -> str | None:
@@ -181,10 +194,12 @@ class RunFitSettings(FitSettings):
 
 
 class EvaluateSettings(Strict):
-    """How many draws a prompt the policy is judged by; and how many exact draws of the target (by
-    rejection) bound log Z and both KLs from both sides, where the evidence has a largest value."""
+    """How many draws a prompt the policy is judged by, and on how many of the prompts at most; and
+    how many exact draws of the target (by rejection) bound log Z and both KLs from both sides,
+    where the evidence has a largest value."""
 
     num_samples: int = Field(default=2000, ge=2)
+    max_prompts: int = Field(default=MAX_PROMPTS, ge=1)
     posterior: int = Field(default=0, ge=0)
     seed: int = Field(default=0, ge=0)
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from .data.prompts import PromptData
+from .data.prompts import PromptData, sample_rows
 from .data.prompts import prompts as read_prompts
 from .errors import ConfigError, EvidenceError
 from .given_evidence import checked_evidence
@@ -85,6 +85,7 @@ class Target:
         given = {**data.columns, **(columns or {})}
         self.columns = {name: list(values) for name, values in given.items()}
         self.temper = temper
+        self.rows_of_whole: tuple[int, ...] = tuple(range(len(self.prompts)))
         self._position = {prompt_key(prompt): at for at, prompt in enumerate(self.prompts)}
         for name, values in self.columns.items():
             if len(values) != len(self.prompts):
@@ -134,6 +135,14 @@ class Target:
     ) -> Target:
         """The same prior and evidence, over other prompts, with their own data-set columns."""
         return Target(self.prior, self.evidence, prompts, self.max_new_tokens, columns, self.temper)
+
+    def sampled(self, max_prompts: int, seed: int = 0) -> Target:
+        """The same target over `max_prompts` of its prompts (all if it has no more), drawn without
+        replacement from `seed`, in their order, with their columns."""
+        rows = sample_rows(len(self.prompts), max_prompts, seed)
+        some = self.asking(PromptData(list(self.prompts), self.columns).select(rows))
+        some.rows_of_whole = tuple(rows)
+        return some
 
     def in_float64(self) -> Target:
         """The same target with the rounding of its models pushed to float64, for enumeration."""

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from .errors import ConfigError, OutcomeError
 from .occurrence import place_of
+from .rows_of_prompts import rows_of_prompts
 
 Message = dict[str, Any]
 Prompt = str | list[Message]
@@ -309,14 +310,14 @@ class Draws:
         the target with the number of draws there were, not with `num_samples`. Raises
         `ConfigError` where no draw of a prompt has any weight.
         """
-        chosen = []
+        chosen, mine = [], rows_of_prompts(self.completions)
         uniform = torch.rand(
             len(self.completions.prompt_set),
             dtype=torch.float64,
             generator=torch.Generator().manual_seed(seed),
         )
         for at, prompt in enumerate(self.completions.prompt_set):
-            rows = (self.completions.prompt_index_N == at).nonzero()[:, 0]
+            rows = mine[at]
             log_w_n = self.log_weight[rows].cpu()
             if len(rows) == 0 or bool(log_w_n.isneginf().all()):
                 raise ConfigError(

@@ -94,11 +94,12 @@ class Kept:
 
 def records(draws: Draws) -> list[dict[str, Any]]:
     """One dictionary a draw. `weight` is its share of its prompt's weight; logs are in nats."""
+    from ..rows_of_prompts import rows_of_prompts
+
     completions = draws.completions
     prompt_N = completions.prompt_index_N
     share_N = draws.log_weight.new_zeros(len(draws))
-    for at in range(len(completions.prompt_set)):
-        rows = prompt_N == at
+    for rows in rows_of_prompts(completions):
         log_w_n = draws.log_weight[rows]
         if len(log_w_n) and not bool(log_w_n.isneginf().all()):
             share_N[rows] = log_w_n.softmax(0)

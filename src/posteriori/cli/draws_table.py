@@ -63,18 +63,17 @@ def draws_json(draws: Draws) -> dict[str, Any]:
 
 def _per_prompt(draws: Draws) -> list[dict[str, Any]]:
     from ..numerics import ess
+    from ..rows_of_prompts import rows_of_prompts
 
     completions = draws.completions
     log_z = draws.log_z.per_prompt if draws.log_z is not None else ()
     found = []
     for at, prompt in enumerate(completions.prompt_set):
-        rows = completions.prompt_index_N == at
+        rows = rows_of_prompts(completions)[at]
         log_w_n = draws.log_weight[rows]
         weighted = bool((log_w_n > -math.inf).any())
         reward = float((log_w_n.softmax(0) * draws.reward_N[rows]).sum()) if weighted else math.nan
-        ids = {
-            tuple(y) for y, mine in zip(draws.completion_ids, rows.tolist(), strict=True) if mine
-        }
+        ids = {tuple(draws.completion_ids[row]) for row in rows.tolist()}
         estimate = log_z[at] if log_z else None
         found.append(
             {

@@ -10,7 +10,8 @@ import typer
 from ..errors import ModelError
 from .check import Plan, find_model, make_plan
 from .complete import models
-from .options import AsJson, ConfigFile, OtherSeed, Overrides, Quiet
+from .cost import ask_if_long, of_evaluate
+from .options import AsJson, ConfigFile, OtherSeed, Overrides, Quiet, Yes
 
 
 def evaluate(
@@ -26,6 +27,9 @@ def evaluate(
     num_samples: Annotated[
         int | None, typer.Option(min=2, help="Draws a prompt, instead of the config's.")
     ] = None,
+    max_prompts: Annotated[
+        int | None, typer.Option(min=1, help="Prompts to judge on, instead of the config's.")
+    ] = None,
     posterior: Annotated[
         int | None,
         typer.Option(min=0, help="Exact draws of the target a prompt, for bounds on both sides."),
@@ -37,6 +41,7 @@ def evaluate(
     overrides: Overrides = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
+    yes: Yes = False,
 ) -> int:
     """Judge policies against the target of CONFIG, side by side with its prior.
 
@@ -52,9 +57,12 @@ def evaluate(
     settings = plan.config.evaluate
     judging = {
         "num_samples": settings.num_samples if num_samples is None else num_samples,
+        "max_prompts": settings.max_prompts if max_prompts is None else max_prompts,
         "posterior": settings.posterior if posterior is None else posterior,
         "seed": settings.seed if seed is None else seed,
     }
+    work = of_evaluate(plan, judging["num_samples"], judging["max_prompts"], len(names))
+    ask_if_long(plan, work, yes=yes, hint="lower --num-samples or --max-prompts")
     target = build_target(plan, quiet=quiet)
     models = {name: load_policy(plan, path, target, quiet=quiet) for name, path in names.items()}
     reports = judge(target, {"prior": target.prior, **models}, **judging, quiet=quiet)

@@ -6,9 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
+from ..config import prompts_per_step
 from .check import Plan, check_fit, make_plan
+from .cost import ask_if_long, in_words, of_fit
 from .interrupted import Interrupted
-from .options import AsJson, ConfigFile, Overrides, Quiet
+from .options import AsJson, ConfigFile, Overrides, Quiet, Yes
 from .output import print_json, stdout, visible
 from .read_config import as_settings
 
@@ -24,12 +26,15 @@ def fit(
     ] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
+    yes: Yes = False,
 ) -> int:
     """Fit a policy to the target of CONFIG, evaluate it, and write a report."""
     plan = make_plan(config, overrides or [])
     check_fit(plan, resume=resume)
     if dry_run:
         return _show_plan(plan, as_json=as_json)
+    if not resume:
+        ask_if_long(plan, of_fit(plan), yes=yes, hint="lower steps, num_samples or max_prompts")
     try:
         return _run(plan, resume=resume, as_json=as_json, quiet=quiet)
     except KeyboardInterrupt as error:
@@ -57,7 +62,7 @@ def _in_words(plan: Plan) -> str:
     config = plan.config
     assert config.fit is not None
     fit, prompts = config.fit, len(plan.data.prompts)
-    per_step = min(fit.prompts_per_step or prompts, prompts)
+    per_step = prompts_per_step(fit, prompts)
     first = ""
     if plan.budget is not None:
         first = (
@@ -73,7 +78,7 @@ def _in_words(plan: Plan) -> str:
         f"{first}{fit.objective}, {fit.steps} steps of {per_step} of {prompts} prompts x "
         f"{fit.num_samples} draws of at most {config.max_new_tokens} tokens, policy "
         f"'{fit.policy}' from prior '{plan.prior}'{looks}; then {last} draws a "
-        f"prompt to evaluate it; all into '{plan.policy.parent}'"
+        f"prompt to evaluate it; all into '{plan.policy.parent}'; {in_words(plan, of_fit(plan))}"
     )
 
 
@@ -84,6 +89,7 @@ def _toml(value: Any) -> str:
 
 
 def _run(plan: Plan, *, resume: bool, as_json: bool, quiet: bool) -> int:
+    from ..train.learnable import NOTHING
     from ..train.loop import fit as run_fit
     from ..train.run_dir import finding_json
     from .build import about, build_held_out, build_target, objective_settings
@@ -119,6 +125,8 @@ def _run(plan: Plan, *, resume: bool, as_json: bool, quiet: bool) -> int:
         target, {"prior": target.prior, objective: result.policy}, **judging, quiet=quiet
     )
     why: dict[str, Any] = {} if stopped is None else {"stopped": finding_json(stopped)}
+    if result.findings:
+        why["training_findings"] = [finding_json(each) for each in result.findings]
     evaluation = evaluation_json(reports, **judging, **why)
     write_evaluation(folder / "evaluation.json", evaluation)
     write_report_files(folder, target, reports)
@@ -130,4 +138,5 @@ def _run(plan: Plan, *, resume: bool, as_json: bool, quiet: bool) -> int:
         stdout().print(f"policy: {plan.policy}\nreport: {report}", soft_wrap=True)
         if stopped is not None:
             stdout().print(visible(f"stopped early: {stopped}"), soft_wrap=True)
-    return code if stopped is None else 1
+    learned_nothing = any(each.name in NOTHING and each.level == "stop" for each in result.findings)
+    return 1 if stopped is not None or learned_nothing else code

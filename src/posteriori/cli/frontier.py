@@ -10,8 +10,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from ..config import MAX_PROMPTS
 from .check import make_plan
-from .options import AsJson, ConfigFile, Overrides, Quiet, Seed
+from .cost import ask_if_long, of_frontier
+from .options import AsJson, ConfigFile, Overrides, Quiet, Seed, Yes
 from .output import print_json, stdout, visible
 from .tables import finding_json, print_finding, shown
 
@@ -25,6 +27,9 @@ _ROWS = 12
 def frontier(
     config: ConfigFile,
     num_samples: Annotated[int, typer.Option(min=100, help="Draws of the prior a prompt.")] = 2000,
+    max_prompts: Annotated[
+        int, typer.Option(min=1, help="Prompts that are drawn for, where there are more.")
+    ] = MAX_PROMPTS,
     stages: Annotated[
         int, typer.Option(min=0, help="Times that annealed draws may carry the curve on.")
     ] = 2,
@@ -40,6 +45,7 @@ def frontier(
     overrides: Overrides = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
+    yes: Yes = False,
 ) -> int:
     """The best reachable reward at each KL from the prior of CONFIG, with the beta that reaches it.
 
@@ -51,10 +57,12 @@ def frontier(
     from .build import build_target
     from .progress import count_progress
 
+    work = of_frontier(plan, num_samples, max_prompts, stages)
+    ask_if_long(plan, work, yes=yes, hint="lower --num-samples or --max-prompts")
     target = build_target(plan, priced=False, quiet=quiet)
     if plan.budget is not None:
         target = in_own_units(target, seed)
-    size = f"{len(target.prompts)} prompts x {num_samples} draws"
+    size = f"{min(max_prompts, len(target.prompts))} prompts x {num_samples} draws"
     with count_progress("frontier", quiet=quiet) as on_progress:
         curve = find_frontier(
             target,
@@ -62,6 +70,7 @@ def frontier(
             seed,
             stages=stages,
             strongest=strongest,
+            max_prompts=max_prompts,
             on_progress=on_progress,
         )
     asked = [

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..config import MAX_PROMPTS
 from .output import json_text, print_json, stdout
 from .progress import count_progress
 from .tables import MAIN, must_stop, print_findings, print_intervals, print_table, report_json
@@ -24,24 +25,27 @@ def judge(
     posterior: int,
     seed: int,
     quiet: bool,
+    max_prompts: int = MAX_PROMPTS,
 ) -> dict[str, Report]:
     """A report a model, in their order; with `posterior` exact draws a prompt, bounds as well."""
     from ..diagnostics.evaluate import evaluate
     from ..draw import draw
+    from ..prompt_sample import sampled_prompts
     from ..sampling import sample
     from ..seeds import generator
 
+    some = sampled_prompts(target, max_prompts, seed)
     exact = None
     if posterior:
         with count_progress("exact draws", quiet=quiet) as on_progress:
-            exact = sample(target, "rejection", posterior, seed=seed, on_progress=on_progress)
+            exact = sample(some, "rejection", posterior, seed=seed, on_progress=on_progress)
     reports = {}
     of_prior = None
     if sum(model is not target.prior for model in models.values()) > 1:
         # Those that `evaluate` would make for each policy anew.
         with count_progress("drawing from the prior", quiet=quiet) as on_progress:
             seeded = generator(seed, "evaluate", "prior")
-            of_prior = draw(target, target.prior, num_samples, seeded, on_progress=on_progress)
+            of_prior = draw(some, target.prior, num_samples, seeded, on_progress=on_progress)
     for name, model in models.items():
         with count_progress(f"evaluating {name}", quiet=quiet) as on_progress:
             reports[name] = evaluate(
@@ -50,6 +54,7 @@ def judge(
                 num_samples,
                 seed,
                 exact,
+                max_prompts=max_prompts,
                 prior_draws=of_prior,
                 on_progress=on_progress,
             )
@@ -57,11 +62,18 @@ def judge(
 
 
 def evaluation_json(
-    reports: Mapping[str, Report], *, num_samples: int, posterior: int, seed: int, **more: Any
+    reports: Mapping[str, Report],
+    *,
+    num_samples: int,
+    posterior: int,
+    seed: int,
+    max_prompts: int = MAX_PROMPTS,
+    **more: Any,
 ) -> dict[str, Any]:
     """What `evaluation.json` and `--json` hold."""
     return {
         "num_samples": num_samples,
+        "max_prompts": max_prompts,
         "posterior": posterior,
         "seed": seed,
         **more,

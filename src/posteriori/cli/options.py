@@ -21,6 +21,9 @@ Overrides = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")]
+Yes = Annotated[
+    bool, typer.Option("--yes", "-y", help="Do not ask before what takes above an hour.")
+]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of every random draw.")]
 OtherSeed = Annotated[int | None, typer.Option(min=0, help="Instead of the config's.")]
 Proposal = Annotated[

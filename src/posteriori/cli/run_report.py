@@ -32,7 +32,7 @@ def write_report_files(folder: Path, target: Target, reports: Mapping[str, Repor
     )
     write_whole(folder / "samples.jsonl", "".join(lines))
     draws = reports["prior"].draws
-    if len(draws) >= FEWEST * len(target.prompts):
+    if len(draws) >= FEWEST * len(draws.completions.prompt_set):
         curve = frontier_json(frontier_of(target, draws))
         write_whole(folder / "frontier.json", json.dumps(curve, indent=2, allow_nan=False) + "\n")
     else:

@@ -12,8 +12,9 @@ from ..config import SampleSettings, parse
 from ..errors import ConfigError, SamplingError, SamplingStopped
 from .check import Plan, find_model, make_plan
 from .complete import samplers
+from .cost import ask_if_long, drawing
 from .interrupted import Interrupted
-from .options import AsJson, ConfigFile, OtherSeed, Overrides, Proposal, Quiet
+from .options import AsJson, ConfigFile, OtherSeed, Overrides, Proposal, Quiet, Yes
 from .output import print_json, stdout, visible
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def sample(
     overrides: Overrides = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
+    yes: Yes = False,
 ) -> int:
     """Draw from the target of CONFIG, one record a draw, and say what the draws are worth.
 
@@ -53,6 +55,8 @@ def sample(
 
     check_output(output)
     made = _make(plan, settings)
+    work = drawing(plan, len(plan.data), settings.num_samples)
+    ask_if_long(plan, work, yes=yes, hint="lower --num-samples, or write [prompts] max_prompts")
     target, draws, stopped = _draw(
         plan, settings, made, output, named_here=proposal is not None, quiet=quiet
     )

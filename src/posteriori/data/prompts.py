@@ -7,13 +7,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, DataError
-from ..types import Prompt
 from .files import SUFFIXES
 from .infer import prompt_and_columns
 from .rows import Row, rows_of
+
+if TYPE_CHECKING:
+    from ..types import Prompt
 
 RESERVED = (
     "prompts",
@@ -42,13 +44,19 @@ class PromptData:
 
     def sample(self, most: int, seed: int = 0) -> PromptData:
         """At most `most` of the prompts, drawn without replacement from `seed`, in their order."""
-        if most >= len(self):
-            return self
-        rows = sorted(random.Random(seed).sample(range(len(self)), most))
+        return self if most >= len(self) else self.select(sample_rows(len(self), most, seed))
+
+    def select(self, rows: Sequence[int]) -> PromptData:
+        """The prompts at `rows`, with their columns."""
         return PromptData(
             [self.prompts[at] for at in rows],
             {name: [values[at] for at in rows] for name, values in self.columns.items()},
         )
+
+
+def sample_rows(number: int, most: int, seed: int) -> list[int]:
+    """`most` of so many rows without replacement, in order; all where there are no more."""
+    return sorted(random.Random(seed).sample(range(number), min(most, number)))
 
 
 def prompts(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..estimates import by_prompt
 from ..numerics import variance_of_mean
+from ..rows_of_prompts import rows_of_prompts
 from ..samplers.best_of_n_law import best_of_n_kl
 from ..types import Draws, Estimate
 
@@ -26,17 +27,17 @@ class BestOfN:
     reward: Estimate
 
 
-def best_of_n_points(pool: Draws, num_prompts: int) -> tuple[BestOfN, ...]:
+def best_of_n_points(pool: Draws) -> tuple[BestOfN, ...]:
     """n = 2, 4, 8, .. as far as an eighth of the draws a prompt."""
-    at_N = pool.completions.prompt_index_N
-    most = int(at_N.bincount().min()) // _DRAWS_EACH
+    rows = rows_of_prompts(pool.completions)
+    most = min(map(len, rows)) // _DRAWS_EACH
     powers = [2**k for k in range(1, max(1, most).bit_length())]
 
     def reward(n: int) -> Estimate:
         return by_prompt(
-            num_prompts,
+            len(rows),
             lambda p: mean_reward_of_best(
-                pool.log_evidence_N[at_N == p].cpu(), pool.reward_N[at_N == p].cpu(), n
+                pool.log_evidence_N[rows[p]].cpu(), pool.reward_N[rows[p]].cpu(), n
             ),
             "consistent",
         )

@@ -9,9 +9,16 @@ import torch
 from scipy.stats import norm
 from torch import Tensor
 
+from ..config import MAX_PROMPTS
 from ..draw import draw, lm_tokens
 from ..errors import ConfigError, UnknownFigureError, did_you_mean
 from ..estimates import combine
+from ..prompt_sample import (
+    draws_for,
+    of_all_prompts,
+    sampled_finding,
+    sampled_prompts,
+)
 from ..protocols import LanguageModel
 from ..registry import language_model
 from ..seeds import generator
@@ -86,10 +93,14 @@ def evaluate(
     seed: int = 0,
     posterior: Draws | None = None,
     *,
+    max_prompts: int | None = MAX_PROMPTS,
     prior_draws: Draws | None = None,
     on_progress: Progress | None = None,
 ) -> Report:
     """How far is `lm` from the target? `num_samples` draws a prompt of `lm`, as many of the prior.
+
+    Of more than `max_prompts` prompts so many are drawn from the seed and judged (None: all). A
+    standard error then contains the choice of prompts, and a finding says so.
 
     Figures, in nats per completion unless they say otherwise, each an `Estimate` for the mean over
     prompts with one a prompt inside:
@@ -130,6 +141,9 @@ def evaluate(
     (arXiv 2205.11275, sections 3 and 4.)
     """
     lm = language_model(lm, "policy", target.prior)
+    whole, target = target, sampled_prompts(target, max_prompts, seed)
+    prior_draws = draws_for(target, whole, prior_draws)
+    posterior = draws_for(target, whole, posterior)
     _check(target, num_samples, prior_draws, posterior)
     check_same_outcomes(target.prior, lm, target.prompts, "policy")
     number = num_samples * len(target.prompts)
@@ -177,7 +191,9 @@ def evaluate(
         None if of_prior is None else _unique(of_prior, prompts),
         combine(cut, "consistent"),
     )
+    figures = of_all_prompts(figures, len(target.prompts) / len(whole.prompts))
     findings = [*findings_of(figures, of_policy, beside), *target.findings]
+    findings += sampled_finding(target, whole)
     return Report(figures, findings, of_policy, cost)
 
 

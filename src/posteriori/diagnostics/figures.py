@@ -9,6 +9,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from ..estimates import by_prompt, combine, mean, worst
+from ..rows_of_prompts import rows_of_prompts, split_rows
 from ..target import Target
 from ..types import Completions, Draws, Estimate
 from . import divergences
@@ -94,7 +95,8 @@ def bounded(
 ) -> dict[str, Estimate]:
     """What exact draws of the target say, in place of weighted ones."""
     position_N = target.prompt_positions(posterior.completions)
-    strata = [stratum(posterior, log_pi_N, position_N == i) for i in range(len(mixtures))]
+    of_prompts = split_rows(position_N, len(mixtures))
+    strata = [stratum(posterior, log_pi_N, each) for each in of_prompts]
     eubo = [mean(each.log_target_n - each.log_pi_n) for each in strata]
     of_weights = [m.log_z() for m in mixtures]
     kl = [
@@ -123,8 +125,8 @@ def bounded(
 
 
 def rows(draws: Draws, index: int) -> Tensor:
-    """Which draws are of the prompt at `index`; a mask [N]."""
-    return draws.completions.prompt_index_N == index
+    """Which draws are of the prompt at `index`; their positions. Found for all prompts at once."""
+    return rows_of_prompts(draws.completions)[index]
 
 
 def of_prompt(draws: Draws, index: int) -> Completions:

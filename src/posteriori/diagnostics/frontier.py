@@ -8,13 +8,16 @@ from dataclasses import dataclass, replace
 
 from scipy.optimize import root_scalar
 
+from ..config import MAX_PROMPTS
 from ..draw import draw
 from ..errors import ConfigError, FrontierError
 from ..estimates import combine
+from ..prompt_sample import of_a_sample, sampled_finding, sampled_prompts
+from ..rows_of_prompts import rows_of_prompts
 from ..sampling import sample
 from ..seeds import derive, generator
 from ..target import Target
-from ..types import Cost, Draws, Estimate, Finding
+from ..types import Cost, Draws, Estimate, Finding, Kind
 from ..watching import Progress
 from .best_of_n_points import BestOfN, best_of_n_points
 from .reach import fault_of
@@ -76,14 +79,15 @@ class Frontier:
         pool: Draws,
         strongest: float,
         cost: Cost,
+        share: float = 1.0,
     ) -> None:
-        self.stages, self.cost = stages, cost
+        self.stages, self.cost, self._share = stages, cost, share
         self.unit = beta_of(target)
         self.end, because = _end(stages, strongest)
         grid = [self.end * (at / _GRID) ** 2 for at in range(1, _GRID + 1)] if self.end else []
         self.points = tuple(self._at(t) for t in grid)
-        self.best_of_n: tuple[BestOfN, ...] = best_of_n_points(pool, len(target.prompts))
-        self.findings = (_finding(self.points, because),)
+        self.best_of_n: tuple[BestOfN, ...] = best_of_n_points(pool)
+        self.findings: tuple[Finding, ...] = (_finding(self.points, because),)
 
     def at_beta(self, beta: float) -> Point:
         """Raises `FrontierError` below the smallest beta that is known."""
@@ -143,12 +147,15 @@ class Frontier:
         tilted = [each.at(t) for each in stage]
         return Point(
             beta=self.unit / t if t else math.inf,
-            kl=combine([each.kl for each in tilted], "consistent"),
-            reward=combine([each.reward for each in tilted], "consistent"),
-            log_z=combine([each.log_z for each in tilted], "lower_bound"),
+            kl=self._mean([each.kl for each in tilted], "consistent"),
+            reward=self._mean([each.reward for each in tilted], "consistent"),
+            log_z=self._mean([each.log_z for each in tilted], "lower_bound"),
             pareto_k=max(each.pareto_k for each in tilted),
             source="annealed" if stage[0].t0 else "prior",
         )
+
+    def _mean(self, per_prompt: Sequence[Estimate], kind: Kind) -> Estimate:
+        return of_a_sample(combine(per_prompt, kind), self._share)
 
     def _beyond(self, what: str) -> FrontierError:
         known = "nothing of it is known"
@@ -172,10 +179,14 @@ def frontier(
     *,
     stages: int = 2,
     strongest: float = 10.0,
+    max_prompts: int | None = MAX_PROMPTS,
     enough: Callable[[Frontier], bool] | None = None,
     on_progress: Progress | None = None,
 ) -> Frontier:
     """The reward-KL frontier of `target`, from `num_samples` draws of its prior a prompt.
+
+    Of more than `max_prompts` prompts so many are drawn from the seed (None: all are taken); the
+    standard errors then contain that choice, and a finding says so.
 
     They are weighted by exp(r / beta) for every beta at once. Where Pareto k-hat of a prompt's
     weights passes its limit (at most 0.7), or fewer than 100 draws are effective, annealed draws of
@@ -191,9 +202,12 @@ def frontier(
     _check_number(num_samples)
     if not (math.isfinite(strongest) and strongest > 0) or stages < 0:
         raise ConfigError("strongest must be a positive number, and stages not negative")
+    asked = target
+    target = sampled_prompts(asked, max_prompts, seed)
+    share = len(target.prompts) / len(asked.prompts)
     stream = generator(seed, "frontier")
     pool = draw(target, target.prior, num_samples, stream, on_progress=on_progress)
-    found, cost = [_stage(target, pool, 0.0)], pool.cost
+    found, cost = [_stage(pool, 0.0)], pool.cost
     stride, t0 = _STRIDE, 0.0
     for number in range(stages):
         end, _ = _end(found, strongest)
@@ -202,7 +216,7 @@ def frontier(
             stride = math.sqrt(stride)
         if not 0 < end < strongest:
             break
-        if enough is not None and enough(Frontier(target, found, pool, strongest, cost)):
+        if enough is not None and enough(Frontier(target, found, pool, strongest, cost, share)):
             break
         t0 = min(stride * end, strongest)
         there, seeded = target.tempered(t0), derive(seed, "frontier", number)
@@ -212,8 +226,10 @@ def frontier(
         cost += drawn.cost
         # Weighted for the tempered target; the evidence itself is what tilts them further.
         whole = replace(drawn, log_evidence_N=drawn.log_evidence_N / t0)
-        found.append(_stage(target, replace(whole, log_weight_N=drawn.log_weight), t0))
-    return Frontier(target, found, pool, strongest, cost)
+        found.append(_stage(replace(whole, log_weight_N=drawn.log_weight), t0))
+    curve = Frontier(target, found, pool, strongest, cost, share)
+    curve.findings += sampled_finding(target, asked)
+    return curve
 
 
 def frontier_of(target: Target, pool: Draws, *, strongest: float = 10.0) -> Frontier:
@@ -222,9 +238,11 @@ def frontier_of(target: Target, pool: Draws, *, strongest: float = 10.0) -> Fron
     As `frontier` with `stages=0`, for the draws behind an evaluation of the prior, of which no
     prompt may have fewer than 100 (`ConfigError`).
     """
-    per_prompt = pool.completions.prompt_index_N.bincount(minlength=len(target.prompts))
+    per_prompt = pool.completions.prompt_index_N.bincount(
+        minlength=len(pool.completions.prompt_set)
+    )
     _check_number(int(per_prompt.min()))
-    return Frontier(target, [_stage(target, pool, 0.0)], pool, strongest, pool.cost)
+    return Frontier(target, [_stage(pool, 0.0)], pool, strongest, pool.cost)
 
 
 def _check_number(num_samples: int) -> None:
@@ -235,10 +253,9 @@ def _check_number(num_samples: int) -> None:
         )
 
 
-def _stage(target: Target, draws: Draws, t0: float) -> list[Stage]:
+def _stage(draws: Draws, t0: float) -> list[Stage]:
     # By place and not by text: a prompt may be there twice.
-    at_N = draws.completions.prompt_index_N
-    return [Stage(draws, at_N == at, t0) for at in range(len(target.prompts))]
+    return [Stage(draws, rows, t0) for rows in rows_of_prompts(draws.completions)]
 
 
 def _end(stages: Sequence[Sequence[Stage]], strongest: float) -> tuple[float, str]:

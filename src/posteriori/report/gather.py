@@ -145,7 +145,9 @@ def _result(run: RunFiles, name: str, description: str, trained: RunFiles | None
         [*stopped, *judged.findings],
         judged.cost,
         run.drawn.get(name, Drawn()),
-        run.run.num_samples * num_prompts(run),
+        figures["mean_reward"].num_draws
+        if "mean_reward" in figures
+        else run.run.num_samples * num_prompts(run),
         [] if trained is None else trained.evaluations,
         "" if beta is None else f"beta {number(beta)}",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from ..numerics import ess, pareto_k, reliable_k
+from ..rows_of_prompts import rows_of_prompts
 from ..types import Draws, Finding
 
 FEW = 0.01
@@ -18,8 +19,9 @@ def findings_of_draws(draws: Draws) -> list[Finding]:
         return found
     completions = draws.completions
     worst_k, worst_share, without = -math.inf, math.inf, []
-    for at, prompt in enumerate(completions.prompt_set):
-        log_w_n = draws.log_weight[completions.prompt_index_N == at].cpu()
+    log_w_N, mine = draws.log_weight.cpu(), rows_of_prompts(completions)
+    for rows, prompt in zip(mine, completions.prompt_set, strict=True):
+        log_w_n = log_w_N[rows]
         if len(log_w_n) == 0 or bool(log_w_n.isneginf().all()):
             without.append(prompt)
             continue

@@ -10,6 +10,7 @@ from ..config import Strict
 from ..draw import draw
 from ..estimates import combine, log_mean_weight
 from ..numerics import pareto_k, pareto_smooth
+from ..rows_of_prompts import rows_of_prompts
 from ..types import Draws, Finding, Guarantee
 from .base import Job, Sampler
 from .findings import findings_of_draws
@@ -54,11 +55,10 @@ class Importance(Sampler):
         draws = Draws.concat(job.kept)
         if self.settings.smooth:
             draws = _smoothed(draws)
-        prompt_N = draws.completions.prompt_index_N
         kind = "consistent" if self.settings.smooth else "lower_bound"
         per_prompt = [
-            log_mean_weight(draws.log_weight[prompt_N == at], kind)
-            for at in range(len(job.target.prompts))
+            log_mean_weight(draws.log_weight[rows], kind)
+            for rows in rows_of_prompts(draws.completions)
         ]
         return replace(draws, log_z=combine(per_prompt, kind))
 
@@ -66,10 +66,9 @@ class Importance(Sampler):
 def _smoothed(draws: Draws) -> Draws:
     log_w_N = draws.log_weight.clone()
     found, as_they_were = findings_of_draws(draws), 0
-    for at in range(len(draws.completions.prompt_set)):
-        rows_N = draws.completions.prompt_index_N == at
-        log_w_n = log_w_N[rows_N].cpu()
-        log_w_N[rows_N] = pareto_smooth(log_w_n).to(log_w_N.device)
+    for rows in rows_of_prompts(draws.completions):
+        log_w_n = log_w_N[rows].cpu()
+        log_w_N[rows] = pareto_smooth(log_w_n).to(log_w_N.device)
         k = pareto_k(log_w_n)
         as_they_were += math.isnan(k) or k == math.inf
     if as_they_were:

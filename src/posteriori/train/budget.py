@@ -12,12 +12,15 @@ from ..draw import draw
 from ..errors import CheckpointError, ConfigError, FrontierError
 from ..evidence.constraint import Constraint
 from ..evidence.price import price
+from ..prompt_sample import sampled_prompts
 from ..seeds import generator
 from ..target import Target
 from ..watching import Progress
 
 _PILOT = 64
 """Draws a prompt that tell the reward's scale."""
+
+_PILOT_PROMPTS = 64
 
 _STRONGEST = 100.0
 """1/beta up to which the frontier is looked for, in standard deviations of the prior's reward."""
@@ -97,6 +100,7 @@ def find_budget(
         assert settings.reward_target is not None
         return last.reward.value >= settings.reward_target
 
+    target = sampled_prompts(target, settings.max_prompts, settings.seed)
     curve = frontier(
         in_own_units(target, settings.seed),
         settings.budget_samples,
@@ -132,7 +136,7 @@ def find_budget(
 def in_own_units(target: Target, seed: int) -> Target:
     """The target at the beta of one standard deviation of the prior's reward, 1 if it has none:
     where the frontier of a target that has no beta yet is looked for."""
-    plain = target.with_beta(1.0)
+    plain = sampled_prompts(target, _PILOT_PROMPTS, seed).with_beta(1.0)
     drawn = draw(plain, plain.prior, _PILOT, generator(seed, "budget"))
     finite_n = drawn.reward_N[drawn.reward_N.isfinite()]
     spread = float(finite_n.std(unbiased=False)) if len(finite_n) else 0.0

@@ -12,6 +12,7 @@ from typing import Any
 from ..config import FitSettings, budget_of, parse
 from ..errors import ConfigError
 from ..objectives.base import Objective
+from ..prompt_sample import sampled_prompts
 from ..protocols import TrainableLM
 from ..registry import make
 from ..target import Target
@@ -57,7 +58,8 @@ def fit(
     `Objective`. "auto" is `soft_q`, or `rloo` or `dpg` where the evidence is slow: see
     `train.default_objective`. `settings` are the fields of `posteriori.config.FitSettings`:
 
-    steps; num_samples, draws per prompt and step; prompts_per_step (default: all); learning_rate
+    steps; num_samples, draws per prompt and step; prompts_per_step (default: all, at most 64);
+    max_prompts, of which a budget is found and the policy judged (default: 256); learning_rate
     ("auto", or a number) and first_rate, where "auto" begins its search; warmup_steps; decay
     ("late", the default of "auto", "linear", that of a number, "cosine", "none"); max_grad_norm;
     weight_decay; policy ("full", "lora" or a `peft.LoraConfig`) and lora; micro_batch_size, which
@@ -135,6 +137,7 @@ def fit(
                 on_note(note)
         lookout = None
         if checked.evaluate_every:
+            judged = sampled_prompts(judged, checked.max_prompts, checked.seed)
             samples = samples_of_look(checked, len(target.prompts), len(judged.prompts))
             watch = Watch(judged, samples, checked.seed)
             lookout = Lookout(watch, checked, run, on_note, on_evaluation)

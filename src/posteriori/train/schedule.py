@@ -33,9 +33,9 @@ def prompts_of_step(num_prompts: int, per_step: int, seed: int, step: int) -> li
     if per_step >= num_prompts:
         return list(range(num_prompts))
     first = step * per_step
-    chosen = []
-    for place in range(first, first + per_step):
-        epoch, offset = divmod(place, num_prompts)
-        order = torch.randperm(num_prompts, generator=generator(seed, "prompts", epoch))
-        chosen.append(int(order[offset]))
-    return chosen
+    epochs = range(first // num_prompts, (first + per_step - 1) // num_prompts + 1)
+    order = torch.cat(
+        [torch.randperm(num_prompts, generator=generator(seed, "prompts", e)) for e in epochs]
+    )
+    start = first - epochs[0] * num_prompts
+    return order[start : start + per_step].tolist()

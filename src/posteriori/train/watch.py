@@ -6,7 +6,7 @@ import time
 from functools import cached_property
 from typing import Any
 
-from ..config import FitSettings
+from ..config import FitSettings, prompts_per_step
 from ..diagnostics.evaluate import Report, evaluate
 from ..draw import draw
 from ..evidence.call import CallContext, TrainerState, calling_within
@@ -61,7 +61,7 @@ def samples_of_look(settings: FitSettings, num_prompts: int, num_held_out: int) 
     on between two looks, at least 8. A draw is looked at for less than it is trained on for."""
     if settings.evaluate_samples is not None:
         return settings.evaluate_samples
-    per_step = settings.num_samples * min(settings.prompts_per_step or num_prompts, num_prompts)
+    per_step = settings.num_samples * prompts_per_step(settings, num_prompts)
     between = settings.evaluate_every * per_step
     return max(_FEWEST, between // (_SHARE * num_held_out))
 
