@@ -1,4 +1,4 @@
-"""`posteriori demo`: the library's claim on a real language model, in three minutes on two cores."""
+"""`posteriori demo`: the library's claim on a real language model; three minutes on two cores."""
 
 from __future__ import annotations
 
