@@ -92,6 +92,7 @@ def _toml(value: Any) -> str:
 def _run(plan: Plan, *, resume: bool, as_json: bool, quiet: bool) -> int:
     from ..fingerprints.fingerprint import digest
     from ..fingerprints.keeping import keeping
+    from ..train.learnable import NOTHING
     from ..train.loop import fit as run_fit
     from ..train.run_dir import finding_json
     from .build import about, build_held_out, build_target, objective_settings
@@ -134,6 +135,8 @@ def _run(plan: Plan, *, resume: bool, as_json: bool, quiet: bool) -> int:
     with keeping(target, journal, lambda: what, resume=True, on_note=say):
         reports = judge(target, models, **judging, quiet=quiet)
     why: dict[str, Any] = {} if stopped is None else {"stopped": finding_json(stopped)}
+    if result.findings:
+        why["training_findings"] = [finding_json(each) for each in result.findings]
     evaluation = evaluation_json(reports, **judging, **why)
     write_evaluation(folder / "evaluation.json", evaluation)
     unfinished.done()
@@ -147,4 +150,5 @@ def _run(plan: Plan, *, resume: bool, as_json: bool, quiet: bool) -> int:
         stdout().print(f"policy: {plan.policy}\nreport: {report}", soft_wrap=True)
         if stopped is not None:
             stdout().print(visible(f"stopped early: {stopped}"), soft_wrap=True)
-    return code if stopped is None else 1
+    learned_nothing = any(each.name in NOTHING and each.level == "stop" for each in result.findings)
+    return 1 if stopped is not None or learned_nothing else code

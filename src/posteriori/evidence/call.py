@@ -43,6 +43,8 @@ class CallContext:
     metrics: dict[str, float] = field(default_factory=dict)
     extra: dict[str, list[Any]] = field(default_factory=dict)
     reserved: frozenset[str] = frozenset()
+    on_reward: Callable[[str, Completions, Tensor], None] | None = None
+    """Hears what each of several reward functions answered: its name, [N] values, NaN for None."""
 
     def log_metric(self, name: str, value: float) -> None:
         if name in self.reserved:

@@ -118,11 +118,20 @@ class Reward:
         for name, ask, weight in zip(self.names, self._ask, self.weights, strict=True):
             answers = ask(completions, columns)
             each_N = numbers(answers, completions, name=ask.name, unit="reward")
-            if len(self._ask) > 1 and not bool(each_N.isnan().all()):
-                current_context().log_metric(f"reward/{name}", float(each_N.nanmean()))
+            if len(self._ask) > 1:
+                _tell(name, completions, each_N)
             each_N = torch.nan_to_num(each_N, nan=0.0, neginf=-math.inf)
             r_N = r_N + (weight * each_N).where(each_N > -math.inf, -math.inf)
         return Scores(log_evidence=r_N / beta, reward=r_N)
+
+
+def _tell(name: str, completions: Completions, each_N: torch.Tensor) -> None:
+    """The run around of what one of several rewards is."""
+    context = current_context()
+    if context.on_reward is not None:
+        context.on_reward(name, completions, each_N)
+    if not bool(each_N.isnan().all()):
+        context.log_metric(f"reward/{name}", float(each_N.nanmean()))
 
 
 def _checked_weights(weights: Sequence[float] | None, num: int) -> list[float]:

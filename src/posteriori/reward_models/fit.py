@@ -266,6 +266,6 @@ def _prepare(backbone: Backbone, settings: RewardSettings) -> None:
         return
     from peft import get_peft_model
 
-    config = lora_config(settings.lora, "SEQ_CLS")
+    config = lora_config(settings.lora, "SEQ_CLS", backbone.model)
     with drawing_adapters(derive(settings.seed, "reward adapter")):
         backbone.model = get_peft_model(backbone.model, config).eval()
