@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -132,7 +133,7 @@ def test_an_error_in_one_process_ends_them_all(tmp_path):
         fit_all(jobs, 2, quiet=True)
 
 
-def _report(entropy: float, unique: float, kl: float) -> dict:
+def _report(entropy: float, unique: float, kl: float) -> Any:
     figures = {
         "entropy": entropy,
         "unique_fraction": unique,
