@@ -11,6 +11,7 @@ from torch import Tensor
 from ..errors import SamplingError
 from ..numerics import ess
 from ..protocols import LanguageModel
+from ..runs.records import storable
 from ..spending import counted
 from ..target import Target
 from ..types import Completions, Cost, Draws, Prompt
@@ -46,6 +47,7 @@ class Plan:
         return _STEERED if self.steers else _UNSTEERED
 
 
+@storable
 @dataclass
 class Moment:
     """All particles at their t-th token: what `fit_twist` learns from.
