@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-slow check format bench wheel clean
+.PHONY: demo test test-models test-slow check format bench wheel clean
 
 $(VENV)/base: constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -38,6 +38,9 @@ test: check
 test-slow: $(VENV)/dev
 	$(PIP) --editable '.[slow]'
 	$(BIN)/pytest -m slow
+
+test-models: $(VENV)/dev
+	$(BIN)/pytest -m "models or not models" tests/architectures
 
 format: $(VENV)/dev
 	$(BIN)/ruff format .

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from transformers.utils import logging
 
@@ -29,7 +30,8 @@ def loading() -> Iterator[dict[str, Any]]:
     `trust_remote_code` is off: a checkpoint that wants to run its own code is refused by
     transformers with a ValueError. Left open, transformers would ask on the terminal.
     """
-    with _ONE_AT_A_TIME:
+    # Some architectures draw weights before they read them: nobody's random state but its own.
+    with _ONE_AT_A_TIME, torch.random.fork_rng(devices=[]):
         verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
         logging.set_verbosity_error()
         logging.disable_progress_bar()

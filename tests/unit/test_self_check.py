@@ -136,7 +136,7 @@ def test_a_model_that_looks_ahead_is_refused_by_name():
         lm.sample(["a"], 2, 3, generator())
 
 
-def test_a_check_is_made_once_and_takes_four_passes():
+def test_a_check_is_made_once_and_takes_five_passes():
     model = tiny_model("gpt_neox").requires_grad_(False)
     lm, calls = po.CausalLM(model, word_tokenizer()), []
     batch = lm.completions(["a b"], [[1, 0]], 2)
@@ -148,7 +148,7 @@ def test_a_check_is_made_once_and_takes_four_passes():
             counts.append(len(calls))
     assert counts[2] - counts[1] == 2, "the prompt and the completion"
     # The output head is watched once, too.
-    assert counts[0] == 2 + 4 + 1
+    assert counts[0] == 2 + 5 + 1
 
 
 def test_a_mixture_of_experts_is_enumerated_in_float64():

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 from scipy.optimize import root_scalar
 
@@ -12,6 +14,7 @@ from ..config import MAX_PROMPTS
 from ..draw import draw
 from ..errors import ConfigError, FrontierError
 from ..estimates import combine
+from ..fingerprints.keeping import keeping
 from ..prompt_sample import of_a_sample, sampled_finding, sampled_prompts
 from ..rows_of_prompts import rows_of_prompts
 from ..sampling import sample
@@ -87,7 +90,7 @@ class Frontier:
         grid = [self.end * (at / _GRID) ** 2 for at in range(1, _GRID + 1)] if self.end else []
         self.points = tuple(self._at(t) for t in grid)
         self.best_of_n: tuple[BestOfN, ...] = best_of_n_points(pool)
-        self.findings = (_finding(self.points, because),)
+        self.findings: tuple[Finding, ...] = (_finding(self.points, because),)
 
     def at_beta(self, beta: float) -> Point:
         """Raises `FrontierError` below the smallest beta that is known."""
@@ -182,6 +185,8 @@ def frontier(
     max_prompts: int | None = MAX_PROMPTS,
     enough: Callable[[Frontier], bool] | None = None,
     on_progress: Progress | None = None,
+    journal: Path | str | None = None,
+    resume: bool = False,
 ) -> Frontier:
     """The reward-KL frontier of `target`, from `num_samples` draws of its prior a prompt.
 
@@ -196,14 +201,39 @@ def frontier(
     delta-method standard errors. `on_progress` counts passes over the prior's draws, and begins
     again with each annealed stage.
 
+    `journal` is a folder that has what is finished until all is: with `resume=True` a run that was
+    killed goes on from there, and ends with the same bits. The folder stays, to be removed when it
+    is of no use any more.
+
     Raises `ConfigError` below 100 draws. Sources: Korbak et al. 2022, arXiv 2205.11275; Owen 2013,
     "Monte Carlo theory, methods and examples", chapter 9, for the weighted means.
     """
     _check_number(num_samples)
     if not (math.isfinite(strongest) and strongest > 0) or stages < 0:
         raise ConfigError("strongest must be a positive number, and stages not negative")
-    whole, target = target, sampled_prompts(target, max_prompts, seed)
-    share = len(target.prompts) / len(whole.prompts)
+
+    def about() -> dict[str, Any]:
+        numbers = {"num_samples": num_samples, "seed": seed, "stages": stages}
+        return {"the work": "frontier", **numbers, "strongest": strongest}
+
+    part = sampled_prompts(target, max_prompts, seed)
+    share = len(part.prompts) / len(target.prompts)
+    with keeping(part, journal, about, resume=resume):
+        curve = _frontier(part, num_samples, seed, stages, strongest, enough, on_progress, share)
+    curve.findings += sampled_finding(part, target)
+    return curve
+
+
+def _frontier(
+    target: Target,
+    num_samples: int,
+    seed: int,
+    stages: int,
+    strongest: float,
+    enough: Callable[[Frontier], bool] | None,
+    on_progress: Progress | None,
+    share: float,
+) -> Frontier:
     stream = generator(seed, "frontier")
     pool = draw(target, target.prior, num_samples, stream, on_progress=on_progress)
     found, cost = [_stage(pool, 0.0)], pool.cost
@@ -226,9 +256,7 @@ def frontier(
         # Weighted for the tempered target; the evidence itself is what tilts them further.
         whole = replace(drawn, log_evidence_N=drawn.log_evidence_N / t0)
         found.append(_stage(replace(whole, log_weight_N=drawn.log_weight), t0))
-    curve = Frontier(target, found, pool, strongest, cost, share)
-    curve.findings += sampled_finding(target, whole)
-    return curve
+    return Frontier(target, found, pool, strongest, cost, share)
 
 
 def frontier_of(target: Target, pool: Draws, *, strongest: float = 10.0) -> Frontier:

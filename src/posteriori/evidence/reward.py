@@ -99,6 +99,11 @@ class Reward:
         return self.max_reward / self.beta
 
     @property
+    def callers(self) -> tuple[Caller, ...]:
+        """What calls the user's functions, and counts it."""
+        return tuple(self._ask)
+
+    @property
     def counts(self) -> CallCounts:
         """Of all its functions together."""
         return sum((ask.counts for ask in self._ask), CallCounts())

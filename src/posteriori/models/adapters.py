@@ -33,6 +33,9 @@ _WRAPPED = "_posteriori_peft_model"
 """Where a model keeps the PEFT model that was made of it: its modules have adapters from then on,
 also for those who hold it without."""
 
+MISSED_PATTERN = r"The following (rank|alpha)_pattern keys did not match|target_parameters=.* were"
+"""What PEFT warns of at its own entries in a config."""
+
 _HANDLES, _UNUSED = "_posteriori_handles", "_posteriori_unused"
 """Where a PEFT model keeps the handles of its policies' adapters, and names that are free again."""
 
@@ -102,7 +105,7 @@ def add_adapter(
     model's lock is held.
     """
     model = owner(model)
-    config = lora_config(settings, "CAUSAL_LM")
+    config = lora_config(settings, "CAUSAL_LM", model)
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     with drawing_adapters(seed):
         if isinstance(model, PeftModel):
@@ -150,16 +153,51 @@ def _delete_unused(model: PeftModel) -> None:
     setattr(model, _ACTIVE, _UNSET)
 
 
-def lora_config(settings: LoraSettings, task_type: str) -> LoraConfig:
-    """The settings as PEFT takes them."""
+def lora_config(settings: LoraSettings, task_type: str, model: torch.nn.Module) -> LoraConfig:
+    """The settings as PEFT takes them for `model`."""
     target = settings.target_modules
     return LoraConfig(
         r=settings.rank,
         lora_alpha=cast(int, settings.alpha),
         lora_dropout=0.0,
         target_modules=target if isinstance(target, str) else list(target),
+        exclude_modules=_no_plain_linears(model) if target == "all-linear" else None,
         task_type=task_type,
     )
+
+
+_READ_BY_MAMBAS_KERNELS = ("out_proj", "conv1d")
+"""Their weights are handed to kernels, which pass an adapter by: PEFT refuses them by name."""
+
+
+def _no_plain_linears(model: torch.nn.Module) -> list[str] | None:
+    """Of "all-linear" the layers that an adapter cannot be put on: those that compute something
+    else than x W' + b (routers of experts, products by groups), and what kernels read."""
+    found = [
+        name.removeprefix("base_model.model.").replace(".base_layer", "")
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear)
+        and type(module).forward is not torch.nn.Linear.forward
+        and type(module).__module__.startswith("transformers.models.")
+        and not _multiplies(module)
+    ]
+    kind = getattr(getattr(model, "config", None), "model_type", "")
+    if kind in ("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h"):
+        names = {name.rsplit(".")[-1] for name, _ in model.named_modules()}
+        found += [name for name in _READ_BY_MAMBAS_KERNELS if name in names]
+    return found or None
+
+
+@torch.no_grad()
+def _multiplies(layer: torch.nn.Linear) -> bool:
+    """Whether it is x W' + b, though its class says so in its own words (Falcon's)."""
+    x_1I = torch.linspace(-1, 1, layer.in_features).to(layer.weight)[None]
+    try:
+        out = layer(x_1I)
+    except Exception:  # its own code does not take one row of its input
+        return False
+    want_1O = torch.nn.functional.linear(x_1I, layer.weight, layer.bias)
+    return isinstance(out, torch.Tensor) and out.shape == want_1O.shape and out.allclose(want_1O)
 
 
 @contextlib.contextmanager
@@ -170,6 +208,8 @@ def drawing_adapters(seed: int) -> Iterator[None]:
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
         # PEFT corrects itself on GPT-2's transposed layers, and says so.
         warnings.filterwarnings("ignore", "fan_in_fan_out is set to False", UserWarning)
+        # It writes down ranks for fused experts that not every such model has.
+        warnings.filterwarnings("ignore", MISSED_PATTERN, RuntimeWarning)
         torch.manual_seed(seed)
         try:
             yield

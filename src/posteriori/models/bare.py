@@ -7,17 +7,14 @@ where a causal model does not look.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import ModelError
 from .forward import inputs_of
-from .head import left_out
+from .model_call import ModelCall
 
 
 @dataclass
@@ -46,33 +43,20 @@ class BareRows:
 class BareForward:
     """Any causal transformers model, with the methods of `models.forward.Forward`."""
 
-    model: Callable
-    arguments: frozenset[str]
-    """Names of the optional arguments that the model takes."""
+    call: ModelCall
     device: torch.device
-    head: nn.Module | None
-    hidden: bool = False
+
+    @property
+    def hidden(self) -> bool:
+        return self.call.hidden
+
+    @property
+    def head(self) -> nn.Module | None:
+        return self.call.head
 
     def logits(self, ids_RL: Tensor, keep: int) -> Tensor:
         """Logits (or hidden states) [R, keep, V] at the last `keep` columns."""
-        extra: dict[str, Tensor | int | bool] = {}
-        if "attention_mask" in self.arguments:
-            extra["attention_mask"] = torch.ones_like(ids_RL)
-        if "use_cache" in self.arguments:
-            extra["use_cache"] = False
-        if "logits_to_keep" in self.arguments:
-            extra["logits_to_keep"] = keep
-        if "output_router_logits" in self.arguments:
-            extra["output_router_logits"] = False
-        with (
-            left_out(cast(nn.Linear, self.head))
-            if self.hidden
-            else contextlib.nullcontext() as seen
-        ):
-            out = self.model(input_ids=ids_RL, **extra)
-        if seen is not None and out.logits is not seen[-1]:
-            raise ModelError("the model changes what its output head returns, and did not before")
-        return out.logits[:, -keep:]
+        return self.call(ids_RL, torch.ones_like(ids_RL), keep)
 
     def prefill(
         self,

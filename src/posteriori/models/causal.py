@@ -105,12 +105,13 @@ class CausalLM:
 
     @property
     def vocab_size(self) -> int:
-        return memory.embedding_weight(self._run.base).shape[0]
+        return memory.num_tokens(self._run.base)
 
     @property
     def context_length(self) -> int | None:
         """How many tokens the model can take, prompt included; None where it names no limit."""
-        return getattr(self._run.base.config, "max_position_embeddings", None)
+        length = getattr(self._run.base.config, "max_position_embeddings", None)
+        return length if length is None or length > 0 else None
 
     def encode(self, prompt: Prompt) -> tuple[int, ...]:
         """Token ids of a prompt; an empty one starts from BOS.
@@ -118,9 +119,8 @@ class CausalLM:
         Raises `PromptError` for a conversation that the chat template refuses, and `ModelError` for
         a token that the model has no row for.
         """
-        return encode_prompt(
-            self.tokenizer, prompt, self._start, self.eos_token_ids, self.vocab_size
-        )
+        rows = memory.embedding_weight(self._run.base).shape[0]
+        return encode_prompt(self.tokenizer, prompt, self._start, self.eos_token_ids, rows)
 
     def decode(self, ids: list[list[int]]) -> list[str]:
         """Texts without special tokens, each as it reads behind other text."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import torch
@@ -24,6 +25,9 @@ FILE = "base_fingerprint.json"
 
 Fingerprint = dict[str, list]
 
+_WRAPPERS = re.compile(r"\.(base_layer|original_module)(?=\.)")
+"""What PEFT puts into a parameter's name, once for every wrapper around its module."""
+
 
 def plain_parameters(base: nn.Module) -> dict[str, Tensor]:
     """The parameters of a model without those of adapters, by the names it has without them."""
@@ -38,7 +42,7 @@ def plain_parameters(base: nn.Module) -> dict[str, Tensor]:
             kept = {id(parameter) for parameter in module.original_module.parameters()}
             of_adapters |= {id(p) for p in module.parameters()} - kept
     return {
-        name.replace(".base_layer.", ".").replace(".original_module.", "."): parameter.data
+        _WRAPPERS.sub("", name): parameter.data
         for name, parameter in base.named_parameters()
         if id(parameter) not in of_adapters
     }
@@ -58,7 +62,7 @@ def is_what_its_path_holds(base: PreTrainedModel) -> bool:
     if not path:
         return False
     try:
-        with loading() as options, torch.random.fork_rng(devices=[]):
+        with loading() as options:
             held = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, **options)
     except Exception:  # what cannot be loaded now would not be found later either
         return False

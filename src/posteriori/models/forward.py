@@ -7,7 +7,7 @@ its key-value cache is then shared among the prompt's completions. (Gradients fl
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import cast
@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
 
-from ..errors import ModelError
 from .cache import RoomyLayer, cache_with_room
-from .head import left_out
+from .model_call import ModelCall
 from .prompts import left_padded, positions
 
 
@@ -83,19 +82,21 @@ def _move(layer: CacheLayerMixin, to: Tensor, source: Tensor, index_R: Tensor) -
 
 @dataclass(frozen=True)
 class Forward:
-    """Any transformers model, and which of the optional arguments it takes."""
+    """Any transformers model with a key-value cache."""
 
-    model: Callable
+    call: ModelCall
     config: PreTrainedConfig
-    arguments: frozenset[str]
-    """Names of the optional arguments that the model takes."""
     device: torch.device
     dtype: torch.dtype
     """That of its embeddings."""
-    head: nn.Module | None
-    """The output head, where the model names one."""
-    hidden: bool = False
-    """Whether it is left out: hidden states then come in place of logits."""
+
+    @property
+    def hidden(self) -> bool:
+        return self.call.hidden
+
+    @property
+    def head(self) -> nn.Module | None:
+        return self.call.head
 
     def __call__(
         self,
@@ -110,29 +111,7 @@ class Forward:
         The mask covers the cached columns too. Positions count what it lets through, so left
         padding shifts nothing.
         """
-        extra: dict[str, Tensor | int | bool] = {}
-        if "position_ids" in self.arguments:
-            extra["position_ids"] = position_RL
-        if "logits_to_keep" in self.arguments:
-            extra["logits_to_keep"] = num_logits
-        if "output_router_logits" in self.arguments:
-            # Its auxiliary loss takes a mask without the cached columns, and nobody asks for it.
-            extra["output_router_logits"] = False
-        with (
-            left_out(cast(nn.Linear, self.head))
-            if self.hidden
-            else contextlib.nullcontext() as seen
-        ):
-            out = self.model(
-                input_ids=ids_RL,
-                attention_mask=mask_RL,
-                past_key_values=cache,
-                use_cache=True,
-                **extra,
-            )
-        if seen is not None and out.logits is not seen[-1]:
-            raise ModelError("the model changes what its output head returns, and did not before")
-        return out.logits[:, -num_logits:]
+        return self.call(ids_RL, mask_RL, num_logits, position_RL, cache)
 
     def prefill(
         self, prompt_ids: Sequence[Sequence[int]], parent_R: Tensor, room: int = 0

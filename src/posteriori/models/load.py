@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
+import transformers
 from peft import PeftModel, get_peft_model_state_dict
 from peft.utils import load_peft_weights
 from torch import Tensor
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
@@ -22,6 +25,7 @@ from ..errors import ConfigError, ModelError, did_you_mean
 from ..hub import check_model_name
 from ..transformers_loading import UNREADABLE, first_line, loading
 from . import fingerprint
+from .adapters import MISSED_PATTERN
 from .causal import CausalLM
 from .precision import gains_from_bfloat16, mixed_precision, with_output_head
 from .warp import Warp
@@ -130,7 +134,7 @@ def _load_plain(
         with loading() as options:
             options |= gguf
             tokenizer = AutoTokenizer.from_pretrained(tokenizer_path or place, **options)
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = class_at(place, options).from_pretrained(
                 place, dtype=torch.float32, output_loading_info=True, **options
             )
         model, info = loaded
@@ -153,6 +157,18 @@ def _load_plain(
     return drop_quantisation_state(model), tokenizer
 
 
+def class_at(place: str, options: dict[str, Any]) -> Any:
+    """Who loads a causal model from `place`: the text half of a model that reads more than text has
+    a config of its own, which `AutoModelForCausalLM` may not know; its class stands there, too."""
+    if "gguf_file" in options:
+        return AutoModelForCausalLM
+    config = AutoConfig.from_pretrained(place, **options)
+    named = (config.architectures or [""])[0]
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and named.endswith("ForCausalLM"):
+        return getattr(transformers, named, AutoModelForCausalLM)
+    return AutoModelForCausalLM
+
+
 def drop_quantisation_state(model: PreTrainedModel) -> PreTrainedModel:
     """A dequantised GGUF model is plain weights; what still says otherwise stops it being saved."""
     if getattr(model.config, "quantization_config", None) is None:
@@ -165,11 +181,11 @@ def drop_quantisation_state(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def _with_adapter(model: PreTrainedModel, directory: Path) -> PeftModel:
-    # PEFT draws random weights before it reads the adapter's: nobody's random state but its own.
     try:
-        with loading(), warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        with loading(), warnings.catch_warnings():
             # What is missing is an error below.
             warnings.filterwarnings("ignore", "Found missing adapter keys", UserWarning)
+            warnings.filterwarnings("ignore", MISSED_PATTERN, RuntimeWarning)
             adapted = PeftModel.from_pretrained(model, str(directory), adapter_name="default")
             saved = load_peft_weights(str(directory), device="cpu")
     except UNREADABLE as error:
@@ -179,7 +195,18 @@ def _with_adapter(model: PreTrainedModel, directory: Path) -> PeftModel:
             "belong to its base model",
         ) from error
     _check_adapter(adapted, saved, directory)
+    _take(adapted, saved)
     return adapted
+
+
+@torch.no_grad()
+def _take(model: PeftModel, saved: dict[str, Tensor]) -> None:
+    """The tensors of the file, where it names them as the model does. PEFT reads names as those of
+    older checkpoints may be read, and some architectures' (shared experts) get lost on the way."""
+    own = get_peft_model_state_dict(model, adapter_name="default", save_embedding_layers=False)
+    for name, tensor in own.items():
+        if tensor.shape == saved[name].shape and not torch.equal(tensor, saved[name].to(tensor)):
+            tensor.copy_(saved[name])
 
 
 def _check_adapter(model: PeftModel, saved: dict[str, Tensor], directory: Path) -> None:

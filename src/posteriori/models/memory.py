@@ -6,10 +6,9 @@ from __future__ import annotations
 import ctypes
 import os
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 _GIB = 2**30
 _LOGIT_BYTES = 4
@@ -61,6 +60,14 @@ def embedding_weight(model: PreTrainedModel) -> Tensor:
     return weight
 
 
+def num_tokens(model: PreTrainedModel) -> int:
+    """How many tokens the model has logits for, V. Some have more embeddings, for what is never
+    said: places of images, or padding."""
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    outputs = getattr(head, "out_features", None)
+    return outputs if isinstance(outputs, int) else embedding_weight(model).shape[0]
+
+
 def rows_for_sampling(model: PreTrainedModel, length: int, memory_gib: float) -> int:
     """Rows whose key-value cache of `length` tokens and next-token logits fit in `memory_gib`."""
     # Logits, log-probs, probabilities and their padded copy.
@@ -93,18 +100,23 @@ def _cache_bytes(model: PreTrainedModel) -> int:
     """Keys and values of one token in all layers; of a model without attention about as much."""
     config = model.config.get_text_config()
     weight = embedding_weight(model)
-    heads = _largest(getattr(config, "num_attention_heads", None))
-    fewer = _largest(getattr(config, "num_key_value_heads", None)) or heads
-    head_dim = _largest(getattr(config, "head_dim", None))
+    heads = _largest(config, "num_attention_heads")
+    fewer = _largest(config, "num_key_value_heads") or heads
+    head_dim = _largest(config, "head_dim")
     width = fewer * (head_dim or weight.shape[1] // heads) if heads else weight.shape[1]
     return 2 * _num_layers(model) * width * weight.element_size()
 
 
 def _num_layers(model: PreTrainedModel) -> int:
     config = model.config.get_text_config()
-    return _largest(getattr(config, "num_hidden_layers", None)) or 1
+    return _largest(config, "num_hidden_layers") or 1
 
 
-def _largest(value: Any) -> int:
+def _largest(config: PreTrainedConfig, name: str) -> int:
     """A config's number, the largest where it has one per layer, 0 where it has none."""
+    try:
+        value = getattr(config, name, None)
+    except RuntimeError:
+        # Layers of several kinds: the config itself refuses to speak for all of them.
+        value = [getattr(layer, name, None) or 0 for layer in config.per_layer_config]
     return max(value, default=0) if isinstance(value, list | tuple) else int(value or 0)

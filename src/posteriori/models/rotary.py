@@ -21,7 +21,7 @@ def check_positions(
 ) -> None:
     """Raise `PromptError` unless all completions lie on one side of the length at which the
     frequencies change, each with its whole prompt (in front of it) or after it (behind)."""
-    for kind, length in _switches(config):
+    for kind, length in switches(config):
         longest = max((len(ids) for ids in prompt_ids), default=0) + max_new_tokens
         shortest = min((len(ids) for ids in prompt_ids), default=0)
         if longest <= length or (kind == "longrope" and shortest > length):
@@ -35,7 +35,7 @@ def check_positions(
         )
 
 
-def _switches(config: PreTrainedConfig) -> list[tuple[str, int]]:
+def switches(config: PreTrainedConfig) -> list[tuple[str, int]]:
     """(kind, length) of every set of rotary parameters whose frequencies depend on the length."""
     config = config.get_text_config()
     told = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}

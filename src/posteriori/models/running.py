@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import cached_property
 
 import torch
@@ -22,6 +21,7 @@ from .decoders.known import known_decoder
 from .forward import Forward
 from .fused_lora import fused_adapters, fused_products
 from .head import separable_head
+from .model_call import ModelCall
 from .packing import packed_head, packed_linears, packed_products, packing_pays
 from .precision import lost_in_padding, runs
 from .self_check import can_be_continued, keeps_gradients
@@ -76,15 +76,13 @@ class RunningModel:
         decoder = known_decoder(self.model, products_of or self._products_of)
         if decoder is not None:
             return DecoderForward(decoder, self.base.config, self.device, hidden)
-        config, head = self.base.config, getattr(self.base, "get_output_embeddings", lambda: None)()
-        weight = memory.embedding_weight(self.base)
-        cached = Forward(
-            self.model, config, self._arguments, self.device, weight.dtype, head, hidden
-        )
-        bare = BareForward(self.model, self._arguments, self.device, head, hidden)
-        rounded = weight.dtype.itemsize < 4 or torch.is_autocast_enabled(self.device.type)
-        whole = replace(cached, hidden=False), replace(bare, hidden=False)
-        if not can_be_continued(self.base, *whole, weight.shape[0], rounded):
+        head = getattr(self.base, "get_output_embeddings", lambda: None)()
+        name, dtype = type(self.base).__name__, memory.embedding_weight(self.base).dtype
+        call = ModelCall(self.model, name, self._arguments, head, hidden)
+        cached = Forward(call, self.base.config, self.device, dtype)
+        bare = BareForward(call, self.device)
+        rounded = dtype.itemsize < 4 or torch.is_autocast_enabled(self.device.type)
+        if not can_be_continued(self.base, cached, rounded):
             return bare
         return bare if torch.is_grad_enabled() and not self._keeps_gradients else cached
 

@@ -3,19 +3,24 @@
 Sampler and scorer pad prompts on the left and continue a key-value cache, by one token or several.
 Not every architecture does that rightly, and those that do not say nothing. So a few tokens are run
 in that way and in one plain pass, and the two are compared. A causal model's logits do not depend
-on later tokens; that is compared too, since no log-prob makes sense for another model.
+on what comes later, nor on whether anything does; that is compared too, since no log-prob makes
+sense for another model.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedConfig
+from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from ..errors import ModelError
+from . import memory
 from .bare import BareForward
 from .forward import Forward
+from .rotary import switches
 
 _FOUND = "_posteriori_can_be_continued"
 """Where a model keeps what was found out about it, by what it depends on."""
@@ -29,19 +34,19 @@ _LONG, _SHORT, _MORE = 6, 2, 3
 
 
 @torch.no_grad()
-def can_be_continued(
-    base: torch.nn.Module, forward: Forward, bare: BareForward, vocab_size: int, rounded: bool
-) -> bool:
+def can_be_continued(base: PreTrainedModel, forward: Forward, rounded: bool) -> bool:
     """Whether padding on the left and a cache change nothing for this model.
 
-    One plain pass over three rows of nine tokens and three passes with the cache, once per model.
-    Nothing is found out about a model that gives NaN. Raises `ModelError` for one that cannot be
-    run, or is not causal.
+    Two plain passes over two rows of six and of nine tokens and three passes with the cache, once
+    per model. Nothing is found out about a model that gives NaN. Raises `ModelError` for one that
+    cannot be run, or is not causal.
     """
     key = (forward.config._attn_implementation, str(forward.dtype), rounded)
     found = vars(base).setdefault(_FOUND, {})
     if key not in found:
-        answer = _find_out(base, forward, bare, vocab_size, rounded)
+        answer = _find_out(
+            replace(forward, call=replace(forward.call, hidden=False)), base, rounded
+        )
         if answer is None:
             return True
         found[key] = answer
@@ -54,35 +59,44 @@ def keeps_gradients(config: PreTrainedConfig) -> bool:
     return kinds <= {DynamicLayer, DynamicSlidingWindowLayer}
 
 
-def _find_out(
-    base: torch.nn.Module, forward: Forward, bare: BareForward, vocab_size: int, rounded: bool
-) -> bool | None:
-    name, device = type(base).__name__, forward.device
-    long, short, more = _sizes(getattr(forward.config, "max_position_embeddings", None))
+def _find_out(forward: Forward, base: PreTrainedModel, rounded: bool) -> bool | None:
+    name, device = forward.call.name, forward.device
+    long, short, more = _sizes(forward.config)
+    known = memory.embedding_weight(base).shape[0]
     # Other tokens than the first, which is padding or the end of sequence for many.
-    one = [1 + at * 2 % max(1, vocab_size - 1) for at in range(long + more)]
-    other = [1 + at * 3 % max(1, vocab_size - 1) for at in range(short + more)]
-    one, other = ([token % vocab_size for token in row] for row in (one, other))
-    varied = one[:long] + [(token + 1) % vocab_size for token in one[long:]]
-    filled = other + [0] * (long - short)
+    one = [(1 + at * 2 % max(1, known - 1)) % known for at in range(long + more)]
+    other = [(1 + at * 3 % max(1, known - 1)) % known for at in range(short + more)]
+    rows = [one, other + [0] * (long - short), *_more_rows(forward.config, long + more, known)]
+    rows_RL = torch.tensor(rows, device=device)
+    bare = BareForward(forward.call, device)
     try:
-        plain_3LV = bare.logits(torch.tensor([one, varied, filled], device=device), long + more)
+        plain_RLV = bare.logits(rows_RL, long + more)
+        # A model that chooses among the tokens may by chance choose alike at some lengths.
+        cuts = range(2, long + more) if len(rows) > 2 else [long]
+        cut_RLV = [bare.logits(rows_RL[:, :length], length) for length in cuts]
     except Exception as error:  # whatever a model's own code raises
         raise ModelError(
-            f"{name} cannot be run as a language model: {type(error).__name__}: "
-            f"{(str(error).splitlines() or [''])[0]}",
+            f"{name} cannot be run as a language model: {type(error.__cause__ or error).__name__}: "
+            f"{(str(error.__cause__ or error).splitlines() or [''])[0]}",
             hint="does it run by itself, model(input_ids=..., attention_mask=...)?",
         ) from error
-    far = (_FAR_IF_ROUNDED if rounded else _FAR) * float(_finite(plain_3LV).abs().max())
-    if bool(plain_3LV.isnan().any()):
-        return None
-    if not _near(plain_3LV[:1, :long], plain_3LV[1:2, :long], far):
+    if plain_RLV.shape[-1] > known:
         raise ModelError(
-            f"{name} is no causal language model: what it says of a token depends on later ones",
+            f"{name} has logits for {plain_RLV.shape[-1]} tokens and embeddings for {known}: what "
+            "it draws could not be fed to it",
+            hint="resize its embeddings and its output head to the same vocabulary",
+        )
+    if bool(plain_RLV.isnan().any()):
+        return None
+    far = (_FAR_IF_ROUNDED if rounded else _FAR) * float(_finite(plain_RLV).abs().max())
+    if not all(_near(each, plain_RLV[:, : each.shape[1]], far) for each in cut_RLV):
+        raise ModelError(
+            f"{name} is no causal language model: what it says of a token depends on later ones "
+            "or on how many there are",
             hint="give a decoder; for an encoder such as BERT set is_decoder=True and train it so",
         )
     want_2TV = torch.stack(
-        [plain_3LV[0, long - 1 : long + more], plain_3LV[2, short - 1 : short + more]]
+        [plain_RLV[0, long - 1 : long + more], plain_RLV[1, short - 1 : short + more]]
     )
     try:
         got_2TV = _continued(forward, [one, other], (long, short), more)
@@ -91,11 +105,27 @@ def _find_out(
     return _near(got_2TV, want_2TV, far)
 
 
-def _sizes(context: int | None) -> tuple[int, int, int]:
-    if context is None or context >= _LONG + _MORE:
+def _more_rows(config: PreTrainedConfig, length: int, known: int) -> list[list[int]]:
+    """For a model that attends to a few tokens of its choice, rows in which it has to choose. Where
+    its scores are equal, which it takes depends on how many tokens follow."""
+    chosen = getattr(config, "index_topk", None)
+    if not isinstance(chosen, int) or chosen >= length:
+        return []
+    return [[(1 + at * at * by + by) % known for at in range(length)] for by in range(16)]
+
+
+def _sizes(config: PreTrainedConfig) -> tuple[int, int, int]:
+    """Lengths of the two prompts and of what continues them, within the context and before its
+    positions change."""
+    limits = [length for _, length in switches(config)]
+    context = getattr(config, "max_position_embeddings", None)
+    if context is not None and context > 0:
+        limits.append(context)
+    room = min(limits, default=_LONG + _MORE)
+    if room >= _LONG + _MORE:
         return _LONG, _SHORT, _MORE
-    more = 2 if context >= 4 else 1
-    return max(1, context - more), 1, more
+    more = 2 if room >= 4 else 1
+    return max(1, room - more), 1, more
 
 
 def _continued(

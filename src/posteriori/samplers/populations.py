@@ -11,6 +11,7 @@ from torch import Tensor
 from ..errors import SamplingError
 from ..numerics import ess
 from ..protocols import LanguageModel
+from ..runs.records import storable
 from ..spending import counted
 from ..target import Target
 from ..tokens import check_same_outcomes
@@ -51,6 +52,7 @@ class Plan:
         return _STEERED if self.steers else _UNSTEERED
 
 
+@storable
 @dataclass
 class Moment:
     """All particles at their t-th token: what `fit_twist` learns from.

@@ -14,6 +14,7 @@ from ..config import Strict
 from ..errors import ConfigError
 from ..estimates import combine, log_mean_weight
 from ..protocols import TrainableLM
+from ..runs.journal import once
 from ..types import Completions, Draws, Guarantee
 from .base import Job, Sampler
 from .particles import stepping
@@ -129,7 +130,12 @@ def in_parts(
             None if pinned is None else pinned.select(at),
         )
         done = number * target.max_new_tokens
-        draws = populations.run(on_step=lambda t, done=done: job.progress(done + t, total))
+
+        def work(populations: Populations = populations, done: int = done) -> tuple[Draws, Tensor]:
+            draws = populations.run(on_step=lambda t: job.progress(done + t, total))
+            return draws, populations.log_z().cpu()
+
+        draws, log_z_g = once(work)
         assert draws.group_N is not None
-        yield replace(draws, group_N=draws.group_N + int(at[0])), populations.log_z().cpu()
+        yield replace(draws, group_N=draws.group_N + int(at[0])), log_z_g
     job.progress(total, total)
