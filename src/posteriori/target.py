@@ -25,6 +25,7 @@ from .protocols import (
 )
 from .registry import language_model
 from .spending import spend
+from .tokens import check_outcomes_of
 from .types import Completions, Finding, Prompt, prompt_key
 
 PromptSource: TypeAlias = "Sequence[Prompt] | PromptData | Any"
@@ -166,6 +167,7 @@ class Target:
         `EvidenceError` where the evidence fails.
         """
         completions.check_outcomes(self.max_new_tokens)
+        check_outcomes_of(self.prior, completions, "Target.log_density")
         log_prior_N = self.log_prior(completions)
         scores = self.score(completions, log_prior_N)
         total_N = log_prior_N + scores.log_evidence

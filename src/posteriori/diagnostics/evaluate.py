@@ -25,7 +25,7 @@ from ..registry import language_model
 from ..reliability import most_evidence, never_varies, rests_on
 from ..seeds import generator
 from ..target import Target
-from ..tokens import check_same_outcomes
+from ..tokens import check_outcomes_of, check_same_outcomes
 from ..types import Cost, Draws, Estimate, Finding
 from ..watching import Progress, one_pass, portions
 from .bounds import check_posterior
@@ -227,6 +227,8 @@ def _check(
             where="evaluate",
             hint="draw as many of the prior as of the policy",
         )
+    if prior_draws is not None:
+        check_outcomes_of(target.prior, prior_draws.completions, "prior_draws")
     if posterior is not None:
         check_posterior(posterior, target)
 

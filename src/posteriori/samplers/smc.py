@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field
 from torch import Tensor
 
 from ..config import Strict
-from ..errors import ConfigError, SamplingError
+from ..errors import ConfigError
 from ..protocols import TrainableLM
 from ..runs.journal import once
 from ..types import Completions, Draws, Guarantee
@@ -114,11 +114,6 @@ def in_parts(
     """Draws and log Z-hat of populations, as many at a time as fit; group g is population g."""
     target = plan.target
     prior, proposal = stepping(target.prior), stepping(plan.proposal)
-    if (prior.eos_token_ids, prior.vocab_size) != (proposal.eos_token_ids, proposal.vocab_size):
-        raise SamplingError(
-            "prior and proposal are over different tokens, or end with different ones",
-            hint="propose from a language model with the prior's own tokenizer",
-        )
     fit = min(lm.rows_at_once(target.prompts, target.max_new_tokens) for lm in (prior, proposal))
     each = max(1, min(fit, _ROWS) // int(size_G.max()))
     parts = torch.arange(len(size_G)).split(each)
