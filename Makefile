@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-models test-slow check format bench wheel clean
+.PHONY: demo test test-models test-slow check format bench calibration wheel clean
 
 $(VENV)/base: constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -49,6 +49,9 @@ format: $(VENV)/dev
 bench: $(VENV)/bench
 	$(BIN)/python benchmarks/sampler.py
 	$(BIN)/python benchmarks/step.py
+
+calibration: $(VENV)/dev
+	$(BIN)/python benchmarks/calibration.py
 
 # build/ keeps the files of earlier builds, which a wheel would take in.
 wheel:

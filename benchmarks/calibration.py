@@ -1,31 +1,45 @@
 """How often a printed value is wrong and nothing says so, by quantity, world and number of draws.
 
-    python benchmarks/calibration.py [--seeds 200] [--minutes 60] [--only evaluate] [--first 0]
+    python benchmarks/calibration.py [--seeds 200] [--minutes 120] [--only evaluate] [--first 0]
 
 Each row is a quantity in a world: the spread of the estimates over their mean stated error, how
 often value +- 1.96 errors has the truth in it where nothing is flagged, the share of runs that are
 flagged by a finding of level warn or stop, and the silent failures: off by more than five stated
-errors and not flagged. Spread and coverage are of the runs that are not flagged. Every run is a
-line of runs/calibration.jsonl, and what is there is not run again; --table prints what is there.
+errors and not flagged. Spread and coverage are of the runs that are not flagged. Draws for all runs
+of a cell are made at once, as independent as those of one run each, and judged apart. Every cell is
+a line of runs/calibration.jsonl, and what is there is not run again; --table prints what is there.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import torch
 from calibration_worlds import WORLDS, World
 from scipy.stats import beta as beta_law
 
 import posteriori as po
+from posteriori.diagnostics.evaluate import faults_of, mixtures_of
+from posteriori.diagnostics.figures import distances_of
+from posteriori.diagnostics.frontier import Frontier, frontier_of
 from posteriori.diagnostics.sampled import sampled
+from posteriori.draw import draw
 from posteriori.errors import FrontierError, SamplingError
+from posteriori.numerics import log_mean_exp
+from posteriori.reliability import never_varies
+from posteriori.samplers.findings import findings_of_draws, log_z_of_pool, log_z_of_populations
+from posteriori.seeds import generator
 
 FAR = 5.0
 """Stated errors beyond which a value is wrong."""
@@ -39,131 +53,180 @@ ROUNDING = 1e-6
 Run = tuple[float, float, float, bool]
 """Value, stated error, truth, flagged."""
 
-Runs = Iterator[tuple[str, Run]]
+Rows = Iterator[tuple[str, Run]]
 
 
 def flagged(findings: Sequence[po.Finding]) -> bool:
     return any(f.level in ("warn", "stop") and f.name not in OF_TRAINING for f in findings)
 
 
-def evaluated(policy: str) -> Callable[[World, int, int], Runs]:
-    def run(world: World, num: int, seed: int) -> Runs:
-        lm = world.target.prior if policy == "prior" else world.table(world.policies[policy])
-        report = po.evaluate(world.target, lm, num_samples=num, seed=seed)
-        seen = flagged(report.findings)
-        truth = world.truth(policy)
-        for name in ("log_z", "kl_to_target", "kl_to_prior", "elbo"):
-            yield name, (report[name].value, report[name].standard_error, truth[name], seen)
+def apart(draws: po.Draws, runs: int) -> Iterator[po.Draws]:
+    """Draws for each prompt in `runs` equal parts."""
+    prompts = len(draws.completions.prompt_set)
+    each = len(draws) // prompts // runs
+    row_PRn = torch.arange(len(draws)).view(prompts, runs, each)
+    for run in range(runs):
+        yield draws.select(row_PRn[:, run].flatten())
+
+
+def evaluated(policy: str) -> Callable[[World, int, int, int], Rows]:
+    def run(world: World, num: int, runs: int, seed: int) -> Rows:
+        target, truth = world.target, world.truth(policy)
+        lm = target.prior if policy == "prior" else world.table(world.policies[policy])
+        of_policy = draw(target, lm, runs * num, generator(seed, "calibration", policy))
+        sides = [of_policy]
+        if policy != "prior":
+            sides.append(
+                draw(target, target.prior, runs * num, generator(seed, "calibration", "prior"))
+            )
+        for parts in zip(*(apart(side, runs) for side in sides), strict=True):
+            judged = [(each, lm.log_prob(each.completions).double()) for each in parts]
+            mixtures, evidence = mixtures_of(target, judged)
+            figures = distances_of(parts[0], mixtures)
+            stuck = never_varies(evidence, target.max_log_evidence) is not None
+            seen = stuck or any(faults_of(mixtures)) or figures["log_z"].value == -math.inf
+            for name, e in figures.items():
+                yield name, (e.value, e.standard_error, truth[name], seen)
 
     return run
 
 
-def drawn(name: str, **settings: int) -> Callable[[World, int, int], Runs]:
-    """log Z, and E[r] and KL(p*, prior) by draws of the target where the sampler gives any."""
+def pooled(world: World, num: int, runs: int, seed: int) -> Rows:
+    """Independent draws of the prior: `importance`, and behind qrs, best_of_n and imh."""
+    whole = po.sample(world.target, "importance", runs * num, seed=seed)
+    for draws in apart(whole, runs):
+        log_z, found = log_z_of_pool(world.target, draws, weighted=True)
+        yield from _of_draws(world, replace(draws, log_z=log_z, findings=tuple(found)))
 
-    def run(world: World, num: int, seed: int) -> Runs:
+
+def in_populations(name: str, each: int) -> Callable[[World, int, int, int], Rows]:
+    setting = {"smc": "replicates", "annealed": "islands"}[name]
+
+    def run(world: World, num: int, runs: int, seed: int) -> Rows:
+        settings: dict[str, Any] = {setting: each * runs}
+        whole = po.sample(world.target, name, runs * num, seed=seed, **settings)
+        for draws in apart(whole, runs):
+            log_z_PC = log_mean_exp(draws.log_weight.view(len(world.prompts), each, -1))
+            log_z = log_z_of_populations(world.target, draws, log_z_PC)
+            draws = replace(draws, log_z=log_z, findings=())
+            found = findings_of_draws(draws, world.target)
+            yield from _of_draws(world, replace(draws, findings=tuple(found)))
+
+    return run
+
+
+def drawn(name: str, **settings: Any) -> Callable[[World, int, int, int], Rows]:
+    """Samplers whose runs cannot be had at once."""
+
+    def run(world: World, num: int, runs: int, seed: int) -> Rows:
         if name == "rejection" and not world.stated:
             return
-        try:
-            draws = po.sample(world.target, name, num, seed=seed, **settings)
-        except SamplingError:
-            return
-        if draws.log_z is not None:
-            z = draws.log_z
-            yield "log_z", (z.value, z.standard_error, world.log_z, flagged(draws.findings))
-        if draws.guarantee == "heuristic":
-            return
-        found = sampled(world.target, draws)
-        target = world.tilted(1.0)
-        truths = {
-            "mean_reward": world.beta * world.mean(target, world.log_e_PV),
-            "kl_to_prior": world.kl(target, world.log_prior_PV),
-        }
-        for figure, truth in truths.items():
-            if figure in found.figures:
-                e = found.figures[figure]
-                seen = bool(found.why) or flagged(draws.findings)
-                yield figure, (e.value, e.standard_error, truth, seen)
+        for at in range(runs):
+            try:
+                draws = po.sample(world.target, name, num, seed=seed + at, **settings)
+            except SamplingError:
+                continue
+            yield from _of_draws(world, draws)
 
     return run
 
 
-def on_frontier(stages: int) -> Callable[[World, int, int], Runs]:
-    def run(world: World, num: int, seed: int) -> Runs:
-        curve = po.frontier(world.target, num_samples=num, seed=seed, stages=stages)
+def _of_draws(world: World, draws: po.Draws) -> Rows:
+    """log Z, and E[r] and KL(p*, prior) where these are draws of the target."""
+    seen = flagged(draws.findings)
+    if draws.log_z is not None:
+        yield "log_z", (draws.log_z.value, draws.log_z.standard_error, world.log_z, seen)
+    if draws.guarantee == "heuristic":
+        return
+    found = sampled(world.target, draws)
+    target = world.tilted(1.0)
+    truths = {
+        "mean_reward": world.beta * world.mean(target, world.log_e_PV),
+        "kl_to_prior": world.kl(target, world.log_prior_PV),
+    }
+    for figure, truth in truths.items():
+        if figure in found.figures:
+            e = found.figures[figure]
+            yield figure, (e.value, e.standard_error, truth, seen or bool(found.why))
 
-        def kl(t: float) -> float:
-            return world.kl(world.tilted(t), world.log_prior_PV)
 
-        def reward(t: float) -> float:
-            return world.beta * world.mean(world.tilted(t), world.log_e_PV)
+def on_frontier(world: World, num: int, runs: int, seed: int) -> Rows:
+    whole = draw(world.target, world.target.prior, runs * num, generator(seed, "calibration"))
 
-        def row(ask: Callable[[], po.Estimate], truth: float) -> Run:
-            try:
-                found = ask()
-            except FrontierError:
-                return (math.nan, math.nan, truth, True)
-            return (found.value, found.standard_error, truth, False)
+    def kl(t: float) -> float:
+        return world.kl(world.tilted(t), world.log_prior_PV)
 
-        for t in (0.3, 1.0):
-            yield f"kl at beta, t={t:g}", row(lambda t=t: curve.at_beta(world.beta / t).kl, kl(t))
-        yield "kl at a reward, t=0.5", row(lambda: curve.at_reward(reward(0.5)).kl, kl(0.5))
-        yield "reward at a kl, t=0.5", row(lambda: curve.at_kl(kl(0.5)).reward, reward(0.5))
+    def reward(t: float) -> float:
+        return world.beta * world.mean(world.tilted(t), world.log_e_PV)
+
+    def row(ask: Callable[[], po.Estimate], truth: float) -> Run:
+        try:
+            found = ask()
+        except FrontierError:
+            return (math.nan, math.nan, truth, True)
+        return (found.value, found.standard_error, truth, False)
+
+    for pool in apart(whole, runs):
+        curve = frontier_of(world.target, pool, strongest=1.5)
+        asked = {
+            **{f"kl at beta, t={t:g}": (partial(_kl_at, curve, t), kl(t)) for t in (0.3, 1.0)},
+            "kl at a reward, t=0.5": (lambda c=curve: c.at_reward(reward(0.5)).kl, kl(0.5)),
+            "reward at a kl, t=0.5": (lambda c=curve: c.at_kl(kl(0.5)).reward, reward(0.5)),
+        }
+        for name, (ask, truth) in asked.items():
+            yield name, row(ask, truth)
         if curve.points:
             end = curve.points[-1]
-            yield "kl at the end", (*_figure(end.kl), kl(world.beta / end.beta), False)
-
-    return run
-
-
-def _figure(estimate: po.Estimate) -> tuple[float, float]:
-    return estimate.value, estimate.standard_error
+            truth = kl(world.beta / end.beta)
+            yield "kl at the end", (end.kl.value, end.kl.standard_error, truth, False)
 
 
-KINDS: dict[str, tuple[Callable[[World, int, int], Runs], tuple[int, ...], int]] = {
-    "evaluate the prior": (evaluated("prior"), (100, 1000), 200),
-    "evaluate near": (evaluated("near"), (100, 1000), 200),
-    "importance": (drawn("importance"), (10, 100, 1000), 200),
-    "smc": (drawn("smc"), (100, 256, 1000), 200),
-    "annealed": (drawn("annealed"), (100, 256, 1000), 200),
-    "frontier": (on_frontier(0), (400, 2000), 200),
-    "qrs": (drawn("qrs"), (20,), 200),
-    "best_of_n": (drawn("best_of_n"), (20,), 200),
-    "soft_best_of_n": (drawn("soft_best_of_n"), (20,), 200),
-    "rejection": (drawn("rejection"), (100,), 200),
-    "imh": (drawn("imh"), (100,), 200),
-    "frontier, annealed": (on_frontier(2), (400,), 100),
-    "mh": (drawn("mh"), (100,), 25),
+def _kl_at(curve: Frontier, t: float) -> po.Estimate:
+    return curve.at_beta(curve.unit / t).kl
+
+
+KINDS: dict[str, tuple[Callable[[World, int, int, int], Rows], tuple[int, ...], int]] = {
+    "evaluate the prior": (evaluated("prior"), (24, 100, 1000), 200),
+    "evaluate near": (evaluated("near"), (24, 100, 1000), 200),
+    "importance": (pooled, (10, 24, 100, 1000), 200),
+    "smc": (in_populations("smc", 4), (100, 256, 1000), 200),
+    "annealed": (in_populations("annealed", 16), (96, 256, 1008), 200),
+    "rejection": (drawn("rejection"), (100,), 100),
+    "frontier": (on_frontier, (400, 2000), 60),
+    "imh": (drawn("imh"), (100,), 40),
+    "qrs": (drawn("qrs"), (20,), 40),
+    "best_of_n": (drawn("best_of_n"), (20,), 40),
+    "soft_best_of_n": (drawn("soft_best_of_n"), (20,), 40),
+    "mh": (drawn("mh"), (100,), 20),
 }
-"""What is run, for how many draws a prompt, and over how many seeds at most."""
+"""What is run, for how many draws a prompt, and how often at most."""
 
 
-def runs(seeds: range, file: Path, minutes: float, only: str) -> dict[tuple, list[Run]]:
-    """All runs by kind, quantity, world and number of draws: what the file has, and as many more as
-    the minutes allow, seed by seed so that every cell grows alike."""
+def measured(
+    asked: int, first: int, file: Path, minutes: float, only: str
+) -> dict[tuple, list[Run]]:
+    """All runs by kind, quantity, world and number of draws: the cells that the file has, and as
+    many more as the minutes allow."""
     found: dict[tuple, list[Run]] = defaultdict(list)
     done = set()
     file.parent.mkdir(parents=True, exist_ok=True)
-    if file.exists():
-        for line in map(json.loads, file.read_text().splitlines()):
-            done.add(tuple(line["of"]))
-            kind, world, num, _ = line["of"]
-            for name, run in line["runs"]:
-                found[kind, name, world, num].append(tuple(run))
+    lines = file.read_text().splitlines() if file.exists() else []
+    for line in map(json.loads, lines):
+        kind, world, num = line["of"]
+        done.add((kind, world, num))
+        for name, run in line["runs"]:
+            found[kind, name, world, num].append(tuple(run))
     worlds = {name: make() for name, make in WORLDS.items()}
     end = time.monotonic() + 60 * minutes
-    cells = [(k, w, n) for k, (_, nums, _) in KINDS.items() for w in worlds for n in nums]
     with file.open("a") as out:
-        for seed in seeds:
-            for kind, world, num in cells:
-                of = (kind, world, num, seed)
-                enough = seed - seeds.start >= KINDS[kind][2]
-                if of in done or enough or only not in kind:
+        for kind, (runs_of, nums, most) in KINDS.items():
+            for world, num in itertools.product(worlds, nums):
+                if (kind, world, num) in done or only not in kind:
                     continue
                 if time.monotonic() > end:
                     return found
-                made = list(KINDS[kind][0](worlds[world], num, seed))
-                out.write(json.dumps({"of": of, "runs": made}) + "\n")
+                made = list(runs_of(worlds[world], num, min(asked, most), first))
+                out.write(json.dumps({"of": (kind, world, num), "runs": made}) + "\n")
                 out.flush()
                 for name, run in made:
                     found[kind, name, world, num].append(run)
@@ -208,7 +271,7 @@ def _off(run: Run) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=200)
+    parser.add_argument("--seeds", type=int, default=200, help="runs of a cell")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--file", type=Path, default=Path("runs/calibration.jsonl"))
     parser.add_argument("--minutes", type=float, default=120.0)
@@ -216,8 +279,8 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="print what there is; run nothing")
     asked = parser.parse_args()
     minutes = 0.0 if asked.table else asked.minutes
-    seeds = range(asked.first, asked.first + asked.seeds)
-    for line in table(runs(seeds, asked.file, minutes, asked.only)):
+    found = measured(asked.seeds, asked.first, asked.file, minutes, asked.only)
+    for line in table(found):
         print(line)
 
 

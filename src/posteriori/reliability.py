@@ -31,7 +31,6 @@ LOG_Z_NOT_TRUSTED = "log_z_not_trusted"
 NO_WEIGHT = (
     f"fewer than {FEWEST_FOR_A_TAIL} draws of a prompt have any weight, too few to judge them"
 )
-FEW_EFFECTIVE = "fewer than a hundred draws of a prompt are effective"
 
 RULE_OF_THREE = 3.0
 """What n independent draws have never shown has a probability of at most 3 / n, with a confidence
@@ -45,6 +44,10 @@ _SAME = 1e-4
 
 _JUMP = 2.0
 """Nats. Levels of evidence further apart than a factor of 7 are not found by steps."""
+
+_FEWEST_GROUPS, _FEWEST_EFFECTIVE = 8, 50.0
+"""Populations that can tell how many draws theirs are worth, and how many these have to be: 16 that
+are each a copy of one are worth 16, and by chance (15 degrees of freedom) seem 50 once in 100."""
 
 _FEW_LEVELS = 3
 """Evidence with no more values than this is a grade, and what is another prompt's may be its."""
@@ -64,8 +67,8 @@ def fault(k: float, effective: float, num_draws: int, error: float, missed: floa
     """
     if math.isnan(k):
         return NO_WEIGHT
-    limit = reliable_k(num_draws)
-    if k > limit and effective < NEARLY_EQUAL * num_draws:
+    if heavy_tail(k, effective, num_draws):
+        limit = reliable_k(num_draws)
         return f"pareto_k is {k:.2f} for a prompt's weights, above {limit:.2f}"
     if missed > LARGE_ERROR:
         return (
@@ -73,7 +76,14 @@ def fault(k: float, effective: float, num_draws: int, error: float, missed: floa
             f"most evidence there may be) would raise log_z by {NORMAL * missed:.2g} nats"
         )
     own = math.sqrt(max(0.0, error**2 - missed**2)) if math.isfinite(error) else error
-    return FEW_EFFECTIVE if own > LARGE_ERROR else ""
+    if own <= LARGE_ERROR:
+        return ""
+    return f"the standard error of log_z is {own:.2g} nats, that of under a hundred effective draws"
+
+
+def heavy_tail(k: float, effective: float, num_draws: int) -> bool:
+    """Whether k-hat is above its limit, min(1 - 1 / log10 n, 0.7), where it is asked at all."""
+    return k > reliable_k(num_draws) and effective < NEARLY_EQUAL * num_draws
 
 
 def fault_of(log_w_n: Tensor, log_z: Estimate, k: float | None = None, missed: float = 0.0) -> str:
@@ -82,6 +92,30 @@ def fault_of(log_w_n: Tensor, log_z: Estimate, k: float | None = None, missed: f
         return NO_WEIGHT
     k = pareto_k(log_w_n) if k is None else k
     return fault(k, float(ess(log_w_n)), len(log_w_n), log_z.standard_error, missed)
+
+
+def fault_of_groups(log_w_n: Tensor, value_n: Tensor, group_n: Tensor) -> str:
+    """What is wrong with populations of particles (islands) that are each copies of a few.
+
+    The error of E_p*[f] over the groups against what it were for independent draws says how many
+    draws they are worth. Of fewer than eight groups that is no more than noise; f is `value_n`.
+    """
+    names, row_n = group_n.unique(return_inverse=True)
+    groups, num = len(names), len(log_w_n)
+    if groups < _FEWEST_GROUPS or groups == num:
+        return ""
+    share_n = log_w_n.softmax(0)
+    on_n = share_n > 0
+    off_n = torch.where(on_n, share_n * (value_n - float(share_n[on_n] @ value_n[on_n])), 0.0)
+    off_G = torch.zeros(groups, dtype=torch.float64).index_add(0, row_n, off_n)
+    alone, together = float(off_n.square().sum()), float(off_G.square().sum())
+    least = min(_FEWEST_EFFECTIVE, 0.5 * num)
+    if not alone * num < least * together:
+        return ""
+    return (
+        f"the {num} draws of a prompt are worth {num * alone / together:.0f}: each of {groups} "
+        "populations has copies of a few"
+    )
 
 
 def finding(faults: Sequence[str], what: str, hint: str, name: str = NOT_TRUSTED) -> Finding | None:

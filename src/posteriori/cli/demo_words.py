@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ..diagnostics.best_of_n_points import BestOfN, best_of_n_points
+from ..diagnostics.collapse import collapse
 from ..diagnostics.evaluate import Report
 from ..types import Estimate
 from .demo_plan import Trial
 from .tables import shown
 
-_COLLAPSED_ENTROPY = 0.5
-"""A policy is called collapsed below this share of the prior's entropy ..."""
 _COLLAPSED_UNIQUE = 0.5
-"""... and this share of its distinct completions."""
+"""A policy that has collapsed has so little of the prior's distinct completions too."""
 
 
 def conclusion(
@@ -70,7 +69,7 @@ def best_of_prior(prior: Report) -> tuple[BestOfN, ...]:
 def collapsed(report: Report, prior: Report) -> bool:
     """Whether a policy has lost most of the prior's entropy and of its distinct completions."""
     return (
-        report["entropy"].value < _COLLAPSED_ENTROPY * prior["entropy"].value
+        collapse(report["entropy"], prior["entropy"]) is not None
         and report["unique_fraction"].value < _COLLAPSED_UNIQUE * prior["unique_fraction"].value
     )
 

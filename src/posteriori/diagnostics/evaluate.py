@@ -182,15 +182,7 @@ def evaluate(
     if of_prior is not None:
         sides.append((of_prior, log_pi_of_prior))
     prompts = range(len(target.prompts))
-    strata = [
-        [stratum(draws, log_pi_N, rows(draws, at)) for draws, log_pi_N in sides] for at in prompts
-    ]
-    evidence = [torch.cat([s.log_evidence_n for s in both]) for both in strata]
-    most = most_evidence(evidence, target.max_log_evidence)
-    mixtures = [
-        Mixture(both[0], both[1] if len(both) > 1 else None, log_max_evidence)
-        for both, log_max_evidence in zip(strata, most, strict=True)
-    ]
+    mixtures, evidence = mixtures_of(target, sides)
     waste = wasted(mixtures, beta_of(target))
     figures = figures_of(of_policy, mixtures, waste, max_reward=max_reward_of(target))
     if target.max_log_evidence is None:
@@ -206,7 +198,7 @@ def evaluate(
         waste,
         None if of_prior is None else _unique(of_prior, prompts),
         combine(cut, "consistent"),
-        [fault_of_mixture(m) if m.log_z_value > -math.inf else "" for m in mixtures],
+        faults_of(mixtures),
         never_varies(evidence, target.max_log_evidence),
     )
     figures = of_all_prompts(figures, len(target.prompts) / len(whole.prompts))
@@ -231,6 +223,29 @@ def _check(
         check_outcomes_of(target.prior, prior_draws.completions, "prior_draws")
     if posterior is not None:
         check_posterior(posterior, target)
+
+
+def mixtures_of(
+    target: Target, sides: Sequence[tuple[Draws, Tensor]]
+) -> tuple[list[Mixture], list[Tensor]]:
+    """Each prompt's mixture, and the log-evidence of its draws. `sides` are draws of the policy,
+    and of the prior where that is another model, each with log pi."""
+    strata = [
+        [stratum(draws, log_pi_N, rows(draws, at)) for draws, log_pi_N in sides]
+        for at in range(len(target.prompts))
+    ]
+    evidence = [torch.cat([s.log_evidence_n for s in both]) for both in strata]
+    most = most_evidence(evidence, target.max_log_evidence)
+    mixtures = [
+        Mixture(both[0], both[1] if len(both) > 1 else None, log_max_evidence)
+        for both, log_max_evidence in zip(strata, most, strict=True)
+    ]
+    return mixtures, evidence
+
+
+def faults_of(mixtures: Sequence[Mixture]) -> list[str]:
+    """What is wrong with each prompt's weights. That none has any is another finding's."""
+    return [fault_of_mixture(m) if m.log_z_value > -math.inf else "" for m in mixtures]
 
 
 def _truncated_in_target(mixture: Mixture, sides: Sequence[Draws], at: int) -> Estimate:

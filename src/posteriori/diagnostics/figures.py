@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from torch import Tensor
@@ -55,21 +55,16 @@ def figures_of(
     texts = [of_prompt(draws, at) for at in range(num_prompts)]
     completions = draws.completions
 
-    def mean_over_draws(
-        values_N: Tensor, farthest: Callable[[int], float] | None = None
-    ) -> Estimate:
-        def of(at: int) -> Estimate:
-            values_n = values_N[rows(draws, at)]
-            most = math.nan if farthest is None else farthest(at)
-            return mean(values_n, missed_of_mean(values_n, most))
+    near = distances_of(draws, mixtures)
 
-        return by_prompt(num_prompts, of, "unbiased")
+    def mean_over_draws(values_N: Tensor, most: float = math.nan) -> Estimate:
+        return _means(draws, values_N, [most] * num_prompts)
 
     figures = {
-        "log_z": combine([m.log_z() for m in mixtures], "lower_bound"),
-        "elbo": mean_over_draws(draws.log_weight, lambda at: mixtures[at].farthest_evidence()),
+        "log_z": near["log_z"],
+        "elbo": near["elbo"],
         "eubo": combine([divergences.eubo(m) for m in mixtures], "consistent"),
-        "kl_to_target": at_least_zero(combine([m.kl_to_target() for m in mixtures], "consistent")),
+        "kl_to_target": near["kl_to_target"],
         "kl_from_target": at_least_zero(
             combine([divergences.kl_from_target(m) for m in mixtures], "consistent")
         ),
@@ -77,12 +72,12 @@ def figures_of(
         "js": combine([divergences.jensen_shannon(m) for m in mixtures], "consistent"),
         "wasted_nats": waste.nats,
         "effective_beta": waste.beta,
-        "kl_to_prior": at_least_zero(mean_over_draws(draws.log_proposal_N - draws.log_prior_N)),
+        "kl_to_prior": near["kl_to_prior"],
         "entropy": mean_over_draws(-draws.log_proposal_N),
         "target_entropy": at_least_zero(
             combine([divergences.target_entropy(m) for m in mixtures], "consistent")
         ),
-        "mean_reward": mean_over_draws(draws.reward_N, lambda _: max_reward),
+        "mean_reward": mean_over_draws(draws.reward_N, max_reward),
     }
     for name, level in QUANTILES.items():
         figures[name] = combine(
@@ -103,6 +98,29 @@ def figures_of(
         "unique_fraction": combine([unique_fraction(each) for each in texts], "heuristic"),
         "self_bleu": combine([self_bleu(each) for each in texts], "heuristic"),
     }
+
+
+def distances_of(draws: Draws, mixtures: Sequence[Mixture]) -> dict[str, Estimate]:
+    """log_z, elbo, kl_to_target and kl_to_prior of `FIGURES`."""
+    farthest = [m.farthest_evidence() for m in mixtures]
+    from_prior_N = draws.log_proposal_N - draws.log_prior_N
+    return {
+        "log_z": combine([m.log_z() for m in mixtures], "lower_bound"),
+        "elbo": _means(draws, draws.log_weight, farthest),
+        "kl_to_target": at_least_zero(combine([m.kl_to_target() for m in mixtures], "consistent")),
+        "kl_to_prior": at_least_zero(_means(draws, from_prior_N, [math.nan] * len(mixtures))),
+    }
+
+
+def _means(draws: Draws, values_N: Tensor, farthest: Sequence[float]) -> Estimate:
+    """The mean of each prompt's values, and of them all; the draws may have missed values as far
+    off as `farthest`."""
+
+    def of(at: int) -> Estimate:
+        values_n = values_N[rows(draws, at)]
+        return mean(values_n, missed_of_mean(values_n, farthest[at]))
+
+    return by_prompt(len(farthest), of, "unbiased")
 
 
 def bounded(

@@ -8,10 +8,8 @@ from dataclasses import dataclass
 
 from .. import reliability
 from ..types import Draws, Estimate, Finding
+from .collapse import SURE, collapse
 from .wasted import Wasted
-
-SURE = 5.0
-"""Standard errors by which a figure must pass its threshold: chance does so once in a million."""
 
 NEAR = 0.02
 """Nats. KL(pi, p) <= 0.02 is a total variation of at most sqrt(0.02 / 2) = 0.1 (Pinsker): fewer
@@ -19,18 +17,6 @@ than a tenth of the draws would have to be others. A policy that near to a poste
 
 MUCH = 0.5
 """Of a distance or a price: a part is called large where it is more than all the rest."""
-
-COLLAPSED_SHARE = 0.5
-"""A policy has collapsed that has less than half of its target's entropy, in nats ..."""
-
-COLLAPSED_NATS = math.log(10.0)
-"""... and less than a tenth as many completions as the target has: exp(entropy) counts how many
-equally likely ones there would be. Either alone misleads: of a target with a nat of entropy half is
-soon lost, and of one with a hundred nats a tenth of the completions is gone at a sharper comma."""
-
-GONE_SHARE, GONE_NATS = 0.1, math.log(2.0)
-"""Below a tenth of the target's entropy, and half as many completions, hardly anything varies any
-more: level stop, however little the target has."""
 
 
 @dataclass(frozen=True)
@@ -97,13 +83,12 @@ def _ruled_out(draws: Draws) -> Finding | None:
 
 def _collapsed(figures: Mapping[str, Estimate], prior_unique: Estimate | None) -> Finding | None:
     own, wanted, unique = (figures[k] for k in ("entropy", "target_entropy", "unique_fraction"))
-    gap = wanted.value - own.value - SURE * math.hypot(own.standard_error, wanted.standard_error)
-    gone = gap > GONE_NATS and own.value < GONE_SHARE * wanted.value
-    if not (gone or (gap > COLLAPSED_NATS and own.value < COLLAPSED_SHARE * wanted.value)):
+    level = collapse(own, wanted)
+    if level is None:
         return None
     of_prior = "" if prior_unique is None else f" (the prior's {prior_unique.value:.1%})"
     return Finding(
-        "stop" if gone else "warn",
+        level,
         "collapsed",
         f"entropy is {own.value:.2f} nats where target_entropy is {wanted.value:.2f}, and "
         f"{unique.value:.1%} of the draws are distinct{of_prior}: the policy repeats itself.",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import EvidenceError
-from ..numerics import reliable_k
+from ..reliability import heavy_tail
 from ..types import Finding, Prompt
 from .dual import Dual
 
@@ -118,7 +118,7 @@ def prompts_covered(dual: Dual, lambda_K: Tensor) -> list[bool]:
     num = dual.log_w_PN.shape[1]
     # k-hat is NaN for too few draws with weight, which the share tells, and for dependent ones.
     return [
-        float(effective) >= LEAST_EFFECTIVE * num and not k > reliable_k(num)
+        float(effective) >= LEAST_EFFECTIVE * num and not heavy_tail(k, float(effective), num)
         for effective, k in zip(dual.effective(lambda_K), dual.pareto_k(lambda_K), strict=True)
     ]
 

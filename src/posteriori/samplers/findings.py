@@ -122,12 +122,11 @@ def findings_of_weights(
         each = [_log_z_of(draws, mine) for mine in rows] if log_z is None else log_z
         most = largest_weights(target, draws)
         evidence = [draws.log_evidence_N[mine].cpu() for mine in rows]
+        groups = [None if draws.group_N is None else draws.group_N[mine].cpu() for mine in rows]
         faults = [
-            _fault(log_w_n, z, log_e_n, bound, draws.group_N is not None)
-            if lives or not weighted
-            else ""
-            for log_w_n, z, log_e_n, bound, lives in zip(
-                weights, each, evidence, most, alive, strict=True
+            _fault(log_w_n, z, log_e_n, bound, group_n) if lives or not weighted else ""
+            for log_w_n, z, log_e_n, bound, lives, group_n in zip(
+                weights, each, evidence, most, alive, groups, strict=True
             )
         ]
         name = reliability.NOT_TRUSTED if weighted else reliability.LOG_Z_NOT_TRUSTED
@@ -140,10 +139,15 @@ def findings_of_weights(
 
 
 def _fault(
-    log_w_n: Tensor, log_z: Estimate, log_e_n: Tensor, log_max_weight: float, grouped: bool
+    log_w_n: Tensor,
+    log_z: Estimate,
+    log_e_n: Tensor,
+    log_max_weight: float,
+    group_n: Tensor | None,
 ) -> str:
-    """`reliability.fault_of`. An infinite error, of a single population, hides nothing."""
-    if grouped and not reliability.jumps(log_e_n, log_max_weight):
+    """`reliability.fault_of`, and `fault_of_groups`. An infinite error, of a single population,
+    hides nothing."""
+    if group_n is not None and not reliability.jumps(log_e_n, log_max_weight):
         largest = log_z.value
     else:
         largest = max(float(log_w_n.max()), log_max_weight)
@@ -151,7 +155,10 @@ def _fault(
     if not math.isfinite(log_z.standard_error):
         missed = 0.0
         log_z = Estimate(log_z.value, 0.0, log_z.kind, log_z.num_draws)
-    return reliability.fault_of(log_w_n, log_z, missed=missed)
+    found = reliability.fault_of(log_w_n, log_z, missed=missed)
+    if found or group_n is None:
+        return found
+    return reliability.fault_of_groups(log_w_n, log_e_n, group_n)
 
 
 def _log_z_of(draws: Draws, mine: Tensor) -> Estimate:
