@@ -210,8 +210,8 @@ def measured(
     found: dict[tuple, list[Run]] = defaultdict(list)
     done = set()
     file.parent.mkdir(parents=True, exist_ok=True)
-    lines = file.read_text().splitlines() if file.exists() else []
-    for line in map(json.loads, lines):
+    lines = file.read_text().split("\n")[:-1] if file.exists() else []
+    for line in (json.loads(each) for each in lines):
         kind, world, num = line["of"]
         done.add((kind, world, num))
         for name, run in line["runs"]:

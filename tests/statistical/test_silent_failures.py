@@ -1,0 +1,179 @@
+"""Worlds of rare evidence: no value is off by over five stated errors without a finding.
+
+Each world is a table over single tokens. Where a run may be silent with probability p <= 0.01, at
+most 10 of 100 runs are, but for a chance of P(Binomial(100, 0.01) > 10) = 7e-9. What draws for all
+runs are made at once is judged run by run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import posteriori as po
+from posteriori import reliability
+from posteriori.diagnostics.evaluate import faults_of, mixtures_of
+from posteriori.diagnostics.figures import distances_of
+from posteriori.diagnostics.frontier import frontier_of
+from posteriori.draw import draw
+from posteriori.errors import FrontierError
+from posteriori.numerics import log_mean_exp
+from posteriori.samplers.findings import findings_of_draws, log_z_of_pool, log_z_of_populations
+from posteriori.seeds import generator
+
+RUNS, MOST_SILENT = 100, 10
+
+
+class World:
+    """Prompt i has outcome v with probability mass[i][v] and log-evidence log_e[i][v]."""
+
+    def __init__(self, mass, log_e, *, stated):
+        self.log_prior = torch.tensor(mass, dtype=torch.float64).log()
+        self.log_e = torch.tensor(log_e, dtype=torch.float64)
+        prompts = [f"p{at}" for at in range(len(mass))]
+        self.words = tuple(f"w{at}" for at in range(len(mass[0])))
+        prior = po.TabularLM(self.log_prior[:, None], tuple(prompts), self.words)
+
+        def reward(prompts, completion_ids, **_):
+            each = zip(prompts, completion_ids, strict=True)
+            return [log_e[int(prompt[1:])][ids[0]] for prompt, ids in each]
+
+        most = max(map(max, log_e)) if stated else None
+        self.target = po.Target(prior, po.Reward(reward, beta=1.0, max_reward=most), prompts, 1)
+        self.log_z = float((self.log_prior + self.log_e).logsumexp(-1).mean())
+
+    def kl(self, t):
+        log_p = (self.log_prior + t * self.log_e).log_softmax(-1)
+        return float((log_p.exp() * (log_p - self.log_prior)).sum(-1).mean())
+
+    def mean_e(self, t):
+        log_p = (self.log_prior + t * self.log_e).log_softmax(-1)
+        return float((log_p.exp() * self.log_e).sum(-1).mean())
+
+
+RARE = World([[0.6, 0.396, 0.004]], [[0.0, 0.0, 4.2]], stated=True)
+JACKPOT = World([[0.6, 0.3995, 0.0005]], [[0.0, 0.1, 9.0]], stated=True)
+UNEVEN = World(
+    [[0.6, 0.4, 0.0001], [0.6, 0.398, 0.002]], [[0.0, -0.4, 0.0], [-7.0, -7.0, 0.0]], stated=False
+)
+NEAR = World([[0.4, 0.35, 0.25], [0.3, 0.3, 0.4]], [[0.0, 0.6, 1.1], [0.2, 1.0, 0.0]], stated=False)
+
+
+def apart(draws):
+    prompts = len(draws.completions.prompt_set)
+    rows = torch.arange(len(draws)).view(prompts, RUNS, -1)
+    return (draws.select(rows[:, run].flatten()) for run in range(RUNS))
+
+
+def silent(estimate, found, truth):
+    flagged = any(each.level in ("warn", "stop") for each in found)
+    return not flagged and abs(estimate.value - truth) > 5 * estimate.standard_error
+
+
+def silent_pools(world, num, seed=3):
+    whole = po.sample(world.target, "importance", RUNS * num, seed=seed)
+    judged = (log_z_of_pool(world.target, draws, weighted=True) for draws in apart(whole))
+    return sum(silent(log_z, found, world.log_z) for log_z, found in judged)
+
+
+WORLDS = pytest.mark.parametrize(
+    "world", [RARE, JACKPOT, UNEVEN], ids=["rare", "jackpot", "uneven"]
+)
+
+
+@WORLDS
+@pytest.mark.parametrize("num", [24, 120, 1000])
+def test_pools_are_not_wrong_in_silence(world, num):
+    """`importance`, and what stands behind the log Z of qrs, best_of_n and imh."""
+    assert silent_pools(world, num) <= MOST_SILENT
+
+
+@WORLDS
+def test_it_is_what_was_missed_that_says_so(world, monkeypatch):
+    """The rule without it, and what stood before: k-hat and the draws' own spread."""
+    monkeypatch.setattr(reliability, "missed", lambda *_: 0.0)
+    monkeypatch.setattr("posteriori.estimates.missed_error", lambda *_: 0.0)
+    assert silent_pools(world, 120) > MOST_SILENT
+
+
+def test_a_grade_of_another_prompt_is_what_tells_of_the_uneven_one(monkeypatch):
+    own = lambda evidence, stated: [float(each.max()) for each in evidence]  # noqa: E731
+    monkeypatch.setattr(reliability, "most_evidence", own)
+    assert silent_pools(UNEVEN, 120) > MOST_SILENT
+
+
+@WORLDS
+def test_populations_are_not_wrong_in_silence(world):
+    whole = po.sample(world.target, "smc", RUNS * 100, seed=5, replicates=4 * RUNS)
+    count = 0
+    for draws in apart(whole):
+        log_z_PC = log_mean_exp(draws.log_weight.view(len(world.log_e), 4, -1))
+        log_z = log_z_of_populations(world.target, draws, log_z_PC)
+        found = findings_of_draws(replace(draws, log_z=log_z, findings=()), world.target)
+        count += silent(log_z, found, world.log_z)
+    assert count <= MOST_SILENT
+
+
+@WORLDS
+def test_evaluating_the_prior_is_not_wrong_in_silence(world):
+    target = world.target
+    whole = draw(target, target.prior, RUNS * 120, generator(7))
+    truth = {"log_z": world.log_z, "elbo": world.mean_e(0.0)}
+    counts = dict.fromkeys(truth, 0)
+    for draws in apart(whole):
+        mixtures, _ = mixtures_of(target, [(draws, draws.log_proposal_N)])
+        if any(faults_of(mixtures)):
+            continue
+        for name, value in truth.items():
+            e = distances_of(draws, mixtures)[name]
+            counts[name] += abs(e.value - value) > 5 * e.standard_error
+    assert max(counts.values()) <= MOST_SILENT
+
+
+def test_near_the_target_nothing_is_flagged():
+    """1000 draws: with at most 1% of runs flagged, 11 of 100 are with a chance of 7e-9."""
+    whole = po.sample(NEAR.target, "importance", RUNS * 1000, seed=2)
+    flagged = covered = 0
+    for draws in apart(whole):
+        log_z, found = log_z_of_pool(NEAR.target, draws, weighted=True)
+        flagged += bool(found)
+        covered += abs(log_z.value - NEAR.log_z) < 1.96 * log_z.standard_error
+    assert flagged <= MOST_SILENT
+    # P(Binomial(100, 0.95) < 81) = 3e-8.
+    assert covered >= 81
+
+
+def test_the_frontier_ends_where_a_prompt_knows_nothing():
+    whole = draw(UNEVEN.target, UNEVEN.target.prior, RUNS * 150, generator(9))
+    blind = [p for p in apart(whole) if float(p.log_evidence_N[150:].max()) < -1]
+    assert len(blind) > 50
+    for pool in blind[:5]:
+        with pytest.raises(FrontierError, match="beyond the frontier's end"):
+            frontier_of(UNEVEN.target, pool, strongest=1.0).at_beta(1.0)
+
+
+def test_errors_on_the_frontier_are_those_at_what_is_held_fixed():
+    """KL at a reward and reward at a KL cover the truth: of 24 intervals of 95% at least 15 do, but
+    for a chance of P(Binomial(24, 0.95) < 15) = 4e-8."""
+    kl, reward, held = NEAR.kl(0.3), NEAR.mean_e(0.3), [0, 0]
+    whole = draw(NEAR.target, NEAR.target.prior, RUNS * 400, generator(4))
+    for pool in list(apart(whole))[:24]:
+        curve = frontier_of(NEAR.target, pool, strongest=0.4)
+        of_kl, of_reward = curve.at_reward(reward).kl, curve.at_kl(kl).reward
+        held[0] += abs(of_kl.value - kl) < 1.96 * of_kl.standard_error
+        held[1] += abs(of_reward.value - reward) < 1.96 * of_reward.standard_error
+    assert min(held) >= 15
+
+
+def test_the_error_at_a_reward_is_that_of_log_z_and_at_a_kl_beta_times_it():
+    """The envelope theorem, where the reward is beta log e."""
+    pool = draw(NEAR.target, NEAR.target.prior, 2000, generator(6))
+    curve = frontier_of(NEAR.target, pool, strongest=0.6)
+    at_reward, at_kl = curve.at_reward(NEAR.mean_e(0.3)), curve.at_kl(NEAR.kl(0.3))
+    own = at_reward.log_z.standard_error
+    assert at_reward.kl.standard_error == pytest.approx(own, rel=0.02)
+    assert curve.at_beta(at_reward.beta).kl.standard_error > 1.5 * own
+    expected = at_kl.beta * at_kl.log_z.standard_error
+    assert at_kl.reward.standard_error == pytest.approx(expected, rel=0.02)
