@@ -13,7 +13,7 @@ from posteriori.models.tabular import TabularLM
 
 @pytest.fixture
 def table():
-    return TabularLM.random(["x", "y", "<eos>"], prompts=["a", "b"], seed=0, max_new_tokens=2)
+    return TabularLM.random(["<eos>", "x", "y"], prompts=["a", "b"], seed=0, max_new_tokens=2)
 
 
 def inner(text):
