@@ -52,6 +52,11 @@ class Constraint:
         )
 
     @property
+    def callers(self) -> tuple[Caller, ...]:
+        """What calls the user's functions, and counts it."""
+        return tuple(ask for ask in (self._ask, self._ask_prefix) if ask is not None)
+
+    @property
     def counts(self) -> CallCounts:
         """Of whole completions; prefixes are not counted."""
         return self._ask.counts

@@ -18,6 +18,8 @@ from ..models.kept import kept_while_frozen
 from ..objectives.base import Objective
 from ..out_of_memory import explained
 from ..protocols import TrainableLM
+from ..runs.files import save_folder
+from ..runs.streams import Streams, read_streams
 from ..seeds import derive, generator
 from ..stopping import Signalled, Signals
 from ..target import Target
@@ -25,7 +27,6 @@ from ..types import Draws, Finding
 from . import guards
 from .checkpoint import Running, load_newest, remove_unfinished, save_checkpoint
 from .effective import EffectiveDraws
-from .files import save_folder
 from .fitted import OF_THE_RUN, stopped_by
 from .fitted import Fit as Fit
 from .learnable import Learnable
@@ -35,7 +36,6 @@ from .run_dir import RunDirectory, jsonable
 from .schedule import prompts_of_step, share_of_rate
 from .selection import Selection, State
 from .signal import signal_of
-from .streams import Streams, read_streams
 from .update import Updater
 
 StepCallback = Callable[[dict[str, Any]], None]
