@@ -40,6 +40,19 @@ class LogDensity(NamedTuple):
     reward: Tensor
 
 
+def check_evidence(log_evidence_N: Tensor, completions: Completions) -> None:
+    """Raises `EvidenceError` for NaN and +inf: r / beta may pass the largest number there is."""
+    bad_N = log_evidence_N.isnan() | (log_evidence_N == math.inf)
+    if bool(bad_N.any()):
+        row = int(bad_N.nonzero()[0])
+        raise EvidenceError(
+            f"the log-evidence of {completions.texts[row][:60]!r}, for the prompt "
+            f"{str(completions.prompts[row])[:60]!r}, is {float(log_evidence_N[row])}",
+            where="Target",
+            hint="it has to be finite or -inf: raise beta, or return smaller rewards",
+        )
+
+
 class Target:
     """p*(y|c) = prior(y|c) e(c, y) / Z(c), the posterior that alignment approximates.
 
@@ -206,6 +219,7 @@ class Target:
             log_evidence_N = log_evidence_N + self._tempered(scores.log_evidence.to(device))
             kind = rewards if getattr(evidence, "is_reward", False) else others
             kind.append(scores.reward.to(device))
+        check_evidence(log_evidence_N, completions)
         reward_N = sum(rewards or others, torch.zeros_like(log_evidence_N))
         return Scores(log_evidence_N, reward_N)
 

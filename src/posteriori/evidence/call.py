@@ -24,6 +24,7 @@ from torch import Tensor
 from ..errors import EvidenceCallError, EvidenceError
 from ..protocols import Columns
 from ..types import Completions, Message
+from .torch_settings import torch_as_it_was
 
 
 @dataclass
@@ -132,9 +133,10 @@ def ask(
     }
     texts = arguments["completions"]
     try:
-        answer = fn(**_accepted(fn, told, name))
-        if inspect.isawaitable(answer):
-            answer = _run(answer)
+        with torch_as_it_was():
+            answer = fn(**_accepted(fn, told, name))
+            if inspect.isawaitable(answer):
+                answer = _run(answer)
     except EvidenceError:
         raise
     except Exception as error:  # whatever a user's function raises becomes one typed error
@@ -229,7 +231,7 @@ def _as_float(answer: Any) -> float | None:
         return None
     try:
         return float(answer)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 
