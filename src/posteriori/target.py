@@ -25,6 +25,7 @@ from .protocols import (
 )
 from .registry import language_model
 from .spending import spend
+from .tokens import check_outcomes_of
 from .types import Completions, Finding, Prompt, prompt_key
 
 PromptSource: TypeAlias = "Sequence[Prompt] | PromptData | Any"
@@ -38,19 +39,6 @@ class LogDensity(NamedTuple):
     evidence: Tensor
     total: Tensor
     reward: Tensor
-
-
-def check_evidence(log_evidence_N: Tensor, completions: Completions) -> None:
-    """Raises `EvidenceError` for NaN and +inf: r / beta may pass the largest number there is."""
-    bad_N = log_evidence_N.isnan() | (log_evidence_N == math.inf)
-    if bool(bad_N.any()):
-        row = int(bad_N.nonzero()[0])
-        raise EvidenceError(
-            f"the log-evidence of {completions.texts[row][:60]!r}, for the prompt "
-            f"{str(completions.prompts[row])[:60]!r}, is {float(log_evidence_N[row])}",
-            where="Target",
-            hint="it has to be finite or -inf: raise beta, or return smaller rewards",
-        )
 
 
 class Target:
@@ -179,6 +167,7 @@ class Target:
         `EvidenceError` where the evidence fails.
         """
         completions.check_outcomes(self.max_new_tokens)
+        check_outcomes_of(self.prior, completions, "Target.log_density")
         log_prior_N = self.log_prior(completions)
         scores = self.score(completions, log_prior_N)
         total_N = log_prior_N + scores.log_evidence
@@ -219,7 +208,14 @@ class Target:
             log_evidence_N = log_evidence_N + self._tempered(scores.log_evidence.to(device))
             kind = rewards if getattr(evidence, "is_reward", False) else others
             kind.append(scores.reward.to(device))
-        check_evidence(log_evidence_N, completions)
+        wrong_N = log_evidence_N.isnan() | log_evidence_N.isposinf()
+        if bool(wrong_N.any()):
+            row = int(wrong_N.nonzero()[0])
+            raise EvidenceError(
+                f"the log-evidence of completion {row} ({completions.texts[row][:60]!r}) is "
+                f"{float(log_evidence_N[row])}",
+                hint="log e(c, y) may be any finite number of nats, or -inf where it rules one out",
+            )
         reward_N = sum(rewards or others, torch.zeros_like(log_evidence_N))
         return Scores(log_evidence_N, reward_N)
 

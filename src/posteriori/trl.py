@@ -27,6 +27,7 @@ from .errors import ConfigError, ModelError
 from .models.adapters import activate, forget_active
 from .models.causal import CausalLM
 from .target import Target
+from .tokens import difference_in_outcomes
 from .train.alarm import alarms
 from .train.watch import FIGURES, Watch, line_of
 
@@ -206,13 +207,10 @@ def _check_same_tokens(policy: CausalLM, target: Target) -> None:
             where="PosterioriCallback",
             hint="load a copy of what the trainer starts from with posteriori.load",
         )
-    same = (
-        policy.eos_token_ids == prior.eos_token_ids
-        and policy.tokenizer.get_vocab() == prior.tokenizer.get_vocab()
-    )
-    if not same:
+    difference = difference_in_outcomes(prior, policy, target.prompts)
+    if difference is not None:
         raise ModelError(
-            "the tokens of the trainer's model are not those of the target's prior",
+            f"the tokens of the trainer's model are not those of the target's prior: {difference}",
             where="PosterioriCallback",
             hint="load the prior from what the trainer starts from",
         )

@@ -14,6 +14,7 @@ from ..protocols import LanguageModel
 from ..runs.records import storable
 from ..spending import counted
 from ..target import Target
+from ..tokens import check_same_outcomes
 from ..types import Completions, Cost, Draws, Prompt
 from .guidance import Foresight
 from .particles import Lanes, Particles, lanes
@@ -33,6 +34,10 @@ class Plan:
     resampling: Scheme
     ess_threshold: float | None = None
     guidance: float = 0.9
+
+    def __post_init__(self) -> None:
+        target = self.target
+        check_same_outcomes(target.prior, self.proposal, target.prompts, "proposal")
 
     @property
     def steers(self) -> bool:
