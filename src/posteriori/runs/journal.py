@@ -69,9 +69,7 @@ def fold(
         for number in range(at, len(items)):
             before, item = state, items[number]
             state = _within(growing.inner(number), lambda s=before, i=item: step(s, i))
-            growing.save(
-                lambda s=state, n=number: (n + 1, pack(s)), last=number + 1 == len(items)
-            )
+            growing.save(lambda s=state, n=number: (n + 1, pack(s)), last=number + 1 == len(items))
     return state
 
 

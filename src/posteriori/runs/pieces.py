@@ -91,9 +91,7 @@ class Pieces:
             counter.counts = counter.counts + type(counter.counts)(**more)
         return value
 
-    def _write(
-        self, file: Path, value: Any, generators: Generators, before: Sequence[Any]
-    ) -> bool:
+    def _write(self, file: Path, value: Any, generators: Generators, before: Sequence[Any]) -> bool:
         states = [None if g is None else g.get_state() for g in generators]
         counts = [
             {k: v - getattr(then, k) for k, v in vars(counter.counts).items()}
