@@ -106,7 +106,7 @@ def _finished(draws: Draws, sampler: Sampler, job: Job) -> Draws:
         cost=replace(draws.cost, seconds=time.perf_counter() - job.started),
     )
     said = {finding.name for finding in draws.findings}
-    found = (*findings_of_draws(draws), *job.target.findings)
+    found = (*findings_of_draws(draws, job.target), *job.target.findings)
     more = [finding for finding in found if finding.name not in said]
     return replace(draws, findings=(*draws.findings, *more))
 

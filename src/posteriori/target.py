@@ -208,6 +208,14 @@ class Target:
             log_evidence_N = log_evidence_N + self._tempered(scores.log_evidence.to(device))
             kind = rewards if getattr(evidence, "is_reward", False) else others
             kind.append(scores.reward.to(device))
+        wrong_N = log_evidence_N.isnan() | log_evidence_N.isposinf()
+        if bool(wrong_N.any()):
+            row = int(wrong_N.nonzero()[0])
+            raise EvidenceError(
+                f"the log-evidence of completion {row} ({completions.texts[row][:60]!r}) is "
+                f"{float(log_evidence_N[row])}",
+                hint="log e(c, y) may be any finite number of nats, or -inf where it rules one out",
+            )
         reward_N = sum(rewards or others, torch.zeros_like(log_evidence_N))
         return Scores(log_evidence_N, reward_N)
 

@@ -115,6 +115,7 @@ class Reward:
     def score(self, completions: Completions, columns: Columns) -> Scores:
         beta = price(self.beta, "Reward")
         r_N = torch.zeros(len(completions), dtype=torch.float64)
+        ruled_out_N = torch.zeros(len(completions), dtype=torch.bool)
         for name, ask, weight in zip(self.names, self._ask, self.weights, strict=True):
             answers = ask(completions, columns)
             each_N = numbers(answers, completions, name=ask.name, unit="reward")
@@ -122,6 +123,16 @@ class Reward:
                 _tell(name, completions, each_N)
             each_N = torch.nan_to_num(each_N, nan=0.0, neginf=-math.inf)
             r_N = r_N + (weight * each_N).where(each_N > -math.inf, -math.inf)
+            ruled_out_N = ruled_out_N | each_N.isneginf()
+        off_N = ~(r_N / beta).isfinite() & ~ruled_out_N
+        if bool(off_N.any()):
+            row = int(off_N.nonzero()[0])
+            raise EvidenceError(
+                f"a reward of {float(r_N[row]):g} over beta {beta:g} is no finite number "
+                f"(completion {row}, {completions.texts[row][:60]!r})",
+                where=self.name,
+                hint="raise beta, or scale the reward down",
+            )
         return Scores(log_evidence=r_N / beta, reward=r_N)
 
 

@@ -11,12 +11,13 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from ..config import Strict
-from ..estimates import combine, log_mean_weight, worst
+from ..estimates import worst
 from ..numerics import ess, log_mean_exp
 from ..runs.journal import fold, once
 from ..strict import as_tuple
 from ..types import Cost, Draws, Estimate, Guarantee
 from .base import Job, Sampler
+from .findings import log_z_of_populations
 from .ladder import check_ladder, pilot
 from .resampling import ancestors
 from .suffix_moves import SuffixMoves
@@ -103,14 +104,12 @@ class Annealed(Sampler):
             cost = Cost()
             log_z_parts.append(log_mean_exp(draws.log_weight.view(num_prompts, size, each)))
             rates.append(size * rate_P)
-        log_z = [
-            replace(log_mean_weight(log_z_I), num_draws=islands * each)
-            for log_z_I in torch.cat(log_z_parts, dim=1)
-        ]
-        draws = _thinned(Draws.concat(job.kept), job)
+        whole = Draws.concat(job.kept)
+        log_z = log_z_of_populations(job.target, whole, torch.cat(log_z_parts, dim=1))
+        draws = _thinned(whole, job)
         return replace(
             draws,
-            log_z=combine(log_z, "lower_bound"),
+            log_z=log_z,
             figures=_figures(torch.stack(rates).sum(0) / islands, len(ladder) - 1, each * islands),
         )
 

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from ..config import Strict
 from ..errors import ConfigError
-from ..estimates import combine, log_mean_weight
 from ..protocols import TrainableLM
 from ..runs.journal import once
 from ..types import Completions, Draws, Guarantee
 from .base import Job, Sampler
+from .findings import log_z_of_populations
 from .particles import stepping
 from .populations import Plan, Populations
 from .resampling import Choices, Scheme
@@ -92,8 +92,8 @@ class SMC(Sampler):
         # Populations of unequal size count by their size, as their draws do.
         share_C = (size_C.double() * replicates / job.num_samples).log()
         log_z_PC = torch.cat(log_z).view(-1, replicates) + share_C
-        estimates = [log_mean_weight(each) for each in log_z_PC]
-        return replace(Draws.concat(job.kept), log_z=combine(estimates, "lower_bound"))
+        draws = Draws.concat(job.kept)
+        return replace(draws, log_z=log_z_of_populations(job.target, draws, log_z_PC))
 
     def _replicates(self, num_samples: int) -> int:
         wanted = self.settings.replicates
