@@ -77,9 +77,9 @@ def test_moments_are_shown_with_lambda_and_what_was_attained(wanted):
 
 def test_a_sample_says_what_its_draws_attain(wanted):
     arguments = ("--sampler", "importance", "--num-samples", "400")
-    told = wanted.sample(*arguments, "--output", "one.jsonl", "--json").json
+    told = wanted.sample(*arguments, "--output", str(wanted.folder / "one.jsonl"), "--json").json
     attained = told["moments"]["number of b"]["attained"]["draws"]
     # A normal beyond 5.5 errors: once in 2.6e7.
     assert abs(attained["value"] - 0.15) < 5.5 * attained["standard_error"]
-    out = wanted.sample(*arguments, "--output", "two.jsonl").out
+    out = wanted.sample(*arguments, "--output", str(wanted.folder / "two.jsonl")).out
     assert "mean of 'number of b': 0.15 wanted" in out
