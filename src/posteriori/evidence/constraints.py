@@ -23,6 +23,14 @@ from .word_list import word_pattern
 
 _HALF = "\N{REPLACEMENT CHARACTER}"
 
+_LITERAL = regex_module.compile(
+    r"\\[pPN]\{[^}]*\}|\\(?![bBmMzZGXRK])[\s\S]|\[\^?\]?(?:\\[\s\S]|[^\]\\])*\]"
+)
+"""What stands for one character, whatever it is written with: \\$, \\{, \\p{L}, [$^]."""
+
+_VERBOSE = regex_module.compile(r"\(\?[a-zA-Z0-9]*x")
+"""Comments may hold brackets that begin no set."""
+
 _LOOKS_AROUND = regex_module.compile(r"\\[bBmMzZGXRK]|\$|\(\?(?:<?[=!]|\()|\(\*|\{[^}\d,]")
 """What may look at the end of a prefix and take it for the end of the text (assertions,
 conditionals, verbs, fuzzy matching). It may find too many of them: that only costs pruning."""
@@ -48,7 +56,8 @@ def regex(
 
     Patterns are those of the package `regex`, which contain those of `re`. A prefix is ruled out
     when no continuation of it can match, by partial matching. Patterns with assertions about what
-    comes next (\\b, $, lookarounds) cannot be judged so and have no prefix check; `^` can.
+    comes next (\\b, $, lookarounds) cannot be judged so and have no prefix check; `^`, and
+    a literal \\$ or [$], can.
 
     Raises `ConfigError` for a pattern that cannot be compiled.
     """
@@ -65,10 +74,16 @@ def regex(
         ) from error
     find = compiled.fullmatch if match == "full" else compiled.search
     whole = TextTest(f"regex {pattern}", lambda text: find(text) is not None)
-    if _LOOKS_AROUND.search(pattern):
+    if _looks_around(pattern, flags):
         return Constraint(whole, **calling)
     prefix = TextTest(whole.__name__, lambda text: find(text, partial=True) is not None, half=True)
     return Constraint(whole, prefix, **calling)
+
+
+def _looks_around(pattern: str, flags: int) -> bool:
+    is_verbose = flags & regex_module.VERBOSE or _VERBOSE.search(pattern)
+    bare = pattern if is_verbose else _LITERAL.sub("x", pattern)
+    return _LOOKS_AROUND.search(bare) is not None
 
 
 def words(

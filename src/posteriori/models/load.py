@@ -139,8 +139,8 @@ def _load_plain(
         place, gguf = str(Path(path).parent), {"gguf_file": Path(path).name}
     if (gguf and not Path(path).exists()) or is_gone(path):
         raise ModelError(f"there is no model at '{path}'", hint="check the path")
+    check_model_name(path, BUNDLED, kind="a causal language model")
     try:
-        check_model_name(path, BUNDLED)
         with loading() as options:
             options |= gguf | trust
             tokenizer = AutoTokenizer.from_pretrained(tokenizer_path or place, **options)
@@ -148,10 +148,6 @@ def _load_plain(
                 place, dtype=torch.float32, output_loading_info=True, **options
             )
         model, info = loaded
-    except ModelError as error:
-        raise ModelError(
-            f"cannot load a causal language model from '{path}': {error.what}", hint=error.hint
-        ) from error
     except UNREADABLE as error:
         raise ModelError(
             f"cannot load a causal language model from '{path}': {first_line(error)}",

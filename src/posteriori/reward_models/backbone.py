@@ -118,7 +118,7 @@ def load_backbone(
     place = str(path)
     if place.startswith(("/", ".")) and not Path(place).exists():
         raise ModelError(f"there is no model at '{place}'", hint="check the path")
-    check_model_name(place, ())
+    check_model_name(place, (), kind="a sequence-classification model")
     try:
         # A head that is not in the checkpoint is drawn from torch's global stream.
         with loading() as options, torch.random.fork_rng(devices=[]):
