@@ -14,6 +14,7 @@ from ..config import FitSettings, budget_of, parse
 from ..errors import ConfigError
 from ..fingerprints.fingerprint import fingerprint
 from ..objectives.base import Objective
+from ..objectives.pairs import Pairs
 from ..prompt_sample import sampled_prompts
 from ..protocols import TrainableLM
 from ..registry import make
@@ -26,6 +27,7 @@ from .default_objective import AUTO, default_objective, recorded_objective
 from .held_out import held_out_target
 from .lookout import EvaluationCallback, Lookout, Note
 from .overwrite import remove_run
+from .pair_figures import pair_figures
 from .peft_config import with_lora_config
 from .reported import written_report
 from .run_dir import RunDirectory, jsonable, refuse_taken
@@ -173,6 +175,10 @@ def fit(
                 lookout.observers.append(trackers.evaluation)
         fitted = trainer.run()
     fitted.budget, fitted.objective = budget, made.name
+    if isinstance(made, Pairs):
+        fitted.pairs = pair_figures(target, made, fitted.policy)
+        if fitted.pairs is not None:
+            fitted.findings = (*fitted.findings, *fitted.pairs.findings)
     if report and fitted.output_dir is not None:
         page = written_report(fitted, target, checked.max_prompts, checked.seed)
         on_note(f"report: {page}")
