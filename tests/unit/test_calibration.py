@@ -81,9 +81,9 @@ class TestTemperature:
 
     def test_a_model_at_chance_is_told(self):
         """0.53 of 60 pairs, and 0.8 of them."""
-        delta = torch.linspace(0.1, 2, 60, dtype=torch.float64)
+        delta = torch.linspace(0.1, 4, 60, dtype=torch.float64)
         at = torch.arange(60)
-        label = torch.where(at < 30, at < 14, at % 5 < 3).double()
+        label = torch.where(at < 30, at % 5 < 2, at % 3 < 2).double()
         (finding,) = held_out_figures(delta, label, range(60)).findings
         assert finding.name == "at_chance"
         assert "0.5333 ± 0.065 of 60 held-out pairs (60 prompts)" in finding.message
