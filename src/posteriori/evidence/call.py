@@ -26,6 +26,7 @@ from ..given_evidence import lacking, missing_argument
 from ..protocols import Columns
 from ..types import Completions, Message
 from ..user_code import place_of_error
+from .torch_settings import torch_as_it_was
 
 
 @dataclass
@@ -134,9 +135,10 @@ def ask(
     }
     texts = arguments["completions"]
     try:
-        answer = fn(**_accepted(fn, told, name))
-        if inspect.isawaitable(answer):
-            answer = _run(answer)
+        with torch_as_it_was():
+            answer = fn(**_accepted(fn, told, name))
+            if inspect.isawaitable(answer):
+                answer = _run(answer)
     except EvidenceError:
         raise
     except Exception as error:  # whatever a user's function raises becomes one typed error
@@ -222,7 +224,7 @@ def _as_float(answer: Any) -> float | None:
         return None
     try:
         return float(answer)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 

@@ -18,6 +18,7 @@ from ..errors import ConfigError
 from .call import own_text
 from .constraint import Constraint
 from .json_text import JsonText
+from .pattern_size import check_pattern_size
 from .word_list import word_pattern
 
 _HALF = "\N{REPLACEMENT CHARACTER}"
@@ -62,6 +63,7 @@ def regex(
     """
     if match not in ("full", "search"):
         raise ConfigError(f"match='{match}' is neither 'full' nor 'search'", where="regex")
+    check_pattern_size(pattern, "regex")
     try:
         compiled = regex_module.compile(pattern, flags)
     except regex_module.error as error:
