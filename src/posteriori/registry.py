@@ -37,6 +37,7 @@ OBJECTIVES = {
 EVIDENCE = {
     "reward": "posteriori.evidence.reward:Reward",
     "likelihood": "posteriori.evidence.likelihood:Likelihood",
+    "verifier": "posteriori.evidence.verifier:Verifier",
     "constraint": "posteriori.evidence.constraint:Constraint",
     "judge": "posteriori.evidence.judge:Judge",
     "moments": "posteriori.evidence.moments:Moments",
