@@ -18,9 +18,19 @@ class PosterioriError(Exception):
         self.what, self.where, self.hint = what, where, hint
         super().__init__(self.__str__())
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # An exception is rebuilt from its arguments alone, without keywords.
+        return _rebuilt, (type(self), self.args, vars(self))
+
     def __str__(self) -> str:
         head = f"{self.where}: {self.what}" if self.where else self.what
         return f"{head}; {self.hint}" if self.hint else head
+
+
+def _rebuilt(kind: type[PosterioriError], args: tuple[Any, ...], state: dict) -> PosterioriError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
 
 
 class ConfigError(PosterioriError):

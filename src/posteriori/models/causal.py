@@ -205,7 +205,7 @@ class CausalLM(CausalScoring):
         A reduced-precision model is left as it is: there rounding is part of the distribution. So
         is one whose attention is float32 whatever its weights are (Bloom).
         """
-        if self.compute_dtype != torch.float32:
+        if self.compute_dtype != torch.float32 or weights.quantisation(self.model):
             return self
         with lock_of(self._run.base):
             copied = weights.own_copy(self.model).double()
@@ -219,13 +219,14 @@ class CausalLM(CausalScoring):
 
         `full`: a copy with float32 master weights. `lora`: an adapter on these same weights; this
         model goes on without it. Raises `ModelError` for a LoRA policy on a model that is itself
-        an adapter, or one that is warped.
+        an adapter, and for a model that is warped or quantised.
         """
         if self.warp != Warp():
             raise ModelError(
                 "a warped model cannot be trained: its log-prob is not that of its weights",
                 hint="load the prior without temperature, top_k, top_p and min_new_tokens",
             )
+        weights.check_trainable(self.model)
         if kind == "full":
             with lock_of(self._run.base):
                 return self._like(weights.full_copy(self.model, self.adapter), None)
