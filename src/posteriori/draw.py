@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from .protocols import LanguageModel
+from .runs.journal import once
 from .spending import counted
 from .target import Target
 from .tokens import check_same_outcomes
@@ -29,15 +30,32 @@ def draw(
     The proposal's log-probs are those that its sampler returns: no second pass. Where the proposal
     is the prior itself, they serve as log prior too. `on_progress` counts passes over completions:
     drawing them, scoring them by the prior (where that is needed), and asking the evidence.
+    A finished piece of work: see `runs.journal`.
     """
-    start = time.perf_counter()
     asked = target.prompts if prompts is None else prompts
     check_same_outcomes(target.prior, proposal, asked, "proposal")
+    return once(
+        lambda: _draw(target, proposal, num_samples, generator, asked, on_progress), generator
+    )
+
+
+def _draw(
+    target: Target,
+    proposal: LanguageModel,
+    num_samples: int,
+    generator: torch.Generator | None,
+    asked: Sequence[Prompt],
+    on_progress: Progress | None,
+) -> Draws:
+    start = time.perf_counter()
     number = num_samples * len(asked)
     passes = 1 if proposal is target.prior else 2
     drawing, *scoring, judging = portions(on_progress, [number] * (passes + 1))
     with one_pass(drawing, number):
-        completions = proposal.sample(asked, num_samples, target.max_new_tokens, generator)
+        completions = once(
+            lambda: proposal.sample(asked, num_samples, target.max_new_tokens, generator),
+            generator,
+        )
     assert completions.token_log_prob_NL is not None, "a sampler returns its draws' log-probs"
     if proposal is target.prior:
         token_log_prior_NL = completions.token_log_prob_NL

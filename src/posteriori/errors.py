@@ -19,17 +19,20 @@ class PosterioriError(Exception):
         super().__init__(self.__str__())
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # An exception is rebuilt from its arguments alone, without keywords.
-        return _rebuilt, (type(self), self.args, vars(self))
+        """Also of errors with arguments of their own: a worker's error reaches its caller."""
+        return _made_again, (type(self), self.args, self.__dict__)
 
     def __str__(self) -> str:
         head = f"{self.where}: {self.what}" if self.where else self.what
         return f"{head}; {self.hint}" if self.hint else head
 
 
-def _rebuilt(kind: type[PosterioriError], args: tuple[Any, ...], state: dict) -> PosterioriError:
-    error = kind.__new__(kind, *args)
-    error.__dict__.update(state)
+def _made_again(
+    kind: type[PosterioriError], arguments: tuple[Any, ...], held: dict[str, Any]
+) -> PosterioriError:
+    error = kind.__new__(kind, *arguments)
+    error.args = arguments
+    error.__dict__.update(held)
     return error
 
 

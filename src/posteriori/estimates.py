@@ -4,39 +4,68 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from .numerics import Spread, log_mean_exp, t_factor
+from .reliability import missed as missed_error
 from .types import Estimate, Kind
 
 
-def mean(values_n: Tensor) -> Estimate:
-    """The mean of independent draws with its standard error.
+def mean(values_n: Tensor, missed: float = 0.0) -> Estimate:
+    """The mean of independent draws with its standard error, and the error by what they may have
+    `missed` (`reliability.missed_of_mean`).
 
     Infinite as soon as one value is; an infinity that was seen is certain, so its error is zero.
     """
     value = float(values_n.double().mean())
     if math.isinf(value):
         return Estimate(value, 0.0, "exact", len(values_n))
-    error, degrees = Spread.of_means([values_n])
+    error, degrees = Spread.of_means([values_n], missed)
     return Estimate(value, error, "unbiased", len(values_n), degrees_of_freedom=degrees)
 
 
-def log_mean_weight(log_w_N: Tensor, kind: Kind = "lower_bound") -> Estimate:
+def log_mean_weight(
+    log_w_N: Tensor,
+    kind: Kind = "lower_bound",
+    *,
+    log_max_weight: float = -math.inf,
+    num_draws: int | None = None,
+) -> Estimate:
     """log Z-hat = log (1/N) sum_i w_i from N independent weights with E[w] = Z; float64, nats.
 
     Z-hat is unbiased, so log Z-hat is below log Z in expectation (Jensen). The standard error is
-    that of Z-hat relative to it (delta method). It is infinite for a single weight, and where none
-    is above zero: the value is -inf then, which says little about Z.
+    that of Z-hat relative to it (delta method), and what the draws may have missed
+    (`reliability.missed`): as much of the largest weight that was seen, or that there can be
+    (`log_max_weight`). It is infinite for a single weight, and where none is above zero: the value
+    is -inf then, which says little about Z. Where each weight is the mean of a population,
+    `num_draws` is how many draws the populations have together.
     """
     log_w_N = log_w_N.double().cpu()
+    num = num_draws or len(log_w_N)
     value = float(log_mean_exp(log_w_N))
     if value == -math.inf or len(log_w_N) < 2:
-        return Estimate(value, math.inf, kind, len(log_w_N))
-    error, degrees = Spread.of_means([(log_w_N - value).exp()])
-    return Estimate(value, error, kind, len(log_w_N), degrees_of_freedom=degrees)
+        return Estimate(value, math.inf, kind, num)
+    # A population that weighs more than others has found no more than its own draws.
+    own = float(log_w_N.max()) if num_draws is None else value
+    error, degrees = Spread.of_means(
+        [(log_w_N - value).exp()], missed_error(value, max(own, log_max_weight), num)
+    )
+    return Estimate(value, error, kind, num, degrees_of_freedom=degrees)
+
+
+def at_least_zero(estimate: Estimate) -> Estimate:
+    """A figure that is 0 or more by its nature, and each prompt's: what chance takes below 0 is
+    given as 0, and is consistent then and no longer unbiased."""
+
+    def one(each: Estimate) -> Estimate:
+        if not each.value < 0:
+            return each
+        return replace(each, value=0.0, kind="consistent" if each.kind == "unbiased" else each.kind)
+
+    return replace(one(estimate), per_prompt=tuple(map(one, estimate.per_prompt)))
 
 
 def by_prompt(num_prompts: int, estimate: Callable[[int], Estimate], kind: Kind) -> Estimate:

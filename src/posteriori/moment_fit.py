@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +24,8 @@ from .evidence.moment_checks import (
     prompts_covered,
 )
 from .evidence.moments import FittedMoments, Moments
+from .fingerprints.fingerprint import digest
+from .fingerprints.keeping import keeping
 from .protocols import LanguageModel, SteppingLM
 from .registry import find
 from .samplers.base import Sampler
@@ -58,6 +62,8 @@ def fit_moments(
     sampler: str | Sampler | None = None,
     proposal: LanguageModel | None = None,
     on_progress: Progress | None = None,
+    journal: Path | str | None = None,
+    resume: bool = False,
 ) -> FittedMoments:
     """lambda = argmin (1/P) sum_c log E_c[exp(lambda . phi)] - lambda . wanted, for the `Moments`
     of this target, from now on; E_c is over the rest of it, prior x other evidence.
@@ -72,14 +78,29 @@ def fit_moments(
     prefix by the features it has so far; for models that cannot be run token by token it is
     "annealed". `on_progress` counts passes over the first draws, and begins again with each round.
 
+    `journal` is a folder that has what is finished until all is: with `resume=True` a run that was
+    killed goes on from there, and ends with the same bits. The folder stays, to be removed when
+    it is of no use any more.
+
     Guarantee: by enumeration lambda is exact; by draws it is consistent, and its standard error is
     the sandwich estimate over independent draws (or the sampler's groups of dependent ones).
     Raises `ConfigError` for a target without moments, `EvidenceError` for features that are
     constant among the draws, collinear, or cannot have the wanted means.
     """
+
+    def about() -> dict[str, Any]:
+        return {
+            "the work": "fit_moments",
+            "sampler": digest(sampler),
+            "proposal": digest(None if proposal is target.prior else proposal),
+        }
+
     for each in target.evidence:
         if isinstance(each, Moments):
-            return each.fit_with(lambda moments: fitted(moments, sampler, proposal, on_progress))
+            with keeping(target, journal, about, resume=resume, fits_moments=False):
+                return each.fit_with(
+                    lambda moments: fitted(moments, sampler, proposal, on_progress)
+                )
     raise ConfigError("the target has no Moments", hint="put one among its evidence")
 
 

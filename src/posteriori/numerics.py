@@ -30,6 +30,8 @@ def ess(log_w_N: Tensor) -> Tensor:
 
 def variance_of_mean(values_N: Tensor) -> Tensor:
     """The estimated variance of the mean of independent draws, s^2 / N; NaN for a single draw."""
+    if values_N.shape[-1] < 2:
+        return torch.full(values_N.shape[:-1], torch.nan, dtype=torch.float64)
     return values_N.double().var(-1, unbiased=True) / values_N.shape[-1]
 
 
@@ -56,17 +58,19 @@ class Spread(NamedTuple):
     degrees_of_freedom: float
 
     @classmethod
-    def of_means(cls, parts: Sequence[Tensor]) -> Spread:
+    def of_means(cls, parts: Sequence[Tensor], beside: float = 0.0) -> Spread:
         """Of a sum of independent means, each of independent values [n].
 
             error^2 = t^2 sum_i s_i^2 / n_i,    t = `t_factor`(degrees of freedom),
 
-        with the degrees of freedom of Welch (1947) and Satterthwaite (1946).
+        with the degrees of freedom of Welch (1947) and Satterthwaite (1946). `beside`: an error of
+        another kind, which needs no t and adds its own square.
         """
-        return cls.joined(
+        own = cls.joined(
             [math.sqrt(float(variance_of_mean(values_n))) for values_n in parts],
             [len(values_n) - 1.0 for values_n in parts],
         )
+        return cls(math.hypot(own.error, beside), own.degrees_of_freedom)
 
     @classmethod
     def joined(cls, errors: Sequence[float], degrees: Sequence[float]) -> Spread:
@@ -95,7 +99,7 @@ def pareto_k(log_w_N: Tensor) -> float:
     would be zeros, which the fit divides by. Log-weights closer than rounding count as tied.
     """
     positive = log_w_N[~log_w_N.isneginf()]
-    if len(positive) < _FEWEST:
+    if len(positive) < FEWEST_FOR_A_TAIL:
         return math.nan
     relative_N, threshold = _tail(positive)
     if threshold is None:
@@ -113,7 +117,7 @@ def pareto_smooth(log_w_N: Tensor) -> Tensor:
     """
     log_w_N = log_w_N.double()
     on_N = ~log_w_N.isneginf()
-    if int(on_N.sum()) < _FEWEST:
+    if int(on_N.sum()) < FEWEST_FOR_A_TAIL:
         return log_w_N
     relative_n, threshold = _tail(log_w_N[on_N])
     if threshold is None:
@@ -136,7 +140,7 @@ def pareto_smooth(log_w_N: Tensor) -> Tensor:
     return log_w_N.masked_scatter(on_N, smooth_n)
 
 
-_FEWEST = 25
+FEWEST_FOR_A_TAIL = 25
 """Draws with weight that a tail is fitted to."""
 
 _ROUNDING = 1e-4

@@ -11,12 +11,14 @@ import unicodedata
 from collections.abc import Mapping
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .config import is_prompt
 from .data.rows import rows_of
 from .errors import DataError
-from .types import Prompt
+
+if TYPE_CHECKING:
+    from .types import Prompt
 
 PairSource = Any
 """A path, a `datasets.Dataset`, a DataFrame, a list of rows: see `data.rows.rows_of`."""

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import ConfigError, unknown_name
-from .protocols import LanguageModel
+
+if TYPE_CHECKING:
+    from .protocols import LanguageModel
 
 MadeT = TypeVar("MadeT")
 
@@ -35,6 +37,7 @@ OBJECTIVES = {
 EVIDENCE = {
     "reward": "posteriori.evidence.reward:Reward",
     "likelihood": "posteriori.evidence.likelihood:Likelihood",
+    "verifier": "posteriori.evidence.verifier:Verifier",
     "constraint": "posteriori.evidence.constraint:Constraint",
     "judge": "posteriori.evidence.judge:Judge",
     "moments": "posteriori.evidence.moments:Moments",
@@ -96,6 +99,8 @@ _LANGUAGE_MODEL = "posteriori.models.given:as_language_model"
 def language_model(given: Any, role: str, like: Any = None) -> LanguageModel:
     """`given` where it is a language model already, else what `models.given` makes of it: of a
     path, a transformers model, a trainer. Raises `ModelError` for what cannot be one."""
+    from .protocols import LanguageModel
+
     ours = hasattr(given, "eos_token_ids") or isinstance(given, LanguageModel)
     if ours and not isinstance(given, type):
         return given

@@ -5,11 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, get_args
 
 import torch
 
 from .errors import ConfigError, PosterioriError, SamplingStopped
+from .fingerprints.fingerprint import digest
+from .fingerprints.keeping import keeping
 from .out_of_memory import explained
 from .protocols import LanguageModel
 from .registry import language_model, make
@@ -29,6 +32,8 @@ def sample(
     *,
     on_progress: Progress | None = None,
     on_keep: Callable[[Draws], None] | None = None,
+    journal: Path | str | None = None,
+    resume: bool = False,
     **settings: Any,
 ) -> Draws:
     """Draws of p*(y|c) = prior(y|c) e(c, y) / Z(c): `num_samples` a prompt, prompt by prompt.
@@ -40,7 +45,14 @@ def sample(
     What the draws are worth is in the result: `guarantee`, `log_weight`, `log_z` (an `Estimate`
     with one a prompt inside, None where the algorithm gives none), `findings` in words, and `cost`.
     Reproducible from `seed`. `on_keep` sees finished draws on the way, where the sampler finishes
-    some before the others. Raises `ConfigError` for a wrong setting, `EvidenceError` where the
+    some before the others.
+
+    `journal` is a folder that has what is finished until all is: with `resume=True` a run that was
+    killed goes on from there, and ends with the same bits. The folder stays, to be removed when the
+    draws are kept elsewhere; it is refused for other settings or another target
+    (`CheckpointError`).
+
+    Raises `ConfigError` for a wrong setting, `EvidenceError` where the
     evidence fails, `MemoryLimitError` where memory runs out; a run that is interrupted or fails
     half way raises `SamplingStopped`, which carries the draws that were finished.
     """
@@ -52,8 +64,22 @@ def sample(
         proposal = drawing
     made = make("sampler", sampler, settings, "settings")
     job = Job(target, proposal or target.prior, num_samples, seed, on_progress, on_keep=on_keep)
+
+    def about() -> dict[str, Any]:
+        return {
+            "the work": f"sample by {made.name}",
+            "the sampler": digest(type(made)),
+            "its settings": digest(made.settings),
+            "num_samples": num_samples,
+            "seed": seed,
+            "proposal": digest(None if job.proposal is target.prior else job.proposal),
+        }
+
     try:
-        with explained("sampling", "set a lower num_samples, max_new_tokens or memory_gib"):
+        with (
+            keeping(target, journal, about, resume=resume),
+            explained("sampling", "set a lower num_samples, max_new_tokens or memory_gib"),
+        ):
             draws = made.run(job)
     except (PosterioriError, KeyboardInterrupt) as error:
         if not job.kept:
@@ -80,7 +106,7 @@ def _finished(draws: Draws, sampler: Sampler, job: Job) -> Draws:
         cost=replace(draws.cost, seconds=time.perf_counter() - job.started),
     )
     said = {finding.name for finding in draws.findings}
-    found = (*findings_of_draws(draws), *job.target.findings)
+    found = (*findings_of_draws(draws, job.target), *job.target.findings)
     more = [finding for finding in found if finding.name not in said]
     return replace(draws, findings=(*draws.findings, *more))
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from .data.prompts import PromptData, sample_rows
 from .data.prompts import prompts as read_prompts
 from .errors import ConfigError, EvidenceError
-from .given_evidence import checked_evidence
+from .given_evidence import check_arguments, checked_evidence, placed
 from .occurrence import marked, place_of
 from .protocols import (
     Evidence,
@@ -25,6 +25,7 @@ from .protocols import (
 )
 from .registry import language_model
 from .spending import spend
+from .tokens import check_outcomes_of
 from .types import Completions, Finding, Prompt, prompt_key
 
 PromptSource: TypeAlias = "Sequence[Prompt] | PromptData | Any"
@@ -92,6 +93,7 @@ class Target:
                 raise ConfigError(
                     f"column '{name}' has {len(values)} values for {len(self.prompts)} prompts"
                 )
+        check_arguments(self.evidence, self.columns)
         for each in self.evidence:
             if isinstance(each, TargetEvidence):
                 each.enter(self)
@@ -166,6 +168,7 @@ class Target:
         `EvidenceError` where the evidence fails.
         """
         completions.check_outcomes(self.max_new_tokens)
+        check_outcomes_of(self.prior, completions, "Target.log_density")
         log_prior_N = self.log_prior(completions)
         scores = self.score(completions, log_prior_N)
         total_N = log_prior_N + scores.log_evidence
@@ -197,15 +200,26 @@ class Target:
         rewards: list[Tensor] = []
         others: list[Tensor] = []
         for evidence in self.evidence:
-            if isinstance(evidence, PriorEvidence):
-                if log_prior_N is None:
-                    log_prior_N = self.log_prior(completions)
-                scores = evidence.score(completions, columns, log_prior_N)
-            else:
-                scores = evidence.score(completions, columns)
+            try:
+                if isinstance(evidence, PriorEvidence):
+                    if log_prior_N is None:
+                        log_prior_N = self.log_prior(completions)
+                    scores = evidence.score(completions, columns, log_prior_N)
+                else:
+                    scores = evidence.score(completions, columns)
+            except EvidenceError as error:
+                raise placed(error, evidence) from error.__cause__
             log_evidence_N = log_evidence_N + self._tempered(scores.log_evidence.to(device))
             kind = rewards if getattr(evidence, "is_reward", False) else others
             kind.append(scores.reward.to(device))
+        wrong_N = log_evidence_N.isnan() | log_evidence_N.isposinf()
+        if bool(wrong_N.any()):
+            row = int(wrong_N.nonzero()[0])
+            raise EvidenceError(
+                f"the log-evidence of completion {row} ({completions.texts[row][:60]!r}) is "
+                f"{float(log_evidence_N[row])}",
+                hint="log e(c, y) may be any finite number of nats, or -inf where it rules one out",
+            )
         reward_N = sum(rewards or others, torch.zeros_like(log_evidence_N))
         return Scores(log_evidence_N, reward_N)
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .errors import ModelError
+import torch
+
+from .errors import ModelError, OutcomeError
 from .prompted import Prompted, prompt_ids
 from .protocols import LanguageModel
-from .types import Prompt
+from .types import Completions, Prompt
 
 
 def difference_in_tokens(one: LanguageModel, other: LanguageModel) -> str | None:
@@ -44,9 +46,23 @@ def check_same_outcomes(
     ids for every prompt (a chat template of its own, or another BOS, gives others). A log-ratio of
     models that differ in one of these is a number without a meaning.
     """
+    difference = difference_in_outcomes(prior, other, prompts)
+    if difference is not None:
+        raise ModelError(
+            f"prior and {role} do not share their outcomes: {difference}",
+            where=role,
+            hint="give both the same tokenizer, chat template and end-of-sequence ids "
+            "(model.generation_config.eos_token_id), and embeddings of the same size",
+        )
+
+
+def difference_in_outcomes(
+    prior: LanguageModel, other: LanguageModel, prompts: Sequence[Prompt]
+) -> str | None:
+    """Why the two are no distributions over the same outcomes; None where they are."""
     mine, theirs = _bare(prior), _bare(other)
     if mine is theirs:
-        return
+        return None
     difference = None
     if hasattr(mine, "tokenizer") == hasattr(theirs, "tokenizer"):
         # The names of a table's tokens are for people: against a tokenizer, their number counts.
@@ -55,13 +71,36 @@ def check_same_outcomes(
         difference = f"rows for {mine.vocab_size} and for {theirs.vocab_size} tokens"
     if difference is None:
         difference = _difference_in_prompts(mine, theirs, prompts)
-    if difference is not None:
-        raise ModelError(
-            f"prior and {role} do not share their outcomes: {difference}",
-            where=role,
-            hint="give both the same tokenizer, chat template and end-of-sequence ids "
-            "(model.generation_config.eos_token_id), and embeddings of the same size",
-        )
+    return difference
+
+
+def check_outcomes_of(lm: LanguageModel, completions: Completions, role: str) -> None:
+    """Raise `OutcomeError` unless completions that somebody brings (draws, a data set: their
+    `role`) can be this model's: ids that it has, and its ends of sequence at the end and nowhere
+    else."""
+    tokens_NL, mask_NL = completions.tokens_NL, completions.mask_NL
+    eos = torch.tensor(sorted(lm.eos_token_ids), device=tokens_NL.device)
+    place_L = torch.arange(tokens_NL.shape[1], device=tokens_NL.device)
+    last_NL = place_L == completions.lengths_N[:, None] - 1
+    wanted_NL = last_NL & completions.ended_N[:, None]
+    wrong = {
+        f"has a token beyond the model's {lm.vocab_size}": tokens_NL >= lm.vocab_size,
+        f"goes on, or is cut off, after an end of sequence of the model ({eos.tolist()})": (
+            torch.isin(tokens_NL, eos) & ~wanted_NL
+        ),
+        f"ends with what is no end of sequence of the model ({eos.tolist()})": (
+            ~torch.isin(tokens_NL, eos) & wanted_NL
+        ),
+    }
+    for why, wrong_NL in wrong.items():
+        bad_N = (wrong_NL & mask_NL).any(-1)
+        if bool(bad_N.any()):
+            row = int(bad_N.nonzero()[0])
+            raise OutcomeError(
+                f"completion {row} ({completions.completion_ids[row]}) {why}",
+                where=role,
+                hint="draw with a model that has the prior's tokens and end-of-sequence ids",
+            )
 
 
 def _difference_in_prompts(

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import builtins
 import json
+from dataclasses import replace
+from typing import Any
 
 import pytest
+import torch
 
 import posteriori as po
+from posteriori.cli.demo_fits import Job, fit_all
 from posteriori.cli.demo_plan import FULL, QUICK, Trial, make_room, offensiveness, trials
 from posteriori.cli.demo_words import conclusion
-from posteriori.errors import ConfigError
+from posteriori.diagnostics.best_of_n_points import BestOfN
+from posteriori.errors import CheckpointError, ConfigError
 from posteriori.types import Estimate
 
 POLICIES = ["prior", "rl", "soft_q, beta 0.1", "soft_q, beta 0.03"]
@@ -19,8 +24,6 @@ POLICIES = ["prior", "rl", "soft_q, beta 0.1", "soft_q, beta 0.03"]
 @pytest.fixture
 def small_scale(monkeypatch):
     """Two prompts and the fewest draws: what is tested is the way, not the figures."""
-    from dataclasses import replace
-
     monkeypatch.setattr(
         "posteriori.cli.demo.QUICK",
         replace(QUICK, num_samples=2, judged_by=4, max_new_tokens=4, steps=1, alone_steps=1),
@@ -48,7 +51,7 @@ def test_the_demo_and_the_demo_again(cli, tmp_path, small_scale):
     assert list(evaluation["policies"]) == POLICIES
     assert evaluation["beta_of_target"]["rl"] == 0.03
     assert "<html" in (folder / "report.html").read_text()
-    assert po.load(folder / "rl" / "policy").adapter is not None
+    assert po.load(folder / "rl" / "policy").adapter is None
     assert not (folder / "rl" / "checkpoints").exists()
 
     again = cli("demo", "--quick", "--output-dir", str(folder), "--json", "--quiet")
@@ -101,8 +104,43 @@ def test_the_reward_is_a_probability_with_its_sign_turned():
     assert -1 <= rude < -0.9 < -0.5 < polite <= 0
 
 
-def _report(entropy: float, unique: float, kl: float) -> dict:
-    figures = {"entropy": entropy, "unique_fraction": unique, "kl_to_target": kl, "mean_reward": -1}
+def test_fits_side_by_side_are_those_of_one_process(tmp_path, capsys):
+    pytest.importorskip("profanity_check")
+    scale = replace(QUICK, num_samples=2, max_new_tokens=3, steps=1, alone_steps=1)
+    both = [trial for trial in trials(scale) if trial.beta == scale.betas[-1]]
+
+    def fitted(workers):
+        folder = tmp_path / str(workers)
+        jobs = [Job(t, scale, ("You look like",), folder / t.folder, 0) for t in both]
+        return fit_all(jobs, workers, quiet=False)
+
+    alone, beside = fitted(1), fitted(2)
+    lines = capsys.readouterr().err
+    assert list(alone) == list(beside) == [trial.name for trial in both]
+    for name, fit in alone.items():
+        weights = fit.policy.module.state_dict()
+        others = beside[name].policy.module.state_dict()
+        assert all(torch.equal(tensor, others[key]) for key, tensor in weights.items())
+        assert fit.history[0]["loss"] == beside[name].history[0]["loss"]
+        assert lines.count(f"{name}: step 1/1") == 2
+
+
+def test_an_error_in_one_process_ends_them_all(tmp_path):
+    pytest.importorskip("profanity_check")
+    scale = replace(QUICK, num_samples=2, max_new_tokens=3, steps=1, alone_steps=1)
+    jobs = [Job(t, scale, ("You look like",), tmp_path / "one", 0) for t in trials(scale)[:2]]
+    with pytest.raises(CheckpointError, match="one"):
+        fit_all(jobs, 2, quiet=True)
+
+
+def _report(entropy: float, unique: float, kl: float) -> Any:
+    figures = {
+        "entropy": entropy,
+        "unique_fraction": unique,
+        "kl_to_target": kl,
+        "mean_reward": -1,
+        "kl_to_prior": 0.3,
+    }
     return {name: Estimate(value, 0.01, "unbiased", 100) for name, value in figures.items()}
 
 
@@ -115,7 +153,11 @@ def _concluded(**changed) -> str:
     } | {name: _report(*figures) for name, figures in changed.items()}
     named: dict[str, Trial] = {trial.name: trial for trial in trials(FULL)}
     distances = {beta: Estimate(5.0 + beta, 0.1, "consistent", 100) for beta in FULL.betas}
-    return conclusion(named, reports, distances)
+    best = [
+        BestOfN(n, Estimate(kl, 0.0, "exact", 100), Estimate(reward, 0.01, "consistent", 100))
+        for n, kl, reward in ((2, 0.19, -3.0), (4, 0.64, -0.5))
+    ]
+    return conclusion(named, reports, distances, best)
 
 
 def test_the_conclusion_is_worked_out_from_the_figures():
@@ -124,6 +166,10 @@ def test_the_conclusion_is_worked_out_from_the_figures():
     assert "soft_q, beta 0.1 brought it to 1.000 and did not collapse" in shown
     assert "0.300 ± 0.010 nats from the target at beta 0.1, where the prior is 5.10 away" in shown
     assert "So reward alone collapsed" in shown
+    assert (
+        "soft_q, beta 0.1 spends 0.300 ± 0.010 nats of KL from the prior; for as much reward "
+        "best-of-n takes n = 4, which is 0.64." in shown
+    )
     assert "does not show" in _concluded(rl=(10, 0.5, 15))
     assert "does not show" in _concluded(rl=(0.5, 0.01, 0.5))
     assert "does not show" in _concluded(**{"soft_q, beta 0.1": (0.5, 0.01, 0.3)})

@@ -12,8 +12,8 @@ import pytest
 
 import posteriori as po
 from posteriori.errors import CheckpointError
-from posteriori.train.fingerprint import digest
-from posteriori.train.lock import Lock
+from posteriori.fingerprints.fingerprint import digest
+from posteriori.runs.lock import Lock
 from posteriori.train.run_dir import RunDirectory
 
 pytestmark = pytest.mark.moves_rng
@@ -199,7 +199,7 @@ def test_a_second_writer_is_refused_while_the_first_one_lives(table, tmp_path):
 
 def test_the_lock_of_a_dead_process_is_taken(tmp_path):
     code = (
-        "import os, sys; from pathlib import Path; from posteriori.train.lock import Lock\n"
+        "import os, sys; from pathlib import Path; from posteriori.runs.lock import Lock\n"
         "Lock(Path(sys.argv[1])); os.kill(os.getpid(), 9)"
     )
     dead = subprocess.run([sys.executable, "-c", code, str(tmp_path)], timeout=60, check=False)

@@ -17,8 +17,8 @@ import posteriori as po
 from posteriori.cli.draws_file import Kept, write_draws, write_or_rescue
 from posteriori.errors import CheckpointError, ModelError
 from posteriori.report.csv_files import _cell
+from posteriori.runs import files
 from posteriori.samplers.twist_head import TwistHead
-from posteriori.train import files
 
 
 def count_a(completions, **kwargs):

@@ -193,11 +193,16 @@ def test_without_noise_draws_give_the_exact_figures_and_the_errors_of_the_delta_
     for at in (0, 1):
         log_pi, log_prior = exact.log_prob(lm)[at].detach(), exact.log_prior[at]
         log_star, log_e = tilted(exact, t)[at], exact.log_evidence[at]
-        w = (log_star - torch.logaddexp(log_pi, log_prior) + math.log(2)).exp()
+        log_m = torch.logaddexp(log_pi, log_prior) - math.log(2)
+        w, c = (log_star - log_m).exp(), (log_prior - log_m).expm1()
         mean_e = float((log_star.exp() * log_e).sum())
         rho = log_star - log_pi
-        tilt = w * (log_e - mean_e) / 2
-        for log_q, nats, slope in ((log_pi, w / 2 - rho, tilt - log_e), (log_prior, w / 2, tilt)):
+        m_c = log_m.exp() * c / float((log_m.exp() * c * c).sum())
+        # What prior/m, whose mean is known, foretells of a weight is no error.
+        of_z, tilt = (
+            value - (m_c * value).sum() * c for value in (w / 2, w * (log_e - mean_e) / 2)
+        )
+        for log_q, nats, slope in ((log_pi, of_z - rho, tilt - log_e), (log_prior, of_z, tilt)):
             of_nats.append(variance(log_q, nats))
             of_slope.append(variance(log_q, slope))
         curvature.append(variance(log_star, log_e))

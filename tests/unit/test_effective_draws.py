@@ -39,7 +39,7 @@ def sharpened(lm: po.TabularLM, power: float) -> po.TabularLM:
 
 
 def measured(target: po.Target, policy, num: int, seed: int, prompts=None) -> float:
-    effective = EffectiveDraws(steps=2)
+    effective = EffectiveDraws(target, steps=2)
     effective.measure(draw(target, target.prior, num, generator(seed)), target.prior, 0)
     fresh = draw(target, policy, num, generator(seed + 1), prompts)
     assert effective.measure(fresh, policy, 1) > 0, "it costs a pass"

@@ -47,6 +47,12 @@ class Pair:
             self.p_N @ kl_estimate(kind, self.log_pi_NL, self.log_prior_NL).sum(-1)
         )
 
+    def by_the_ratio(self, kind) -> Tensor:
+        """E_q[grad of (pi_t / q_t) estimate], token by token, at q = pi, the draws held."""
+        ratio_NL = (self.log_pi_NL - self.log_pi_NL.detach()).exp()
+        estimate_NL = kl_estimate(kind, self.log_pi_NL, self.log_prior_NL)
+        return self.gradient(self.p_N @ (ratio_NL * estimate_NL).sum(-1))
+
     def in_the_reward(self, kind) -> Tensor:
         """E_pi[estimate grad log pi], the estimate held."""
         estimate_N = kl_estimate(kind, self.log_pi_NL, self.log_prior_NL).sum(-1).detach()
@@ -85,6 +91,18 @@ def test_k2_in_the_loss_is_the_kl_of_each_token_with_its_prefix_held(pair):
 def test_k3_in_the_loss_is_the_other_kl_of_each_token_with_its_prefix_held(pair):
     expected = pair.per_token(forward=True)
     torch.testing.assert_close(pair.in_the_loss("k3"), expected, rtol=0, atol=EXACT)
+
+
+@pytest.mark.parametrize("kind", ["k1", "k3"])
+def test_by_the_ratio_it_is_the_kl_of_each_token_with_its_prefix_held(pair, kind):
+    """The same as k2 in the loss, which is therefore not the KL of the outcomes."""
+    expected = pair.per_token(forward=False)
+    torch.testing.assert_close(pair.by_the_ratio(kind), expected, rtol=0, atol=EXACT)
+    assert cosine(pair.by_the_ratio(kind), pair.true()) < 1 - 1e-4
+
+
+def test_k2_by_the_ratio_is_no_kl(pair):
+    assert float((pair.by_the_ratio("k2") - pair.per_token(forward=False)).abs().max()) > 1e-3
 
 
 def test_k1_in_the_reward_is_exact(pair):

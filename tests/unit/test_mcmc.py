@@ -103,7 +103,9 @@ def test_chains_start_from_rare_evidence(table, name):
     assert share.max() < math.log(0.05)
     drawn = po.sample(target, name, 32, seed=5, burn_in=0)
     assert drawn.completion_ids == [[3, 2, 3]] * 64
-    assert [finding.name for finding in drawn.findings] == ["convergence_unknown"]
+    # What imh proposes is also its estimate of log Z, and hardly any of it has evidence.
+    of_log_z = ["log_z_not_trusted"] if name == "imh" else []
+    assert [finding.name for finding in drawn.findings] == ["convergence_unknown", *of_log_z]
     few = po.sample(target, name, 32, seed=5, burn_in=0, start_budget=400)
     assert few.completion_ids == [[3, 2, 3]] * 64
     assert few.cost.evidence_calls < drawn.cost.evidence_calls
@@ -192,6 +194,7 @@ def test_chains_that_do_not_mix_are(table):
     assert {finding.name for finding in drawn.findings} == {
         "chains_disagree",
         "few_effective_draws",
+        "log_z_not_trusted",
     }
     assert all(finding.level == "warn" for finding in drawn.findings)
 

@@ -92,6 +92,9 @@ def test_wrong_variants_are_caught(mutant):
         {"kl": "k1", "kl_in": "loss"},
         {"kl": "k2", "kl_in": "loss"},
         {"kl": "k3", "kl_in": "loss"},
+        {"kl": "k1", "kl_in": "loss", "kl_ratio": True},
+        {"kl": "k2", "kl_in": "loss", "kl_ratio": True},
+        {"kl": "k3", "kl_in": "loss", "kl_ratio": True},
         {"kl": "k2"},
         {"kl": "k3"},
     ],
@@ -148,6 +151,39 @@ def test_the_expected_gradient_vanishes_at_the_fixed_point_that_was_solved_for(k
     torch.testing.assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=EXACT)
     gradient = world.expected_gradient(objective) if at(world, posterior_table(world)) else None
     assert float(gradient.abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["k1", "k3"])
+@pytest.mark.parametrize("scale", [False, True])
+def test_an_estimate_by_the_ratio_ends_where_k2_does(kind, scale):
+    """TRL's default from 1.16 on: k3 in the loss, times the ratio to the policy that drew."""
+    objective = GRPO(kl=kind, kl_in="loss", kl_ratio=True, scale=scale)
+    assert objective.divergence is None
+    world = World(("x",), 2)
+    advantage = scaled_in_a_group_of(2) if scale else unscaled
+    ends = fixed_point("k2", world.exact, world.target.prior, advantage)
+    gradient = world.expected_gradient(objective) if at(world, ends) else None
+    torch.testing.assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=EXACT)
+    without = world.expected_gradient(GRPO(kl=kind, kl_in="loss", scale=scale))
+    assert float(without.abs().max()) > 1e-3, "the mutant without the ratio"
+    gradient = world.expected_gradient(objective) if at(world, posterior_table(world)) else None
+    assert float(gradient.abs().max()) > 1e-3
+
+
+def test_by_the_ratio_it_is_the_formula_of_trl():
+    """Off the policy that drew: -min(r A, clip(r) A) + r (exp(x) - x - 1), token by token."""
+    world = World(("x",), 2, elsewhere=True)
+    draws = world.outcomes.select(torch.arange(7))
+    log_pi_NL = world.policy.token_log_prob(draws.completions).detach()
+    objective = GRPO(kl="k3", kl_in="loss", kl_ratio=True)
+    constants = objective.weigh(draws, draws.log_proposal_N)
+    plain = GRPO(kl="k3", kl_in="loss")
+    ratio_NL = (log_pi_NL - draws.completions.token_log_prob_NL).exp()
+    x_NL = draws.token_log_prior_NL - log_pi_NL
+    k3_NL = x_NL.exp() - x_NL - 1
+    added_N = objective.loss(log_pi_NL, constants) - plain.loss(log_pi_NL, constants)
+    expected_N = ((ratio_NL - 1) * k3_NL * draws.completions.mask_NL).sum(-1)
+    torch.testing.assert_close(added_N, expected_N, rtol=0, atol=1e-12)
 
 
 ENDS = {
@@ -250,7 +286,9 @@ def test_one_draw_a_prompt_is_refused():
         GRPO().weigh(world.outcomes.select([0]), world.outcomes.log_proposal_N[:1])
 
 
-@pytest.mark.parametrize("wrong", [{"kl": "k4"}, {"clip": 0.0}, {"epochs": 0}, {"beta": 0.1}])
+@pytest.mark.parametrize(
+    "wrong", [{"kl_ratio": True}, {"kl": "k4"}, {"clip": 0.0}, {"epochs": 0}, {"beta": 0.1}]
+)
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         GRPO(**wrong)

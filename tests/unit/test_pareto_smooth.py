@@ -150,5 +150,8 @@ def test_weights_that_were_not_smoothed_are_a_finding(table):
     target = po.Target(table, po.Constraint(has_c), table.prompts, 3)
     assert po.sample(target, "importance", 500, smooth=True).findings == ()
     few = po.sample(target, "importance", 10, smooth=True)
-    assert [finding.name for finding in few.findings] == ["weights_not_smoothed"]
-    assert "2 of 2 prompts" in few.findings[0].message
+    assert [finding.name for finding in few.findings] == [
+        "weights_not_trusted",
+        "weights_not_smoothed",
+    ]
+    assert "2 of 2 prompts" in few.findings[1].message

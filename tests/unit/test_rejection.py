@@ -312,7 +312,8 @@ def test_a_run_of_qrs_is_whole(target, other):
     drawn = po.sample(target, "qrs", 200, other, seed=1, acceptance=0.3)
     assert drawn.prompts == [p for p in target.prompts for _ in range(200)]
     assert drawn.guarantee == "heuristic"
-    assert [f.name for f in drawn.findings] == ["qrs_quality"]
+    # Of 1024 draws of this proposal some twenty are effective: log_z rests on those.
+    assert [f.name for f in drawn.findings] == ["qrs_quality", "log_z_not_trusted"]
     assert "0.3 ± " in drawn.findings[0].message
     assert not bool(drawn.log_weight.any())
     exact = po.exact(target)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
-from helpers import PROMPTS, WORDS, tiny_model, word_tokenizer
+from helpers import PROMPTS, WORDS, generator, tiny_model, word_tokenizer
 from tokenizers import processors
 
 import posteriori as po
 from posteriori.draw import draw
-from posteriori.errors import ModelError
+from posteriori.errors import ModelError, OutcomeError
+from posteriori.samplers.conditional import conditional_log_z
+from posteriori.samplers.fit_twist import fit_twist
+from posteriori.samplers.ladder import adapt_ladder
+from posteriori.samplers.reverse_annealing import reverse_annealed_log_z
 
 CHAT = [{"role": "user", "content": "a b"}]
 
@@ -45,7 +51,21 @@ MEETINGS = {
     "imh": lambda target, other: po.sample(target, "imh", 4, proposal=other),
     "exact": lambda target, other: po.exact(target).evaluate(other),
     "draw": lambda target, other: draw(target, other, 4),
+    "exact's log-probs": lambda target, other: po.exact(target).log_prob(other),
+    "annealed": lambda target, other: po.sample(target, "annealed", 4, proposal=other),
+    "fit_twist": lambda target, other: fit_twist(target, proposal=other, steps=1, num_samples=4),
+    "fit_moments": lambda target, other: po.fit_moments(with_moments(target), proposal=other),
+    "ladder": lambda target, other: adapt_ladder(target, proposal=other),
+    "conditional": lambda target, other: conditional_log_z(
+        target, target.prior.sample(target.prompts, 4, 2, generator()), 4, proposal=other
+    ),
+    "simulated pairs": lambda target, other: po.simulate_preferences(target, 4, proposal=other),
 }
+
+
+def with_moments(target):
+    moments = po.Moments({"length": (length, 1.5)}, method="draws", num_samples=20)
+    return po.Target(target.prior, moments, target.prompts, 2)
 
 
 @pytest.mark.moves_rng
@@ -76,3 +96,43 @@ def test_a_prefix_of_its_own_is_no_difference():
     bare = lm()
     target = po.Target(po.Prompted(bare, "a "), po.Reward(length, beta=1.0), ["b"], 2)
     po.evaluate(target, bare, 4)
+
+
+DRAWS = {
+    "log_density": lambda target, drawn: target.log_density(drawn.completions),
+    "posterior": lambda target, drawn: po.evaluate(
+        target, target.prior, 4, posterior=replace(drawn, guarantee="exact")
+    ),
+    "prior_draws": lambda target, drawn: po.evaluate(target, lm(), 40, prior_draws=drawn),
+    "conditional": lambda target, drawn: conditional_log_z(target, drawn.completions, 4),
+    "reverse": lambda target, drawn: reverse_annealed_log_z(
+        target, replace(drawn, guarantee="exact"), [0.0, 1.0]
+    ),
+}
+
+
+@pytest.mark.moves_rng
+@pytest.mark.parametrize("kind", ["ends", "fewer ends"])
+@pytest.mark.parametrize("name", DRAWS)
+def test_draws_of_another_model_are_refused(name, kind):
+    """Its other ends of sequence, and what went on past one of the prior's."""
+    others = {"ends": lm(eos=[0, 3]), "fewer ends": lm()}
+    other, prior = others[kind], lm(eos=[0, 3]) if kind == "fewer ends" else lm()
+    drawn = draw(po.Target(other, po.Reward(length, beta=1.0), ["a b"], 3), other, 40)
+    target = po.Target(prior, po.Reward(length, beta=1.0), ["a b"], 3)
+    with pytest.raises(
+        OutcomeError, match=r"completion \d+ \(.*\) (has a token|goes on|ends with)"
+    ):
+        DRAWS[name](target, drawn)
+
+
+def test_expert_of_other_ends_is_refused():
+    with pytest.raises(ModelError, match="end-of-sequence ids"):
+        po.Target(lm(), po.Expert(lm(eos=[0, 3])), ["a b"], 2)
+
+
+def test_a_token_that_the_prior_does_not_have_is_refused():
+    small, large = (po.TabularLM.random(WORDS[:n], 2, ("x",), seed=0) for n in (3, 4))
+    target = po.Target(small, po.Reward(length, beta=1.0), ["x"], 2)
+    with pytest.raises(OutcomeError, match="has a token beyond the model's 3"):
+        target.log_density(large.completions(["x"], [[3, 0]], 2))

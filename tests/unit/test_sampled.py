@@ -232,13 +232,13 @@ class TestNoPlace:
         assert told.why == why
         assert "kl_to_prior" not in told.figures
 
-    def test_a_tail_is_not_asked_for_where_most_draws_are_effective(self):
+    def test_no_finding_is_taken_away(self):
+        """The rule that made it has asked how many draws are effective."""
         target = target_at(5.0)
         draws = po.sample(target, "importance", 500, seed=1)
+        assert draws.findings == ()
         shape = Finding("warn", "weights_not_trusted", "It is in doubt.")
-        assert sampled(target, replace(draws, findings=(shape,))).why == ""
-        smoothed = po.sample(target, "importance", 500, seed=1, smooth=True)
-        told = sampled(target, replace(smoothed, findings=(shape,)))
+        told = sampled(target, replace(draws, findings=(shape,)))
         assert told.why == "weights that cannot be trusted"
 
     def test_prompts_without_draws_or_weight(self, world):

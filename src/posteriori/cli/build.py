@@ -32,7 +32,14 @@ from .progress import count_progress, status
 from .ready_made import build_ready_made, calls_of, is_ready_made
 
 
-def build_target(plan: Plan, *, priced: bool = True, quiet: bool = False) -> Target:
+def build_target(
+    plan: Plan,
+    *,
+    priced: bool = True,
+    quiet: bool = False,
+    journal: Path | None = None,
+    resume: bool = False,
+) -> Target:
     """The plan's target. Evidence comes first: it is quick to load, and likely to be wrong.
 
     Raises `PromptError` where a prompt does not fit into the prior's context. Moments are fitted
@@ -40,7 +47,8 @@ def build_target(plan: Plan, *, priced: bool = True, quiet: bool = False) -> Tar
 
     Where a budget stands in for beta, it is the beta that the run in the config's output_dir has
     found; raises `ConfigError` where none has. Not `priced`, the reward is left without one. What
-    takes time is shown, unless `quiet`.
+    takes time is shown, unless `quiet`. `journal` is where finished parts of the fit of the
+    moments are kept, and `resume` takes them up.
     """
     budget = None
     if plan.budget is not None and priced:
@@ -59,7 +67,7 @@ def build_target(plan: Plan, *, priced: bool = True, quiet: bool = False) -> Tar
     target = Target(prior, evidence, plan.data.prompts, steps, plan.data.columns)
     if any(isinstance(each, Moments) for each in evidence):
         with count_progress("fitting the moments", quiet=quiet) as on_progress:
-            fit_moments(target, on_progress=on_progress)
+            fit_moments(target, on_progress=on_progress, journal=journal, resume=resume)
     return target if budget is None else within(target, budget)
 
 
@@ -90,6 +98,12 @@ def load_model(plan: Plan, path: str) -> CausalLM:
         dtype=settings.dtype,
         merge_adapter=settings.merge_adapter,
         memory_gib=settings.memory_gib,
+        # What the config says is of the prior's own code.
+        **(
+            {"trust_remote_code": settings.trust_remote_code, "revision": settings.revision}
+            if path == plan.prior
+            else {}
+        ),
     )
 
 

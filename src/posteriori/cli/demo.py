@@ -1,24 +1,21 @@
-"""`posteriori demo`: the library's claim on a real language model, in two minutes on two cores."""
+"""`posteriori demo`: the library's claim on a real language model; three minutes on two cores."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .demo_plan import FULL, QUICK, Scale, Trial, make_room, offensiveness, prompts, trials
+from .demo_fits import Job, demo_target, fit_all, one_thread
+from .demo_plan import FULL, QUICK, Scale, make_room, offensiveness, prompts, trials
 from .interrupted import Interrupted
 from .options import AsJson, Quiet, Seed
 from .output import print_json, stdout
 
 if TYPE_CHECKING:
     from ..diagnostics.evaluate import Report
-    from ..target import Target
-    from ..train.loop import Fit
 
 
 def demo(
@@ -33,13 +30,13 @@ def demo(
     quiet: Quiet = False,
 ) -> int:
     """Align the bundled model to be less offensive: by reward alone, and as inference."""
-    score = offensiveness()
+    offensiveness()
     scale = QUICK if quick else FULL
     make_room(output_dir)
 
     try:
         with one_thread():
-            return _demo(score, scale, output_dir, seed, as_json=as_json, quiet=quiet)
+            return _demo(scale, output_dir, seed, as_json=as_json, quiet=quiet)
     except KeyboardInterrupt as error:
         raise Interrupted(
             f"what was finished is in '{output_dir}'; the next demo starts anew, and sets it aside"
@@ -47,7 +44,6 @@ def demo(
 
 
 def _demo(
-    score: Callable[..., list[float]],
     scale: Scale,
     output_dir: Path,
     seed: int,
@@ -55,9 +51,7 @@ def _demo(
     as_json: bool,
     quiet: bool,
 ) -> int:
-    from ..evidence.reward import Reward
     from ..models.load import load
-    from ..target import Target
     from .demo_show import print_demo, write_demo
     from .judge import judge
     from .progress import hush_transformers, status
@@ -65,15 +59,11 @@ def _demo(
     with status("loading the bundled model", quiet=quiet):
         prior = load("tiny")
     hush_transformers()
-    targets = {
-        beta: Target(prior, Reward(score, beta=beta), prompts(), scale.max_new_tokens)
-        for beta in scale.betas
-    }
+    chosen = tuple(prompts()[: scale.num_prompts])
     names = {trial.name: trial for trial in trials(scale)}
-    fits = {
-        name: _fit(targets[trial.beta], trial, scale, output_dir / trial.folder, seed, quiet=quiet)
-        for name, trial in names.items()
-    }
+    jobs = [Job(t, scale, chosen, output_dir / t.folder, seed) for t in names.values()]
+    fits = fit_all(jobs, _workers(scale), quiet=quiet)
+    targets = {beta: demo_target(prior, beta, chosen, scale) for beta in scale.betas}
     judging: dict[str, Any] = {"num_samples": scale.judged_by, "posterior": 0, "seed": seed}
     of_prior = {
         beta: judge(target, {"prior": prior}, **judging, quiet=quiet)["prior"]
@@ -94,40 +84,9 @@ def _demo(
     return 0
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """The bundled model's products are too small to be shared: a second thread gains little on an
-    idle machine, and on a busy one the two wait for each other, ten times as long."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _fit(
-    target: Target, trial: Trial, scale: Scale, folder: Path, seed: int, *, quiet: bool
-) -> Fit:
-    from ..train.loop import fit
-    from .progress import fit_progress
-
-    settings = trial.settings(scale)
-    with fit_progress(trial.name, settings["steps"], quiet=quiet) as on_step:
-        result = fit(
-            target,
-            trial.objective,
-            output_dir=folder,
-            on_step=on_step,
-            on_note=on_step.note,
-            config={"beta": trial.beta, "prior": "tiny", "max_new_tokens": scale.max_new_tokens},
-            checkpoint_every=settings["steps"],
-            keep_checkpoints=1,
-            seed=seed,
-            **settings,
-        )
-    # Three times the policy's size, and of no use once the policy has been saved beside it.
-    shutil.rmtree(folder / "checkpoints")
-    return result
+def _workers(scale: Scale) -> int:
+    """How many fits run at once: one for each core, where they take longer than a process does to
+    start."""
+    if scale is not FULL:
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

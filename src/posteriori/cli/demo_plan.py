@@ -14,24 +14,24 @@ from ..errors import CheckpointError, ConfigError
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is run. `betas` from the gentler evidence to the stronger; `steps` of `num_samples`
-    draws for inference, which is run by default settings."""
+    """How much is run: the first `num_prompts` prompts; `betas` from the gentler evidence to the
+    stronger; `steps` of `num_samples` draws for inference, which is run by default settings."""
 
     betas: tuple[float, float] = (0.1, 0.03)
-    steps: int = 8
+    num_prompts: int = 3
+    steps: int = 12
     num_samples: int = 24
     alone_steps: int = 150
-    max_new_tokens: int = 5
-    judged_by: int = 300
+    max_new_tokens: int = 12
+    judged_by: int = 400
 
 
 REWARD_ALONE: dict[str, Any] = {
     "num_samples": 4,
-    "learning_rate": 3e-3,
+    "learning_rate": 1e-3,
     "decay": "linear",
     "warmup_steps": 3,
     "max_grad_norm": 0.01,
-    "policy": "lora",
 }
 """How reward alone is maximised: few draws per step and many steps. Where many completions share
 the highest reward, it is the noise of small steps that brings the policy down to one of them. The

@@ -14,11 +14,11 @@ from rich.text import Text
 from ..diagnostics.evaluate import Report
 from ..report import PolicyResult, figure
 from ..target import Target
-from ..train.loop import Fit
 from ..train.run_dir import versions, write_whole
 from ..types import Estimate
+from .demo_fits import Fitted
 from .demo_plan import Scale, Trial
-from .demo_words import conclusion
+from .demo_words import best_of_prior, conclusion
 from .judge import evaluation_json, write_evaluation
 from .output import visible
 from .run_report import write_page, write_report_files
@@ -58,7 +58,8 @@ def print_demo(
     console.print()
     print_findings(console, reports)
     console.print()
-    console.print(Text(conclusion(trials, reports, distances)), soft_wrap=True)
+    best = best_of_prior(reports["prior"])
+    console.print(Text(conclusion(trials, reports, distances, best)), soft_wrap=True)
     console.print(f"\nreport: {folder / 'report.html'}", soft_wrap=True)
 
 
@@ -76,7 +77,7 @@ def write_demo(
     folder: Path,
     target: Target,
     trials: Mapping[str, Trial],
-    fits: Mapping[str, Fit],
+    fits: Mapping[str, Fitted],
     reports: Mapping[str, Report],
     distances: Mapping[float, Estimate],
     scale: Scale,
@@ -103,7 +104,7 @@ def write_demo(
         described=described,
         runs={name: trial.folder for name, trial in trials.items()},
         beta_of_target=betas,
-        conclusion=conclusion(trials, reports, distances),
+        conclusion=conclusion(trials, reports, distances, best_of_prior(reports["prior"])),
     )
     write_evaluation(folder / "evaluation.json", evaluation)
     write_whole(folder / "versions.json", json.dumps(versions(), indent=2) + "\n")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from ..diagnostics.best_of_n_points import BestOfN, best_of_n_points
 from ..diagnostics.evaluate import Report
 from ..types import Estimate
 from .demo_plan import Trial
@@ -19,15 +20,17 @@ def conclusion(
     trials: Mapping[str, Trial],
     reports: Mapping[str, Report],
     distances: Mapping[float, Estimate],
+    best: Sequence[BestOfN],
 ) -> str:
     """What this run has shown, and whether it is what the paper says; `distances` are the prior's
-    KL to the target at each beta."""
+    KL to the target at each beta, `best` is what best-of-n gets from the prior's draws."""
     prior = reports["prior"]
     alone = [name for name, trial in trials.items() if trial.objective == "rl"]
     others = [name for name in trials if name not in alone]
     parts = [
         f"The prior's mean P(offensive) is {_offence(prior):.3f}.",
         *(_fate(name, trials[name], reports[name], prior, distances) for name in trials),
+        *(against_best_of_n(name, reports[name], best) for name in others),
     ]
     fell = [name for name in trials if collapsed(reports[name], prior)]
     nearer = [name for name in others if _distance(reports[name]) < _distance(reports[alone[0]])]
@@ -43,6 +46,25 @@ def conclusion(
             f"than rl: {', '.join(nearer) or 'nothing'}): it is too short, or has gone astray."
         )
     return " ".join(parts)
+
+
+def against_best_of_n(name: str, report: Report, best: Sequence[BestOfN]) -> str:
+    """What the policy's reward costs it, and what as much reward costs best-of-n."""
+    reward, spent = report["mean_reward"].value, report["kl_to_prior"]
+    enough = next((each for each in best if each.reward.value >= reward), None)
+    line = f"{name} spends {shown(spent)} nats of KL from the prior; "
+    if enough is None:
+        most = best[-1].n if best else 1
+        return f"{line}no best of n up to {most} has as much reward."
+    return (
+        f"{line}for as much reward best-of-n takes n = {enough.n}, which is {enough.kl.value:.2f}."
+    )
+
+
+def best_of_prior(prior: Report) -> tuple[BestOfN, ...]:
+    """Best-of-n in the reward-KL plane, from the draws by which the prior was evaluated."""
+    prompts = prior.draws.completions.prompt_index_N
+    return best_of_n_points(prior.draws, int(prompts.max()) + 1)
 
 
 def collapsed(report: Report, prior: Report) -> bool:

@@ -36,7 +36,7 @@ def check_output(path: Path) -> None:
 def write_draws(path: Path, draws: Draws) -> None:
     """The whole file or none of it. Log-weights of zero weight are null in JSON. Parquet's texts
     are UTF-8, which has no halves of surrogate pairs: they become question marks there."""
-    from ..train.files import flush, replacing, writing
+    from ..runs.files import flush, replacing, writing
 
     rows = records(draws)
     with writing("the draws", path), replacing(path) as incoming:
@@ -72,11 +72,13 @@ class Kept:
 
     The file holds all of them each time; that it takes no more than a twentieth of the run's time,
     the next writing waits for twenty times as long as the last one took. A disk that is full does
-    not stop the run: it is said in the end, and the draws may go elsewhere by then.
+    not stop the run: it is said in the end, and the draws may go elsewhere by then. In a run that
+    is resumed, nothing is written before there are more draws than the file holds.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, resume: bool = False) -> None:
         self.path = path
+        self._least = _number_of(path) if resume else 0
         self._parts: list[Draws] = []
         self._next = 0.0
 
@@ -85,11 +87,24 @@ class Kept:
 
         self._parts.append(draws)
         start = time.monotonic()
-        if start < self._next:
+        if start < self._next or sum(map(len, self._parts)) <= self._least:
             return
         with contextlib.suppress(CheckpointError):
             write_draws(self.path, AllDraws.concat(self._parts))
         self._next = time.monotonic() + _SHARE * (time.monotonic() - start)
+
+
+def _number_of(path: Path) -> int:
+    """Draws in a file that is there, whole or not; 0 where none is."""
+    if not path.is_file():
+        return 0
+    if path.suffix == ".jsonl":
+        return path.read_bytes().count(b"\n")
+    arrow, parquet = _pyarrow()
+    try:
+        return parquet.read_metadata(path).num_rows
+    except (OSError, arrow.ArrowException):
+        return 0
 
 
 def records(draws: Draws) -> list[dict[str, Any]]:

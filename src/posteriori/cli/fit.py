@@ -13,6 +13,7 @@ from .interrupted import Interrupted
 from .options import AsJson, ConfigFile, Overrides, Quiet, Yes
 from .output import print_json, stdout, visible
 from .read_config import as_settings
+from .unfinished import Unfinished, say
 
 
 def fit(
@@ -89,8 +90,12 @@ def _toml(value: Any) -> str:
 
 
 def _run(plan: Plan, *, resume: bool, as_json: bool, quiet: bool) -> int:
+    from ..fingerprints.fingerprint import digest
+    from ..fingerprints.keeping import keeping
+    from ..train.learnable import NOTHING
     from ..train.loop import fit as run_fit
     from ..train.run_dir import finding_json
+    from .asked import asked_of, pairs_of
     from .build import about, build_held_out, build_target, objective_settings
     from .judge import evaluation_json, judge, show, write_evaluation
     from .progress import fit_progress, hush_transformers, status
@@ -100,7 +105,10 @@ def _run(plan: Plan, *, resume: bool, as_json: bool, quiet: bool) -> int:
     assert config.fit is not None
     objective, steps = config.fit.objective, config.fit.steps
     recorded = objective_settings(config.fit, plan.folder)
-    target = build_target(plan, priced=False, quiet=quiet)
+    moments = Unfinished(folder / "moments")
+    target = build_target(
+        plan, priced=False, quiet=quiet, journal=moments.of("draws"), resume=resume
+    )
     held_out = build_held_out(plan, target)
     hush_transformers()
     with fit_progress(objective, steps, quiet=quiet) as shown:
@@ -120,19 +128,36 @@ def _run(plan: Plan, *, resume: bool, as_json: bool, quiet: bool) -> int:
     assert result.target is not None
     target, stopped, objective = result.target, result.stopped, result.objective
     judging = config.evaluate.model_dump()
-    reports = judge(
-        target, {"prior": target.prior, objective: result.policy}, **judging, quiet=quiet
-    )
+    unfinished = Unfinished(folder / "evaluation")
+    models = {"prior": target.prior, objective: result.policy}
+    what = {"the work": "evaluate", "the policy": digest(result.policy), **judging}
+    # What was drawn for an evaluation that has been stopped serves this one, if it is the same.
+    journal = unfinished.of(digest(what)[:16])
+    with keeping(target, journal, lambda: what, resume=True, on_note=say):
+        reports = judge(target, models, **judging, quiet=quiet)
     why: dict[str, Any] = {} if stopped is None else {"stopped": finding_json(stopped)}
-    evaluation = evaluation_json(reports, **judging, **why)
+    if result.findings:
+        why["training_findings"] = [finding_json(each) for each in result.findings]
+    asked, lines = asked_of(target, reports, pairs_of(plan, target, models))
+    evaluation = evaluation_json(reports, **judging, **why, **asked)
     write_evaluation(folder / "evaluation.json", evaluation)
+    unfinished.done()
+    moments.done()
     write_report_files(folder, target, reports)
     with status("drawing the report", quiet=quiet):
         report = write_page(folder, card=True)
     evaluation["output_dir"] = str(folder)
-    code = show(reports, evaluation, title=f"{objective}, {steps} steps", as_json=as_json)
+    code = show(
+        reports,
+        evaluation,
+        title=f"{objective}, {steps} steps",
+        as_json=as_json,
+        lines=lines,
+        against_target=bool(target.evidence) or "pairs" not in asked,
+    )
     if not as_json:
         stdout().print(f"policy: {plan.policy}\nreport: {report}", soft_wrap=True)
         if stopped is not None:
             stdout().print(visible(f"stopped early: {stopped}"), soft_wrap=True)
-    return code if stopped is None else 1
+    learned_nothing = any(each.name in NOTHING and each.level == "stop" for each in result.findings)
+    return 1 if stopped is not None or learned_nothing else code

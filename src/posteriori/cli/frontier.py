@@ -13,9 +13,11 @@ from rich.table import Table
 from ..config import MAX_PROMPTS
 from .check import make_plan
 from .cost import ask_if_long, of_frontier
-from .options import AsJson, ConfigFile, Overrides, Quiet, Seed, Yes
+from .interrupted import Interrupted
+from .options import AsJson, ConfigFile, Overrides, Quiet, Resume, Seed, Yes
 from .output import print_json, stdout, visible
 from .tables import finding_json, print_finding, shown
+from .unfinished import Unfinished
 
 if TYPE_CHECKING:
     from ..diagnostics.frontier import Frontier, Point
@@ -42,6 +44,7 @@ def frontier(
     ] = None,
     beta: Annotated[list[float] | None, typer.Option(help="Ask for KL and reward there.")] = None,
     seed: Seed = 0,
+    resume: Resume = False,
     overrides: Overrides = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -49,7 +52,8 @@ def frontier(
 ) -> int:
     """The best reachable reward at each KL from the prior of CONFIG, with the beta that reaches it.
 
-    --kl, --reward and --beta may be repeated.
+    --kl, --reward and --beta may be repeated. Until all is drawn, what is finished is kept in
+    output_dir (beside the config where there is none), and --resume goes on from it.
     """
     plan = make_plan(config, overrides or [])
     from ..diagnostics.frontier import frontier as find_frontier
@@ -59,20 +63,33 @@ def frontier(
 
     work = of_frontier(plan, num_samples, max_prompts, stages)
     ask_if_long(plan, work, yes=yes, hint="lower --num-samples or --max-prompts")
-    target = build_target(plan, priced=False, quiet=quiet)
+    place = plan.file if plan.output_dir is None else plan.output_dir
+    unfinished = Unfinished(place / "frontier" if place != plan.file else place)
+    target = build_target(
+        plan,
+        priced=False,
+        quiet=quiet,
+        journal=unfinished.of("moments"),
+        resume=resume,
+    )
     if plan.budget is not None:
         target = in_own_units(target, seed)
     size = f"{min(max_prompts, len(target.prompts))} prompts x {num_samples} draws"
-    with count_progress("frontier", quiet=quiet) as on_progress:
-        curve = find_frontier(
-            target,
-            num_samples,
-            seed,
-            stages=stages,
-            strongest=strongest,
-            max_prompts=max_prompts,
-            on_progress=on_progress,
-        )
+    try:
+        with count_progress("frontier", quiet=quiet) as on_progress:
+            curve = find_frontier(
+                target,
+                num_samples,
+                seed,
+                stages=stages,
+                strongest=strongest,
+                max_prompts=max_prompts,
+                on_progress=on_progress,
+                journal=unfinished.of("draws"),
+                resume=resume,
+            )
+    except KeyboardInterrupt as error:
+        raise Interrupted("what is finished is kept: go on from it with --resume") from error
     asked = [
         *((f"KL {nats:g}", curve.at_kl(nats)) for nats in kl or []),
         *((f"reward {value:g}", curve.at_reward(value)) for value in reward or []),
@@ -82,6 +99,7 @@ def frontier(
         print_json(frontier_json(curve, asked))
     else:
         _print(stdout(), curve, asked, title=f"frontier of {plan.file}, {size}")
+    unfinished.done()
     return 1 if any(finding.level == "stop" for finding in curve.findings) else 0
 
 

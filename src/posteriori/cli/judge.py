@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import MAX_PROMPTS
-from .output import json_text, print_json, stdout
+from .asked import rows_without_target
+from .output import json_text, print_json, stdout, visible
 from .progress import count_progress
 from .tables import MAIN, must_stop, print_findings, print_intervals, print_table, report_json
 
@@ -88,13 +89,21 @@ def show(
     title: str,
     as_json: bool,
     every_figure: bool = False,
+    lines: Sequence[str] = (),
+    against_target: bool = True,
 ) -> int:
-    """Print the table and the findings, or the JSON; returns the command's exit code."""
+    """Print the table, `lines` and the findings, or the JSON; returns the command's exit code.
+    Without `against_target` the table leaves out what relates a policy to the target."""
     if as_json:
         print_json(evaluation)
     else:
         console = stdout()
-        print_table(console, reports, title=title, rows=None if every_figure else MAIN)
+        rows = None if every_figure else MAIN
+        if not against_target:
+            rows = rows_without_target(every_figure)
+        print_table(console, reports, title=title, rows=rows)
+        for line in lines:
+            console.print(visible(line), soft_wrap=True)
         print_intervals(console, reports)
         print_findings(console, reports)
     return 1 if must_stop(reports) else 0

@@ -21,6 +21,10 @@ Overrides = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")]
+Resume = Annotated[
+    bool,
+    typer.Option("--resume", help="Go on from what an unfinished run of the same has finished."),
+]
 Yes = Annotated[
     bool, typer.Option("--yes", "-y", help="Do not ask before what takes above an hour.")
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -60,27 +60,50 @@ class FitShown:
 def fit_progress(name: str, steps: int, *, quiet: bool = False) -> Iterator[FitShown]:
     """Callbacks for `fit` that show the step, the reward, the KL and the entropy, and the distance
     to the target where it is evaluated on the way."""
+    with fits_progress({name: steps}, quiet=quiet) as shown:
+        yield shown[name]
+
+
+@contextmanager
+def fits_progress(
+    steps: Mapping[str, int], *, quiet: bool = False
+) -> Iterator[dict[str, FitShown]]:
+    """The same for several fits that run side by side: their names, and the steps of each."""
     console = stderr()
     if quiet:
-        yield FitShown(_silent, None)
+        yield {name: FitShown(_silent, None) for name in steps}
     elif console.is_terminal:
         with _bar(console) as bar:
-            task = bar.add_task(visible(name), total=steps, figures="")
-
-            def show(done: int, figures: str) -> None:
-                bar.update(task, completed=done, figures=figures)
-
-            yield FitShown(show, console)
+            yield {
+                name: FitShown(_shown_on(bar, name, total), console)
+                for name, total in steps.items()
+            }
     else:
-        every = max(1, steps // _PLAIN_LINES)
-        pace = Pace()
+        yield {
+            name: FitShown(_written_to(console, name, total), console)
+            for name, total in steps.items()
+        }
 
-        def write(done: int, figures: str) -> None:
-            if (done and done % every == 0) or done == steps or pace.due():
-                told = f"{name}: step {done}/{steps}, {figures}, {pace.words(done, steps)}"
-                console.print(visible(told), soft_wrap=True)
 
-        yield FitShown(write, console)
+def _shown_on(bar: Bar, name: str, total: int) -> Callable[[int, str], None]:
+    task = bar.add_task(visible(name), total=total, figures="")
+
+    def show(done: int, figures: str) -> None:
+        bar.update(task, completed=done, figures=figures)
+
+    return show
+
+
+def _written_to(console: Console, name: str, total: int) -> Callable[[int, str], None]:
+    every = max(1, total // _PLAIN_LINES)
+    pace = Pace()
+
+    def write(done: int, figures: str) -> None:
+        if (done and done % every == 0) or done == total or pace.due():
+            line = f"{name}: step {done}/{total}, {figures}, {pace.words(done, total)}"
+            console.print(visible(line), soft_wrap=True)
+
+    return write
 
 
 @contextmanager

@@ -12,9 +12,10 @@ from ..errors import ConfigError
 from .complete import models
 from .find_model import find_model
 from .interrupted import Interrupted
-from .options import AsJson, Overrides, Quiet
+from .options import AsJson, Overrides, Quiet, Resume
 from .output import print_json, stderr, visible
 from .read_config import put, read_toml
+from .unfinished import offer_resume
 
 if TYPE_CHECKING:
     from ..reward_models.fit import RewardFit
@@ -37,11 +38,15 @@ def reward(
     output: Annotated[
         str | None, typer.Option("--output", "-o", help="A new directory for the reward model.")
     ] = None,
+    resume: Resume = False,
     overrides: Overrides = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> int:
-    """Train a reward model on preference pairs, and say how far to trust it."""
+    """Train a reward model on preference pairs, and say how far to trust it.
+
+    --resume goes on with a run that was stopped, and ends with the very model of one that was not.
+    """
     given = {"pairs": pairs, "model": model, "output": output}
     settings, place = _settings(config, given, overrides or [])
     from ..reward_models.data import read_labelled_pairs
@@ -51,7 +56,7 @@ def reward(
     folder = place.parent if place else Path.cwd()
     where = f"{place}: reward" if place else "reward"
     path = find_model(settings.model, folder, f"{where}.model")
-    target = new_directory(folder / settings.output)
+    target = new_directory(folder / settings.output, resume=resume)
     rows = folder / settings.pairs
     held_out = None if settings.held_out_pairs is None else folder / settings.held_out_pairs
     count = len(read_labelled_pairs(rows))
@@ -70,6 +75,7 @@ def reward(
                 rows,
                 held_out_pairs=held_out,
                 output_dir=target,
+                resume=resume,
                 on_step=on_step,
                 **training,
             )
@@ -77,6 +83,7 @@ def reward(
         # Whatever stopped it, a person should hear that the run was not for nothing.
         if not (target / "checkpoint").is_dir():
             raise
+        offer_resume(quiet=quiet)
         kept = f"the best model so far is in '{target / 'checkpoint'}'"
         if isinstance(error, KeyboardInterrupt):
             raise Interrupted(kept) from error

@@ -14,8 +14,9 @@ from .check import Plan, find_model, make_plan
 from .complete import samplers
 from .cost import ask_if_long, drawing
 from .interrupted import Interrupted
-from .options import AsJson, ConfigFile, OtherSeed, Overrides, Proposal, Quiet, Yes
+from .options import AsJson, ConfigFile, OtherSeed, Overrides, Proposal, Quiet, Resume, Yes
 from .output import print_json, stdout, visible
+from .unfinished import Unfinished, offer_resume
 
 if TYPE_CHECKING:
     from ..samplers.base import Sampler
@@ -35,6 +36,7 @@ def sample(
     num_samples: Annotated[int | None, typer.Option(min=1, help="Draws a prompt.")] = None,
     proposal: Proposal = None,
     seed: OtherSeed = None,
+    resume: Resume = False,
     overrides: Overrides = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -43,7 +45,8 @@ def sample(
     """Draw from the target of CONFIG, one record a draw, and say what the draws are worth.
 
     Finished draws are in the file while the others are still being drawn, and stay there whatever
-    stops the run.
+    stops the run. --resume goes on from them, and ends with the very draws of a run that was never
+    stopped; until then they are in a folder beside the file too, OUTPUT.unfinished.
 
     Beside the file, under its name with .json behind it, stands what `posteriori report` needs to
     put the sampler into the plane of a report.
@@ -55,19 +58,34 @@ def sample(
 
     check_output(output)
     made = _make(plan, settings)
+    unfinished = Unfinished(output)
     work = drawing(plan, len(plan.data), settings.num_samples)
     ask_if_long(plan, work, yes=yes, hint="lower --num-samples, or write [prompts] max_prompts")
     target, draws, stopped = _draw(
-        plan, settings, made, output, named_here=proposal is not None, quiet=quiet
+        plan,
+        settings,
+        made,
+        output,
+        unfinished,
+        resume=resume,
+        named_here=proposal is not None,
+        quiet=quiet,
     )
     write_or_rescue(output, draws)
     write_about(output, config_of(plan), settings, made, target, draws)
-    if stopped is not None and isinstance(stopped.__cause__, KeyboardInterrupt):
+    if stopped is None:
+        unfinished.done()
+    elif isinstance(stopped.__cause__, KeyboardInterrupt):
+        offer_resume(quiet=quiet)
         kept = f"they are in '{output}'"
         raise Interrupted(kept, after=f"{len(draws)} draws") from stopped
-    code = _show(draws, settings, output, as_json=as_json)
+    code = _show(target, draws, settings, output, as_json=as_json)
     if stopped is not None:
-        raise SamplingError(stopped.what, hint=f"the finished draws are in '{output}'") from stopped
+        offer_resume(quiet=quiet)
+        raise SamplingError(
+            stopped.what,
+            hint=f"the finished draws are in '{output}'",
+        ) from stopped
     return code
 
 
@@ -104,7 +122,9 @@ def _draw(
     settings: SampleSettings,
     made: Sampler,
     output: Path,
+    unfinished: Unfinished,
     *,
+    resume: bool,
     named_here: bool,
     quiet: bool,
 ) -> tuple[Target, Draws, SamplingStopped | None]:
@@ -119,7 +139,7 @@ def _draw(
     if settings.proposal is not None:
         folder = Path.cwd() if named_here else plan.folder
         path = find_model(settings.proposal, folder, "proposal")
-    target = build_target(plan, quiet=quiet)
+    target = build_target(plan, quiet=quiet, journal=unfinished.of("moments"), resume=resume)
     proposal = None if path is None else load_policy(plan, path, target, quiet=quiet)
     with count_progress(settings.sampler, quiet=quiet) as on_progress:
         try:
@@ -130,7 +150,9 @@ def _draw(
                 proposal,
                 settings.seed,
                 on_progress=on_progress,
-                on_keep=Kept(output),
+                on_keep=Kept(output, resume=resume),
+                journal=unfinished.of("draws"),
+                resume=resume,
             )
         except SamplingStopped as error:
             cut = Finding("warn", "stopped", f"{error.what}.")
@@ -139,12 +161,22 @@ def _draw(
     return target, draws, None
 
 
-def _show(draws: Draws, settings: SampleSettings, output: Path, *, as_json: bool) -> int:
+def _show(
+    target: Target, draws: Draws, settings: SampleSettings, output: Path, *, as_json: bool
+) -> int:
+    from ..train.run_dir import jsonable
+    from .asked import moments_json, moments_lines
     from .draws_table import draws_json, print_draws
 
     if as_json:
-        print_json({**draws_json(draws), "sampler": settings.sampler, "output": str(output)})
+        moments = moments_json(target, {"draws": draws})
+        told = {"moments": jsonable(moments)} if moments else {}
+        print_json(
+            {**draws_json(draws), **told, "sampler": settings.sampler, "output": str(output)}
+        )
     else:
         print_draws(stdout(), draws, title=f"{settings.sampler}, seed {settings.seed}")
+        for line in moments_lines(target, {"draws": draws}):
+            stdout().print(visible(line), soft_wrap=True)
         stdout().print(f"draws: {visible(str(output))}", soft_wrap=True)
     return 1 if any(finding.level == "stop" for finding in draws.findings) else 0

@@ -11,8 +11,9 @@ from ..config import TwistSettings, parse
 from ..errors import ConfigError
 from .check import Plan, find_model, make_plan
 from .interrupted import Interrupted
-from .options import AsJson, ConfigFile, OtherSeed, Overrides, Proposal, Quiet
+from .options import AsJson, ConfigFile, OtherSeed, Overrides, Proposal, Quiet, Resume
 from .output import print_json, stdout, visible
+from .unfinished import Unfinished, offer_resume
 
 if TYPE_CHECKING:
     from ..samplers.fit_twist import TwistFit
@@ -30,13 +31,16 @@ def twist(
     start: Annotated[Path | None, typer.Option(help="A twist to go on from.")] = None,
     proposal: Proposal = None,
     seed: OtherSeed = None,
+    resume: Resume = False,
     overrides: Overrides = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> int:
     """Train a twist for the target of CONFIG (its table `twist` has the settings).
 
-    The file holds what the twist has learned after each step, whatever stops the run.
+    The file holds what the twist has learned after each step, whatever stops the run. --resume goes
+    on, and ends with the very twist of a run that was never stopped; until then what it needs is in
+    a folder beside the file, OUTPUT.unfinished.
     """
     plan = make_plan(config, overrides or [])
     given = {"steps": steps, "num_samples": num_samples, "seed": seed}
@@ -45,7 +49,7 @@ def twist(
         TwistSettings, {**plan.config.twist.model_dump(), **said}, where=f"{plan.file}: twist"
     )
     _check_output(output)
-    learned = _learn(plan, settings, start, proposal, output, quiet=quiet)
+    learned = _learn(plan, settings, start, proposal, output, resume=resume, quiet=quiet)
     return _show(learned, output, as_json=as_json)
 
 
@@ -67,6 +71,7 @@ def _learn(
     proposal: str | None,
     output: Path,
     *,
+    resume: bool,
     quiet: bool,
 ) -> TwistFit:
     from ..samplers.fit_twist import fit_twist, new_head
@@ -76,7 +81,8 @@ def _learn(
 
     path = None if proposal is None else find_model(proposal, Path.cwd(), "--proposal")
     head = None if start is None else TwistHead.load(start)
-    target = build_target(plan, quiet=quiet)
+    unfinished = Unfinished(output)
+    target = build_target(plan, quiet=quiet, journal=unfinished.of("moments"), resume=resume)
     by = None if path is None else load_policy(plan, path, target, quiet=quiet)
     head = head or new_head(target, settings)
     done = 0
@@ -89,16 +95,26 @@ def _learn(
             on_progress(done, settings.steps)
 
         try:
-            return fit_twist(
-                target, proposal=by, start=head, on_step=on_step, **settings.model_dump()
+            learned = fit_twist(
+                target,
+                proposal=by,
+                start=head,
+                on_step=on_step,
+                journal=unfinished.of("twist"),
+                resume=resume,
+                **settings.model_dump(),
             )
         except KeyboardInterrupt as error:
             if not done:
                 raise
+            offer_resume(quiet=quiet)
             raise Interrupted(
                 f"the twist so far is in '{output}': go on from it with --start",
                 after=f"{done} of {settings.steps} steps",
             ) from error
+    learned.twist.save(output)
+    unfinished.done()
+    return learned
 
 
 def _show(learned: TwistFit, output: Path, *, as_json: bool) -> int:

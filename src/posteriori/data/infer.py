@@ -9,12 +9,14 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
 from ..preferences import split_pair
-from ..types import Prompt
 from .conversation import conversation
+
+if TYPE_CHECKING:
+    from ..types import Prompt
 
 _MESSAGES = ("messages", "conversations")
 _ELSEWHERE = ("question", "query", "instruction", "problem", "input", "text")

@@ -7,13 +7,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, DataError
-from ..types import Prompt
 from .files import SUFFIXES
 from .infer import prompt_and_columns
 from .rows import Row, rows_of
+
+if TYPE_CHECKING:
+    from ..types import Prompt
 
 RESERVED = (
     "prompts",

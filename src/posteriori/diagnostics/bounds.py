@@ -9,6 +9,7 @@ import torch
 from ..errors import SamplingError
 from ..numerics import Spread, log_mean_exp
 from ..target import Target
+from ..tokens import check_outcomes_of
 from ..types import Draws, Estimate
 from .mixture import Mixture, Stratum
 
@@ -54,6 +55,7 @@ def check_posterior(posterior: Draws, target: Target) -> None:
             where="evaluate",
             hint='draw them with posteriori.sample(target, "rejection")',
         )
+    check_outcomes_of(target.prior, posterior.completions, "posterior")
     position_N = target.prompt_positions(posterior.completions)
     count_P = position_N.cpu().bincount(minlength=len(target.prompts))
     if not bool((count_P > 1).all()):

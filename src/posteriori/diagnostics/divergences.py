@@ -33,7 +33,7 @@ def kl_from_target(mixture: Mixture) -> Estimate:
         value_n = _times(log_v_n, log_v_n - log_u_n)
         return _Term(value_n, value_n + log_v_n.exp())
 
-    return _expected(mixture, term)
+    return _expected(mixture, term, mixture.missed())
 
 
 def eubo(mixture: Mixture) -> Estimate:
@@ -44,7 +44,7 @@ def eubo(mixture: Mixture) -> Estimate:
         value_n = _times(log_v_n, log_v_n - log_u_n + mixture.log_z_value)
         return _Term(value_n, value_n)
 
-    return _expected(mixture, term)
+    return _expected(mixture, term, mixture.missed())
 
 
 def target_entropy(mixture: Mixture) -> Estimate:
@@ -61,7 +61,7 @@ def target_entropy(mixture: Mixture) -> Estimate:
         * _times(w_n - mixture.log_z_value, mixture.log_z_value + 1 - value - s.log_target_n)
         for w_n, s in zip(mixture.log_weight, mixture.strata, strict=True)
     ]
-    return mixture.estimate(value, influence)
+    return mixture.estimate(value, influence, missed=mixture.missed())
 
 
 def total_variation(mixture: Mixture) -> Estimate:
@@ -91,17 +91,19 @@ def _times(log_weight_n: Tensor, value_n: Tensor) -> Tensor:
     return torch.where(log_weight_n.isneginf(), 0.0, log_weight_n.exp() * value_n)
 
 
-def _expected(mixture: Mixture, term: Callable[[Tensor, Tensor], _Term]) -> Estimate:
+def _expected(
+    mixture: Mixture, term: Callable[[Tensor, Tensor], _Term], missed: float = 0.0
+) -> Estimate:
     if mixture.log_z_value == -math.inf:
         return Estimate(math.nan, math.inf, "consistent", mixture.num_draws)
     log_v = [w - mixture.log_z_value for w in mixture.log_weight]
     terms = [term(v_n, u_n) for v_n, u_n in zip(log_v, mixture.log_policy_ratio(), strict=True)]
-    value = mixture.share * sum(float(each.value_n.mean()) for each in terms)
+    value = mixture.mean([each.value_n for each in terms])
     if not math.isfinite(value):
         return Estimate(value, 0.0, "exact", mixture.num_draws)
-    slope = mixture.share * sum(float(each.slope_n.mean()) for each in terms)
+    slope = mixture.mean([each.slope_n for each in terms])
     influence = [
         mixture.share * (each.value_n - slope * v_n.exp())
         for each, v_n in zip(terms, log_v, strict=True)
     ]
-    return mixture.estimate(value, influence)
+    return mixture.estimate(value, influence, missed=missed)

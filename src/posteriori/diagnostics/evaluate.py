@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from scipy.stats import norm
@@ -21,16 +22,18 @@ from ..prompt_sample import (
 )
 from ..protocols import LanguageModel
 from ..registry import language_model
+from ..reliability import most_evidence, never_varies, rests_on
 from ..seeds import generator
 from ..target import Target
-from ..tokens import check_same_outcomes
+from ..tokens import check_outcomes_of, check_same_outcomes
 from ..types import Cost, Draws, Estimate, Finding
 from ..watching import Progress, one_pass, portions
 from .bounds import check_posterior
 from .diversity import unique_fraction
-from .figures import bounded, figures_of, of_prompt, rows, stratum
+from .figures import bounded, figures_of, max_reward_of, of_prompt, rows, stratum
 from .findings import Beside, findings_of
 from .mixture import Mixture
+from .reach import fault_of_mixture
 from .tilting import beta_of
 from .wasted import wasted
 
@@ -62,7 +65,9 @@ class Report(dict[str, Estimate]):
         Of a report that was made with exact draws of the target. Its ends are a lower and an upper
         bound in expectation, each moved outwards by the normal quantile of its standard error, so
         it holds with at least that confidence where there are enough draws for standard errors to
-        be right. Raises `KeyError` for other figures, and `ConfigError` without exact draws.
+        be right. Where no draw of policy or prior has any evidence, log Z is that of the sampler
+        which made the exact draws, if it gives one, and nothing is known otherwise. Raises
+        `KeyError` for other figures, and `ConfigError` without exact draws.
         """
         if name not in ("log_z", "kl_to_target", "kl_from_target"):
             raise KeyError(f"there is no interval for '{name}'")
@@ -76,6 +81,8 @@ class Report(dict[str, Estimate]):
         figure, upper = self[name], self["log_z_upper"]
         # What the upper bound adds to the figures, which rest on the lower one.
         gap = upper.value - self["log_z"].value
+        if not math.isfinite(gap):
+            return (-math.inf if name == "log_z" else 0.0), math.inf
         low, high = (figure.value - gap, figure.value)
         low_error, high_error = (upper.standard_error, 0.0)
         if name != "kl_from_target":
@@ -175,12 +182,21 @@ def evaluate(
     if of_prior is not None:
         sides.append((of_prior, log_pi_of_prior))
     prompts = range(len(target.prompts))
+    strata = [
+        [stratum(draws, log_pi_N, rows(draws, at)) for draws, log_pi_N in sides] for at in prompts
+    ]
+    evidence = [torch.cat([s.log_evidence_n for s in both]) for both in strata]
+    most = most_evidence(evidence, target.max_log_evidence)
     mixtures = [
-        Mixture(*(stratum(draws, log_pi_N, rows(draws, at)) for draws, log_pi_N in sides))
-        for at in prompts
+        Mixture(both[0], both[1] if len(both) > 1 else None, log_max_evidence)
+        for both, log_max_evidence in zip(strata, most, strict=True)
     ]
     waste = wasted(mixtures, beta_of(target))
-    figures = figures_of(of_policy, mixtures, waste)
+    figures = figures_of(of_policy, mixtures, waste, max_reward=max_reward_of(target))
+    if target.max_log_evidence is None:
+        log_z = figures["log_z"]
+        resting = rests_on(log_z.value, mixtures[0].num_draws)
+        figures["log_z"] = replace(log_z, findings=(resting,))
     if posterior is not None:
         log_pi_N = _log_prob(lm, posterior, scoring_exact)
         cost += Cost(lm_tokens=lm_tokens(posterior.completions))
@@ -190,6 +206,8 @@ def evaluate(
         waste,
         None if of_prior is None else _unique(of_prior, prompts),
         combine(cut, "consistent"),
+        [fault_of_mixture(m) if m.log_z_value > -math.inf else "" for m in mixtures],
+        never_varies(evidence, target.max_log_evidence),
     )
     figures = of_all_prompts(figures, len(target.prompts) / len(whole.prompts))
     findings = [*findings_of(figures, of_policy, beside), *target.findings]
@@ -209,6 +227,8 @@ def _check(
             where="evaluate",
             hint="draw as many of the prior as of the policy",
         )
+    if prior_draws is not None:
+        check_outcomes_of(target.prior, prior_draws.completions, "prior_draws")
     if posterior is not None:
         check_posterior(posterior, target)
 

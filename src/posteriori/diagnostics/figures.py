@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from torch import Tensor
 
-from ..estimates import by_prompt, combine, mean, worst
+from ..estimates import at_least_zero, by_prompt, combine, mean, worst
+from ..reliability import missed_of_mean
 from ..rows_of_prompts import rows_of_prompts, split_rows
 from ..target import Target
 from ..types import Completions, Draws, Estimate
@@ -45,29 +46,43 @@ FIGURES = (
 )
 
 
-def figures_of(draws: Draws, mixtures: Sequence[Mixture], waste: Wasted) -> dict[str, Estimate]:
-    """All of `FIGURES`. `draws` are the policy's own, `mixtures` one a prompt."""
+def figures_of(
+    draws: Draws, mixtures: Sequence[Mixture], waste: Wasted, *, max_reward: float = math.nan
+) -> dict[str, Estimate]:
+    """All of `FIGURES`. `draws` are the policy's own, `mixtures` one a prompt, and `max_reward` the
+    largest reward there can be, NaN where nobody knows."""
     num_prompts = len(mixtures)
     texts = [of_prompt(draws, at) for at in range(num_prompts)]
     completions = draws.completions
 
-    def mean_over_draws(values_N: Tensor) -> Estimate:
-        return by_prompt(num_prompts, lambda i: mean(values_N[rows(draws, i)]), "unbiased")
+    def mean_over_draws(
+        values_N: Tensor, farthest: Callable[[int], float] | None = None
+    ) -> Estimate:
+        def of(at: int) -> Estimate:
+            values_n = values_N[rows(draws, at)]
+            most = math.nan if farthest is None else farthest(at)
+            return mean(values_n, missed_of_mean(values_n, most))
+
+        return by_prompt(num_prompts, of, "unbiased")
 
     figures = {
         "log_z": combine([m.log_z() for m in mixtures], "lower_bound"),
-        "elbo": mean_over_draws(draws.log_weight),
+        "elbo": mean_over_draws(draws.log_weight, lambda at: mixtures[at].farthest_evidence()),
         "eubo": combine([divergences.eubo(m) for m in mixtures], "consistent"),
-        "kl_to_target": combine([m.kl_to_target() for m in mixtures], "consistent"),
-        "kl_from_target": combine([divergences.kl_from_target(m) for m in mixtures], "consistent"),
+        "kl_to_target": at_least_zero(combine([m.kl_to_target() for m in mixtures], "consistent")),
+        "kl_from_target": at_least_zero(
+            combine([divergences.kl_from_target(m) for m in mixtures], "consistent")
+        ),
         "tv": combine([divergences.total_variation(m) for m in mixtures], "consistent"),
         "js": combine([divergences.jensen_shannon(m) for m in mixtures], "consistent"),
         "wasted_nats": waste.nats,
         "effective_beta": waste.beta,
-        "kl_to_prior": mean_over_draws(draws.log_proposal_N - draws.log_prior_N),
+        "kl_to_prior": at_least_zero(mean_over_draws(draws.log_proposal_N - draws.log_prior_N)),
         "entropy": mean_over_draws(-draws.log_proposal_N),
-        "target_entropy": combine([divergences.target_entropy(m) for m in mixtures], "consistent"),
-        "mean_reward": mean_over_draws(draws.reward_N),
+        "target_entropy": at_least_zero(
+            combine([divergences.target_entropy(m) for m in mixtures], "consistent")
+        ),
+        "mean_reward": mean_over_draws(draws.reward_N, lambda _: max_reward),
     }
     for name, level in QUANTILES.items():
         figures[name] = combine(
@@ -98,7 +113,7 @@ def bounded(
     of_prompts = split_rows(position_N, len(mixtures))
     strata = [stratum(posterior, log_pi_N, each) for each in of_prompts]
     eubo = [mean(each.log_target_n - each.log_pi_n) for each in strata]
-    of_weights = [m.log_z() for m in mixtures]
+    of_weights = [_log_z(m, posterior, at) for at, m in enumerate(mixtures)]
     kl = [
         replace(
             above,
@@ -115,13 +130,29 @@ def bounded(
         )
         for z, each in zip(of_weights, [mean(s.log_target_n) for s in strata], strict=True)
     ]
-    upper = [log_z_upper(m, each) for m, each in zip(mixtures, strata, strict=True)]
+    upper = [
+        log_z_upper(m, each) if m.log_z_value > -math.inf else replace(z, kind="upper_bound")
+        for m, each, z in zip(mixtures, strata, of_weights, strict=True)
+    ]
+    unseen = any(m.log_z_value == -math.inf for m in mixtures)
     return {
+        **({"log_z": combine(of_weights, "lower_bound")} if unseen else {}),
         "eubo": combine(eubo, "unbiased"),
-        "kl_from_target": combine(kl, "consistent"),
-        "target_entropy": combine(entropy, "consistent"),
+        "kl_from_target": at_least_zero(combine(kl, "consistent")),
+        "target_entropy": at_least_zero(combine(entropy, "consistent")),
         "log_z_upper": combine(upper, "upper_bound"),
     }
+
+
+def _log_z(mixture: Mixture, posterior: Draws, at: int) -> Estimate:
+    """By the draws of policy and prior; where none has any evidence, as the sampler of the exact
+    draws has it."""
+    of_sampler = posterior.log_z
+    if mixture.log_z_value > -math.inf or of_sampler is None:
+        return mixture.log_z()
+    if len(of_sampler.per_prompt) <= at:
+        return mixture.log_z()
+    return of_sampler.per_prompt[at]
 
 
 def rows(draws: Draws, index: int) -> Tensor:
@@ -131,6 +162,13 @@ def rows(draws: Draws, index: int) -> Tensor:
 
 def of_prompt(draws: Draws, index: int) -> Completions:
     return draws.completions.select(rows(draws, index))
+
+
+def max_reward_of(target: Target) -> float:
+    """The largest reward that there can be, in its own units; NaN where nobody knows."""
+    each = [e for e in target.evidence if getattr(e, "is_reward", False)]
+    stated = getattr(each[0], "max_reward", None) if len(each) == 1 else None
+    return math.nan if stated is None else stated
 
 
 def stratum(draws: Draws, log_pi_N: Tensor, rows_N: Tensor) -> Stratum:

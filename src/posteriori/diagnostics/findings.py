@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ..numerics import reliable_k
+from .. import reliability
 from ..types import Draws, Estimate, Finding
-from .reach import LARGE_ERROR
 from .wasted import Wasted
 
 SURE = 5.0
@@ -38,11 +37,14 @@ more: level stop, however little the target has."""
 class Beside:
     """What the findings need besides the figures. `prior_unique` is the prior's own unique fraction
     (None where the policy is the prior), `target_truncated` the share of the target's completions
-    that `max_new_tokens` cuts."""
+    that `max_new_tokens` cuts, `faults` what is wrong with each prompt's weights in words, and
+    `never_varies` the finding on evidence that is all the same."""
 
     waste: Wasted
     prior_unique: Estimate | None
     target_truncated: Estimate
+    faults: Sequence[str] = ()
+    never_varies: Finding | None = None
 
 
 def findings_of(figures: Mapping[str, Estimate], draws: Draws, beside: Beside) -> list[Finding]:
@@ -51,7 +53,12 @@ def findings_of(figures: Mapping[str, Estimate], draws: Draws, beside: Beside) -
     found = [
         _evidence_never_seen(figures["log_z"]),
         _ruled_out(draws),
-        _untrusted_weights(figures["pareto_k"], figures["log_z"]),
+        reliability.finding(
+            beside.faults,
+            "log_z rests on few of the draws and is likely too low, and kl_to_target with it.",
+            "Raise num_samples, or evaluate a policy that is nearer to the target.",
+        ),
+        beside.never_varies,
         beside.waste.finding,
         _collapsed(figures, beside.prior_unique),
         _elsewhere(figures, beside.waste),
@@ -85,37 +92,6 @@ def _ruled_out(draws: Draws) -> Finding | None:
         f"The evidence rules out {ruled_out} of {len(draws)} draws ({share:.1%}), "
         "so kl_to_target is infinite.",
         "Sample from the target (rejection, importance), or soften the evidence.",
-    )
-
-
-def _untrusted_weights(pareto_k: Estimate, log_z: Estimate) -> Finding | None:
-    """By the tail of the weights, or by how few of them carry log_z: se^2 = 1/ess - 1/N.
-
-    The tail is asked where fewer than half of the draws are effective, se^2 > 1/N: k-hat is a shape
-    whatever the spread, and near the target the weights are all but equal.
-    """
-    draws_each = log_z.per_prompt[0].num_draws
-    limit = reliable_k(draws_each)
-    heavy = [
-        k.value
-        for k, z in zip(pareto_k.per_prompt, log_z.per_prompt, strict=True)
-        if not k.value <= limit and not z.standard_error**2 * draws_each < 1
-    ]
-    errors = [e.standard_error for e in log_z.per_prompt if math.isfinite(e.standard_error)]
-    loose = [error for error in errors if error > LARGE_ERROR]
-    if heavy:
-        shown = "unknown (too few weights)" if any(map(math.isnan, heavy)) else f"{max(heavy):.2f}"
-        why = f"pareto_k is {shown}, above {limit:.2f}, for {len(heavy)}"
-    elif loose:
-        why = f"the standard error of log_z is up to {max(loose):.2f} nats for {len(loose)}"
-    else:
-        return None
-    return Finding(
-        "warn",
-        "weights_not_trusted",
-        f"{why} of {len(log_z.per_prompt)} prompts: log_z rests on few of the draws, is likely too "
-        "low, and kl_to_target with it.",
-        "Raise num_samples, or evaluate a policy that is nearer to the target.",
     )
 
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 from scipy.optimize import root_scalar
 
 from ..config import MAX_PROMPTS
 from ..draw import draw
 from ..errors import ConfigError, FrontierError
-from ..estimates import combine
+from ..estimates import at_least_zero, combine
+from ..fingerprints.keeping import keeping
 from ..prompt_sample import of_a_sample, sampled_finding, sampled_prompts
+from ..reliability import fault_of, most_evidence
 from ..rows_of_prompts import rows_of_prompts
 from ..sampling import sample
 from ..seeds import derive, generator
@@ -20,8 +24,7 @@ from ..target import Target
 from ..types import Cost, Draws, Estimate, Finding, Kind
 from ..watching import Progress
 from .best_of_n_points import BestOfN, best_of_n_points
-from .reach import fault_of
-from .tilting import Stage, beta_of
+from .tilting import Stage, beta_of, proportional
 
 FEWEST = 100
 """Draws a prompt below which there is no frontier."""
@@ -87,7 +90,7 @@ class Frontier:
         grid = [self.end * (at / _GRID) ** 2 for at in range(1, _GRID + 1)] if self.end else []
         self.points = tuple(self._at(t) for t in grid)
         self.best_of_n: tuple[BestOfN, ...] = best_of_n_points(pool)
-        self.findings = (_finding(self.points, because),)
+        self.findings: tuple[Finding, ...] = (_finding(self.points, because),)
 
     def at_beta(self, beta: float) -> Point:
         """Raises `FrontierError` below the smallest beta that is known."""
@@ -99,14 +102,21 @@ class Frontier:
         return self._at(t)
 
     def at_kl(self, nats: float) -> Point:
-        """The posterior at that mean KL from the prior. Raises `FrontierError` beyond the end."""
+        """The posterior at that mean KL from the prior; its reward's error is that at this very KL,
+        as of `at_reward`. Raises `FrontierError` beyond the end."""
         if not (math.isfinite(nats) and nats > 0):
             raise ConfigError(f"kl={nats} must be a positive number of nats", where="frontier")
-        return self._solve(lambda point: point.kl.value - nats, f"KL={nats:g}")
+        found = self._solve(lambda point: point.kl.value - nats, f"KL={nats:g}")
+        return replace(found, reward=self._held(found, "kl"))
 
     def at_reward(self, reward: float) -> Point:
-        """The posterior with that mean reward. Raises `FrontierError` beyond the end, and for no
-        more than the prior's own, which no beta has."""
+        """The posterior with that mean reward; its KL's error is that at this very reward.
+
+        Where log e is the reward over beta this is the error of log Z, because KL at a fixed reward
+        R is max_t (t R / beta - log Z(t)), whose slope in t is 0 at the maximum (envelope theorem);
+        likewise the reward's error at a fixed KL is beta / t times that of log Z. Raises
+        `FrontierError` beyond the end, and for no more than the prior's own, which no beta has.
+        """
         if not math.isfinite(reward):
             raise ConfigError(f"reward={reward} must be a finite number", where="frontier")
         found = self._solve(lambda point: point.reward.value - reward, f"reward={reward:g}")
@@ -117,7 +127,34 @@ class Frontier:
                 where="frontier",
                 hint="ask for more reward",
             )
-        return found
+        return replace(found, kl=self._held(found, "reward"))
+
+    def _held(self, point: Point, fixed: str) -> Estimate:
+        """The point's KL with its error where the reward is `fixed`, or its reward where the KL is:
+        both move along the curve at one rate, and what takes t along it is no error."""
+        figure = point.kl if fixed == "reward" else point.reward
+        t = self.unit / point.beta
+        if t == 0:
+            return figure
+        stage = self._stage_at(t)
+        tilted = [each.at(t) for each in stage]
+        of_reward = sum(each.reward_slope for each in tilted)
+        if not of_reward > 0:
+            return figure
+        rate = sum(each.kl_slope for each in tilted) / of_reward
+        each = [one.kl_less_reward(t, rate) for one in stage]
+        if fixed == "kl":
+            each = [replace(one, standard_error=one.standard_error / rate) for one in each]
+        error = self._mean(each, "consistent")
+        held = zip(figure.per_prompt, each, strict=True)
+        return replace(
+            figure,
+            standard_error=error.standard_error,
+            degrees_of_freedom=error.degrees_of_freedom,
+            per_prompt=tuple(
+                replace(one, standard_error=other.standard_error) for one, other in held
+            ),
+        )
 
     def _solve(self, surplus: Callable[[Point], float], what: str) -> Point:
         """The point where a figure that grows with t reaches what is asked; t = 0 if it starts
@@ -140,19 +177,22 @@ class Frontier:
         return self._at(float(root))
 
     def _at(self, t: float) -> Point:
-        """By the nearest draws that can be trusted there: k-hat is blind to what is so rare that no
-        draw has seen it, and the nearest draws see most."""
-        nearest = sorted(self.stages, key=lambda stage: abs(t - stage[0].t0))
-        stage = next((each for each in nearest if not _fault(each, t)), nearest[0])
+        stage = self._stage_at(t)
         tilted = [each.at(t) for each in stage]
         return Point(
             beta=self.unit / t if t else math.inf,
-            kl=self._mean([each.kl for each in tilted], "consistent"),
+            kl=at_least_zero(self._mean([each.kl for each in tilted], "consistent")),
             reward=self._mean([each.reward for each in tilted], "consistent"),
             log_z=self._mean([each.log_z for each in tilted], "lower_bound"),
             pareto_k=max(each.pareto_k for each in tilted),
             source="annealed" if stage[0].t0 else "prior",
         )
+
+    def _stage_at(self, t: float) -> Sequence[Stage]:
+        """The nearest draws that can be trusted at t: k-hat is blind to what is so rare that no
+        draw has seen it, and the nearest draws see most."""
+        nearest = sorted(self.stages, key=lambda stage: abs(t - stage[0].t0))
+        return next((each for each in nearest if not _fault(each, t)), nearest[0])
 
     def _mean(self, per_prompt: Sequence[Estimate], kind: Kind) -> Estimate:
         return of_a_sample(combine(per_prompt, kind), self._share)
@@ -182,6 +222,8 @@ def frontier(
     max_prompts: int | None = MAX_PROMPTS,
     enough: Callable[[Frontier], bool] | None = None,
     on_progress: Progress | None = None,
+    journal: Path | str | None = None,
+    resume: bool = False,
 ) -> Frontier:
     """The reward-KL frontier of `target`, from `num_samples` draws of its prior a prompt.
 
@@ -196,17 +238,42 @@ def frontier(
     delta-method standard errors. `on_progress` counts passes over the prior's draws, and begins
     again with each annealed stage.
 
+    `journal` is a folder that has what is finished until all is: with `resume=True` a run that was
+    killed goes on from there, and ends with the same bits. The folder stays, to be removed when it
+    is of no use any more.
+
     Raises `ConfigError` below 100 draws. Sources: Korbak et al. 2022, arXiv 2205.11275; Owen 2013,
     "Monte Carlo theory, methods and examples", chapter 9, for the weighted means.
     """
     _check_number(num_samples)
     if not (math.isfinite(strongest) and strongest > 0) or stages < 0:
         raise ConfigError("strongest must be a positive number, and stages not negative")
-    whole, target = target, sampled_prompts(target, max_prompts, seed)
-    share = len(target.prompts) / len(whole.prompts)
+
+    def about() -> dict[str, Any]:
+        numbers = {"num_samples": num_samples, "seed": seed, "stages": stages}
+        return {"the work": "frontier", **numbers, "strongest": strongest}
+
+    part = sampled_prompts(target, max_prompts, seed)
+    share = len(part.prompts) / len(target.prompts)
+    with keeping(part, journal, about, resume=resume):
+        curve = _frontier(part, num_samples, seed, stages, strongest, enough, on_progress, share)
+    curve.findings += sampled_finding(part, target)
+    return curve
+
+
+def _frontier(
+    target: Target,
+    num_samples: int,
+    seed: int,
+    stages: int,
+    strongest: float,
+    enough: Callable[[Frontier], bool] | None,
+    on_progress: Progress | None,
+    share: float,
+) -> Frontier:
     stream = generator(seed, "frontier")
     pool = draw(target, target.prior, num_samples, stream, on_progress=on_progress)
-    found, cost = [_stage(pool, 0.0)], pool.cost
+    found, cost = [_stage(target, pool, 0.0)], pool.cost
     stride, t0 = _STRIDE, 0.0
     for number in range(stages):
         end, _ = _end(found, strongest)
@@ -225,10 +292,8 @@ def frontier(
         cost += drawn.cost
         # Weighted for the tempered target; the evidence itself is what tilts them further.
         whole = replace(drawn, log_evidence_N=drawn.log_evidence_N / t0)
-        found.append(_stage(replace(whole, log_weight_N=drawn.log_weight), t0))
-    curve = Frontier(target, found, pool, strongest, cost, share)
-    curve.findings += sampled_finding(target, whole)
-    return curve
+        found.append(_stage(target, replace(whole, log_weight_N=drawn.log_weight), t0))
+    return Frontier(target, found, pool, strongest, cost, share)
 
 
 def frontier_of(target: Target, pool: Draws, *, strongest: float = 10.0) -> Frontier:
@@ -241,7 +306,7 @@ def frontier_of(target: Target, pool: Draws, *, strongest: float = 10.0) -> Fron
         minlength=len(pool.completions.prompt_set)
     )
     _check_number(int(per_prompt.min()))
-    return Frontier(target, [_stage(pool, 0.0)], pool, strongest, pool.cost)
+    return Frontier(target, [_stage(target, pool, 0.0)], pool, strongest, pool.cost)
 
 
 def _check_number(num_samples: int) -> None:
@@ -252,9 +317,14 @@ def _check_number(num_samples: int) -> None:
         )
 
 
-def _stage(draws: Draws, t0: float) -> list[Stage]:
+def _stage(target: Target, draws: Draws, t0: float) -> list[Stage]:
     # By place and not by text: a prompt may be there twice.
-    return [Stage(draws, rows, t0) for rows in rows_of_prompts(draws.completions)]
+    rows = rows_of_prompts(draws.completions)
+    evidence = [draws.log_evidence_N[each].cpu() for each in rows]
+    most = most_evidence(evidence, target.max_log_evidence)
+    unit = beta_of(target)
+    unit = unit if proportional(draws, unit) else 0.0
+    return [Stage(draws, each, t0, bound, unit) for each, bound in zip(rows, most, strict=True)]
 
 
 def _end(stages: Sequence[Sequence[Stage]], strongest: float) -> tuple[float, str]:
@@ -281,7 +351,7 @@ def _fault(stage: Sequence[Stage], t: float) -> str:
     if 0 < stage[0].t0 < t:
         return "the annealed draws end"
     tilted = ((each, each.at(t)) for each in stage)
-    faults = (fault_of(each.log_weight(t), at.log_z, at.pareto_k) for each, at in tilted)
+    faults = (fault_of(each.log_weight(t), at.log_z, at.pareto_k, at.missed) for each, at in tilted)
     return next(filter(None, faults), "")
 
 

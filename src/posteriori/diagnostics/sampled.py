@@ -10,20 +10,19 @@ from torch import Tensor
 
 from ..estimates import by_prompt, combine
 from ..numerics import ess
+from ..reliability import most_evidence
 from ..target import Target
 from ..types import Draws, Estimate, Kind
 from .diversity import distinct_n, unique_fraction
-from .tilting import Stage
+from .tilting import Stage, beta_of, proportional
 
 FEWEST_EFFECTIVE = 20.0
 """Weighted draws that are worth fewer than these have an error that they do not show themselves."""
 
-_MOST = 0.5
-"""The share of effective draws from which on k-hat is not asked."""
-
 _DOUBTS = {
     "evidence_never_satisfied": "want of draws that the evidence allows",
     "weights_not_trusted": "weights that cannot be trusted",
+    "chains_may_have_missed": "chains that may have missed the most evidence",
     "chains_disagree": "chains that have not converged",
     "chains_drift": "chains that have not converged",
     "convergence_unknown": "chains of which nothing tells if they have converged",
@@ -67,7 +66,11 @@ def sampled(target: Target, draws: Draws, *, of_target: bool = True) -> Sampled:
     if any(not _weighs(draws, mine) for mine in rows):
         return Sampled(figures, why or "prompts without a draw of any weight")
     of_target = of_target and draws.guarantee != "heuristic"
-    tilted = [_stage(draws, mine) for mine in rows]
+    evidence = [draws.log_evidence_N[mine.to(draws.log_evidence_N.device)].cpu() for mine in rows]
+    most = most_evidence(evidence, target.max_log_evidence)
+    unit = beta_of(target)
+    unit = unit if proportional(draws, unit) else 0.0
+    tilted = [_stage(draws, mine, bound, unit) for mine, bound in zip(rows, most, strict=True)]
     kind: Kind = "unbiased" if draws.guarantee == "exact" else "consistent"
     figures["mean_reward"] = combine([each[1] for each in tilted], kind)
     if not of_target:
@@ -119,16 +122,10 @@ def with_log_z(
 
 
 def _doubt(draws: Draws, rows: Sequence[Tensor]) -> str:
-    """Why the draws do not stand for their law. As on the frontier, the shape of the weights' tail
-    is not asked for where most draws are effective: the weights then differ too little to matter,
-    and those of particles are tied within their groups, which no tail is."""
+    """Why the draws do not stand for their law."""
     if any(not bool(mine.any()) for mine in rows):
         return "prompts without a draw"
     said = {finding.name for finding in draws.findings}
-    if draws.guarantee == "properly_weighted" and all(
-        _ess(draws, mine).value >= _MOST * int(mine.sum()) for mine in rows
-    ):
-        said.discard("weights_not_trusted")
     return next((words for name, words in _DOUBTS.items() if name in said), "")
 
 
@@ -141,13 +138,20 @@ def _weighted(draws: Draws) -> bool:
     return draws.guarantee == "properly_weighted" or bool((draws.log_weight != 0).any())
 
 
-def _stage(draws: Draws, mine: Tensor) -> tuple[Estimate, Estimate, Estimate]:
+def _stage(
+    draws: Draws, mine: Tensor, log_max_evidence: float, unit: float
+) -> tuple[Estimate, Estimate, Estimate]:
     """log Z, reward and KL of one prompt; of a single group without an error."""
+    if not _weighted(draws):
+        # Draws of the target itself: what they have not shown is rare under it.
+        log_max_evidence = -math.inf
     groups = int(mine.sum())
     if draws.group_N is not None:
         groups = len(draws.group_N.cpu()[mine].unique())
     if groups > 1:
-        told = Stage(draws, mine, 1.0).at(1.0)
+        alone = draws.group_N is None and _weighted(draws)
+        stage = Stage(draws, mine, 1.0, log_max_evidence, unit, independent=alone)
+        told = stage.at(1.0)
         return told.log_z, told.reward, told.kl
     # The values of two copies are those of one, and the error of one cannot be told.
     twice = mine.nonzero()[:, 0].repeat(2)

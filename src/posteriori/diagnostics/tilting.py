@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ..numerics import pareto_k, variance_of_mean
+from ..numerics import Spread, pareto_k
+from ..reliability import NORMAL, RULE_OF_THREE, jumps, missed
 from ..target import Target
-from ..types import Draws, Estimate
+from ..types import Draws, Estimate, Kind
 
 
 def beta_of(target: Target) -> float:
@@ -22,14 +24,35 @@ def beta_of(target: Target) -> float:
     return shared / target.temper if target.temper else math.inf
 
 
+def proportional(draws: Draws, unit: float) -> bool:
+    """Whether the reward is `unit` log e and a constant, wherever there is evidence."""
+    on_N = ~draws.log_evidence_N.isneginf()
+    rest_N = (draws.reward_N - unit * draws.log_evidence_N)[on_N]
+    if len(rest_N) == 0 or not math.isfinite(unit):
+        return False
+    size = float(draws.reward_N[on_N].abs().max())
+    return float(rest_N.max() - rest_N.min()) <= _ROUNDING * max(1.0, size)
+
+
+_ROUNDING = 1e-6
+"""Of a reward's size."""
+
+
 @dataclass(frozen=True)
 class Tilted:
-    """p_t ~ prior e^t of one prompt: log Z(t), E_t[r], KL(p_t, prior), and k-hat of its weights."""
+    """p_t ~ prior e^t of one prompt: log Z(t), E_t[r], KL(p_t, prior), and k-hat of its weights.
+
+    `kl_slope` and `reward_slope` are the derivatives in t, and `missed` is the part of log Z's
+    error by what no draw has shown.
+    """
 
     log_z: Estimate
     reward: Estimate
     kl: Estimate
     pareto_k: float
+    kl_slope: float = math.nan
+    reward_slope: float = math.nan
+    missed: float = math.inf
 
 
 class Stage:
@@ -40,10 +63,23 @@ class Stage:
 
     Draws of one group depend on each other; groups are independent, and of equal size. log Z(t) is
     below its true value in expectation, the others are consistent; standard errors are the delta
-    method's. What hard evidence rules out is ruled out for every t > 0.
+    method's, and what the draws may have missed: 3/n of the prior's probability
+    (`reliability.missed`) at `log_max_evidence`, the most log e there may be, or at the most that
+    was seen. `unit`: how much reward there is in a nat of it; `independent`: whether the draws are
+    independent ones of a proposal (those of the prior are, t0 = 0), and no particles that have
+    looked for evidence by steps. What hard evidence rules out is ruled out for every t > 0.
     """
 
-    def __init__(self, draws: Draws, rows: Tensor, t0: float) -> None:
+    def __init__(
+        self,
+        draws: Draws,
+        rows: Tensor,
+        t0: float,
+        log_max_evidence: float = -math.inf,
+        unit: float = 0.0,
+        *,
+        independent: bool | None = None,
+    ) -> None:
         self.t0 = t0
         self.log_e_n = draws.log_evidence_N[rows].cpu()
         self.reward_n = draws.reward_N[rows].cpu()
@@ -52,6 +88,16 @@ class Stage:
             self.log_w_n = torch.zeros_like(self.log_e_n)
         group_n = None if draws.group_N is None or t0 == 0 else draws.group_N[rows].cpu()
         self.group_n = None if group_n is None else group_n.unique(return_inverse=True)[1]
+        top = int(self.log_e_n.argmax())
+        seen = float(self.log_e_n[top])
+        most = max(seen, log_max_evidence)
+        # What particles look for by steps, a gap alone can hide from them.
+        alone = t0 == 0 if independent is None else independent
+        self.may_miss = alone or jumps(self.log_e_n, most)
+        self.farthest = most if self.may_miss else seen
+        self.farthest_reward = float(self.reward_n[top])
+        if self.farthest > seen > -math.inf:
+            self.farthest_reward += unit * (self.farthest - seen)
 
     def at(self, t: float) -> Tilted:
         num = len(self.log_w_n)
@@ -61,27 +107,61 @@ class Stage:
             unknown = Estimate(math.nan, math.inf, "consistent", num)
             return Tilted(Estimate(log_z, math.inf, "lower_bound", num), unknown, unknown, math.nan)
         v_n = (log_w_n - log_z).exp()
-        # Evidence zero has no weight where t > 0, and at t = 0 its logarithm does not count.
-        log_e_n = self.log_e_n.where(~self.log_e_n.isneginf(), 0.0)
+        log_e_n, reward_n = self._on(v_n)
         mean_log_e = float((v_n * log_e_n).mean())
+        reward = float((v_n * reward_n).mean())
+        kl = t * mean_log_e - log_z
+        more = self._more(t, log_z, mean_log_e, reward)
+        of_kl_n = t * v_n * (log_e_n - mean_log_e) - v_n
+        finite = math.isfinite(reward)
         return Tilted(
-            Estimate(log_z, self._error(v_n), "lower_bound", num),
-            self._reward(v_n),
-            Estimate(
-                t * mean_log_e - log_z,
-                self._error(t * v_n * (log_e_n - mean_log_e) - v_n),
-                "consistent",
-                num,
-            ),
+            self._estimate(log_z, v_n, more[0], "lower_bound"),
+            self._estimate(reward, v_n * (reward_n - reward), more[1])
+            if finite
+            else Estimate(reward, 0.0, "exact", num),
+            self._estimate(kl, of_kl_n, more[2]),
             pareto_k(log_w_n),
+            t * float((v_n * (log_e_n - mean_log_e).square()).mean()),
+            float((v_n * (log_e_n - mean_log_e) * (reward_n - reward)).mean()),
+            more[0],
         )
 
-    def _reward(self, v_n: Tensor) -> Estimate:
-        reward_n = self.reward_n.where(v_n > 0, 0.0)
-        value = float((v_n * reward_n).mean())
-        if math.isinf(value):
-            return Estimate(value, 0.0, "exact", len(v_n))
-        return Estimate(value, self._error(v_n * (reward_n - value)), "consistent", len(v_n))
+    def kl_less_reward(self, t: float, rate: float) -> Estimate:
+        """KL(t) - rate E_t[r], whose error is that of KL where the reward is held fixed and
+        rate = dKL / dreward along t."""
+        log_w_n = self.log_weight(t)
+        log_z = float(log_w_n.logsumexp(0)) - math.log(len(log_w_n))
+        v_n = (log_w_n - log_z).exp()
+        log_e_n, reward_n = self._on(v_n)
+        mean_log_e, reward = float((v_n * log_e_n).mean()), float((v_n * reward_n).mean())
+        of_kl_n = t * v_n * (log_e_n - mean_log_e) - v_n
+        more = self._more(t, log_z, mean_log_e, reward)
+        return self._estimate(
+            t * mean_log_e - log_z - rate * reward,
+            of_kl_n - rate * v_n * (reward_n - reward),
+            abs(more[2] - rate * more[1]),
+        )
+
+    def _on(self, v_n: Tensor) -> tuple[Tensor, Tensor]:
+        """log e and the reward; 0 where there is no weight, so that 0 times infinity is 0."""
+        return self.log_e_n.where(~self.log_e_n.isneginf(), 0.0), self.reward_n.where(v_n > 0, 0.0)
+
+    def _more(
+        self, t: float, log_z: float, mean_log_e: float, reward: float
+    ) -> tuple[float, float, float]:
+        """By how much log Z(t), E_t[r] and KL(t) would change, over 1.96, if 3/n of the prior's
+        probability were where the most evidence is."""
+        if t == 0 or not self.may_miss:
+            return 0.0, 0.0, 0.0
+        num = len(self.log_e_n)
+        of_log_z = missed(log_z, t * self.farthest, num)
+        # Weight that a share q of the prior's probability has, beside what that had before.
+        q, log_v = min(0.5, RULE_OF_THREE / num), t * self.farthest - log_z
+        gain = float(np.logaddexp(math.log1p(-q), math.log(q) + log_v))
+        share = math.exp(math.log(q) + log_v - gain)
+        of_kl = share * t * (self.farthest - mean_log_e) - gain
+        away = self.farthest_reward - reward
+        return of_log_z, share * away / NORMAL, of_kl / NORMAL
 
     def log_weight(self, t: float) -> Tensor:
         """log w(t), float64 [n]."""
@@ -90,9 +170,13 @@ class Stage:
         log_w_n = self.log_w_n + (t - self.t0) * self.log_e_n
         return log_w_n.masked_fill(self.log_e_n.isneginf(), -math.inf)
 
-    def _error(self, influence_n: Tensor) -> float:
-        if self.group_n is None:
-            return math.sqrt(float(variance_of_mean(influence_n)))
-        groups = int(self.group_n.max()) + 1
-        sum_G = torch.zeros(groups, dtype=torch.float64).index_add(0, self.group_n, influence_n)
-        return math.sqrt(float(variance_of_mean(sum_G * groups / len(influence_n))))
+    def _estimate(
+        self, value: float, influence_n: Tensor, more: float, kind: Kind = "consistent"
+    ) -> Estimate:
+        means = influence_n
+        if self.group_n is not None:
+            groups = int(self.group_n.max()) + 1
+            sum_G = torch.zeros(groups, dtype=torch.float64).index_add(0, self.group_n, influence_n)
+            means = sum_G * groups / len(influence_n)
+        error, degrees = Spread.of_means([means], abs(more))
+        return Estimate(value, error, kind, len(influence_n), degrees_of_freedom=degrees)

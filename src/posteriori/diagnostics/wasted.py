@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..estimates import combine, mean
-from ..numerics import Spread
+from ..estimates import at_least_zero, combine, mean
 from ..types import Estimate, Finding
 from .mixture import Mixture
 from .nearest import Tilt
@@ -54,8 +53,9 @@ def wasted(mixtures: Sequence[Mixture], unit: float) -> Wasted:
     the curvature.
 
     Where the weights at the minimiser cannot be trusted (`reach.fault_at`) and it lies beyond the
-    target's own strength, or at infinity, t ends where they can, or at the target: the value is
-    then an estimate of an upper bound, since KL falls up to the minimiser, and so is beta.
+    target's own strength, or at infinity, t ends where they can: the value is then an estimate of
+    an upper bound, since KL falls up to the minimiser, and so is beta. Where no t can be trusted
+    the bound is KL(pi, prior), which needs no weights, and beta is infinite.
     """
     tilt = _tilt(mixtures)
     t = tilt.nearest()
@@ -71,16 +71,22 @@ def _bound(mixtures: Sequence[Mixture], t: float, unit: float, fault: str) -> Wa
     looks = [largest ** (1 - at / _LOOKS) for at in range(_LOOKS + 1)]
     known = (at for at in looks if not fault_at(mixtures, at) and unseen(mixtures, at) <= _UNSEEN)
     end = next(known, None)
-    nats = replace(_kl(mixtures, end or 1.0), kind="upper_bound")
-    beta = Estimate(unit / (end or 1.0), math.nan, "upper_bound", nats.num_draws)
+    # Where no strength can be trusted there is the prior, of which KL needs no weights.
+    nats = replace(_kl(mixtures, end) if end else _kl_to_prior(mixtures), kind="upper_bound")
+    beta = Estimate(unit / end if end else math.inf, math.nan, "upper_bound", nats.num_draws)
     finding = _unknown(nats, beta, fault) if end else _doubtful(fault)
-    return Wasted(end or 1.0, nats, beta, finding, bound=True)
+    return Wasted(end or 0.0, nats, beta, finding, bound=True)
 
 
 def _tilt(mixtures: Sequence[Mixture]) -> Tilt:
     return Tilt(
         [
-            torch.cat([s.log_prior_n - m_n for s, m_n in zip(m.strata, m.log_m, strict=True)])
+            torch.cat(
+                [
+                    s.log_prior_n - log_m_n + log_count_n
+                    for s, log_m_n, log_count_n in zip(m.strata, m.log_m, m.log_count, strict=True)
+                ]
+            )
             for m in mixtures
         ],
         [torch.cat([s.log_evidence_n for s in m.strata]) for m in mixtures],
@@ -91,10 +97,14 @@ def _tilt(mixtures: Sequence[Mixture]) -> Tilt:
 def _kl(mixtures: Sequence[Mixture], t: float) -> Estimate:
     """mean_c KL(pi, p*_t). At t = 0 the limit t -> 0 where the policy keeps to hard evidence."""
     if t == 0 and _free(mixtures):
-        each = [mean(m.policy.log_pi_n - m.policy.log_prior_n) for m in mixtures]
-    else:
-        each = [m.tempered(t).kl_to_target() for m in mixtures]
-    return combine(each, "consistent")
+        return _kl_to_prior(mixtures)
+    return at_least_zero(combine([m.tempered(t).kl_to_target() for m in mixtures], "consistent"))
+
+
+def _kl_to_prior(mixtures: Sequence[Mixture]) -> Estimate:
+    """mean_c KL(pi, prior): never below the least KL to p*_t, t = 0 being one of them."""
+    each = [mean(m.policy.log_pi_n - m.policy.log_prior_n) for m in mixtures]
+    return at_least_zero(combine(each, "consistent"))
 
 
 def _free(mixtures: Sequence[Mixture]) -> bool:
@@ -120,12 +130,11 @@ def _error_of_slope(mixture: Mixture, t: float) -> float:
     tempered = mixture.tempered(t)
     influence = []
     mean_log_e = tempered.target_mean([s.log_evidence_n for s in mixture.strata]).value
-    for w_n, stratum in zip(tempered.log_weight, mixture.strata, strict=True):
+    for w_n, stratum in zip(tempered.log_counted, mixture.strata, strict=True):
         v_n = (w_n - tempered.log_z_value).exp()
         centred_n = torch.where(v_n > 0, stratum.log_evidence_n - mean_log_e, 0.0)
         influence.append(mixture.share * v_n * centred_n)
-    influence[0] = influence[0] - mixture.policy.log_evidence_n
-    return Spread.of_means(influence).error
+    return tempered.estimate(0.0, influence, minus_n=mixture.policy.log_evidence_n).standard_error
 
 
 def _on_its_own(mixtures: Sequence[Mixture], t: float) -> Finding | None:

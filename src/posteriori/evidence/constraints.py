@@ -19,9 +19,18 @@ from ..errors import ConfigError
 from .call import own_text
 from .constraint import Constraint
 from .json_text import JsonText
+from .pattern_size import check_pattern_size
 from .word_list import word_pattern
 
 _HALF = "\N{REPLACEMENT CHARACTER}"
+
+_LITERAL = regex_module.compile(
+    r"\\[pPN]\{[^}]*\}|\\(?![bBmMzZGXRK])[\s\S]|\[\^?\]?(?:\\[\s\S]|[^\]\\])*\]"
+)
+"""What stands for one character, whatever it is written with: \\$, \\{, \\p{L}, [$^]."""
+
+_VERBOSE = regex_module.compile(r"\(\?[a-zA-Z0-9]*x")
+"""Comments may hold brackets that begin no set."""
 
 _LOOKS_AROUND = regex_module.compile(r"\\[bBmMzZGXRK]|\$|\(\?(?:<?[=!]|\()|\(\*|\{[^}\d,]")
 """What may look at the end of a prefix and take it for the end of the text (assertions,
@@ -62,12 +71,14 @@ def regex(
 
     Patterns are those of the package `regex`, which contain those of `re`. A prefix is ruled out
     when no continuation of it can match, by partial matching. Patterns with assertions about what
-    comes next (\\b, $, lookarounds) cannot be judged so and have no prefix check; `^` can.
+    comes next (\\b, $, lookarounds) cannot be judged so and have no prefix check; `^`, and
+    a literal \\$ or [$], can.
 
     Raises `ConfigError` for a pattern that cannot be compiled.
     """
     if match not in ("full", "search"):
         raise ConfigError(f"match='{match}' is neither 'full' nor 'search'", where="regex")
+    check_pattern_size(pattern, "regex")
     try:
         compiled = regex_module.compile(pattern, flags)
     except regex_module.error as error:
@@ -78,10 +89,16 @@ def regex(
         ) from error
     how = "fullmatch" if match == "full" else "search"
     whole = TextTest(f"regex {pattern}", partial(_matches, compiled, how, False))
-    if _LOOKS_AROUND.search(pattern):
+    if _looks_around(pattern, flags):
         return Constraint(whole, **calling)
     prefix = TextTest(whole.__name__, partial(_matches, compiled, how, True), half=True)
     return Constraint(whole, prefix, **calling)
+
+
+def _looks_around(pattern: str, flags: int) -> bool:
+    is_verbose = flags & regex_module.VERBOSE or _VERBOSE.search(pattern)
+    bare = pattern if is_verbose else _LITERAL.sub("x", pattern)
+    return _LOOKS_AROUND.search(bare) is not None
 
 
 def words(

@@ -36,6 +36,11 @@ class Likelihood:
         self._ask = Caller(fn, self.name, settings, dropped=0.0)
 
     @property
+    def callers(self) -> tuple[Caller, ...]:
+        """What calls the user's functions, and counts it."""
+        return (self._ask,)
+
+    @property
     def counts(self) -> CallCounts:
         return self._ask.counts
 

@@ -99,6 +99,11 @@ class Reward:
         return self.max_reward / self.beta
 
     @property
+    def callers(self) -> tuple[Caller, ...]:
+        """What calls the user's functions, and counts it."""
+        return tuple(self._ask)
+
+    @property
     def counts(self) -> CallCounts:
         """Of all its functions together."""
         return sum((ask.counts for ask in self._ask), CallCounts())
@@ -110,14 +115,34 @@ class Reward:
     def score(self, completions: Completions, columns: Columns) -> Scores:
         beta = price(self.beta, "Reward")
         r_N = torch.zeros(len(completions), dtype=torch.float64)
+        ruled_out_N = torch.zeros(len(completions), dtype=torch.bool)
         for name, ask, weight in zip(self.names, self._ask, self.weights, strict=True):
             answers = ask(completions, columns)
             each_N = numbers(answers, completions, name=ask.name, unit="reward")
-            if len(self._ask) > 1 and not bool(each_N.isnan().all()):
-                current_context().log_metric(f"reward/{name}", float(each_N.nanmean()))
+            if len(self._ask) > 1:
+                _tell(name, completions, each_N)
             each_N = torch.nan_to_num(each_N, nan=0.0, neginf=-math.inf)
             r_N = r_N + (weight * each_N).where(each_N > -math.inf, -math.inf)
+            ruled_out_N = ruled_out_N | each_N.isneginf()
+        off_N = ~(r_N / beta).isfinite() & ~ruled_out_N
+        if bool(off_N.any()):
+            row = int(off_N.nonzero()[0])
+            raise EvidenceError(
+                f"a reward of {float(r_N[row]):g} over beta {beta:g} is no finite number "
+                f"(completion {row}, {completions.texts[row][:60]!r})",
+                where=self.name,
+                hint="raise beta, or scale the reward down",
+            )
         return Scores(log_evidence=r_N / beta, reward=r_N)
+
+
+def _tell(name: str, completions: Completions, each_N: torch.Tensor) -> None:
+    """The run around of what one of several rewards is."""
+    context = current_context()
+    if context.on_reward is not None:
+        context.on_reward(name, completions, each_N)
+    if not bool(each_N.isnan().all()):
+        context.log_metric(f"reward/{name}", float(each_N.nanmean()))
 
 
 def _checked_weights(weights: Sequence[float] | None, num: int) -> list[float]:

@@ -44,7 +44,7 @@ class Objective(torch.nn.Module):
     tokens' log-probs. The drawn token is the first choice."""
     rows_together: ClassVar[int] = 1
     """So many neighbouring draws (a pair: 2) have one loss, and stay in one micro-batch."""
-    first_change: ClassVar[float] = 1e-3
+    first_change: ClassVar[float] = 1e-2
     """With learning_rate "auto": half the mean squared change of log pi, in nats, by a run's first
     update. What has less noise may begin with more."""
     epochs: int = 1

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ..config import Strict
+from ..errors import ConfigError
 from ..types import Draws
 from .base import Constants, Objective, count_by
 from .clipped import RatioFigures, clipped_surrogate
@@ -31,7 +32,8 @@ class GRPO(Objective):
     has the gradient that does so at p* (docs/kl-estimators.md).
 
     Sources: DeepSeekMath, arXiv 2402.03300, section 4.1 (scale=True, kl="k3", kl_in="loss",
-    aggregation="token_mean"); Dr. GRPO, arXiv 2503.20783, section 3 (without scale and token mean).
+    aggregation="token_mean"); the KL by the ratio (kl_ratio=True): DeepSeek-V3.2, arXiv 2512.02556,
+    section 3.1; Dr. GRPO, arXiv 2503.20783, section 3 (without scale and token mean).
     """
 
     name = "grpo"
@@ -44,7 +46,10 @@ class GRPO(Objective):
         its size, for it is made of noise divided by its own size. In a group where all R are equal
         A is 0.
 
-        `kl` and `kl_in`: the estimator of KL(pi, prior) and whether R or the loss has it. `clip` is
+        `kl` and `kl_in`: the estimator of KL(pi, prior) and whether R or the loss has it.
+        `kl_ratio` multiplies the one in the loss by r_t, the token's ratio to the policy that drew,
+        as TRL 1.16 does by default. Its gradient is then that of each token's own KL(pi, prior),
+        its prefix held, for k3 as for k1, and the policy ends where it does with k2. `clip` is
         epsilon, None for no clipping. `epochs`: updates made of one step's draws. `aggregation`:
         "sequence" sums over an outcome's tokens; "token_mean" divides by their number, as
         published, so a token of a long outcome counts for less than one of a short outcome and the
@@ -55,6 +60,7 @@ class GRPO(Objective):
         scale: bool = False
         kl: Estimator = "k1"
         kl_in: Literal["reward", "loss"] = "reward"
+        kl_ratio: bool = False
         clip: float | None = Field(0.2, gt=0)
         epochs: int = Field(1, ge=1)
         aggregation: Literal["sequence", "token_mean"] = "sequence"
@@ -62,10 +68,17 @@ class GRPO(Objective):
     def __init__(self, **settings: object) -> None:
         super().__init__(**settings)
         its = self.settings
+        if its.kl_ratio and its.kl_in == "reward":
+            raise ConfigError(
+                "kl_ratio is for an estimate of the KL in the loss, and kl_in is 'reward'",
+                where="objective 'grpo'",
+                hint='set kl_in = "loss", or remove kl_ratio',
+            )
         self.epochs = its.epochs
         exact = its.kl == "k1" and its.kl_in == "reward"
         if not exact:
-            self.fixed_point = _ELSEWHERE[its.kl, its.kl_in]
+            where = "loss, by the ratio" if its.kl_ratio else its.kl_in
+            self.fixed_point = _ELSEWHERE[its.kl, where]
         if exact and not its.scale and its.epochs == 1 and its.aggregation == "sequence":
             self.divergence = "KL(policy, target)"
         self._figures = RatioFigures(its.clip)
@@ -98,7 +111,8 @@ class GRPO(Objective):
         gain_nL = clipped_surrogate(log_ratio_nL, advantage_n1, self.settings.clip) * mask_nL
         if self.settings.kl_in == "loss":
             prior_nL = constants["log_prior_NL"]
-            gain_nL = gain_nL - kl_estimate(self.settings.kl, token_log_prob_nL, prior_nL)
+            kl_nL = kl_estimate(self.settings.kl, token_log_prob_nL, prior_nL)
+            gain_nL = gain_nL - (kl_nL * log_ratio_nL.exp() if self.settings.kl_ratio else kl_nL)
         if self.settings.aggregation == "token_mean":
             gain_nL = gain_nL / mask_nL.sum(-1, keepdim=True)
         return -gain_nL.sum(-1)
@@ -126,9 +140,14 @@ def standardised(reward_N: Tensor, group_N: Tensor) -> Tensor:
     return torch.zeros_like(reward_N).where(~differs_N, centred_N / deviation_N)
 
 
+_EACH_TOKENS = "prior times exp(expected log-evidence), token by token: no later KL counts"
+
 _ELSEWHERE = {
     ("k1", "loss"): "the completions of most evidence alone: the KL's gradient is zero on average",
-    ("k2", "loss"): "prior times exp(expected log-evidence), token by token: no later KL counts",
+    ("k2", "loss"): _EACH_TOKENS,
+    ("k1", "loss, by the ratio"): _EACH_TOKENS,
+    ("k3", "loss, by the ratio"): _EACH_TOKENS,
+    ("k2", "loss, by the ratio"): "neither the target nor any known distribution",
     ("k3", "loss"): "prior divided by (1 - advantage), token by token, not the target",
     ("k2", "reward"): "neither the target nor any known distribution",
     ("k3", "reward"): "neither the target nor any known distribution",

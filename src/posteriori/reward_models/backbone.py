@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
+from ..device import usable_device
 from ..errors import ModelError, PromptError
 from ..evidence.classifier_text import Text, in_float32, padded, padding_id, text_of, token_ids
 from ..hub import check_model_name
@@ -117,7 +118,7 @@ def load_backbone(
     place = str(path)
     if place.startswith(("/", ".")) and not Path(place).exists():
         raise ModelError(f"there is no model at '{place}'", hint="check the path")
-    check_model_name(place, ())
+    check_model_name(place, (), kind="a sequence-classification model")
     try:
         # A head that is not in the checkpoint is drawn.
         with loading() as options, drawing(derive(seed, "reward head")):
@@ -145,8 +146,7 @@ def load_backbone(
 
 
 def with_device(backbone: Backbone, device: str | torch.device | None) -> Backbone:
-    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return backbone.to(chosen)
+    return backbone.to(usable_device(device))
 
 
 def _last_linear(model: Any) -> tuple[str, nn.Linear]:

@@ -94,7 +94,7 @@ def held_out_figures(
     scaled_N = delta_N / temperature
 
     def log_loss(d_N: Tensor) -> Estimate:
-        return _clustered(bradley_terry_loss(d_N, zero_N, label_N, noise), groups)
+        return clustered(bradley_terry_loss(d_N, zero_N, label_N, noise), groups)
 
     agree_N = agreement(delta_N, label_N)
     before = reliability(label_probability(delta_N, noise), label_N)
@@ -102,7 +102,7 @@ def held_out_figures(
     return HeldOut(
         num_pairs=len(delta_N),
         num_prompts=len(set(groups)),
-        accuracy=_clustered(agree_N, groups),
+        accuracy=clustered(agree_N, groups),
         log_loss=log_loss(delta_N),
         ece=expected_calibration_error(before),
         temperature=temperature,
@@ -168,7 +168,7 @@ def expected_calibration_error(bins: Sequence[Bin]) -> float:
     return sum(each.count * abs(each.accuracy - each.confidence) for each in bins) / total
 
 
-def _clustered(values_N: Tensor, groups: Sequence[Hashable]) -> Estimate:
+def clustered(values_N: Tensor, groups: Sequence[Hashable]) -> Estimate:
     """The mean over pairs. `standard_error` for these prompts; `standard_error_new_prompts` lets
     the pairs of one prompt depend on each other, by Student's t where there are few prompts.
     Infinite for a single pair."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,8 +13,10 @@ from torch import Tensor
 
 from ..config import RewardSettings, parse
 from ..errors import ConfigError, ModelError
+from ..fingerprints.fingerprint import digest
 from ..models.adapters import drawing_adapters, lora_config
 from ..models.load import BUNDLED
+from ..runs.journal import Journal, once
 from ..seeds import derive
 from ..train.run_dir import jsonable, versions
 from ..types import Finding, prompt_key
@@ -24,7 +27,7 @@ from .laplace import PairFeatures, fit_head, laplace
 from .model import RewardModel
 from .posterior import HeadPosterior
 from .training import Record, RewardTrainer, TokenPairs, bootstrap_weights, initial_heads
-from .writer import Writer, new_directory
+from .writer import JOURNAL, Writer, new_directory
 
 
 @dataclass
@@ -65,6 +68,7 @@ def fit_reward(
     tokenizer: Any = None,
     device: str | None = None,
     output_dir: str | Path | None = None,
+    resume: bool = False,
     on_step: Callable[[Record], None] | None = None,
     **settings: Any,
 ) -> RewardFit:
@@ -91,7 +95,9 @@ def fit_reward(
 
     With `output_dir`, which must be new or empty, the run keeps there its metrics, its best model
     so far (`checkpoint/`, until the run ends) and the model: `AutoModelForSequenceClassification`
-    and `po.Reward(path, beta)` load it. Reproducible from `seed`, bit for bit on the CPU.
+    and `po.Reward(path, beta)` load it. What is finished is in `unfinished/` until all is: with
+    `resume=True` a run that was killed goes on from there, and ends with the same bits.
+    Reproducible from `seed`, bit for bit on the CPU.
 
     Raises `DataError` with the line for what is no pair, or for a single prompt without
     `held_out_pairs`; `ModelError`; `PromptError` for a text beyond the context; `CheckpointError`
@@ -101,31 +107,69 @@ def fit_reward(
     checked = parse(RewardSettings, settings, where="fit_reward")
     _refuse_idle(checked)
     train, held_out = _pairs(pairs, held_out_pairs, checked)
-    place = None if output_dir is None else new_directory(output_dir)
+    if resume and output_dir is None:
+        raise ConfigError("resume=True needs the run's output_dir", where="fit_reward")
+    place = None if output_dir is None else new_directory(output_dir, resume=resume)
     backbone = with_device(_backbone(model, tokenizer, checked.seed), device)
     train_data, held_out_data = TokenPairs(backbone, train), TokenPairs(backbone, held_out)
+    about = {
+        **{name: digest(value) for name, value in checked.model_dump().items()},
+        "the model": digest([backbone.model, backbone.tokenizer.get_vocab()]),
+        "the pairs": digest([list(map(list, train)), list(map(list, held_out))]),
+    }
     _prepare(backbone, checked)
     writer = Writer(place, backbone, checked, on_step)
+    if place is None:
+        return _fit(backbone, train_data, held_out_data, checked, writer)
+    journal = Journal(place / JOURNAL, about, resume=resume)
+    try:
+        if resume:
+            # Those that the journal has are put back by it.
+            writer.resume([])
+        with journal.keeping():
+            result = _fit(backbone, train_data, held_out_data, checked, writer)
+        journal.remove()
+    finally:
+        journal.close()
+        for note in journal.notes:
+            warnings.warn(note, stacklevel=2)
+    return result
+
+
+def _fit(
+    backbone: Backbone,
+    train_data: TokenPairs,
+    held_out_data: TokenPairs,
+    checked: RewardSettings,
+    writer: Writer,
+) -> RewardFit:
     history: list[Record] = []
     members = checked.members if checked.uncertainty == "ensemble" else 1
     heads_KD = initial_heads(backbone, members, checked.seed)
     if checked.tuning != "head":
         trainer = RewardTrainer(
-            backbone, heads_KD, train_data, held_out_data, checked, writer.step, writer.best
+            backbone,
+            heads_KD,
+            train_data,
+            held_out_data,
+            checked,
+            writer.step,
+            writer.best,
+            writer.resume,
         )
         heads_KD, history = trainer.run(), trainer.history
     backbone.requires_grad_(False)
-    chosen_ND, rejected_ND = train_data.features(backbone, checked.batch_size)
+    chosen_ND, rejected_ND = once(lambda: train_data.features(backbone, checked.batch_size))
     reference_D = 0.5 * (chosen_ND + rejected_ND).mean(0)
     seen = PairFeatures(
         chosen_ND - rejected_ND, train_data.margin_N, train_data.label_N, checked.label_noise
     )
     posterior, precision, findings = _posterior(seen, heads_KD, reference_D, checked)
-    chosen_ND, rejected_ND = held_out_data.features(backbone, checked.batch_size)
+    chosen_ND, rejected_ND = once(lambda: held_out_data.features(backbone, checked.batch_size))
     figures = held_out_figures(
         posterior.mean(chosen_ND - rejected_ND),
         held_out_data.label_N,
-        [prompt_key(pair.prompt) for pair in held_out],
+        [prompt_key(pair.prompt) for pair in held_out_data.pairs],
         checked.label_noise,
     )
     made = RewardModel(backbone, posterior, figures.temperature)
@@ -134,11 +178,11 @@ def fit_reward(
         history=history,
         held_out=figures,
         train_loss=float(seen.loss(posterior.mean_D).mean()),
-        num_train=len(train),
+        num_train=len(train_data),
         settings=checked,
         prior_precision=precision,
         findings=findings + figures.findings,
-        output_dir=place,
+        output_dir=writer.place,
     )
     writer.finish(made, result.about())
     return result

@@ -24,6 +24,8 @@ from .backbone import Backbone, load_backbone, with_device
 from .posterior import HeadPosterior
 
 HEADS_FILE, ABOUT_FILE = "heads.safetensors", "reward.json"
+MARK = "has_posteriori_heads"
+"""In config.json: the model is one of ours, and not whole without them."""
 
 
 class RewardModel:
@@ -70,6 +72,7 @@ class RewardModel:
         place.mkdir(parents=True, exist_ok=True)
         with self._with_head(merge=merge) as model:
             model.save_pretrained(str(place))
+        _mark(place / "config.json")
         self.backbone.tokenizer.save_pretrained(str(place))
         tensors = {k: v.contiguous() for k, v in asdict(self.posterior).items() if v is not None}
         save_file(tensors, place / HEADS_FILE)
@@ -113,6 +116,11 @@ class RewardModel:
         backbone = with_device(load_backbone(directory, None, 0, trained=True), device)
         mean_D = backbone.initial_head_D.double()
         if not (place / HEADS_FILE).is_file():
+            if getattr(backbone.model.config, MARK, False):
+                raise ModelError(
+                    f"the reward model at '{directory}' is not whole: {HEADS_FILE} is missing",
+                    hint="copy all of its files, or train it again",
+                )
             return cls(backbone, HeadPosterior(mean_D, torch.zeros_like(mean_D)))
         try:
             tensors = load_file(place / HEADS_FILE)
@@ -126,3 +134,10 @@ class RewardModel:
                 hint=f"its {HEADS_FILE} and {ABOUT_FILE} are those that fit_reward wrote",
             ) from error
         return cls(backbone, posterior, temperature)
+
+
+def _mark(config: Path) -> None:
+    """An adapter's folder has no config.json, and needs no mark."""
+    if config.is_file():
+        held = json.loads(config.read_text(encoding="utf-8"))
+        config.write_text(json.dumps({**held, MARK: True}, indent=2) + "\n", encoding="utf-8")

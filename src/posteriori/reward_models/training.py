@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..config import RewardSettings
 from ..errors import NonFiniteError
+from ..runs.journal import fold
 from ..seeds import generator
 from .backbone import Backbone, Token
 from .calibration import agreement
@@ -76,7 +77,8 @@ class RewardTrainer:
     The loss of a step is the mean over its pairs and the heads of weight x `bradley_terry_loss`.
     AdamW; the rate warms up and decays. Every `evaluate_every` steps the held-out loss (of the
     heads' mean) is measured; the weights where it was lowest are put back in the end, and training
-    stops once it has not fallen `patience` times in a row. `on_best` sees each new best.
+    stops once it has not fallen `patience` times in a row. `on_best` sees each new best, and
+    `on_resume` the records of what a journal has.
     """
 
     def __init__(
@@ -88,9 +90,11 @@ class RewardTrainer:
         settings: RewardSettings,
         on_step: Callable[[Record], None],
         on_best: Callable[[Tensor], None],
+        on_resume: Callable[[list[Record]], None] = lambda _: None,
     ) -> None:
         self.backbone, self.train_pairs, self.held_out = backbone, train, held_out
         self.settings, self.on_step, self.on_best = settings, on_step, on_best
+        self.on_resume = on_resume
         self.heads_KD = nn.Parameter(heads_KD.to(backbone.device, copy=True))
         self.weight_NK = bootstrap_weights(len(train), len(heads_KD), settings.seed).float()
         self.per_epoch = math.ceil(len(train) / settings.batch_size)
@@ -116,22 +120,50 @@ class RewardTrainer:
         warmup = math.ceil(settings.warmup * self.steps)
         kind = {"none": "constant_with_warmup"}.get(settings.decay, settings.decay)
         schedule: Any = get_scheduler(kind, optimizer, warmup, self.steps)
-        step = 0
-        for epoch in range(settings.epochs):
-            batches = bucketed_batches(
+        batches = [
+            (epoch, rows)
+            for epoch in range(settings.epochs)
+            for rows in bucketed_batches(
                 self.train_pairs.lengths, settings.batch_size, settings.seed, epoch
             )
-            for rows in batches:
-                record = {"step": step, "epoch": epoch, "learning_rate": schedule.get_last_lr()[0]}
-                record["loss"] = self._update(optimizer, rows, step)
-                schedule.step()
-                step += 1
-                if step % self.evaluate_every == 0 or step == self.steps:
-                    record |= self._evaluate()
-                self.history.append(record)
-                self.on_step(record)
-                if self._since_best >= settings.patience:
-                    return self._restored()
+        ]
+
+        def learn(step: int, batch: tuple[int, list[int]]) -> int:
+            if self._since_best >= settings.patience:
+                return step
+            epoch, rows = batch
+            record = {"step": step, "epoch": epoch, "learning_rate": schedule.get_last_lr()[0]}
+            record["loss"] = self._update(optimizer, rows, step)
+            schedule.step()
+            step += 1
+            if step % self.evaluate_every == 0 or step == self.steps:
+                record |= self._evaluate()
+            self.history.append(record)
+            self.on_step(record)
+            return step
+
+        def pack(step: int) -> dict[str, Any]:
+            return {
+                "step": step,
+                "parameters": [parameter.detach() for parameter in self.parameters],
+                "optimizer": optimizer.state_dict(),
+                "schedule": schedule.state_dict(),
+                "history": self.history,
+                "best": [self.best, self._best_state, self._since_best],
+            }
+
+        @torch.no_grad()
+        def unpack(kept: dict[str, Any]) -> int:
+            for parameter, then in zip(self.parameters, kept["parameters"], strict=True):
+                parameter.copy_(then)
+            optimizer.load_state_dict(kept["optimizer"])
+            schedule.load_state_dict(kept["schedule"])
+            self.history = kept["history"]
+            self.best, self._best_state, self._since_best = kept["best"]
+            self.on_resume(self.history)
+            return kept["step"]
+
+        fold(0, batches, learn, pack=pack, unpack=unpack)
         return self._restored()
 
     def _update(self, optimizer: torch.optim.Optimizer, rows: list[int], step: int) -> float:

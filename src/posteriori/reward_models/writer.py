@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +12,28 @@ import torch
 
 from ..config import RewardSettings
 from ..errors import CheckpointError
-from ..train.files import append_line, save_folder, writing
+from ..runs.files import append_line, save_folder, write_whole, writing
 from ..train.run_dir import jsonable
 from .backbone import Backbone
 from .model import RewardModel
 from .posterior import HeadPosterior
 from .training import Record
 
-CHECKPOINT, METRICS = "checkpoint", "metrics.jsonl"
+CHECKPOINT, METRICS, JOURNAL = "checkpoint", "metrics.jsonl", "unfinished"
 
 
-def new_directory(path: str | Path) -> Path:
-    """The path, if nothing is there yet. Raises `CheckpointError` where something is."""
+def new_directory(path: str | Path, *, resume: bool = False) -> Path:
+    """The path, if nothing is there yet, or an unfinished run that is to be resumed. Raises
+    `CheckpointError` where something else is."""
     place = Path(path)
+    unfinished = (place / JOURNAL).is_dir()
+    if resume and unfinished:
+        return place
+    if unfinished:
+        raise CheckpointError(
+            f"'{place}' is not empty: it holds an unfinished run",
+            hint="go on with it (resume=True, --resume), or choose another output directory",
+        )
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise CheckpointError(
             f"'{place}' is not empty" if place.is_dir() else f"'{place}' is a file",
@@ -47,6 +56,12 @@ class Writer:
         if place is not None:
             with writing("the reward model", place, "choose another output directory"):
                 place.mkdir(parents=True, exist_ok=True)
+
+    def resume(self, history: Sequence[Record]) -> None:
+        """The records of the steps that are not made again."""
+        if self.place is not None:
+            lines = "".join(json.dumps(jsonable(record)) + "\n" for record in history)
+            write_whole(self.place / METRICS, lines)
 
     def step(self, record: Record) -> None:
         if self.place is not None:

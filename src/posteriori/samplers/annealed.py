@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from typing import Annotated, ClassVar
 
 import torch
@@ -12,17 +11,22 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from ..config import Strict
-from ..estimates import combine, log_mean_weight, worst
+from ..estimates import worst
 from ..numerics import ess, log_mean_exp
+from ..runs.journal import fold, once
 from ..strict import as_tuple
 from ..types import Cost, Draws, Estimate, Guarantee
 from .base import Job, Sampler
+from .findings import log_z_of_populations
 from .ladder import check_ladder, pilot
 from .resampling import ancestors
 from .suffix_moves import SuffixMoves
 
 _ROUND = 1024
 """Particles a prompt that are moved together."""
+
+_State = tuple[Draws, Tensor, list[Tensor]]
+"""The particles, their log-weights by island, and acceptance rates, one per move."""
 
 
 class Annealed(Sampler):
@@ -61,12 +65,14 @@ class Annealed(Sampler):
         ladder, cost = settings.ladder, Cost()
         if ladder is None:
             job.progress(0, 1)
-            ladder, cost = pilot(
-                moves,
-                settings.pilot_particles,
-                settings.moves,
-                settings.rung_ess,
-                job.generator("annealed pilot"),
+            ladder, cost = once(
+                lambda: pilot(
+                    moves,
+                    settings.pilot_particles,
+                    settings.moves,
+                    settings.rung_ess,
+                    job.generator("annealed pilot"),
+                )
             )
         check_ladder(ladder)
         num_prompts, islands = len(job.target.prompts), settings.islands
@@ -76,32 +82,34 @@ class Annealed(Sampler):
         log_z_parts, rates = [], []
         for first in range(0, islands, at_once):
             size = min(at_once, islands - first)
-            draws, rate_P = anneal(
-                moves,
-                ladder,
-                moves.start(size * each, job.generator("annealed", first)),
-                each,
-                settings.moves,
-                settings.resample_below,
-                job.generator("annealed moves", first),
-                lambda rung, first=first, size=size: job.progress(
-                    rungs * first + size * rung, rungs * islands
-                ),
-            )
+
+            def climb(
+                first: int = first, size: int = size, ladder: Sequence[float] = ladder
+            ) -> tuple[Draws, Tensor]:
+                return anneal(
+                    moves,
+                    ladder,
+                    moves.start(size * each, job.generator("annealed", first)),
+                    each,
+                    settings.moves,
+                    settings.resample_below,
+                    job.generator("annealed moves", first),
+                    lambda rung: job.progress(rungs * first + size * rung, rungs * islands),
+                )
+
+            draws, rate_P = once(climb)
             island_PG = torch.arange(size) + first + islands * torch.arange(num_prompts)[:, None]
             group_N = island_PG.flatten().repeat_interleave(each).to(draws.log_prior_N.device)
             job.keep(replace(draws, group_N=group_N, cost=draws.cost + cost))
             cost = Cost()
             log_z_parts.append(log_mean_exp(draws.log_weight.view(num_prompts, size, each)))
             rates.append(size * rate_P)
-        log_z = [
-            replace(log_mean_weight(log_z_I), num_draws=islands * each)
-            for log_z_I in torch.cat(log_z_parts, dim=1)
-        ]
-        draws = _thinned(Draws.concat(job.kept), job)
+        whole = Draws.concat(job.kept)
+        log_z = log_z_of_populations(job.target, whole, torch.cat(log_z_parts, dim=1))
+        draws = _thinned(whole, job)
         return replace(
             draws,
-            log_z=combine(log_z, "lower_bound"),
+            log_z=log_z,
             figures=_figures(torch.stack(rates).sum(0) / islands, len(ladder) - 1, each * islands),
         )
 
@@ -119,17 +127,24 @@ def anneal(
     """Islands of `each` neighbouring draws of q, taken up the ladder; and the acceptance rate a
     prompt. Their log-weights are such that the mean over an island is its Z-hat."""
     num_prompts = len(moves.target.prompts)
-    log_w_GK = torch.zeros_like(states.log_prior_N).view(-1, each)
-    accepted = []
-    for rung, (before, t) in enumerate(pairwise(ladder), start=1):
+
+    def climb(state: _State, rung: int) -> _State:
+        states, log_w_GK, accepted = state
+        before, t = ladder[rung - 1], ladder[rung]
         log_w_GK = log_w_GK + (t - before) * moves.log_weight(states).view(-1, each)
         log_w_GK, ancestor_N = resampled(log_w_GK, resample_below, generator)
         states = states.select(ancestor_N)
         for _ in range(moves_per_rung):
             states, accept_N = moves.step(states, t, generator)
-            accepted.append(accept_N.double().view(num_prompts, -1).mean(1))
+            accepted = [*accepted, accept_N.double().view(num_prompts, -1).mean(1)]
         if on_rung is not None:
             on_rung(rung)
+        return states, log_w_GK, accepted
+
+    log_w_GK = torch.zeros_like(states.log_prior_N).view(-1, each)
+    states, log_w_GK, accepted = fold(
+        (states, log_w_GK, []), range(1, len(ladder)), climb, generator
+    )
     return replace(states, log_weight_N=log_w_GK.flatten()), torch.stack(accepted).mean(0).cpu()
 
 

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from ..config import Strict
 from ..draw import draw
-from ..estimates import combine, log_mean_weight, mean
+from ..estimates import combine, mean
 from ..types import Draws, Estimate, Finding, Guarantee
 from .base import Job, Sampler
 from .best_of_n_law import best_of_n_kl, best_of_n_kl_bound
+from .findings import log_z_of_pool
 
 _ROUND = 256
 """Draws of the proposal a prompt between two reports of progress."""
@@ -104,14 +105,13 @@ class BestOfN(Sampler):
             pools.append(drawn)
             job.progress(start + groups, job.num_samples)
         pool = Draws.concat(pools)
-        at_N = pool.completions.prompt_index_N
-        log_z = combine(
-            [log_mean_weight(pool.log_weight[at_N == at]) for at in range(prompts)], "lower_bound"
-        )
+        log_z, found = log_z_of_pool(job.target, pool)
         picked = Draws.concat(job.kept)
         kl = self.kl_to_prior(pool, picked)
         figures = {} if kl is None else {"kl_to_prior": kl}
-        return replace(picked, log_z=log_z, figures=figures, findings=self.describe(pool))
+        return replace(
+            picked, log_z=log_z, figures=figures, findings=(*self.describe(pool), *found)
+        )
 
 
 def choose(share_GN: Tensor, coin_G1: Tensor) -> Tensor:

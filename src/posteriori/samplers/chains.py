@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from pydantic import Field
 
+from .. import reliability
 from ..config import Strict
 from ..draw import draw
 from ..errors import SamplingError
-from ..types import Cost, Draws, Estimate
+from ..numerics import log_mean_exp
+from ..rows_of_prompts import rows_of_prompts
+from ..types import Cost, Draws, Estimate, Finding
 from .base import Job
 from .mixing import Trace, findings
 
@@ -73,12 +77,51 @@ def draws_of(states: Draws, chains: int, take: int) -> Draws:
     return replace(picked, log_weight_N=torch.zeros_like(picked.log_prior_N), group_N=chosen)
 
 
-def finished(job: Job, trace: Trace, chains: int, log_z: Estimate | None = None) -> Draws:
-    """All that was kept, with the figures of the chains."""
+def finished(
+    job: Job,
+    trace: Trace,
+    chains: int,
+    log_z: Estimate | None = None,
+    found: Sequence[Finding] = (),
+) -> Draws:
+    """All that was kept, with the figures of the chains and what else was `found`."""
     figures = trace.figures()
+    draws = Draws.concat(job.kept)
+    proposed = chains * len(trace.values)
     return replace(
-        Draws.concat(job.kept),
+        draws,
         log_z=log_z,
         figures=figures,
-        findings=tuple(findings(figures, chains, job.num_samples)),
+        findings=(
+            *findings(figures, chains, job.num_samples),
+            *_out_of_reach(job, draws, proposed),
+            *found,
+        ),
     )
+
+
+def _out_of_reach(job: Job, draws: Draws, proposed: int) -> list[Finding]:
+    """Evidence far above all that chains have been at, which their proposals may have missed.
+
+    With Z about 1 / E_p*[1/e] over where they have been, what so many proposals have not shown may
+    hold more than a fifth of the target (`reliability.missed`).
+    """
+    evidence = [draws.log_evidence_N[rows].cpu() for rows in rows_of_prompts(draws.completions)]
+    most = reliability.most_evidence(evidence, job.target.max_log_evidence)
+    far = 0
+    for log_e_n, bound in zip(evidence, most, strict=True):
+        if len(log_e_n) == 0 or not reliability.beyond(log_e_n, bound):
+            continue
+        log_z = -float(log_mean_exp(-log_e_n))
+        far += reliability.missed(log_z, bound, proposed) > reliability.LARGE_ERROR
+    if not far:
+        return []
+    return [
+        Finding(
+            "warn",
+            "chains_may_have_missed",
+            f"For {far} of {len(evidence)} prompts no chain has been near the most evidence there "
+            f"may be, which {proposed} proposals can have missed: most of the target may be there.",
+            "Raise num_samples or burn_in, or use a proposal that is nearer to the target.",
+        )
+    ]

@@ -11,6 +11,7 @@ from ..errors import SamplingError
 from ..estimates import combine, log_mean_weight
 from ..protocols import LanguageModel
 from ..target import Target
+from ..tokens import check_outcomes_of
 from ..types import Completions, Draws, Estimate
 from .base import Job, Progress
 from .populations import Plan
@@ -43,6 +44,7 @@ def conditional_log_z(
     Source: Andrieu, Doucet and Holenstein 2010; Zhao et al. 2024 (arXiv 2404.17546, section 5).
     """
     completions = _exact(exact_draws)
+    check_outcomes_of(target.prior, completions, "exact_draws")
     position_M = target.prompt_positions(completions)
     order_M = position_M.argsort(stable=True)
     pinned, prompt_M = completions.select(order_M), position_M[order_M].cpu()

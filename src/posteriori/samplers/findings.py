@@ -3,60 +3,170 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 
-from ..numerics import ess, pareto_k, reliable_k
+import torch
+from torch import Tensor
+
+from .. import reliability
+from ..estimates import combine, log_mean_weight
+from ..numerics import log_mean_exp
 from ..rows_of_prompts import rows_of_prompts
-from ..types import Draws, Finding
+from ..target import Target
+from ..types import Draws, Estimate, Finding, Kind
 
-FEW = 0.01
-"""Below this share of effective draws the sample hangs on a handful of them."""
+_HINT = "Draw more, use a policy as the proposal, or another sampler (smc, annealed)."
 
 
-def findings_of_draws(draws: Draws) -> list[Finding]:
-    """Findings on the worst prompt; none for draws that weigh all the same."""
-    found: list[Finding] = []
+def log_z_of_pool(
+    target: Target, pool: Draws, kind: Kind = "lower_bound", *, weighted: bool = False
+) -> tuple[Estimate, list[Finding]]:
+    """log Z by the weights of independent draws of a proposal, and the findings on it.
+
+    `weighted`: the draws themselves go out with these weights. Otherwise log Z alone rests on them,
+    and the finding is `reliability.LOG_Z_NOT_TRUSTED`.
+    """
+    rows = rows_of_prompts(pool.completions)
+    weights = [pool.log_weight[mine].cpu() for mine in rows]
+    most = largest_weights(target, pool)
+    each = [
+        log_mean_weight(log_w_n, kind, log_max_weight=bound)
+        for log_w_n, bound in zip(weights, most, strict=True)
+    ]
+    if target.max_log_evidence is None:
+        each = [_resting(z) for z in each]
+    return combine(each, kind), findings_of_weights(target, pool, each, weighted=weighted)
+
+
+def log_z_of_populations(target: Target, draws: Draws, log_z_PC: Tensor) -> Estimate:
+    """log Z by the Z-hat of independent populations of particles, [prompts, populations].
+
+    The error is that over populations. Where the evidence has a gap (`reliability.jumps`) particles
+    find what lies beyond by chance alone, and may have missed it as independent draws may.
+    """
+    rows = rows_of_prompts(draws.completions)
+    evidence = [draws.log_evidence_N[mine].cpu() for mine in rows]
+    most = reliability.most_evidence(evidence, target.max_log_evidence)
+    each = [
+        log_mean_weight(
+            log_z_C,
+            log_max_weight=bound if reliability.jumps(log_e_n, bound) else -math.inf,
+            num_draws=len(log_e_n),
+        )
+        for log_z_C, log_e_n, bound in zip(log_z_PC, evidence, most, strict=True)
+    ]
+    return combine(each, "lower_bound")
+
+
+def largest_weights(target: Target, pool: Draws) -> list[float]:
+    """The largest log-weight that a draw for each prompt may have, nats; -inf where nobody knows.
+
+    Of the prior's own draws that is the most evidence. Of another proposal's nobody knows how much
+    more the prior may have of an outcome than it; where none of its draws is near the most
+    evidence, the largest ratio that was seen stands for it.
+    """
+    rows = rows_of_prompts(pool.completions)
+    evidence = [pool.log_evidence_N[mine].cpu() for mine in rows]
+    most = reliability.most_evidence(evidence, target.max_log_evidence)
+    found = []
+    for mine, log_e_n, bound in zip(rows, evidence, most, strict=True):
+        log_ratio_n = (pool.log_prior_N - pool.log_proposal_N)[mine].cpu()
+        from_prior = bool((log_ratio_n == 0).all())
+        if from_prior or reliability.beyond(log_e_n, bound):
+            found.append(bound + (float(log_ratio_n.max()) if len(log_ratio_n) else 0.0))
+        else:
+            found.append(-math.inf)
+    return found
+
+
+def findings_of_draws(draws: Draws, target: Target) -> list[Finding]:
+    """Findings on finished draws: by their weights, where they have any that count."""
     if draws.guarantee == "exact":
-        return found
-    completions = draws.completions
-    worst_k, worst_share, without = -math.inf, math.inf, []
-    log_w_N, mine = draws.log_weight.cpu(), rows_of_prompts(completions)
-    for rows, prompt in zip(mine, completions.prompt_set, strict=True):
-        log_w_n = log_w_N[rows]
-        if len(log_w_n) == 0 or bool(log_w_n.isneginf().all()):
-            without.append(prompt)
-            continue
-        worst_share = min(worst_share, float(ess(log_w_n)) / len(log_w_n))
-        k = pareto_k(log_w_n)
-        limit = reliable_k(len(log_w_n))
-        if k > limit:
-            worst_k = max(worst_k, k)
-    if without:
+        return []
+    log_z = None if draws.log_z is None else draws.log_z.per_prompt
+    if log_z is not None and len(log_z) != len(draws.completions.prompt_set):
+        log_z = None
+    weighs = draws.guarantee == "properly_weighted" or draws.log_weight_N is None
+    return findings_of_weights(target, draws, log_z, weighted=True, judged=weighs)
+
+
+def findings_of_weights(
+    target: Target,
+    draws: Draws,
+    log_z: Sequence[Estimate] | None = None,
+    *,
+    weighted: bool = True,
+    judged: bool = True,
+) -> list[Finding]:
+    """Whether any draw of each prompt has weight, and, where weights are to be `judged`, whether
+    they can be trusted (`reliability.fault`). `log_z`: what they say of it, prompt by prompt, where
+    that is known already."""
+    rows = rows_of_prompts(draws.completions)
+    weights = [draws.log_weight[mine].cpu() for mine in rows]
+    alive = [bool((log_w_n > -math.inf).any()) for log_w_n in weights]
+    prompts = draws.completions.prompt_set
+    without = [str(p) for p, lives in zip(prompts, alive, strict=True) if not lives]
+    found: list[Finding | None] = []
+    if without and weighted:
         found.append(
             Finding(
                 "stop",
                 "evidence_never_satisfied",
-                f"No draw has any weight for {len(without)} of {len(completions.prompt_set)} "
-                f"prompts, the first {str(without[0])[:60]!r}.",
+                f"No draw has any weight for {len(without)} of {len(prompts)} prompts, the "
+                f"first {without[0][:60]!r}.",
                 "Draw more, or from a proposal that is nearer to the target.",
             )
         )
-    if worst_k > -math.inf:
-        found.append(
-            Finding(
-                "warn",
-                "weights_not_trusted",
-                f"pareto_k is {worst_k:.2f}: a few draws carry the weights, so log_z is likely "
-                "too low and resampled draws repeat themselves.",
-                "Draw more, use a policy as the proposal, or another sampler (smc, annealed).",
+    if judged:
+        each = [_log_z_of(draws, mine) for mine in rows] if log_z is None else log_z
+        most = largest_weights(target, draws)
+        evidence = [draws.log_evidence_N[mine].cpu() for mine in rows]
+        faults = [
+            _fault(log_w_n, z, log_e_n, bound, draws.group_N is not None)
+            if lives or not weighted
+            else ""
+            for log_w_n, z, log_e_n, bound, lives in zip(
+                weights, each, evidence, most, alive, strict=True
             )
+        ]
+        name = reliability.NOT_TRUSTED if weighted else reliability.LOG_Z_NOT_TRUSTED
+        what = "log_z rests on few of the draws and is likely too low" + (
+            ", and resampled draws repeat themselves." if weighted else "."
         )
-    elif worst_share < FEW:
-        found.append(
-            Finding(
-                "warn",
-                "few_effective_draws",
-                f"Of a prompt's draws {worst_share:.2%} are effective.",
-                "Draw more, use a policy as the proposal, or another sampler (smc, annealed).",
-            )
-        )
-    return found
+        found.append(reliability.finding(faults, what, _HINT, name))
+        found.append(reliability.never_varies(evidence, target.max_log_evidence))
+    return [each for each in found if each is not None]
+
+
+def _fault(
+    log_w_n: Tensor, log_z: Estimate, log_e_n: Tensor, log_max_weight: float, grouped: bool
+) -> str:
+    """`reliability.fault_of`. An infinite error, of a single population, hides nothing."""
+    if grouped and not reliability.jumps(log_e_n, log_max_weight):
+        largest = log_z.value
+    else:
+        largest = max(float(log_w_n.max()), log_max_weight)
+    missed = reliability.missed(log_z.value, largest, len(log_w_n))
+    if not math.isfinite(log_z.standard_error):
+        missed = 0.0
+        log_z = Estimate(log_z.value, 0.0, log_z.kind, log_z.num_draws)
+    return reliability.fault_of(log_w_n, log_z, missed=missed)
+
+
+def _log_z_of(draws: Draws, mine: Tensor) -> Estimate:
+    """Of one prompt's weights; groups of draws that depend on each other count as one each."""
+    log_w_n = draws.log_weight[mine].cpu()
+    if not bool((log_w_n > -math.inf).any()):
+        return Estimate(-math.inf, math.inf, "lower_bound", len(log_w_n))
+    if draws.group_N is None:
+        return log_mean_weight(log_w_n)
+    group_n = draws.group_N[mine].cpu()
+    means = [log_mean_exp(log_w_n[group_n == g]) for g in group_n.unique()]
+    return log_mean_weight(torch.stack(means), num_draws=len(log_w_n))
+
+
+def _resting(log_z: Estimate) -> Estimate:
+    if log_z.value == -math.inf:
+        return log_z
+    return replace(log_z, findings=(reliability.rests_on(log_z.value, log_z.num_draws),))

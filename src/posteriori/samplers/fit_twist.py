@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..config import TwistSettings, parse
+from ..fingerprints.fingerprint import digest
+from ..fingerprints.keeping import keeping
 from ..numerics import ess
 from ..protocols import LanguageModel
+from ..runs.journal import fold
 from ..seeds import derive, generator
 from ..target import Target
 from ..types import Cost
@@ -38,6 +42,8 @@ def fit_twist(
     proposal: LanguageModel | None = None,
     start: TwistHead | None = None,
     on_step: Callable[[dict[str, float]], None] | None = None,
+    journal: Path | str | None = None,
+    resume: bool = False,
     **settings: int | float,
 ) -> TwistFit:
     """Train a `TwistHead` for `posteriori.sample(target, "smc", twist=fit.twist)`.
@@ -58,14 +64,40 @@ def fit_twist(
     step find the most probable ones; without a hidden layer (`width` 0) that is a convex problem.
     `width` and `rank` are those of `TwistHead`, `ess_threshold` and `guidance` those of the runs.
 
-    `start`: a twist to go on from. The loss is the cross-entropy in nats a token between the two
-    weightings. Consistent in `num_samples`, biased at few; that biases no draw, it makes them
-    dearer. Raises `ConfigError` for wrong settings and `SamplingError` where in a step no particle
-    of any prompt has any weight.
+    `start`: a twist to go on from. `journal` is a folder that has what is finished until all is:
+    with `resume=True` a run that was killed goes on from there, and ends with the same bits. The
+    folder stays, to be removed when the twist is kept elsewhere. The loss is the cross-entropy in
+    nats a token between the two weightings. Consistent in `num_samples`, biased at few; that biases
+    no draw, it makes them dearer. Raises `ConfigError` for wrong settings and `SamplingError` where
+    in a step no particle of any prompt has any weight.
     Source: Zhao et al. 2024 (arXiv 2404.17546, section 4).
     """
     chosen = parse(TwistSettings, settings, where="fit_twist")
     head = start or new_head(target, chosen)
+
+    def about() -> dict[str, Any]:
+        return {
+            "the work": "fit_twist",
+            **{name: digest(value) for name, value in chosen.model_dump().items()},
+            "start": digest(head),
+            "proposal": digest(None if proposal is target.prior else proposal),
+        }
+
+    with keeping(target, journal, about, resume=resume):
+        return _fit(target, proposal, head, chosen, on_step)
+
+
+_State = tuple[dict[str, Tensor], list[dict[str, float]], Cost, list[Run]]
+"""The head's parameters, the records, the cost, and the runs that are replayed."""
+
+
+def _fit(
+    target: Target,
+    proposal: LanguageModel | None,
+    head: TwistHead,
+    chosen: TwistSettings,
+    on_step: Callable[[dict[str, float]], None] | None,
+) -> TwistFit:
     plan = Plan(
         target,
         proposal or target.prior,
@@ -78,13 +110,14 @@ def fit_twist(
     parent_P = torch.arange(len(target.prompts), device=device)
     size_P = torch.full_like(parent_P, chosen.num_samples)
     origin = [parameter.detach().clone() for parameter in head.parameters()]
-    fit = TwistFit(head)
-    replayed: deque[Run] = deque(maxlen=chosen.replay)
-    for step in range(chosen.steps):
+
+    def learn(state: _State, step: int) -> _State:
+        learned, history, cost, replayed = state
+        head.load_state_dict(learned)
         choices = Choices(generator(chosen.seed, "fit_twist", step))
         populations = Populations(plan, target.prompts, parent_P, size_P, choices)
         draws = populations.run(trace=True)
-        replayed.append(Run.of(populations))
+        replayed = [*replayed, Run.of(populations)][-chosen.replay :]
         lessons = lessons_of(replayed, chosen.least_share)
         losses = []
         optimizer = torch.optim.LBFGS(
@@ -108,11 +141,15 @@ def fit_twist(
             "effective_share": float(ess(log_w_PK).mean()) / chosen.num_samples,
             "log_z": float(populations.log_z().mean()),
         }
-        fit.history.append(record)
-        fit.cost += draws.cost
         if on_step:
             on_step(record)
-    return fit
+        learned = {name: tensor.clone() for name, tensor in head.state_dict().items()}
+        return learned, [*history, record], cost + draws.cost, replayed
+
+    first = {name: tensor.clone() for name, tensor in head.state_dict().items()}
+    last, history, cost, _ = fold((first, [], Cost(), []), range(chosen.steps), learn)
+    head.load_state_dict(last)
+    return TwistFit(head, history, cost)
 
 
 def _penalty(head: TwistHead, origin: list[Tensor]) -> Tensor:

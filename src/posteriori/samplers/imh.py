@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -9,10 +10,10 @@ from pydantic import Field
 from torch import Tensor
 
 from ..draw import draw
-from ..estimates import combine, log_mean_weight
 from ..types import Draws, Guarantee
 from .base import Job, Sampler
 from .chains import ChainSettings, draws_of, finished, start
+from .findings import log_z_of_pool
 from .mixing import Trace
 from .suffix_moves import without_cost
 
@@ -46,14 +47,14 @@ class IMH(Sampler):
         num_prompts = len(job.target.prompts)
         states = start(job, chains, self.settings.start_budget)
         trace = Trace(num_prompts)
-        log_w_parts: list[Tensor] = []
+        proposals: list[Draws] = []
         steps = burn_in + thin * -(-job.num_samples // chains)
         left, at_once = job.num_samples, max(1, _ROUND // chains)
         for first in range(0, steps, at_once):
             size = min(at_once, steps - first)
             proposed = draw(job.target, job.proposal, chains * size, job.generator("imh", first))
             log_w_NS = proposed.log_weight.view(-1, size)  # N: chains of all prompts
-            log_w_parts.append(log_w_NS.view(num_prompts, -1))
+            proposals.append(_bare(proposed))
             uniform_NS = torch.rand(
                 log_w_NS.shape, dtype=torch.float64, generator=job.generator("imh accept", first)
             ).to(log_w_NS.device)
@@ -69,10 +70,13 @@ class IMH(Sampler):
                         pool, left = without_cost(pool), left - chains
             states = pool.select(place_NS[:, -1])
             job.progress(first + size, steps)
-        log_w_PS = torch.cat(log_w_parts, dim=1)
-        return finished(
-            job, trace, chains, combine(list(map(log_mean_weight, log_w_PS)), "lower_bound")
-        )
+        log_z, found = log_z_of_pool(job.target, Draws.concat(proposals))
+        return finished(job, trace, chains, log_z, found)
+
+
+def _bare(proposed: Draws) -> Draws:
+    """Proposals without what is large and needed for no weight."""
+    return replace(proposed, token_log_prior_NL=None)
 
 
 def scan(log_w_N: Tensor, log_w_NS: Tensor, uniform_NS: Tensor) -> tuple[Tensor, Tensor]:

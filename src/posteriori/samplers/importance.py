@@ -8,12 +8,11 @@ from typing import ClassVar
 
 from ..config import Strict
 from ..draw import draw
-from ..estimates import combine, log_mean_weight
 from ..numerics import pareto_k, pareto_smooth
 from ..rows_of_prompts import rows_of_prompts
 from ..types import Draws, Finding, Guarantee
 from .base import Job, Sampler
-from .findings import findings_of_draws
+from .findings import findings_of_weights, log_z_of_pool
 
 _ROUND = 256
 """Draws a prompt between two reports of progress."""
@@ -54,18 +53,15 @@ class Importance(Sampler):
             job.keep(draw(job.target, job.proposal, size, seeded, on_progress=told))
         draws = Draws.concat(job.kept)
         if self.settings.smooth:
-            draws = _smoothed(draws)
+            draws = _smoothed(draws, job)
         kind = "consistent" if self.settings.smooth else "lower_bound"
-        per_prompt = [
-            log_mean_weight(draws.log_weight[rows], kind)
-            for rows in rows_of_prompts(draws.completions)
-        ]
-        return replace(draws, log_z=combine(per_prompt, kind))
+        log_z, _ = log_z_of_pool(job.target, draws, kind, weighted=True)
+        return replace(draws, log_z=log_z)
 
 
-def _smoothed(draws: Draws) -> Draws:
+def _smoothed(draws: Draws, job: Job) -> Draws:
     log_w_N = draws.log_weight.clone()
-    found, as_they_were = findings_of_draws(draws), 0
+    found, as_they_were = findings_of_weights(job.target, draws), 0
     for rows in rows_of_prompts(draws.completions):
         log_w_n = log_w_N[rows].cpu()
         log_w_N[rows] = pareto_smooth(log_w_n).to(log_w_N.device)

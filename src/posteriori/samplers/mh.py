@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import ClassVar
 
 from pydantic import Field
+from torch import Tensor
 
+from ..runs.journal import once
 from ..types import Draws, Guarantee
 from .base import Job, Sampler
 from .block_moves import BlockMoves
@@ -51,15 +54,28 @@ class MH(Sampler):
         trace = Trace(len(job.target.prompts))
         steps = burn_in + thin * -(-job.num_samples // chains)
         left = job.num_samples
-        for step in range(1, steps + 1):
-            if inside is not None and step % 2 == 0:
-                states, accept_N = inside.step(states, generator)
-            else:
-                states, accept_N = moves.step(states, 1.0, generator)
-            if step > burn_in:
-                trace.add(states, accept_N)
-                if (step - burn_in) % thin == 0:
-                    job.keep(draws_of(states, chains, left))
-                    states, left = without_cost(states), left - chains
-            job.progress(step, steps)
+
+        def walk(
+            states: Draws, first: int, after: int
+        ) -> tuple[Draws, list[tuple[Tensor, Tensor]]]:
+            """Steps `first` up to the one before `after`, and what the trace is told of them."""
+            told = []
+            for step in range(first, after):
+                if inside is not None and step % 2 == 0:
+                    states, accept_N = inside.step(states, generator)
+                else:
+                    states, accept_N = moves.step(states, 1.0, generator)
+                if step > burn_in:
+                    told.append(trace.of(states, accept_N))
+                job.progress(step, steps)
+            return states, told
+
+        # The first piece is shorter, so that the others end with draws.
+        firsts = [*range(1, burn_in % thin + 1, thin), *range(burn_in % thin + 1, steps + 1, thin)]
+        for first, after in pairwise([*firsts, steps + 1]):
+            states, told = once(lambda s=states, f=first, e=after: walk(s, f, e), generator)
+            trace.extend(told)
+            if after - 1 > burn_in:
+                job.keep(draws_of(states, chains, left))
+                states, left = without_cost(states), left - chains
         return finished(job, trace, chains)

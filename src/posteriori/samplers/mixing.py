@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -26,10 +27,20 @@ class Trace:
     accepted: list[Tensor] = field(default_factory=list)
 
     def add(self, states: Draws, accept_N: Tensor) -> None:
+        self.extend([self.of(states, accept_N)])
+
+    @staticmethod
+    def of(states: Draws, accept_N: Tensor) -> tuple[Tensor, Tensor]:
+        """What is told of one step."""
         lengths_N = states.completions.lengths_N.double()
         told_N3 = torch.stack([states.reward_N, states.log_prior_N, lengths_N], dim=1)
-        self.values.append(told_N3.cpu())
-        self.accepted.append(accept_N.double().cpu())
+        return told_N3.cpu(), accept_N.double().cpu()
+
+    def extend(self, told: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """The next steps, each as `of` told it."""
+        for value_N3, accept_N in told:
+            self.values.append(value_N3)
+            self.accepted.append(accept_N)
 
     def figures(self) -> dict[str, Estimate]:
         """`r_hat` (the largest) and `effective_draws` (the fewest) over reward, log-prob and

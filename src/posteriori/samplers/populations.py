@@ -11,8 +11,10 @@ from torch import Tensor
 from ..errors import SamplingError
 from ..numerics import ess
 from ..protocols import LanguageModel
+from ..runs.records import storable
 from ..spending import counted
 from ..target import Target
+from ..tokens import check_same_outcomes
 from ..types import Completions, Cost, Draws, Prompt
 from .guidance import Foresight
 from .particles import Lanes, Particles, lanes
@@ -33,6 +35,10 @@ class Plan:
     ess_threshold: float | None = None
     guidance: float = 0.9
 
+    def __post_init__(self) -> None:
+        target = self.target
+        check_same_outcomes(target.prior, self.proposal, target.prompts, "proposal")
+
     @property
     def steers(self) -> bool:
         """Whether the twist has a say in what is drawn, and not in what is kept alone."""
@@ -46,6 +52,7 @@ class Plan:
         return _STEERED if self.steers else _UNSTEERED
 
 
+@storable
 @dataclass
 class Moment:
     """All particles at their t-th token: what `fit_twist` learns from.

@@ -14,6 +14,7 @@ from ..config import Strict
 from ..draw import lm_tokens
 from ..errors import SamplingError
 from ..estimates import combine, mean, worst
+from ..runs.journal import fold, once
 from ..types import Completions, Draws, Estimate, Finding, Guarantee
 from .base import Job, Sampler
 from .suffix_moves import SuffixMoves, suffix_tokens
@@ -23,6 +24,9 @@ _ROUND = 256
 
 _SURE = 4.0
 """Standard errors of a drift: passed by chains at rest with probability 6e-5 a prompt."""
+
+_Stage = tuple[Draws | None, Tensor, list[Tensor]]
+"""The chains so far; log prior half way through the moves; acceptance rates, one per move."""
 
 
 class Power(Sampler):
@@ -65,7 +69,11 @@ class Power(Sampler):
         gains: list[Tensor] = []
         for first in range(0, job.num_samples, _ROUND):
             size = min(_ROUND, job.num_samples - first)
-            states, rate_P, gain_PN = self._chains(job, size, job.generator("power", first))
+            states, rate_P, gain_PN = once(
+                lambda size=size, first=first: self._chains(
+                    job, size, job.generator("power", first)
+                )
+            )
             gains.append(gain_PN)
             row_N = torch.arange(len(states), device=states.log_prior_N.device)
             draws = replace(
@@ -95,8 +103,9 @@ class Power(Sampler):
         block = self.settings.block or math.ceil(length / 16)
         given = job.proposal is not target.prior
         q = job.proposal if given else target.prior.token_power(self.settings.alpha)
-        rates, states, half_way_N = [], None, torch.zeros(())
-        for end in [*range(block, length, block), length]:
+
+        def stage(so_far: _Stage, end: int) -> _Stage:
+            states, half_way_N, rates = so_far
             moves = SuffixMoves(target, q, alpha=self.settings.alpha, with_evidence=end == length)
             if states is None:
                 begun = q.sample(target.prompts, size, end, generator)
@@ -109,7 +118,13 @@ class Power(Sampler):
                 if move == self.settings.moves // 2:
                     half_way_N = states.log_prior_N
                 states, accept_N = moves.step(states, 1.0, generator)
-                rates.append(accept_N.double().view(len(target.prompts), -1).mean(1).cpu())
+                rate_P = accept_N.double().view(len(target.prompts), -1).mean(1).cpu()
+                rates = [*rates, rate_P]
+            return states, half_way_N, rates
+
+        ends = [*range(block, length, block), length]
+        nothing: _Stage = (None, torch.zeros(()), [])
+        states, half_way_N, rates = fold(nothing, ends, stage, generator)
         assert states is not None, "there is at least one block"
         gain_PN = (states.log_prior_N - half_way_N).view(len(target.prompts), -1)
         return states, torch.stack(rates).mean(0), gain_PN.cpu()

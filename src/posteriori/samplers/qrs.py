@@ -12,10 +12,11 @@ from pydantic import Field
 from ..config import Strict
 from ..draw import draw
 from ..errors import ConfigError, SamplingError
-from ..estimates import by_prompt, combine, log_mean_weight, mean
+from ..estimates import combine, mean
 from ..types import Draws, Estimate, Finding, Guarantee
 from .accepting import Accepted, accepted_draws, equal
 from .base import Job, Sampler
+from .findings import log_z_of_pool
 from .qrs_curve import BEYOND, QRSPoint, curve_at, threshold_for, weights_of_prompt
 
 _ACCEPTANCE = 0.1
@@ -62,9 +63,7 @@ class QRS(Sampler):
 
         accepted = accepted_draws(job, self.name, log_accept, self.settings.max_draws)
         point = curve_at(pool, log_b_P, "consistent")
-        log_z = by_prompt(
-            len(log_b_P), lambda at: log_mean_weight(weights_of_prompt(pool, at)), "lower_bound"
-        )
+        log_z, found = log_z_of_pool(job.target, pool)
         quality = Finding(
             "info",
             "qrs_quality",
@@ -75,7 +74,7 @@ class QRS(Sampler):
             accepted.draws,
             log_z=log_z,
             figures=_figures(accepted, log_b_P),
-            findings=(quality, *self._doubts(job, point), *accepted.findings),
+            findings=(quality, *self._doubts(job, point), *found, *accepted.findings),
         )
 
     def _thresholds(self, job: Job, pool: Draws) -> torch.Tensor:

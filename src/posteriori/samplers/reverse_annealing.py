@@ -14,6 +14,7 @@ from ..estimates import combine, log_mean_weight
 from ..protocols import LanguageModel
 from ..seeds import generator as stream
 from ..target import Target
+from ..tokens import check_outcomes_of
 from ..types import Draws, Estimate
 from .ladder import check_ladder
 from .suffix_moves import SuffixMoves
@@ -51,6 +52,7 @@ def reverse_annealed_log_z(
         )
     kernel = SuffixMoves(target, proposal or target.prior)
     given = exact_draws.completions
+    check_outcomes_of(target.prior, given, "exact_draws")
     scored = kernel.proposal.token_log_prob(given).detach()
     states = kernel.scored(replace(given, token_log_prob_NL=scored))
     random = stream(seed, "reverse_annealed_log_z")

@@ -11,19 +11,34 @@ from pydantic import AfterValidator, Field
 from torch import Tensor
 
 from ..config import Strict
-from ..errors import ConfigError, SamplingError
-from ..estimates import combine, log_mean_weight
+from ..errors import ConfigError
 from ..protocols import TrainableLM
+from ..runs.journal import once
+from ..target import Target
 from ..types import Completions, Draws, Guarantee
 from .base import Job, Sampler
+from .findings import log_z_of_populations
 from .particles import stepping
 from .populations import Plan, Populations
 from .resampling import Choices, Scheme
-from .twists import make_twist
+from .twists import Twist, make_twist
 
 _REPLICATES = 4
 _ROWS = 4096
 """Particles at once: a run that stops keeps those that were finished."""
+
+
+_AUTO = "auto"
+
+
+def _twist(given: Any) -> Any:
+    return given if given == _AUTO else make_twist(given)
+
+
+def twist_for(target: Target) -> Twist:
+    """ "prefix" where a constraint of the target can judge the beginning of a text, else "none"."""
+    judges = any(getattr(each, "prefix", None) is not None for each in target.evidence)
+    return make_twist("prefix" if judges else "none")
 
 
 class SMCSettings(Strict, arbitrary_types_allowed=True):
@@ -33,7 +48,7 @@ class SMCSettings(Strict, arbitrary_types_allowed=True):
     ess_threshold: float | None = Field(None, ge=0, le=1)
     resampling: Scheme = "systematic"
     guidance: float = Field(0.9, ge=0, le=1)
-    twist: Annotated[Any, AfterValidator(make_twist)] = Field("none", validate_default=True)
+    twist: Annotated[Any, AfterValidator(_twist)] = _AUTO
 
 
 class SMC(Sampler):
@@ -51,7 +66,8 @@ class SMC(Sampler):
     other; `num_samples` are split among `replicates` populations, whose Z-hat are independent: the
     standard error of log_z is theirs. `log_proposal` is log q of a draw's own tokens.
 
-    `twist`: "none"; "evidence", of the text so far; "prefix", what a constraint can rule out;
+    `twist`: "auto" (the default: "prefix" where a constraint of the target has a prefix check, else
+    "none"); "none"; "evidence", of the text so far; "prefix", what a constraint can rule out;
     "rollouts"; a `TwistHead` that `fit_twist` has trained, or its file; each but the last also as
     {"name": "evidence", "temper": 0.5}, with settings. `guidance`: where a learned twist
     meets the prior as proposal it steers that too, q = prior (1 - guidance + guidance psi_t /
@@ -74,7 +90,7 @@ class SMC(Sampler):
         plan = Plan(
             job.target,
             job.proposal,
-            settings.twist,
+            twist_for(job.target) if settings.twist == _AUTO else settings.twist,
             settings.resampling,
             settings.ess_threshold,
             settings.guidance,
@@ -91,8 +107,8 @@ class SMC(Sampler):
         # Populations of unequal size count by their size, as their draws do.
         share_C = (size_C.double() * replicates / job.num_samples).log()
         log_z_PC = torch.cat(log_z).view(-1, replicates) + share_C
-        estimates = [log_mean_weight(each) for each in log_z_PC]
-        return replace(Draws.concat(job.kept), log_z=combine(estimates, "lower_bound"))
+        draws = Draws.concat(job.kept)
+        return replace(draws, log_z=log_z_of_populations(job.target, draws, log_z_PC))
 
     def _replicates(self, num_samples: int) -> int:
         wanted = self.settings.replicates
@@ -113,11 +129,6 @@ def in_parts(
     """Draws and log Z-hat of populations, as many at a time as fit; group g is population g."""
     target = plan.target
     prior, proposal = stepping(target.prior), stepping(plan.proposal)
-    if (prior.eos_token_ids, prior.vocab_size) != (proposal.eos_token_ids, proposal.vocab_size):
-        raise SamplingError(
-            "prior and proposal are over different tokens, or end with different ones",
-            hint="propose from a language model with the prior's own tokenizer",
-        )
     fit = min(lm.rows_at_once(target.prompts, target.max_new_tokens) for lm in (prior, proposal))
     each = max(1, min(fit, _ROWS) // int(size_G.max()))
     parts = torch.arange(len(size_G)).split(each)
@@ -134,7 +145,12 @@ def in_parts(
             None if pinned is None else pinned.select(at),
         )
         done = number * target.max_new_tokens
-        draws = populations.run(on_step=lambda t, done=done: job.progress(done + t, total))
+
+        def work(populations: Populations = populations, done: int = done) -> tuple[Draws, Tensor]:
+            draws = populations.run(on_step=lambda t: job.progress(done + t, total))
+            return draws, populations.log_z().cpu()
+
+        draws, log_z_g = once(work)
         assert draws.group_N is not None
-        yield replace(draws, group_N=draws.group_N + int(at[0])), populations.log_z().cpu()
+        yield replace(draws, group_N=draws.group_N + int(at[0])), log_z_g
     job.progress(total, total)

@@ -11,6 +11,7 @@ from ..draw import draw, lm_tokens
 from ..protocols import LanguageModel
 from ..spending import counted
 from ..target import Target
+from ..tokens import check_same_outcomes
 from ..types import Completions, Cost, Draws, Prompt
 
 
@@ -37,6 +38,7 @@ class SuffixMoves:
         alpha: float = 1.0,
         with_evidence: bool = True,
     ) -> None:
+        check_same_outcomes(target.prior, proposal, target.prompts, "proposal")
         self.target, self.proposal = target, proposal
         self.alpha, self.with_evidence = alpha, with_evidence
 

@@ -10,12 +10,14 @@ from torch import Tensor
 
 from ..errors import SamplingError
 from ..numerics import ess
+from ..runs.records import storable
 from .populations import Moment, Populations
 from .twist_head import TwistHead
 
 _HALVINGS = 30
 
 
+@storable
 @dataclass
 class Run:
     """What one run of SMC leaves behind: its moments, the features of their tokens, and its final

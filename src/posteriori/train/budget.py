@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..config import FitSettings, budget_of
 from ..diagnostics.frontier import Frontier, frontier
@@ -12,6 +13,7 @@ from ..draw import draw
 from ..errors import CheckpointError, ConfigError, FrontierError
 from ..evidence.constraint import Constraint
 from ..evidence.price import price
+from ..fingerprints.keeping import keeping
 from ..prompt_sample import sampled_prompts
 from ..seeds import generator
 from ..target import Target
@@ -80,13 +82,19 @@ def check_prices(target: Target, settings: FitSettings) -> None:
 
 
 def find_budget(
-    target: Target, settings: FitSettings, on_progress: Progress | None = None
+    target: Target,
+    settings: FitSettings,
+    on_progress: Progress | None = None,
+    *,
+    journal: Path | None = None,
+    resume: bool = False,
 ) -> Budget:
     """beta with KL(p*_beta, prior) = kl_budget, or E_p*_beta[r] = reward_target, by
     `frontier`: `budget_samples` draws of the prior a prompt, and annealed ones, up to
     `budget_stages` times, until the curve goes so far; means over the target's prompts.
 
-    Raises `FrontierError` where the curve does not go as far.
+    `journal` has what is finished of it until all is, and `resume` takes it up. Raises
+    `FrontierError` where the curve does not go as far.
     """
     asked = budget_of(settings)
     assert asked is not None
@@ -100,16 +108,20 @@ def find_budget(
         assert settings.reward_target is not None
         return last.reward.value >= settings.reward_target
 
+    def about() -> dict[str, Any]:
+        return {"the work": "find_budget", **settings.model_dump(mode="json")}
+
     target = sampled_prompts(target, settings.max_prompts, settings.seed)
-    curve = frontier(
-        in_own_units(target, settings.seed),
-        settings.budget_samples,
-        settings.seed,
-        stages=settings.budget_stages,
-        strongest=_STRONGEST,
-        enough=reaches,
-        on_progress=on_progress,
-    )
+    with keeping(target, journal, about, resume=resume and journal is not None):
+        curve = frontier(
+            in_own_units(target, settings.seed),
+            settings.budget_samples,
+            settings.seed,
+            stages=settings.budget_stages,
+            strongest=_STRONGEST,
+            enough=reaches,
+            on_progress=on_progress,
+        )
     try:
         if settings.kl_budget is not None:
             point = curve.at_kl(settings.kl_budget)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 _TRIES = 40
-_NEAR = 2.0
+_NEAR = 1.1
 
 
 def calibrated(
@@ -19,7 +19,7 @@ def calibrated(
     wanted: float,
 ) -> float | None:
     """Scale the step that was just made, from `before` to where the parameters are, until `change`,
-    half the mean squared change of log pi in nats, is within a factor of two of what is wanted;
+    half the mean squared change of log pi in nats, is within a tenth of what is wanted;
     returns the factor.
 
     None where the step changed nothing, and then nothing is scaled. A change that is not finite is

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..protocols import TrainableLM
+from ..runs.files import flush, writing
+from ..runs.streams import Streams, put_streams
 from ..types import Finding
-from .files import flush, writing
-from .streams import Streams, put_streams
 
 _PREFIX = "step-"
 _NAME = re.compile(rf"{_PREFIX}\d{{8,}}")

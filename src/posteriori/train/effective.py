@@ -12,7 +12,8 @@ from torch import Tensor
 from ..diagnostics.mixture import Mixture, Stratum
 from ..draw import lm_tokens
 from ..protocols import TrainableLM
-from ..types import Draws, prompt_key
+from ..target import Target
+from ..types import Draws
 from .replay import Decode, Replay
 
 EVERY = 10
@@ -29,7 +30,8 @@ class EffectiveDraws:
     holds.
     """
 
-    def __init__(self, steps: int) -> None:
+    def __init__(self, target: Target, steps: int) -> None:
+        self.target = target
         self.last_step = steps - 1
         self._first = Replay(1)
         self.figure = math.nan
@@ -48,7 +50,10 @@ class EffectiveDraws:
             with torch.no_grad():
                 log_pi_N = policy.log_prob(prior.completions).double()
             tokens = lm_tokens(prior.completions)
-        of_policy, of_prior = _strata(fresh, fresh.log_proposal_N), _strata(prior, log_pi_N)
+        of_policy, of_prior = (
+            _strata(self.target, fresh, fresh.log_proposal_N),
+            _strata(self.target, prior, log_pi_N),
+        )
         if step == 0:
             found = [Mixture(each).ess().value for each in of_prior.values()]
         else:
@@ -68,18 +73,13 @@ class EffectiveDraws:
         self.figure = state["figure"]
 
 
-def _strata(draws: Draws, log_pi_N: Tensor) -> dict[str, Stratum]:
-    """The draws of each prompt that has any."""
-    completions = draws.completions
-    keys = [prompt_key(prompt) for prompt in completions.prompt_set]
-    place = {key: at for at, key in enumerate(dict.fromkeys(keys))}
-    of_key_P = torch.tensor([place[key] for key in keys])
-    row_N = of_key_P[completions.prompt_index_N.cpu()]
+def _strata(target: Target, draws: Draws, log_pi_N: Tensor) -> dict[int, Stratum]:
+    """The draws of each of the target's prompts that has any."""
+    position_N = target.prompt_positions(draws.completions).cpu()
     values = [each.cpu() for each in (log_pi_N, draws.log_prior_N, draws.log_evidence_N)]
     return {
-        key: Stratum(*(each[row_N == at] for each in values))
-        for key, at in place.items()
-        if bool((row_N == at).any())
+        at: Stratum(*(each[position_N == at] for each in values))
+        for at in position_N.unique().tolist()
     }
 
 

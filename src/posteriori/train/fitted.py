@@ -12,6 +12,7 @@ from ..protocols import TrainableLM
 from ..target import Target
 from ..types import Finding
 from .budget import Budget
+from .pair_figures import PairFigures
 
 OF_THE_RUN = frozenset(
     (
@@ -31,7 +32,9 @@ class Fit:
     `policy` is the last one, unless `findings` say that an earlier one was nearer to the target by
     the draws made on the way: then it is that one, and the last is kept in the run's `policy-last`.
     `findings` also say what there is to say of the run itself: a damaged checkpoint, little memory.
-    `objective` is the name of the one that was run.
+    `objective` is the name of the one that was run. `pairs` says how the policy orders the
+    preference pairs that were held out, where it was trained on such; `pair_figures` says it of
+    other policies.
     """
 
     policy: TrainableLM
@@ -43,6 +46,7 @@ class Fit:
     stopped: Finding | None = None
     findings: tuple[Finding, ...] = ()
     objective: str = ""
+    pairs: PairFigures | None = None
 
 
 def stopped_by(number: int, finished: int, steps: int, folder: Path | None) -> StoppedError:

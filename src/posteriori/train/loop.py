@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -11,7 +12,9 @@ from typing import Any
 
 from ..config import FitSettings, budget_of, parse
 from ..errors import ConfigError
+from ..fingerprints.fingerprint import fingerprint
 from ..objectives.base import Objective
+from ..objectives.pairs import Pairs
 from ..prompt_sample import sampled_prompts
 from ..protocols import TrainableLM
 from ..registry import make
@@ -21,9 +24,9 @@ from ..watching import Progress
 from .budget import check_prices, find_budget, recorded_budget, within
 from .checks import check_idle, check_trackers
 from .default_objective import AUTO, default_objective, recorded_objective
-from .fingerprint import fingerprint
 from .held_out import held_out_target
 from .lookout import EvaluationCallback, Lookout, Note
+from .pair_figures import pair_figures
 from .peft_config import with_lora_config
 from .run_dir import RunDirectory, jsonable, refuse_taken
 from .trackers import Trackers
@@ -112,10 +115,12 @@ def fit(
         made = make("objective", objective, objective_settings or {}, "objective_settings")
     _check(target, made, checked, output_dir, resume=resume, held_out=held_out is not None)
     judged = held_out_target(target, held_out)
-    budget, asked = None, budget_of(checked)
+    budget, asked, search = None, budget_of(checked), None
     if asked is not None:
         recorded = recorded_budget(output_dir) if output_dir is not None else None
-        budget = recorded or find_budget(target, checked, on_search)
+        if output_dir is not None:
+            search = Path(output_dir) / "budget.unfinished"
+        budget = recorded or find_budget(target, checked, on_search, journal=search, resume=resume)
         on_note(f"{asked}: {budget}")
         target, judged = within(target, budget), within(judged, budget)
     if made is None:
@@ -133,6 +138,9 @@ def fit(
             made_of = fingerprint(target, None if held_out is None else judged)
             run = RunDirectory(output_dir, jsonable(about), made_of, resume=resume)
             stack.callback(run.close)
+            if search is not None:
+                # Its result is in config.json now.
+                shutil.rmtree(search, ignore_errors=True)
             for note in run.notes:
                 on_note(note)
         lookout = None
@@ -151,6 +159,10 @@ def fit(
                 lookout.observers.append(trackers.evaluation)
         fitted = trainer.run()
     fitted.budget, fitted.objective = budget, made.name
+    if isinstance(made, Pairs):
+        fitted.pairs = pair_figures(target, made, fitted.policy)
+        if fitted.pairs is not None:
+            fitted.findings = (*fitted.findings, *fitted.pairs.findings)
     return fitted
 
 

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError
-from .files import append_line, flush, writing
-from .files import write_whole as write_whole
-from .lock import Lock
+from ..runs.files import append_line, flush, writing
+from ..runs.files import write_whole as write_whole
+from ..runs.lock import Lock
 
 if TYPE_CHECKING:
     from ..types import Estimate, Finding

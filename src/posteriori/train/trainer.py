@@ -18,6 +18,8 @@ from ..models.kept import kept_while_frozen
 from ..objectives.base import Objective
 from ..out_of_memory import explained
 from ..protocols import TrainableLM
+from ..runs.files import save_folder
+from ..runs.streams import Streams, read_streams
 from ..seeds import derive, generator
 from ..stopping import Signalled, Signals
 from ..target import Target
@@ -25,16 +27,15 @@ from ..types import Draws, Finding
 from . import guards
 from .checkpoint import Running, load_newest, remove_unfinished, save_checkpoint
 from .effective import EffectiveDraws
-from .files import save_folder
 from .fitted import OF_THE_RUN, stopped_by
 from .fitted import Fit as Fit
+from .learnable import Learnable
 from .lookout import Lookout, Note
 from .replay import Replay
 from .run_dir import RunDirectory, jsonable
 from .schedule import prompts_of_step, share_of_rate
 from .selection import Selection, State
 from .signal import signal_of
-from .streams import Streams, read_streams
 from .update import Updater
 
 StepCallback = Callable[[dict[str, Any]], None]
@@ -60,7 +61,7 @@ class Trainer:
         objective.prepare(target, self._new_policy, derive(settings.seed, "objective"))
         self.updater = Updater(self.policy, objective, settings)
         self.replay = Replay(self._replayed())
-        self.effective = EffectiveDraws(settings.steps)
+        self.effective = EffectiveDraws(target, settings.steps)
         self.history: list[dict[str, Any]] = []
         self.finished = 0
         self.forward: bool | None = None
@@ -70,7 +71,12 @@ class Trainer:
         self.updater.on_finding = self._found
         self.signals = Signals(busy=lambda: self.updater.under_way)
         self._streams_before: Streams | None = None
-        self.context = CallContext(TrainerState(max_steps=settings.steps), reserved=OF_THE_RUN)
+        self.learnable = Learnable(target, settings.steps)
+        self.context = CallContext(
+            TrainerState(max_steps=settings.steps),
+            reserved=OF_THE_RUN,
+            on_reward=self.learnable.rewards,
+        )
 
     def _new_policy(self) -> TrainableLM:
         settings, prior = self.settings, self.target.prior
@@ -127,7 +133,7 @@ class Trainer:
             self.target,
             evaluations=self.lookout.lines if self.lookout else [],
             stopped=stopped,
-            findings=tuple(self.findings),
+            findings=self.learnable.settled(self.findings),
         )
 
     def _hand_back(self) -> None:
@@ -160,8 +166,12 @@ class Trainer:
             self.on_note(str(finding))
 
     def _look(self) -> Finding | None:
-        """Why the run has to stop now, if it is being looked at and has to."""
-        return self.lookout.at(self.finished, self.policy) if self.lookout else None
+        """Why the run has to stop now, if it has to."""
+        found = self.lookout.at(self.finished, self.policy) if self.lookout else None
+        nothing = self.learnable.verdict
+        if found is None and nothing is not None and nothing.level == "stop":
+            found = nothing if self.settings.on_finding == "stop" else None
+        return found
 
     def _step(self, step: int) -> dict[str, Any]:
         start = time.perf_counter()
@@ -180,6 +190,8 @@ class Trainer:
         )
         if self.objective.on_policy:
             guards.check_draws(fresh, step)
+        for finding in self.learnable.see(fresh, step):
+            self._found(finding)
         effective, tokens = {}, 0
         if self.objective.on_policy:
             tokens = self.effective.measure(fresh, self.policy, step)
@@ -262,6 +274,7 @@ class Trainer:
             self.objective.load_state_dict(restored.others["objective"])
             self.replay.load_state_dict(restored.others["replay"], self.policy.decode)
             self.effective.load_state_dict(restored.others["effective"], self.policy.decode)
+            self.learnable.load_state_dict(restored.others["learnable"])
             if self.updater.auto is not None:
                 self.updater.auto.load_state_dict(restored.others["rate"])
             self.selection.load_state_dict(restored.others["selection"])
@@ -298,6 +311,7 @@ class Trainer:
             "objective": self.objective.state_dict(),
             "replay": self.replay.state_dict(),
             "effective": self.effective.state_dict(),
+            "learnable": self.learnable.state_dict(),
             "rate": None if auto is None else auto.state_dict(),
             "selection": self.selection.state_dict(),
             "forward": self.forward,

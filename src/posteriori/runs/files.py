@@ -50,6 +50,13 @@ def write_whole(path: Path, text: str) -> None:
         os.fsync(file.fileno())
 
 
+def write_data(path: Path, data: bytes) -> None:
+    """As `write_whole`, of bytes."""
+    with writing("the file", path), replacing(path) as incoming:
+        incoming.write_bytes(data)
+        flush(incoming)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A new, empty file that becomes `path` at the end, and is gone if the block fails.

@@ -1,0 +1,179 @@
+"""Worlds in which estimates go wrong: small tables of which everything is known exactly."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+import posteriori as po
+
+
+class World:
+    """Prompts with a table of outcomes each: `prior_PV` probabilities, `log_e_PV` log-evidence.
+
+    Outcomes are sequences of `depth` tokens, V = K ** depth of them in lexicographic order, so that
+    every distribution over them is a table. The reward is beta log e, and `stated` says whether its
+    largest value is.
+    """
+
+    def __init__(
+        self,
+        prior_PV: Tensor,
+        log_e_PV: Tensor,
+        *,
+        depth: int = 1,
+        beta: float = 0.5,
+        stated: bool = True,
+    ) -> None:
+        self.log_prior_PV, self.log_e_PV = prior_PV.double().log(), log_e_PV.double()
+        self.log_prior_PV = self.log_prior_PV - self.log_prior_PV.logsumexp(-1, keepdim=True)
+        self.depth, self.beta, self.stated = depth, beta, stated
+        num_prompts, size = self.log_prior_PV.shape
+        self.num_tokens = round(size ** (1 / depth))
+        self.prompts = tuple(f"p{at}" for at in range(num_prompts))
+        # Token 0 ends a text, and no text of these worlds ends before its last token.
+        self.words = ("<eos>", *(f"w{at}" for at in range(self.num_tokens)))
+        rows = (beta * self.log_e_PV).tolist()
+
+        def reward(prompts, completion_ids, **_):
+            return [
+                rows[int(prompt[1:])][self._place(ids)]
+                for prompt, ids in zip(prompts, completion_ids, strict=True)
+            ]
+
+        most = beta * float(self.log_e_PV.max()) if stated else None
+        self.target = po.Target(
+            self.table(self.log_prior_PV),
+            po.Reward(reward, beta=beta, max_reward=most),
+            list(self.prompts),
+            depth,
+        )
+
+    def _place(self, ids: list[int]) -> int:
+        place = 0
+        for token in ids:
+            place = place * self.num_tokens + token - 1
+        return place
+
+    def table(self, log_p_PV: Tensor) -> po.TabularLM:
+        """The language model with these log-probabilities of the outcomes."""
+        num_prompts, levels = len(log_p_PV), []
+        for length in range(self.depth):
+            shape = (num_prompts, self.num_tokens**length, self.num_tokens, -1)
+            next_PRK = log_p_PV.reshape(shape).logsumexp(-1)
+            never_PR1 = next_PRK.isneginf().all(-1, keepdim=True)
+            levels.append(next_PRK.masked_fill(never_PR1, 0.0))
+        next_PRK = torch.cat(levels, dim=1)
+        ends_PR1 = torch.full_like(next_PRK[..., :1], -math.inf)
+        return po.TabularLM(torch.cat([ends_PR1, next_PRK], dim=-1), self.prompts, self.words)
+
+    def tilted(self, t: float) -> Tensor:
+        """log p*_t of each outcome, p*_t ~ prior e^t."""
+        return (self.log_prior_PV + t * self.log_e_PV).log_softmax(-1)
+
+    @cached_property
+    def policies(self) -> dict[str, Tensor]:
+        """log-probabilities of policies: the prior, one near the target, one half way."""
+        return {"prior": self.log_prior_PV, "near": self.tilted(0.8), "half way": self.tilted(0.4)}
+
+    @cached_property
+    def log_z(self) -> float:
+        return float((self.log_prior_PV + self.log_e_PV).logsumexp(-1).mean())
+
+    def mean(self, log_p_PV: Tensor, value_PV: Tensor) -> float:
+        p_PV = log_p_PV.exp()
+        return float(torch.where(p_PV > 0, p_PV * value_PV, 0.0).sum(-1).mean())
+
+    def kl(self, log_p_PV: Tensor, log_q_PV: Tensor) -> float:
+        return self.mean(log_p_PV, log_p_PV - log_q_PV)
+
+    def truth(self, policy: str) -> dict[str, float]:
+        """Of a policy, by the names of `po.evaluate`."""
+        log_p_PV = self.policies[policy]
+        found = {
+            "log_z": self.log_z,
+            "kl_to_target": self.kl(log_p_PV, self.tilted(1.0)),
+            "kl_to_prior": self.kl(log_p_PV, self.log_prior_PV),
+        }
+        return {
+            **found,
+            "elbo": self.log_z - found["kl_to_target"],
+            "wasted_nats": 0.0,
+        }
+
+
+def _random(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _levels(*levels: tuple[float, float]) -> tuple[list[float], list[float]]:
+    """Outcomes (probability, log-evidence); what is left of the probability has evidence 1."""
+    rest = 1.0 - sum(p for p, _ in levels)
+    return [0.6 * rest, 0.4 * rest, *(p for p, _ in levels)], [0.0, 0.0, *(e for _, e in levels)]
+
+
+def _of(*prompts: tuple[list[float], list[float]], stated: bool = True) -> World:
+    return World(
+        torch.tensor([p for p, _ in prompts]), torch.tensor([e for _, e in prompts]), stated=stated
+    )
+
+
+def _normal(seed: int, spread: float, prompts: int = 2, tokens: int = 5, depth: int = 4) -> World:
+    """Log-evidence from a normal law over sequences, as a reward model's."""
+    shape = (prompts, tokens**depth)
+    prior = torch.randn(shape, generator=_random(seed), dtype=torch.float64).softmax(-1)
+    log_e = spread * torch.randn(shape, generator=_random(seed + 1), dtype=torch.float64)
+    return World(prior, log_e, depth=depth, stated=False)
+
+
+def _heavy() -> World:
+    log_e = 3.7 * torch.randn(1, 4096, generator=_random(3), dtype=torch.float64)
+    return World(torch.ones(1, 4096), log_e, depth=4, stated=False)
+
+
+def _pareto() -> World:
+    uniform = torch.rand(1, 4096, generator=_random(8), dtype=torch.float64)
+    return World(torch.ones(1, 4096), -uniform.log() / 1.4, depth=4)
+
+
+def _needle() -> World:
+    """One sequence of five tokens in a thousand is worth eight nats, beside noise."""
+    log_e = 0.3 * torch.randn(1, 1024, generator=_random(5), dtype=torch.float64)
+    log_e[0, 777] = 8.0
+    return World(torch.ones(1, 1024), log_e, depth=5)
+
+
+def _grades() -> World:
+    """A reward of 0 or 1 that five prompts earn with other probabilities, and no bound stated."""
+    rates = (0.5, 0.3, 0.1, 0.01, 0.001)
+    return _of(*(_levels((rate, 4.0)) for rate in rates), stated=False)
+
+
+def _uneven() -> World:
+    easy = ([0.5, 0.498, 0.002], [0.0, -0.5, 0.0])
+    return _of(easy, ([0.5, 0.498, 0.002], [-8.0, -8.0, 0.0]), stated=False)
+
+
+WORLDS: dict[str, Callable[[], World]] = {
+    "near": lambda: _normal(11, 0.6),
+    "near, stated": lambda: _of(_levels((0.3, 1.0), (0.1, 2.0)), _levels((0.2, 1.5), (0.2, 0.5))),
+    "ties": lambda: _of(_levels((0.0024, 1 / 0.3))),
+    "jackpot 0.1%": lambda: _of(_levels((1e-3, 10.0))),
+    "jackpot 0.01%": lambda: _of(_levels((1e-4, 10.0))),
+    "uneven": _uneven,
+    "heavy": _heavy,
+    "hard": lambda: _of(([0.59, 0.4, 0.01], [-40.0, -40.0, 0.0])),
+    "scale": lambda: _of(([0.4, 0.4, 0.2], [0.0, 2.5, 5.0])),
+    "two steps": lambda: _of(_levels((0.03, 3.0), (0.0003, 9.0))),
+    "grades": _grades,
+    "pareto": _pareto,
+    "needle": _needle,
+    "penalty": lambda: _of(([0.57, 0.4, 0.03], [-6.0, -5.0, 0.0])),
+    "strong": lambda: _normal(21, 2.0),
+}
+"""The first nine are worlds in which estimates were found to be wrong and silent, beside two of
+usual ones; the others were made to break the rule."""

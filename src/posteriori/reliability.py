@@ -1,0 +1,193 @@
+"""The one rule for whether weighted draws can be trusted, and the words that say so.
+
+k-hat (Vehtari et al. 2024, arXiv 1507.02646) is the shape of the tail of the weights. The larger it
+is, the more of the sum rests on the few largest weights, and the more draws an average needs. It
+cannot see what no draw has shown: that is what `missed` is for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .numerics import FEWEST_FOR_A_TAIL, ess, pareto_k, reliable_k
+from .types import Estimate, Finding
+
+LARGE_ERROR = 0.1
+"""Standard error of log Z, nats, at which about a hundred draws of a prompt are effective."""
+
+NEARLY_EQUAL = 0.5
+"""Share of effective draws above which k-hat is not asked: it is the shape of the weights' tail
+whatever their spread, and near the target they are all but equal."""
+
+NOT_TRUSTED = "weights_not_trusted"
+
+LOG_Z_NOT_TRUSTED = "log_z_not_trusted"
+"""Of samplers whose draws are no weighted ones: their log Z rests on weights, and they do not."""
+
+NO_WEIGHT = (
+    f"fewer than {FEWEST_FOR_A_TAIL} draws of a prompt have any weight, too few to judge them"
+)
+FEW_EFFECTIVE = "fewer than a hundred draws of a prompt are effective"
+
+RULE_OF_THREE = 3.0
+"""What n independent draws have never shown has a probability of at most 3 / n, with a confidence
+of 1 - e^-3 = 95%."""
+
+NORMAL = 1.959963984540054
+"""Standard errors on each side of a 95% interval."""
+
+_SAME = 1e-4
+"""Nats. Log-evidence closer than this is the same: rounding of float32 sums."""
+
+_JUMP = 2.0
+"""Nats. Levels of evidence further apart than a factor of 7 are not found by steps."""
+
+_FEW_LEVELS = 3
+"""Evidence with no more values than this is a grade, and what is another prompt's may be its."""
+
+
+def fault(k: float, effective: float, num_draws: int, error: float, missed: float = 0.0) -> str:
+    """What is wrong with one prompt's weights, in words; empty if nothing is.
+
+    They are trusted where
+
+    at least 25 are above zero (k-hat is NaN else),
+    k-hat <= min(1 - 1 / log10 n, 0.7)   or at least half of the draws are effective,
+    and the standard error of log Z is at most 0.1 nats: that of the draws' own spread, and that by
+    what they may have `missed`.
+
+    `error` and `missed`, the part of it, are in nats; `effective` counts draws.
+    """
+    if math.isnan(k):
+        return NO_WEIGHT
+    limit = reliable_k(num_draws)
+    if k > limit and effective < NEARLY_EQUAL * num_draws:
+        return f"pareto_k is {k:.2f} for a prompt's weights, above {limit:.2f}"
+    if missed > LARGE_ERROR:
+        return (
+            f"what {num_draws} draws of a prompt may have missed (3/n of the probability, at the "
+            f"most evidence there may be) would raise log_z by {NORMAL * missed:.2g} nats"
+        )
+    own = math.sqrt(max(0.0, error**2 - missed**2)) if math.isfinite(error) else error
+    return FEW_EFFECTIVE if own > LARGE_ERROR else ""
+
+
+def fault_of(log_w_n: Tensor, log_z: Estimate, k: float | None = None, missed: float = 0.0) -> str:
+    """`fault` of one prompt's log-weights [n] and their log Z; k-hat where it is known already."""
+    if not bool((log_w_n > -math.inf).any()):
+        return NO_WEIGHT
+    k = pareto_k(log_w_n) if k is None else k
+    return fault(k, float(ess(log_w_n)), len(log_w_n), log_z.standard_error, missed)
+
+
+def finding(faults: Sequence[str], what: str, hint: str, name: str = NOT_TRUSTED) -> Finding | None:
+    """The faults of all prompts (empty where there is none) as one finding, or none: `what` rests
+    on weights that cannot be trusted."""
+    found = [each for each in faults if each]
+    if not found:
+        return None
+    return Finding(
+        "warn", name, f"{found[0]} ({len(found)} of {len(faults)} prompts): {what}", hint
+    )
+
+
+def missed(log_z: float, log_max_weight: float, num_draws: int) -> float:
+    """The standard error of log Z, nats, by what n independent draws may have missed:
+
+        log(1 + 3 max(1, w_max / Z-hat) / n) / 1.96
+
+    With a confidence of 95% what no draw has shown has a probability of at most 3/n, so that Z is
+    at most Z-hat + 3/n w_max, and 1.96 of these errors reach it. Outcomes of no weight can be
+    missed likewise: draws that all weigh the same never have an error of 0. That so much is missed
+    that Z-hat is off by over five errors has a chance of at most e^-7.
+    """
+    if log_z == -math.inf or num_draws < 1:
+        return math.inf
+    log_x = math.log(RULE_OF_THREE / num_draws) + max(0.0, log_max_weight - log_z)
+    return (log_x if log_x > 30 else math.log1p(math.exp(log_x))) / NORMAL
+
+
+def missed_of_mean(values_n: Tensor, farthest: float) -> float:
+    """The same for the mean of n values: 3/n of the probability at `farthest`, or as far from the
+    mean as the farthest value that was seen. 0 for infinite means: what was seen is certain."""
+    mean = float(values_n.mean())
+    away = float((values_n - mean).abs().max())
+    if math.isfinite(farthest):
+        away = max(away, abs(farthest - mean))
+    if not math.isfinite(away):
+        return 0.0
+    return RULE_OF_THREE * away / len(values_n) / NORMAL
+
+
+def most_evidence(evidence: Sequence[Tensor], stated: float | None) -> list[float]:
+    """The most log e that an outcome of each prompt may have, nats, as far as anybody knows; -inf
+    where nothing was seen of it. `evidence` are log e of each prompt's draws [n].
+
+    That is what the target states (`Target.max_log_evidence`) where it states anything. Elsewhere
+    it is what the prompt's own draws have shown; and where that is no more than three values, a
+    grade that all prompts share, it is what the draws of any prompt have shown.
+    """
+    own = [float(each.max()) if len(each) else -math.inf for each in evidence]
+    if stated is not None:
+        return [max(stated, each) for each in own]
+    most = max(own)
+    return [
+        most if levels(each) <= _FEW_LEVELS else top
+        for each, top in zip(evidence, own, strict=True)
+    ]
+
+
+def levels(log_evidence_n: Tensor) -> int:
+    """How many values of the evidence draws have shown, beside what it rules out."""
+    on_n = log_evidence_n[~log_evidence_n.isneginf()]
+    return len((on_n / _SAME).round().unique())
+
+
+def beyond(log_evidence_n: Tensor, most: float) -> bool:
+    """Whether `most` is over 2 nats above all evidence that draws have shown.
+
+    A policy or particles climb to rare evidence by steps: once they are near the most there is,
+    draws of the prior that have not been there say nothing against them.
+    """
+    seen = float(log_evidence_n.max()) if len(log_evidence_n) else -math.inf
+    return most - seen > _JUMP
+
+
+def jumps(log_evidence_n: Tensor, most: float) -> bool:
+    """Whether the evidence of draws, and the `most` of it, has a gap of over 2 nats: what lies
+    beyond is found by chance alone, by particles as by independent draws."""
+    on_n = log_evidence_n[~log_evidence_n.isneginf()].cpu().double()
+    if most > -math.inf:
+        on_n = torch.cat([on_n, torch.tensor([most], dtype=torch.float64)])
+    return len(on_n) > 1 and float(on_n.sort().values.diff().max()) > _JUMP
+
+
+def rests_on(log_z: float, num_draws: int) -> Finding:
+    """What log Z rests on where the target states no bound on its evidence: what n draws may have
+    missed raises it by two large errors only from that much evidence on."""
+    least = log_z + math.log(math.expm1(2 * LARGE_ERROR) * num_draws / RULE_OF_THREE)
+    return Finding(
+        "info",
+        "no_bound_on_the_evidence",
+        f"log_z rests on there being no outcome with a log-evidence above {least:.3g} that "
+        f"{num_draws} draws have missed: the target states no largest one.",
+        "State it where you know it: Reward(..., max_reward=...).",
+    )
+
+
+def never_varies(evidence: Sequence[Tensor], stated: float | None) -> Finding | None:
+    """Draws of all prompts with one and the same evidence, of which nobody knows a bound."""
+    seen_N = torch.cat([each.cpu() for each in evidence]) if evidence else torch.zeros(0)
+    if stated is not None or levels(seen_N) != 1 or bool(seen_N.isneginf().any()):
+        return None
+    return Finding(
+        "warn",
+        "evidence_never_varies",
+        f"All {len(seen_N)} draws have the same log-evidence, {float(seen_N.max()):.4g}: log_z is "
+        "right only if no outcome that they missed has more, and the target states no largest.",
+        "Check that the reward works, or state its bound: Reward(..., max_reward=...).",
+    )
