@@ -18,6 +18,7 @@ from ..types import Completions, Prompt
 from . import adapters, memory, weights
 from .causal_scoring import CausalScoring
 from .generate import Rows, generate
+from .generating import texts_of
 from .precision import lost_in_padding, runs
 from .prompts import (
     build_completions,
@@ -131,6 +132,16 @@ class CausalLM(CausalScoring):
             decode=self.decode,
             token_log_prob_NL=out.log_prob_RT[:, :width],
         )
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        num_samples: int = 1,
+        max_new_tokens: int = 64,
+        seed: int = 0,
+    ) -> list[str] | list[list[str]]:
+        """A text per prompt; a list of them where `num_samples` is above 1."""
+        return texts_of(self, prompts, num_samples, max_new_tokens, seed)
 
     def resample_suffix(
         self, completions: Completions, start_N: Tensor, generator: torch.Generator | None = None
