@@ -59,6 +59,7 @@ _WHERE = {
     "pass_at_k": "diagnostics.pass_at_k",
     "prompts": "data.prompts",
     "qrs_curve": "samplers.qrs_curve",
+    "report": "report",
     "reverse_annealed_log_z": "samplers.reverse_annealing",
     "sample": "sampling",
     "simulate_preferences": "reward_models.simulate",
@@ -90,6 +91,7 @@ if TYPE_CHECKING:
     from .objectives.base import Objective
     from .prompted import Prompted
     from .protocols import Evidence, LanguageModel
+    from .report import report
     from .reward_models.fit import RewardFit, fit_reward
     from .reward_models.model import RewardModel
     from .reward_models.simulate import simulate_preferences

@@ -98,6 +98,13 @@ class Target:
             if isinstance(each, TargetEvidence):
                 each.enter(self)
 
+    def __repr__(self) -> str:
+        evidence = ", ".join(getattr(e, "name", type(e).__name__) for e in self.evidence)
+        return (
+            f"Target({type(self.prior).__name__} x [{evidence}], {len(self.prompts):,} prompts, "
+            f"max_new_tokens={self.max_new_tokens})"
+        )
+
     def tempered(self, t: float) -> Target:
         """prior x evidence^t: the path from the prior (t = 0) to this target (t = 1).
 

@@ -10,7 +10,7 @@ from ..config import MAX_PROMPTS
 from .asked import rows_without_target
 from .output import json_text, print_json, stdout, visible
 from .progress import count_progress
-from .tables import MAIN, must_stop, print_findings, print_intervals, print_table, report_json
+from .tables import MAIN, must_stop, print_findings, print_intervals, print_table
 
 if TYPE_CHECKING:
     from ..diagnostics.evaluate import Report
@@ -62,24 +62,11 @@ def judge(
     return reports
 
 
-def evaluation_json(
-    reports: Mapping[str, Report],
-    *,
-    num_samples: int,
-    posterior: int,
-    seed: int,
-    max_prompts: int = MAX_PROMPTS,
-    **more: Any,
-) -> dict[str, Any]:
+def evaluation_json(reports: Mapping[str, Report], **about: Any) -> dict[str, Any]:
     """What `evaluation.json` and `--json` hold."""
-    return {
-        "num_samples": num_samples,
-        "max_prompts": max_prompts,
-        "posterior": posterior,
-        "seed": seed,
-        **more,
-        "policies": {name: report_json(report) for name, report in reports.items()},
-    }
+    from ..report.written import evaluation_json as as_json
+
+    return as_json(reports, **about)
 
 
 def show(
