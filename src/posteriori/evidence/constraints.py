@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,6 +50,20 @@ class TextTest:
         return [self.test(text) for text in texts]
 
 
+# Functions at the top of a module can be pickled, for evidence in processes of its own.
+def _matches(pattern: Any, how: str, in_part: bool, text: str) -> bool:
+    return getattr(pattern, how)(text, partial=in_part) is not None
+
+
+def _has_words(
+    wanted: Sequence[re.Pattern[str]], banned: Sequence[re.Pattern[str]], text: str
+) -> bool:
+    """Whether every wanted pattern stands in the text, and none that is banned."""
+    return all(each.search(text) for each in wanted) and not any(
+        each.search(text) for each in banned
+    )
+
+
 def regex(
     pattern: str, match: Literal["full", "search"] = "full", flags: int = 0, **calling: Any
 ) -> Constraint:
@@ -72,11 +87,11 @@ def regex(
             where="regex",
             hint="a literal ( or [ is written \\( or \\[",
         ) from error
-    find = compiled.fullmatch if match == "full" else compiled.search
-    whole = TextTest(f"regex {pattern}", lambda text: find(text) is not None)
+    how = "fullmatch" if match == "full" else "search"
+    whole = TextTest(f"regex {pattern}", partial(_matches, compiled, how, False))
     if _looks_around(pattern, flags):
         return Constraint(whole, **calling)
-    prefix = TextTest(whole.__name__, lambda text: find(text, partial=True) is not None, half=True)
+    prefix = TextTest(whole.__name__, partial(_matches, compiled, how, True), half=True)
     return Constraint(whole, prefix, **calling)
 
 
@@ -107,18 +122,15 @@ def words(
     whole_name = "words"
     if not none_of:
         return Constraint(
-            TextTest(whole_name, lambda text: all(each.search(text) for each in wanted)),
-            TextTest(whole_name, lambda _: True),
+            TextTest(whole_name, partial(_has_words, wanted, ())),
+            TextTest(whole_name, partial(_has_words, (), ())),
             **calling,
         )
     banned = word_pattern(none_of, case_sensitive)
     for_good = re.compile(rf"(?:{banned.pattern})(?=\W)", banned.flags)
     return Constraint(
-        TextTest(
-            whole_name,
-            lambda text: all(each.search(text) for each in wanted) and not banned.search(text),
-        ),
-        TextTest(whole_name, lambda text: not for_good.search(text), half=True),
+        TextTest(whole_name, partial(_has_words, wanted, (banned,))),
+        TextTest(whole_name, partial(_has_words, (), (for_good,)), half=True),
         **calling,
     )
 

@@ -28,9 +28,10 @@ from ..transformers_loading import UNREADABLE, first_line, loading, trusting
 from . import fingerprint
 from .adapters import MISSED_PATTERN
 from .causal import CausalLM
-from .memory import check_memory
+from .memory import check_memory, embedding_weight
 from .precision import gains_from_bfloat16, mixed_precision, with_output_head
 from .warp import Warp
+from .weights import quantisation
 
 BUNDLED = {"tiny": Path(__file__).parent / "tiny"}
 """Models that the package carries, by name."""
@@ -117,6 +118,17 @@ def _placed(
     """The model on its device in the precision asked for, and the dtype that it computes in."""
     if dtype not in _DTYPES:
         raise ConfigError(f"unknown dtype '{dtype}'", hint=did_you_mean(dtype, _DTYPES))
+    method = quantisation(model)
+    if method is not None:
+        if dtype != "auto":
+            raise ConfigError(
+                f"the checkpoint is quantised ({method}), which fixes its precision",
+                where=f"dtype={dtype!r}",
+                hint='leave dtype at "auto"',
+            )
+        if model.device != device:
+            model.to(device)  # pyright: ignore[reportArgumentType]
+        return model, embedding_weight(model).dtype
     if dtype == "auto":
         dtype = "mixed" if gains_from_bfloat16(model.num_parameters(), device) else "float32"
     with_output_head(model)

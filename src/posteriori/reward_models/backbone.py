@@ -14,7 +14,7 @@ from ..device import usable_device
 from ..errors import ModelError, PromptError
 from ..evidence.classifier_text import Text, in_float32, padded, padding_id, text_of, token_ids
 from ..hub import check_model_name
-from ..seeds import derive
+from ..seeds import derive, drawing
 from ..transformers_loading import UNREADABLE, first_line, loading
 from ..types import Prompt
 
@@ -120,9 +120,8 @@ def load_backbone(
         raise ModelError(f"there is no model at '{place}'", hint="check the path")
     check_model_name(place, (), kind="a sequence-classification model")
     try:
-        # A head that is not in the checkpoint is drawn from torch's global stream.
-        with loading() as options, torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(seed, "reward head"))
+        # A head that is not in the checkpoint is drawn.
+        with loading() as options, drawing(derive(seed, "reward head")):
             loaded: Any = AutoModelForSequenceClassification.from_pretrained(
                 place, num_labels=1, dtype=torch.float32, output_loading_info=True, **options
             )

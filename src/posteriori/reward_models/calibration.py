@@ -72,12 +72,32 @@ class HeldOut:
 
     @property
     def findings(self) -> list[Finding]:
-        """That `temperature` is one of the bounds of its search, if it is."""
-        return [
+        """That the pairs are ordered no better than by chance, as far as they show; and that
+        `temperature` is one of the bounds of its search, if it is."""
+        found = [
             finding
             for bound, finding in zip(_TEMPERATURES, _UNBOUNDED, strict=True)
             if math.isclose(self.temperature, bound, rel_tol=1e-3)
         ]
+        error = self.accuracy.standard_error
+        if self.accuracy.standard_error_new_prompts is not None:
+            error = max(error, self.accuracy.standard_error_new_prompts)
+        # That of a temperature at its bound says the same, or that there is nothing to doubt.
+        if found or self.accuracy.value - 1.96 * error > 0.5:
+            return found
+        return [_at_chance(self)]
+
+
+def _at_chance(held_out: HeldOut) -> Finding:
+    return Finding(
+        "warn",
+        "at_chance",
+        f"The reward model orders {held_out.accuracy} of {held_out.num_pairs} held-out pairs "
+        f"({held_out.num_prompts} prompts) as labelled, and 0.5 is chance: as far as these show, "
+        "it has learned nothing that holds for other prompts.",
+        "Hold out more pairs if there are few; otherwise train on more, stop earlier, or look at "
+        "the labels.",
+    )
 
 
 def held_out_figures(
