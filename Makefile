@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-models test-slow check format bench calibration wheel clean
+.PHONY: demo test test-models test-slow test-faults check format bench calibration wheel clean
 
 $(VENV)/base: constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -41,6 +41,9 @@ test-slow: $(VENV)/dev
 
 test-models: $(VENV)/dev
 	$(BIN)/pytest -m "models or not models" tests/architectures
+
+test-faults: $(VENV)/dev
+	$(BIN)/python tests/faults/campaign --scale $(or $(SCALE),1)
 
 format: $(VENV)/dev
 	$(BIN)/ruff format .

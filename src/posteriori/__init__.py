@@ -29,6 +29,7 @@ _WHERE = {
     "Likelihood": "evidence.likelihood",
     "Moments": "evidence.moments",
     "Objective": "objectives.base",
+    "PassAtK": "diagnostics.pass_at_k",
     "PosterioriError": "errors",
     "Power": "evidence.power",
     "Preferences": "evidence.preferences",
@@ -40,6 +41,7 @@ _WHERE = {
     "Sampler": "samplers.base",
     "TabularLM": "models.tabular",
     "Target": "target",
+    "Verifier": "evidence.verifier",
     "TwistHead": "samplers.twist_head",
     "adapt_ladder": "samplers.ladder",
     "conditional_log_z": "samplers.conditional",
@@ -53,10 +55,14 @@ _WHERE = {
     "frontier": "diagnostics.frontier",
     "likelihoods": "evidence.ready_made",
     "load": "models.load",
+    "newly_solved": "diagnostics.pass_at_k",
+    "pass_at_k": "diagnostics.pass_at_k",
     "prompts": "data.prompts",
     "qrs_curve": "samplers.qrs_curve",
+    "report": "report",
     "reverse_annealed_log_z": "samplers.reverse_annealing",
     "sample": "sampling",
+    "show_progress": "progress",
     "simulate_preferences": "reward_models.simulate",
 }
 
@@ -67,6 +73,7 @@ if TYPE_CHECKING:
     from .diagnostics.evaluate import Report, evaluate
     from .diagnostics.exact import Exact, exact
     from .diagnostics.frontier import Frontier, frontier
+    from .diagnostics.pass_at_k import PassAtK, newly_solved, pass_at_k
     from .errors import PosterioriError
     from .evidence.constraint import Constraint
     from .evidence.expert import Expert
@@ -77,13 +84,16 @@ if TYPE_CHECKING:
     from .evidence.preferences import Preferences
     from .evidence.ready_made import constraints, likelihoods
     from .evidence.reward import Reward
+    from .evidence.verifier import Verifier
     from .models.causal import CausalLM
     from .models.load import load
     from .models.tabular import TabularLM
     from .moment_fit import fit_moments
     from .objectives.base import Objective
+    from .progress import show_progress
     from .prompted import Prompted
     from .protocols import Evidence, LanguageModel
+    from .report import report
     from .reward_models.fit import RewardFit, fit_reward
     from .reward_models.model import RewardModel
     from .reward_models.simulate import simulate_preferences

@@ -7,10 +7,18 @@ names the key and what to write instead.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, Field, PlainValidator, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    PlainValidator,
+    ValidationError,
+)
 
 from .data.settings import Prompts
 from .data.settings import is_prompt as is_prompt
@@ -21,13 +29,27 @@ from .strict import Strict as Strict
 from .strict import as_tuple
 from .trl_names import name_here
 
+MOST_GIB = 1_000_000
+"""More memory than any machine has."""
+
+
+def _pattern(value: Any) -> Any:
+    if isinstance(value, str):
+        try:
+            re.compile(value)
+        except (re.error, RecursionError, OverflowError) as error:
+            raise ValueError(f"it is no regular expression of module names: {error}") from error
+    return value
+
 
 class LoraSettings(Strict):
     """A LoRA adapter: rank r, scale alpha/r, on every linear layer unless named otherwise."""
 
-    rank: int = Field(default=16, ge=1)
-    alpha: float = Field(default=32.0, gt=0)
-    target_modules: Annotated[str | tuple[str, ...], BeforeValidator(as_tuple)] = "all-linear"
+    rank: int = Field(default=16, ge=1, le=65536)
+    alpha: float = Field(default=32.0, gt=0, le=1e6)
+    target_modules: Annotated[
+        str | tuple[str, ...], BeforeValidator(as_tuple), AfterValidator(_pattern)
+    ] = "all-linear"
 
 
 TrackerName = Literal["tensorboard", "wandb", "trackio", "mlflow"]
@@ -143,9 +165,13 @@ class PriorSettings(Strict):
 
     path: str = "tiny"
     dtype: Literal["auto", "mixed", "float32", "bfloat16", "float16", "float64"] = "auto"
-    device: str | None = None
+    device: str | None = Field(
+        default=None, pattern=r"^(cpu|cuda|mps|xpu|hpu|npu|mtia)(:\d{1,3})?$"
+    )
     merge_adapter: bool = False
-    memory_gib: float = Field(default=1.5, gt=0)
+    trust_remote_code: bool = False
+    revision: str | None = Field(default=None, min_length=1)
+    memory_gib: float = Field(default=1.5, gt=0, le=MOST_GIB)
     prompt_prefix: str | None = Field(default=None, min_length=1)
 
 

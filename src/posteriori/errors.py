@@ -18,9 +18,22 @@ class PosterioriError(Exception):
         self.what, self.where, self.hint = what, where, hint
         super().__init__(self.__str__())
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Also of errors with arguments of their own: a worker's error reaches its caller."""
+        return _made_again, (type(self), self.args, self.__dict__)
+
     def __str__(self) -> str:
         head = f"{self.where}: {self.what}" if self.where else self.what
         return f"{head}; {self.hint}" if self.hint else head
+
+
+def _made_again(
+    kind: type[PosterioriError], arguments: tuple[Any, ...], held: dict[str, Any]
+) -> PosterioriError:
+    error = kind.__new__(kind, *arguments)
+    error.args = arguments
+    error.__dict__.update(held)
+    return error
 
 
 class ConfigError(PosterioriError):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from .errors import ConfigError
+from .errors import ConfigError, EvidenceError
 from .protocols import Evidence, PriorEvidence
+from .user_code import PROVIDED, place_of_function
 
 
 def checked_evidence(given: Any) -> tuple[Any, ...]:
@@ -44,3 +46,65 @@ def _refused(given: Any) -> ConfigError:
         f"the evidence is a {type(given).__name__}, which is none",
         hint="write posteriori.Reward(fn, beta=0.1), or [] for the prior itself",
     )
+
+
+def missing_argument(fn: Callable[..., Any], names: Iterable[str]) -> str | None:
+    """An argument that `fn` must have and that is not among `names`, with or without **kwargs."""
+    try:
+        parameters = inspect.signature(fn).parameters.values()
+    except (TypeError, ValueError):
+        return None
+    variable = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    known = set(names)
+    for each in parameters:
+        needed = each.default is inspect.Parameter.empty and each.kind not in variable
+        if needed and each.name not in known:
+            return each.name
+    return None
+
+
+def check_arguments(evidence: Iterable[Any], columns: Iterable[str]) -> None:
+    """Raise `EvidenceError` for a function that needs a column which the prompts do not have."""
+    names = (*PROVIDED, *columns)
+    for each in evidence:
+        for fn in functions_of(each):
+            missing = missing_argument(fn, names)
+            if missing is not None:
+                raise lacking(missing, names, _where(each, fn), fn)
+
+
+def lacking(missing: str, names: Iterable[str], where: str, fn: Any = None) -> EvidenceError:
+    place = "" if fn is None else place_of_function(fn)
+    return EvidenceError(
+        f"it needs an argument '{missing}' that nothing provides",
+        where=where,
+        hint=f"add a data-set column of that name; there are: {', '.join(names)}"
+        + (f" (it is defined at {place})" if place else ""),
+    )
+
+
+def functions_of(evidence: Any) -> list[Callable[..., Any]]:
+    """The functions that a piece of evidence asks."""
+    found = [*getattr(evidence, "fns", ()), *(getattr(evidence, n, None) for n in ("fn", "prefix"))]
+    return [fn for fn in found if callable(fn)]
+
+
+def _name(fn: Any) -> str:
+    return getattr(fn, "__name__", None) or type(fn).__name__
+
+
+def _where(evidence: Any, fn: Any) -> str:
+    several = len(getattr(evidence, "fns", ())) > 1
+    own = f"reward function '{_name(fn)}'" if several else None
+    return own or getattr(evidence, "name", None) or f"function '{_name(fn)}'"
+
+
+def placed(error: EvidenceError, evidence: Any) -> EvidenceError:
+    """The error with the file and line of the function that it is about, unless it has them."""
+    for fn in functions_of(evidence):
+        place = place_of_function(fn)
+        file = place.rpartition(":")[0]
+        if place and f"'{_name(fn)}" in (error.where or "") and file not in str(error):
+            told = f"{error.hint} (it is defined at {place})" if error.hint else f"see {place}"
+            return type(error)(error.what, where=error.where, hint=told)
+    return error

@@ -25,12 +25,25 @@ _known: set[str] = set()
 """Names that the hub has said to be there."""
 
 
-def check_model_name(name: str, bundled: Iterable[str], where: str | None = None) -> None:
+def check_model_name(
+    name: str, bundled: Iterable[str], where: str | None = None, kind: str = ""
+) -> None:
     """Raise `ModelError` where `name` is no directory or file, no bundled model, in no cache, and
     nothing of the hub.
 
-    The hub is asked at most once per name, for at most 5 seconds.
+    The hub is asked at most once per name, for at most 5 seconds. `kind` is what cannot be loaded
+    then, in words.
     """
+    try:
+        _check(name, bundled, where)
+    except ModelError as error:
+        if not kind:
+            raise
+        what = f"cannot load {kind} from '{name}': {error.what}"
+        raise ModelError(what, where=error.where, hint=error.hint) from error
+
+
+def _check(name: str, bundled: Iterable[str], where: str | None) -> None:
     names = sorted(bundled)
     if name in names or name in _known or Path(name).expanduser().exists():
         return

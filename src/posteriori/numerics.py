@@ -30,6 +30,8 @@ def ess(log_w_N: Tensor) -> Tensor:
 
 def variance_of_mean(values_N: Tensor) -> Tensor:
     """The estimated variance of the mean of independent draws, s^2 / N; NaN for a single draw."""
+    if values_N.shape[-1] < 2:
+        return torch.full(values_N.shape[:-1], torch.nan, dtype=torch.float64)
     return values_N.double().var(-1, unbiased=True) / values_N.shape[-1]
 
 

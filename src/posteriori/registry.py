@@ -37,6 +37,7 @@ OBJECTIVES = {
 EVIDENCE = {
     "reward": "posteriori.evidence.reward:Reward",
     "likelihood": "posteriori.evidence.likelihood:Likelihood",
+    "verifier": "posteriori.evidence.verifier:Verifier",
     "constraint": "posteriori.evidence.constraint:Constraint",
     "judge": "posteriori.evidence.judge:Judge",
     "moments": "posteriori.evidence.moments:Moments",
@@ -105,3 +106,13 @@ def language_model(given: Any, role: str, like: Any = None) -> LanguageModel:
         return given
     module, _, attribute = _LANGUAGE_MODEL.partition(":")
     return getattr(import_module(module), attribute)(given, role, like)
+
+
+_REPORT = "posteriori.report.written:report_of_run"
+
+
+def report_of_run(*arguments: Any) -> Any:
+    """What `report.written.report_of_run` does: training asks for its page without importing what
+    draws it."""
+    module, _, attribute = _REPORT.partition(":")
+    return getattr(import_module(module), attribute)(*arguments)

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 
 def derive(seed: int, *names: str | int) -> int:
@@ -37,3 +40,47 @@ def undisturbed() -> Iterator[None]:
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
+
+
+@contextmanager
+def drawing(seed: int) -> Iterator[None]:
+    """Within it this thread's weights are drawn as `torch.manual_seed(seed)` would have it.
+
+    The global stream belongs to all threads, and another one may seed it or put it back in the
+    middle; so what is drawn on the CPU comes from a generator of its own.
+    """
+    with torch.random.fork_rng(devices=[]), _OwnStream(seed):
+        torch.manual_seed(seed)
+        yield
+
+
+_DRAWS = {
+    *(torch.rand, torch.randn, Tensor.uniform_, Tensor.normal_),
+    *(nn.init.uniform_, nn.init.normal_, nn.init.trunc_normal_),
+    *(nn.init.kaiming_uniform_, nn.init.kaiming_normal_),
+    *(nn.init.xavier_uniform_, nn.init.xavier_normal_, nn.init.orthogonal_),
+}
+
+
+class _OwnStream(TorchFunctionMode):
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in _DRAWS and kwargs.get("generator") is None and _is_on_cpu(args, kwargs):
+            kwargs["generator"] = self._generator
+        return func(*args, **kwargs)
+
+
+def _is_on_cpu(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    tensor = args[0] if args and isinstance(args[0], Tensor) else kwargs.get("tensor")
+    device = tensor.device if isinstance(tensor, Tensor) else kwargs.get("device")
+    return torch.device(device or torch.get_default_device()).type == "cpu"

@@ -13,7 +13,7 @@ from torch import Tensor
 from .data.prompts import PromptData, sample_rows
 from .data.prompts import prompts as read_prompts
 from .errors import ConfigError, EvidenceError
-from .given_evidence import checked_evidence
+from .given_evidence import check_arguments, checked_evidence, placed
 from .occurrence import marked, place_of
 from .protocols import (
     Evidence,
@@ -93,9 +93,17 @@ class Target:
                 raise ConfigError(
                     f"column '{name}' has {len(values)} values for {len(self.prompts)} prompts"
                 )
+        check_arguments(self.evidence, self.columns)
         for each in self.evidence:
             if isinstance(each, TargetEvidence):
                 each.enter(self)
+
+    def __repr__(self) -> str:
+        evidence = ", ".join(getattr(e, "name", type(e).__name__) for e in self.evidence)
+        return (
+            f"Target({type(self.prior).__name__} x [{evidence}], {len(self.prompts):,} prompts, "
+            f"max_new_tokens={self.max_new_tokens})"
+        )
 
     def tempered(self, t: float) -> Target:
         """prior x evidence^t: the path from the prior (t = 0) to this target (t = 1).
@@ -199,12 +207,15 @@ class Target:
         rewards: list[Tensor] = []
         others: list[Tensor] = []
         for evidence in self.evidence:
-            if isinstance(evidence, PriorEvidence):
-                if log_prior_N is None:
-                    log_prior_N = self.log_prior(completions)
-                scores = evidence.score(completions, columns, log_prior_N)
-            else:
-                scores = evidence.score(completions, columns)
+            try:
+                if isinstance(evidence, PriorEvidence):
+                    if log_prior_N is None:
+                        log_prior_N = self.log_prior(completions)
+                    scores = evidence.score(completions, columns, log_prior_N)
+                else:
+                    scores = evidence.score(completions, columns)
+            except EvidenceError as error:
+                raise placed(error, evidence) from error.__cause__
             log_evidence_N = log_evidence_N + self._tempered(scores.log_evidence.to(device))
             kind = rewards if getattr(evidence, "is_reward", False) else others
             kind.append(scores.reward.to(device))

@@ -12,6 +12,8 @@ import torch
 from safetensors import SafetensorError
 from transformers.utils import logging
 
+from .errors import ConfigError
+
 UNREADABLE = (
     *(OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError),
     *(RuntimeError, ImportError, AssertionError, SafetensorError),
@@ -41,6 +43,20 @@ def loading() -> Iterator[dict[str, Any]]:
             logging.set_verbosity(verbosity)
             if bar:
                 logging.enable_progress_bar()
+
+
+def trusting(trust_remote_code: bool, revision: str | None) -> dict[str, Any]:
+    """The options of `from_pretrained` for a checkpoint whose own code may run, or may not.
+
+    Raises `ConfigError` for trust in whatever code a name may stand for tomorrow.
+    """
+    if trust_remote_code and not revision:
+        raise ConfigError(
+            "trust_remote_code runs the checkpoint's own code, and no revision says which",
+            hint='give the commit whose code you have read, such as revision = "4f2a9c1"',
+        )
+    pinned = {} if revision is None else {"revision": revision, "code_revision": revision}
+    return {"trust_remote_code": trust_remote_code, **pinned}
 
 
 def first_line(error: Exception) -> str:

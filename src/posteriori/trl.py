@@ -29,7 +29,7 @@ from .models.causal import CausalLM
 from .target import Target
 from .tokens import difference_in_outcomes
 from .train.alarm import alarms
-from .train.watch import FIGURES, Watch, line_of
+from .train.watch import FIGURES, Watch, line_of, trusted
 
 
 class PosterioriCallback(TrainerCallback):
@@ -42,8 +42,10 @@ class PosterioriCallback(TrainerCallback):
 
     Before the first step, after every `every` steps, after the trainer's own evaluations and at the
     end, `posteriori.evaluate` takes `num_samples` draws a prompt of the model. Its figures are
-    logged by the trainer as `posteriori/kl_to_target` and so on, so they are in its trackers and
-    its `log_history`; `reports` has them whole, by step. `on_finding="warn"` writes on standard
+    logged by the trainer as `posteriori/kl_to_target` and so on, each with its standard error as
+    `posteriori/kl_to_target_se`, and as `posteriori/kl_to_target_trusted` 1 or 0: whether a finding
+    says that it is not to be trusted. So they are in its trackers and its `log_history`; `reports`
+    has them whole, by step. `on_finding="warn"` writes on standard
     error what is wrong if the run diverges or collapses, "stop" ends the training as well.
 
     The model is used where it is: no weights are copied, an adapter is on, dropout is off. Modes,
@@ -124,8 +126,13 @@ class PosterioriCallback(TrainerCallback):
         """By the plain Trainer's `log`: those of TRL's would take the metrics of the steps so far
         with them. It also calls off a log that is due at this step, which is therefore renewed."""
         due = control.should_log
-        values = {name: report[name].value for name in FIGURES if name in report}
-        Trainer.log(self.trainer, {f"posteriori/{name}": value for name, value in values.items()})
+        logged: dict[str, float] = {}
+        for name in FIGURES:
+            if name in report:
+                logged[f"posteriori/{name}"] = report[name].value
+                logged[f"posteriori/{name}_se"] = report[name].standard_error
+                logged[f"posteriori/{name}_trusted"] = float(trusted(report, name))
+        Trainer.log(self.trainer, logged)
         control.should_log = due
 
     def _warn(self, control: TrainerControl) -> None:

@@ -22,6 +22,7 @@ from torch import Tensor
 from .errors import ConfigError, OutcomeError
 from .occurrence import place_of
 from .rows_of_prompts import rows_of_prompts
+from .shown import ShownDraws
 
 Message = dict[str, Any]
 Prompt = str | list[Message]
@@ -228,8 +229,8 @@ _OPTIONAL = ("token_log_prior_NL", "log_weight_N", "group_N")
 """Tensors [N, ...] of `Draws` that may be missing."""
 
 
-@dataclass(frozen=True)
-class Draws:
+@dataclass(frozen=True, repr=False)
+class Draws(ShownDraws):
     """Completions with everything that the target says about them.
 
     All tensors are float64 [N] in nats: `log_proposal_N` under the distribution that drew them,

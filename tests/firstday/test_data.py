@@ -17,7 +17,7 @@ TALK = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"
 
 
 def table():
-    return TabularLM.random(["x", "y", "<eos>"], prompts=["a", "b"], seed=0, max_new_tokens=2)
+    return TabularLM.random(["<eos>", "x", "y"], prompts=["a", "b"], seed=0, max_new_tokens=2)
 
 
 def sources(folder):

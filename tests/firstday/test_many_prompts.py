@@ -21,7 +21,7 @@ def reward(answer, **kwargs):
 @pytest.fixture(scope="module")
 def target():
     """Rows whose reward is a number of their own, so the mean over all prompts is known."""
-    table = TabularLM.random(["x", "y", "<eos>"], prompts=["a", "b"], seed=0, max_new_tokens=2)
+    table = TabularLM.random(["<eos>", "x", "y"], prompts=["a", "b"], seed=0, max_new_tokens=2)
     rows = [{"prompt": "ab"[at % 2], "answer": (at * 37 % 101) / 101} for at in range(NUM)]
     return po.Target(table, po.Reward(reward, beta=10.0), rows, 2)
 
@@ -62,10 +62,10 @@ def test_a_sample_keeps_each_rows_columns(target):
 def test_draws_of_all_prompts_serve_a_sample_of_them():
     from posteriori.draw import draw
 
-    table = TabularLM.random(["x", "y", "<eos>"], prompts=["a", "b"], seed=0, max_new_tokens=2)
+    table = TabularLM.random(["<eos>", "x", "y"], prompts=["a", "b"], seed=0, max_new_tokens=2)
     rows = [{"prompt": "ab"[at % 2], "answer": at} for at in range(20)]
     target = po.Target(table, po.Reward(reward, beta=100.0), rows, 2)
-    policy = TabularLM.random(["x", "y", "<eos>"], prompts=["a", "b"], seed=1, max_new_tokens=2)
+    policy = TabularLM.random(["<eos>", "x", "y"], prompts=["a", "b"], seed=1, max_new_tokens=2)
     pool = draw(target, target.prior, 8, torch.Generator().manual_seed(0))
     report = po.evaluate(target, policy, 8, max_prompts=5, prior_draws=pool)
     some = target.sampled(5, 0)

@@ -79,6 +79,19 @@ class TestTemperature:
         label[:30], label[30:] = 1.0, 0.0
         assert held_out_figures(delta, label, range(40)).findings == []
 
+    def test_a_model_at_chance_is_told(self):
+        """0.53 of 60 pairs, and 0.8 of them."""
+        delta = torch.linspace(0.1, 4, 60, dtype=torch.float64)
+        at = torch.arange(60)
+        label = torch.where(at < 30, at % 5 < 2, at % 3 < 2).double()
+        (finding,) = held_out_figures(delta, label, range(60)).findings
+        assert finding.name == "at_chance"
+        assert "0.5333 ± 0.065 of 60 held-out pairs (60 prompts)" in finding.message
+        few = held_out_figures(delta, label, [each // 30 for each in range(60)])
+        assert [each.name for each in few.findings] == ["at_chance"]
+        better = (torch.arange(60) % 5 < 4).double()
+        assert held_out_figures(delta, better, range(60)).findings == []
+
     def test_of_exact_probabilities_is_exact(self):
         delta = torch.randn(200, generator=generator(1), dtype=torch.float64) * 3
         for wanted in (0.3, 1.0, 4.0):

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 import posteriori as po
 from posteriori.config import LoraSettings
 from posteriori.errors import ModelError
+from posteriori.models import fingerprint
 from posteriori.models.fingerprint import FILE
 
 MODEL, EXPERT = ORACLE / "case_1" / "model", ORACLE / "case_1" / "expert"
@@ -168,3 +169,25 @@ def test_a_prompt_tuned_adapter_gives_what_peft_gives(tmp_path):
         assert abs(float(plain) - float(drawn.log_prob_N[at])) < 1e-4
     with pytest.raises(ModelError, match="cannot be trained further"):
         lm.as_policy("full", LoraSettings(), 0)
+
+
+def test_a_whole_model_is_saved_over_an_adapter(tmp_path):
+    policy_of(po.load(MODEL)).save_pretrained(tmp_path)
+    prior = po.CausalLM(tiny_model("llama").requires_grad_(False), word_tokenizer())
+    assert assert_reloads(prior, tmp_path).adapter is None
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_base_in_half_precision_is_read_as_such_to_be_compared(tmp_path, dtype, monkeypatch):
+    read = []
+    plain = fingerprint.AutoModelForCausalLM.from_pretrained
+
+    def from_pretrained(path, **options):
+        read.append(options["dtype"])
+        return plain(path, **options)
+
+    policy = policy_of(po.load(MODEL, dtype=dtype))
+    monkeypatch.setattr(fingerprint.AutoModelForCausalLM, "from_pretrained", from_pretrained)
+    policy.save_pretrained(tmp_path)
+    assert read == [getattr(torch, dtype)]
+    assert po.load(tmp_path).adapter == "default"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,9 +13,11 @@ from transformers import TrainerCallback
 from trl_trainers import BETA, QUIETLY, by_text, lora, trainer_of
 
 import posteriori as po
+from posteriori.diagnostics.evaluate import Report
 from posteriori.errors import ConfigError, ModelError
+from posteriori.train.watch import trusted
 from posteriori.trl import PosterioriCallback
-from posteriori.types import Finding
+from posteriori.types import Cost, Estimate, Finding
 
 pytestmark = QUIETLY
 
@@ -70,7 +75,12 @@ def test_a_run_is_the_same_with_and_without_it(name, peft, case_1, tmp_path):
     assert [line["step"] for line in told] == [0, 1, 2, 3]
     for line in told:
         for figure in ("elbo", "wasted_nats"):
-            assert line[f"posteriori/{figure}"] == callback.reports[line["step"]][figure].value
+            estimate = callback.reports[line["step"]][figure]
+            assert line[f"posteriori/{figure}"] == estimate.value
+            assert line[f"posteriori/{figure}_se"] == estimate.standard_error
+            assert line[f"posteriori/{figure}_trusted"] == trusted(
+                callback.reports[line["step"]], figure
+            )
 
 
 def exact_of(target: po.Target, trainer) -> dict[str, float]:
@@ -193,3 +203,22 @@ def test_a_run_that_goes_wrong_is_stopped(case_1, tmp_path, capsys, monkeypatch)
         trainer.train()
         assert trainer.state.global_step == max(callback.reports) == steps
         assert capsys.readouterr().err.count("[stop] It is rising.") == said
+
+
+def test_what_is_not_to_be_trusted_is_marked():
+    """1 or 0 beside each figure, by the findings of the report that speak of it."""
+    weights = Finding("warn", "weights_not_trusted", "A few draws carry them.")
+    estimate = Estimate(1.0, 0.1, "consistent", 10)
+    report = Report(
+        {
+            "kl_to_target": estimate,
+            "entropy": estimate,
+            "wasted_nats": replace(estimate, standard_error=math.nan),
+            "elbo": replace(estimate, findings=(weights,)),
+        },
+        [weights],
+        None,
+        Cost(),
+    )
+    marks = {name: trusted(report, name) for name in report}
+    assert marks == {"kl_to_target": False, "entropy": True, "wasted_nats": False, "elbo": False}

@@ -98,6 +98,12 @@ def load_model(plan: Plan, path: str) -> CausalLM:
         dtype=settings.dtype,
         merge_adapter=settings.merge_adapter,
         memory_gib=settings.memory_gib,
+        # What the config says is of the prior's own code.
+        **(
+            {"trust_remote_code": settings.trust_remote_code, "revision": settings.revision}
+            if path == plan.prior
+            else {}
+        ),
     )
 
 

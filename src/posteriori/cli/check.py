@@ -14,7 +14,8 @@ from ..data.settings import PromptSettings
 from ..errors import CheckpointError, ConfigError, DataError, PosterioriError, unknown_name
 from .distributions import KEYS, check_distribution, check_elsewhere
 from .find_model import find_model
-from .functions import check_function
+from .functions import check_function, check_needs
+from .places import check_place
 from .read_config import read_config
 from .ready_made import check_calls, check_ready_made, is_ready_made
 
@@ -65,6 +66,12 @@ def make_plan(path: Path, overrides: list[str]) -> Plan:
         _check_evidence(
             evidence if budget is None else _at_any_beta(evidence, where), folder, where
         )
+    if config.prior.trust_remote_code and config.prior.revision is None:
+        raise ConfigError(
+            "trust_remote_code runs the checkpoint's own code, and no revision says which",
+            where=f"{path}: prior",
+            hint='write the commit whose code you have read, such as revision = "4f2a9c1"',
+        )
     prior = find_model(config.prior.path, folder, f"{path}: prior.path")
     data = _read_data(config.prompts, folder)
     held_out = None
@@ -76,6 +83,9 @@ def make_plan(path: Path, overrides: list[str]) -> Plan:
                 where=f"{path}: fit.held_out",
                 hint=f"give them: {', '.join(data.columns) or 'none'}",
             )
+    for index, evidence in enumerate(config.evidence):
+        for key, name in _functions(evidence):
+            check_needs(name, folder, f"{path}: evidence.{index}.{key}", list(data.columns))
     output_dir = None if config.output_dir is None else folder / config.output_dir
     return Plan(config, path, data, prior, output_dir, held_out)
 
@@ -102,6 +112,7 @@ def check_fit(plan: Plan, *, resume: bool) -> None:
     check_idle(plan.config.fit, held_out=plan.held_out is not None, keeps=True)
     check_trackers(plan.config.fit.tracker, plan.output_dir)
     run = plan.policy.parent
+    check_place(run, str(plan.file))
     if run.exists() and not run.is_dir():
         raise ConfigError(f"output_dir '{run}' is a file", where=str(plan.file), hint="rename it")
     if (run / "config.json").exists() and not resume:
@@ -159,6 +170,14 @@ def _check_evidence(evidence: EvidenceSettings, folder: Path, where: str) -> Non
         check_function(evidence.function, folder, f"{where}.function")
     if evidence.model is not None:
         find_model(evidence.model, folder, f"{where}.model")
+
+
+def _functions(evidence: EvidenceSettings) -> list[tuple[str, str]]:
+    """The functions that a piece of evidence names, each with its key."""
+    found = [] if evidence.function is None else [("function", evidence.function)]
+    found += [(f"functions.{at}", name) for at, name in enumerate(evidence.functions or [])]
+    features = (evidence.features or {}).items()
+    return [*found, *((f"features.{name}.function", each.function) for name, each in features)]
 
 
 def _at_any_beta(evidence: EvidenceSettings, where: str) -> EvidenceSettings:

@@ -62,8 +62,7 @@ def against_best_of_n(name: str, report: Report, best: Sequence[BestOfN]) -> str
 
 def best_of_prior(prior: Report) -> tuple[BestOfN, ...]:
     """Best-of-n in the reward-KL plane, from the draws by which the prior was evaluated."""
-    prompts = prior.draws.completions.prompt_index_N
-    return best_of_n_points(prior.draws, int(prompts.max()) + 1)
+    return best_of_n_points(prior.draws)
 
 
 def collapsed(report: Report, prior: Report) -> bool:

@@ -14,6 +14,8 @@ from .output import visible
 from .tables import finding_json, shown
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ..types import Draws
 
 _WIDTH = 40
@@ -37,6 +39,8 @@ def print_draws(console: Console, draws: Draws, *, title: str) -> None:
         )
     console.print(visible(f"{title}; guarantee: {draws.guarantee}"), soft_wrap=True)
     console.print(table)
+    for line in _some(draws):
+        console.print(Text(visible(line)), soft_wrap=True)
     cost = draws.cost
     console.print(
         f"{cost.lm_tokens:,} LM tokens, {cost.evidence_calls:,} evidence calls, "
@@ -44,6 +48,34 @@ def print_draws(console: Console, draws: Draws, *, title: str) -> None:
     )
     for finding in draws.findings:
         console.print(Text(visible(str(finding))), soft_wrap=True)
+
+
+_PROMPTS, _EACH, _LONGEST = 3, 3, 160
+
+
+def _some(draws: Draws) -> list[str]:
+    """A few draws of the first prompts, picked by their weights; none of a prompt without any."""
+    from ..rows_of_prompts import rows_of_prompts
+
+    lines = []
+    named = zip(draws.completions.prompt_set, rows_of_prompts(draws.completions), strict=True)
+    for prompt, rows in list(named)[:_PROMPTS]:
+        log_w_n = draws.log_weight[rows].cpu()
+        if not bool((log_w_n > -math.inf).any()):
+            continue
+        text = prompt if isinstance(prompt, str) else str(prompt[-1]["content"])
+        for row in rows[_typical(log_w_n)].tolist():
+            said = f"{text[-_WIDTH:]!r} -> {draws.texts[row]!r}"
+            lines.append(said if len(said) <= _LONGEST else f"{said[: _LONGEST - 1]}…")
+    return ["some draws, by weight:", *lines] if lines else []
+
+
+def _typical(log_w_n: Tensor) -> Tensor:
+    """Places in the middle of equal shares of the weight: by their weights, and without chance."""
+    share_n = log_w_n.softmax(0).cumsum(0)
+    points = (share_n.new_tensor(range(_EACH)) + 0.5) / _EACH
+    places = (points[:, None] > share_n / share_n[-1]).sum(1)
+    return places.unique()
 
 
 def draws_json(draws: Draws) -> dict[str, Any]:

@@ -51,6 +51,7 @@ def evaluate(
     plan = make_plan(config, overrides or [])
     names = _policies(plan, policies or [])
 
+    from .asked import asked_of, pairs_of
     from .build import build_target, load_policy
     from .judge import evaluation_json, judge, show
 
@@ -65,10 +66,20 @@ def evaluate(
     ask_if_long(plan, work, yes=yes, hint="lower --num-samples or --max-prompts")
     target = build_target(plan, quiet=quiet)
     models = {name: load_policy(plan, path, target, quiet=quiet) for name, path in names.items()}
-    reports = judge(target, {"prior": target.prior, **models}, **judging, quiet=quiet)
-    evaluation = evaluation_json(reports, **judging, config=str(plan.file))
+    models = {"prior": target.prior, **models}
+    reports = judge(target, models, **judging, quiet=quiet)
+    asked, lines = asked_of(target, reports, pairs_of(plan, target, models))
+    evaluation = evaluation_json(reports, **judging, config=str(plan.file), **asked)
     title = f"against the target of {plan.file}, {judging['num_samples']} draws a prompt"
-    return show(reports, evaluation, title=title, as_json=as_json, every_figure=every_figure)
+    return show(
+        reports,
+        evaluation,
+        title=title,
+        as_json=as_json,
+        every_figure=every_figure,
+        lines=lines,
+        against_target=bool(target.evidence) or "pairs" not in asked,
+    )
 
 
 def _policies(plan: Plan, given: list[str]) -> dict[str, str]:

@@ -11,6 +11,9 @@ from ..errors import ModelError
 from ..hub import check_model_name
 from .bundled import bundled_models
 
+_LONGEST = 1000
+"""Characters of a path or name."""
+
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 
@@ -23,6 +26,13 @@ def find_model(path: str, folder: Path, where: str) -> str:
     bundled = bundled_models()
     if path in bundled:
         return path
+    if not path.strip() or "\0" in path or len(path) > _LONGEST:
+        shown = path if len(path) <= 60 else f"{path[:60]}..."
+        raise ModelError(
+            f"{shown!r} is no path or name of a model",
+            where=where,
+            hint=f"write a directory, a hub id, or one of: {', '.join(sorted(bundled))}",
+        )
     place = (folder / Path(path).expanduser()).absolute()
     if place.exists():
         known = ("config.json", "adapter_config.json")

@@ -95,6 +95,7 @@ def _run(plan: Plan, *, resume: bool, as_json: bool, quiet: bool) -> int:
     from ..train.learnable import NOTHING
     from ..train.loop import fit as run_fit
     from ..train.run_dir import finding_json
+    from .asked import asked_of, pairs_of
     from .build import about, build_held_out, build_target, objective_settings
     from .judge import evaluation_json, judge, show, write_evaluation
     from .progress import fit_progress, hush_transformers, status
@@ -137,7 +138,8 @@ def _run(plan: Plan, *, resume: bool, as_json: bool, quiet: bool) -> int:
     why: dict[str, Any] = {} if stopped is None else {"stopped": finding_json(stopped)}
     if result.findings:
         why["training_findings"] = [finding_json(each) for each in result.findings]
-    evaluation = evaluation_json(reports, **judging, **why)
+    asked, lines = asked_of(target, reports, pairs_of(plan, target, models))
+    evaluation = evaluation_json(reports, **judging, **why, **asked)
     write_evaluation(folder / "evaluation.json", evaluation)
     unfinished.done()
     moments.done()
@@ -145,7 +147,14 @@ def _run(plan: Plan, *, resume: bool, as_json: bool, quiet: bool) -> int:
     with status("drawing the report", quiet=quiet):
         report = write_page(folder, card=True)
     evaluation["output_dir"] = str(folder)
-    code = show(reports, evaluation, title=f"{objective}, {steps} steps", as_json=as_json)
+    code = show(
+        reports,
+        evaluation,
+        title=f"{objective}, {steps} steps",
+        as_json=as_json,
+        lines=lines,
+        against_target=bool(target.evidence) or "pairs" not in asked,
+    )
     if not as_json:
         stdout().print(f"policy: {plan.policy}\nreport: {report}", soft_wrap=True)
         if stopped is not None:

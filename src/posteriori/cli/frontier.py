@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
@@ -16,7 +15,7 @@ from .cost import ask_if_long, of_frontier
 from .interrupted import Interrupted
 from .options import AsJson, ConfigFile, Overrides, Quiet, Resume, Seed, Yes
 from .output import print_json, stdout, visible
-from .tables import finding_json, print_finding, shown
+from .tables import print_finding, shown
 from .unfinished import Unfinished
 
 if TYPE_CHECKING:
@@ -96,6 +95,8 @@ def frontier(
         *((f"beta {value:g}", curve.at_beta(value)) for value in beta or []),
     ]
     if as_json:
+        from ..report.written import frontier_json
+
         print_json(frontier_json(curve, asked))
     else:
         _print(stdout(), curve, asked, title=f"frontier of {plan.file}, {size}")
@@ -126,31 +127,3 @@ def _print(
     console.print(table)
     for finding in curve.findings:
         print_finding(console, finding)
-
-
-def frontier_json(curve: Frontier, asked: Sequence[tuple[str, Point]] = ()) -> dict[str, Any]:
-    """What `--json` prints, and a run keeps as frontier.json; infinities and NaN as strings."""
-    from ..train.run_dir import jsonable
-    from .tables import estimate_json
-
-    def point_json(point: Point) -> dict[str, Any]:
-        figures = {name: estimate_json(getattr(point, name)) for name in ("kl", "reward", "log_z")}
-        return {
-            "beta": point.beta,
-            **figures,
-            "pareto_k": point.pareto_k,
-            "source": point.source,
-        }
-
-    return jsonable(
-        {
-            "points": [point_json(point) for point in curve.points],
-            "asked": {label: point_json(point) for label, point in asked},
-            "best_of_n": [
-                {"n": b.n, "kl": estimate_json(b.kl), "reward": estimate_json(b.reward)}
-                for b in curve.best_of_n
-            ],
-            "findings": [finding_json(finding) for finding in curve.findings],
-            "cost": vars(curve.cost),
-        }
-    )

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, did_you_mean
+from ..user_code import PROVIDED
 
 _HINT = 'write function = "my_reward.py:score" or "package.module:score"'
 
@@ -39,6 +40,35 @@ def check_function(reference: str, folder: Path, where: str) -> None:
         raise ConfigError(
             f"'{source}' defines no '{name}'", where=where, hint=did_you_mean(name, defined)
         )
+
+
+def check_needs(reference: str, folder: Path, where: str, columns: Sequence[str]) -> None:
+    """Raise `ConfigError` where the function must have an argument that neither the library nor a
+    column of the prompts provides. Nothing of the user's is run."""
+    place, name = _split(reference, where)
+    source = _source(place, folder, where)
+    if source is None:
+        return
+    for node in ast.parse(source.read_bytes(), str(source)).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == name:
+            if node.decorator_list:
+                return  # its real signature may be another
+            needed = [each for each in _required(node.args) if each not in {*PROVIDED, *columns}]
+            if needed:
+                raise ConfigError(
+                    f"'{name}' ({source}:{node.lineno}) needs an argument '{needed[0]}' that "
+                    "nothing provides",
+                    where=where,
+                    hint=f"add a data-set column of that name; there are: "
+                    f"{', '.join((*PROVIDED, *columns))}",
+                )
+
+
+def _required(arguments: ast.arguments) -> list[str]:
+    plain = [*arguments.posonlyargs, *arguments.args]
+    plain = plain[: len(plain) - len(arguments.defaults)]
+    pairs = zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+    return [each.arg for each in (*plain, *(each for each, default in pairs if default is None))]
 
 
 def load_function(reference: str, folder: Path, where: str) -> Callable[..., Any]:

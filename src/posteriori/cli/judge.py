@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import MAX_PROMPTS
-from .output import json_text, print_json, stdout
+from .asked import rows_without_target
+from .output import json_text, print_json, stdout, visible
 from .progress import count_progress
-from .tables import MAIN, must_stop, print_findings, print_intervals, print_table, report_json
+from .tables import MAIN, must_stop, print_findings, print_intervals, print_table
 
 if TYPE_CHECKING:
     from ..diagnostics.evaluate import Report
@@ -61,24 +62,11 @@ def judge(
     return reports
 
 
-def evaluation_json(
-    reports: Mapping[str, Report],
-    *,
-    num_samples: int,
-    posterior: int,
-    seed: int,
-    max_prompts: int = MAX_PROMPTS,
-    **more: Any,
-) -> dict[str, Any]:
+def evaluation_json(reports: Mapping[str, Report], **about: Any) -> dict[str, Any]:
     """What `evaluation.json` and `--json` hold."""
-    return {
-        "num_samples": num_samples,
-        "max_prompts": max_prompts,
-        "posterior": posterior,
-        "seed": seed,
-        **more,
-        "policies": {name: report_json(report) for name, report in reports.items()},
-    }
+    from ..report.written import evaluation_json as as_json
+
+    return as_json(reports, **about)
 
 
 def show(
@@ -88,13 +76,21 @@ def show(
     title: str,
     as_json: bool,
     every_figure: bool = False,
+    lines: Sequence[str] = (),
+    against_target: bool = True,
 ) -> int:
-    """Print the table and the findings, or the JSON; returns the command's exit code."""
+    """Print the table, `lines` and the findings, or the JSON; returns the command's exit code.
+    Without `against_target` the table leaves out what relates a policy to the target."""
     if as_json:
         print_json(evaluation)
     else:
         console = stdout()
-        print_table(console, reports, title=title, rows=None if every_figure else MAIN)
+        rows = None if every_figure else MAIN
+        if not against_target:
+            rows = rows_without_target(every_figure)
+        print_table(console, reports, title=title, rows=rows)
+        for line in lines:
+            console.print(visible(line), soft_wrap=True)
         print_intervals(console, reports)
         print_findings(console, reports)
     return 1 if must_stop(reports) else 0

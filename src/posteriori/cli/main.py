@@ -38,6 +38,7 @@ from .reward import reward
 from .sample import sample
 from .simulate_preferences import simulate_preferences
 from .twist import twist
+from .unexpected import keep_traceback
 
 _RUN_FAILED = (
     *(EvidenceError, MemoryLimitError, NonFiniteError, ObjectiveError, OutcomeError),
@@ -89,7 +90,11 @@ def main() -> None:
         if getattr(sys, name) is None:
             # It was closed before the start: what is said goes nowhere, and the work is done.
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - until exit
-    code = run(sys.argv[1:])
+    try:
+        code = run(sys.argv[1:])
+    except Exception as error:  # a fault of ours: a person gets a line, and we the traceback
+        _complain(keep_traceback(error))
+        code = 1
     try:
         sys.stdout.flush()
     except (OSError, ValueError):
@@ -151,7 +156,9 @@ def _told(error: OSError) -> str:
     what = error.strerror or str(error)
     if error.filename is None:
         return what
-    return f"{what}: '{error.filename}'; check the path and its rights"
+    name = str(error.filename)
+    shown = name if len(name) <= 200 else f"{name[:200]}..."
+    return f"{what}: '{shown}'; check the path and its rights"
 
 
 def _complain(text: str) -> None:

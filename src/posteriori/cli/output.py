@@ -31,7 +31,8 @@ def _console(stream: Any) -> Console:
 
 def _escape_what_it_cannot_write(stream: Any) -> None:
     """A terminal or pipe in ASCII gets escapes for other characters, instead of an error."""
-    if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+    # In the C locale Python's own choice is "surrogateescape", which fails as "strict" does.
+    if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
         stream.reconfigure(errors="backslashreplace")
 
 

@@ -48,6 +48,14 @@ def read_toml(path: Path) -> dict[str, Any]:
             where=f"{path}:{line}",
             hint='strings need quotes, as in path = "tiny"',
         ) from error
+    except (ValueError, RecursionError) as error:
+        # Numbers of thousands of digits, and brackets within brackets without end.
+        why = "it is nested too deep" if isinstance(error, RecursionError) else str(error)
+        raise ConfigError(
+            f"the config cannot be read: {why.split(';')[0].lower()}",
+            where=str(path),
+            hint="write plain numbers and tables",
+        ) from error
 
 
 def put(values: dict[str, Any], override: str) -> None:
@@ -76,7 +84,7 @@ def toml_value(text: str) -> Any:
     """`text` as a TOML value, and as the string that it is where it is none."""
     try:
         parsed = tomllib.loads(f"value = {text.strip()}")
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
     return parsed["value"] if list(parsed) == ["value"] else text
 

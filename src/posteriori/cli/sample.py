@@ -79,7 +79,7 @@ def sample(
         offer_resume(quiet=quiet)
         kept = f"they are in '{output}'"
         raise Interrupted(kept, after=f"{len(draws)} draws") from stopped
-    code = _show(draws, settings, output, as_json=as_json)
+    code = _show(target, draws, settings, output, as_json=as_json)
     if stopped is not None:
         offer_resume(quiet=quiet)
         raise SamplingError(
@@ -161,12 +161,22 @@ def _draw(
     return target, draws, None
 
 
-def _show(draws: Draws, settings: SampleSettings, output: Path, *, as_json: bool) -> int:
+def _show(
+    target: Target, draws: Draws, settings: SampleSettings, output: Path, *, as_json: bool
+) -> int:
+    from ..train.run_dir import jsonable
+    from .asked import moments_json, moments_lines
     from .draws_table import draws_json, print_draws
 
     if as_json:
-        print_json({**draws_json(draws), "sampler": settings.sampler, "output": str(output)})
+        moments = moments_json(target, {"draws": draws})
+        told = {"moments": jsonable(moments)} if moments else {}
+        print_json(
+            {**draws_json(draws), **told, "sampler": settings.sampler, "output": str(output)}
+        )
     else:
         print_draws(stdout(), draws, title=f"{settings.sampler}, seed {settings.seed}")
+        for line in moments_lines(target, {"draws": draws}):
+            stdout().print(visible(line), soft_wrap=True)
         stdout().print(f"draws: {visible(str(output))}", soft_wrap=True)
     return 1 if any(finding.level == "stop" for finding in draws.findings) else 0

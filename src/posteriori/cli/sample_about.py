@@ -34,6 +34,7 @@ def write_about(
     from ..diagnostics.sampled import sampled
     from ..report.draws_file import about_path
     from ..train.run_dir import estimate_json, finding_json, jsonable, versions, write_whole
+    from .asked import moments_json
 
     told = sampled(target, draws, of_target=made.of_target)
     record = {
@@ -50,6 +51,7 @@ def write_about(
         "draws_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "figures": {name: estimate_json(each) for name, each in told.figures.items()},
         "why_no_kl": told.why,
+        "moments": moments_json(target, {"draws": draws}),
         "findings": [finding_json(finding) for finding in draws.findings],
         "cost": vars(draws.cost),
         "versions": versions(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
@@ -13,7 +13,6 @@ from rich.text import Text
 
 from ..train.run_dir import estimate_json as estimate_json
 from ..train.run_dir import finding_json as finding_json
-from ..train.run_dir import jsonable
 from .output import visible
 
 if TYPE_CHECKING:
@@ -163,10 +162,9 @@ def print_intervals(console: Console, reports: Mapping[str, Report]) -> None:
 
 def intervals(report: Report) -> dict[str, tuple[float, float]]:
     """By figure; empty for a report without exact draws of the target."""
-    if "log_z_upper" not in report:
-        return {}
-    figures = ("log_z", "kl_to_target", "kl_from_target")
-    return {name: report.interval(name, _CONFIDENCE) for name in figures}
+    from ..report.written import intervals as of_report
+
+    return of_report(report)
 
 
 def must_stop(reports: Mapping[str, Report]) -> bool:
@@ -199,15 +197,3 @@ def shown(estimate: Estimate, key: str = "") -> str:
     if digits > _MOST_DIGITS:
         return f"{value:.2g} ± {error:.1g}{unit}"
     return f"{value:.{digits}f} ± {error:.{digits}f}{unit}"
-
-
-def report_json(report: Report) -> dict[str, Any]:
-    """A report for `evaluation.json` and `--json`; infinities and NaN as strings."""
-    return jsonable(
-        {
-            "figures": {key: estimate_json(estimate) for key, estimate in report.items()},
-            "intervals": intervals(report),
-            "findings": [finding_json(finding) for finding in report.findings],
-            "cost": vars(report.cost),
-        }
-    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from scipy.stats import norm
@@ -14,6 +15,8 @@ from ..config import MAX_PROMPTS
 from ..draw import draw, lm_tokens
 from ..errors import ConfigError, UnknownFigureError, did_you_mean
 from ..estimates import combine
+from ..frames import frame_of_figures
+from ..progress import with_progress
 from ..prompt_sample import (
     draws_for,
     of_all_prompts,
@@ -24,6 +27,7 @@ from ..protocols import LanguageModel
 from ..registry import language_model
 from ..reliability import most_evidence, never_varies, rests_on
 from ..seeds import generator
+from ..shown import counted, html_figures, html_findings, html_plane, short_figures
 from ..target import Target
 from ..tokens import check_outcomes_of, check_same_outcomes
 from ..types import Cost, Draws, Estimate, Finding
@@ -59,6 +63,19 @@ class Report(dict[str, Estimate]):
     def __missing__(self, name: str) -> Estimate:
         raise UnknownFigureError(f"the report has no '{name}'", hint=did_you_mean(name, self))
 
+    def __repr__(self) -> str:
+        told = short_figures(self)
+        also = f"; {counted(len(self.findings), 'finding')}" if self.findings else ""
+        return f"Report({told}; {len(self)} figures{also})"
+
+    def _repr_html_(self) -> str:
+        return html_plane(self) + html_figures(self) + html_findings(self.findings)
+
+    def to_dataframe(self) -> Any:
+        """A pandas DataFrame with a row per figure and prompt. Raises `ConfigError` without
+        pandas."""
+        return frame_of_figures(self)
+
     def interval(self, name: str, confidence: float = 0.95) -> tuple[float, float]:
         """An interval for log_z, kl_to_target or kl_from_target, the mean over prompts, in nats.
 
@@ -93,6 +110,7 @@ class Report(dict[str, Estimate]):
         return (low if name == "log_z" else max(0.0, low)), high
 
 
+@with_progress("evaluating")
 def evaluate(
     target: Target,
     lm: LanguageModel,

@@ -18,7 +18,7 @@ from .bounds import log_z_upper
 from .diversity import distinct_n, self_bleu, unique_fraction
 from .mixture import Mixture, Stratum
 from .perplexity import perplexity
-from .quantiles import QUANTILES, quantile
+from .quantiles import QUANTILES, combined, quantile
 from .wasted import Wasted
 
 FIGURES = (
@@ -80,9 +80,8 @@ def figures_of(
         "mean_reward": mean_over_draws(draws.reward_N, max_reward),
     }
     for name, level in QUANTILES.items():
-        figures[name] = combine(
-            [quantile(draws.reward_N[rows(draws, i)], level) for i in range(num_prompts)],
-            "consistent",
+        figures[name] = combined(
+            [quantile(draws.reward_N[rows(draws, i)], level) for i in range(num_prompts)]
         )
     return {
         **figures,

@@ -15,11 +15,13 @@ from ..draw import draw
 from ..errors import ConfigError, FrontierError
 from ..estimates import at_least_zero, combine
 from ..fingerprints.keeping import keeping
+from ..progress import with_progress
 from ..prompt_sample import of_a_sample, sampled_finding, sampled_prompts
 from ..reliability import fault_of, most_evidence
 from ..rows_of_prompts import rows_of_prompts
 from ..sampling import sample
 from ..seeds import derive, generator
+from ..shown import html_findings, html_table
 from ..target import Target
 from ..types import Cost, Draws, Estimate, Finding, Kind
 from ..watching import Progress
@@ -91,6 +93,17 @@ class Frontier:
         self.points = tuple(self._at(t) for t in grid)
         self.best_of_n: tuple[BestOfN, ...] = best_of_n_points(pool)
         self.findings: tuple[Finding, ...] = (_finding(self.points, because),)
+
+    def __repr__(self) -> str:
+        if not self.points:
+            return "Frontier(known nowhere)"
+        last = self.points[-1]
+        return f"Frontier(up to beta {last.beta:.3g}, KL {last.kl} nats, reward {last.reward})"
+
+    def _repr_html_(self) -> str:
+        rows = [(f"{p.beta:.3g}", p.kl, p.reward, p.source) for p in self.points[::2]]
+        table = html_table(("beta", "KL, nats", "reward", "draws of"), rows)
+        return table + html_findings(self.findings)
 
     def at_beta(self, beta: float) -> Point:
         """Raises `FrontierError` below the smallest beta that is known."""
@@ -212,6 +225,7 @@ class Frontier:
         )
 
 
+@with_progress("frontier")
 def frontier(
     target: Target,
     num_samples: int = 2000,

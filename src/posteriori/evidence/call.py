@@ -22,8 +22,11 @@ import torch
 from torch import Tensor
 
 from ..errors import EvidenceCallError, EvidenceError
+from ..given_evidence import lacking, missing_argument
 from ..protocols import Columns
 from ..types import Completions, Message
+from ..user_code import place_of_error
+from .torch_settings import torch_as_it_was
 
 
 @dataclass
@@ -132,17 +135,19 @@ def ask(
     }
     texts = arguments["completions"]
     try:
-        answer = fn(**_accepted(fn, told, name))
-        if inspect.isawaitable(answer):
-            answer = _run(answer)
+        with torch_as_it_was():
+            answer = fn(**_accepted(fn, told, name))
+            if inspect.isawaitable(answer):
+                answer = _run(answer)
     except EvidenceError:
         raise
     except Exception as error:  # whatever a user's function raises becomes one typed error
+        place = place_of_error(error, fn)
         raise EvidenceCallError(
             f"it raised {type(error).__name__}: {error}",
             where=name,
             hint=f"the call was for {len(texts)} completions, the first "
-            f"{own_text(texts[0])[:60]!r}",
+            f"{own_text(texts[0])[:60]!r}" + (f"; see {place}" if place else ""),
         ) from error
     return _as_list(answer, len(texts), name)
 
@@ -183,22 +188,12 @@ def _accepted(fn: Callable[..., Any], arguments: dict[str, Any], name: str) -> d
         parameters = inspect.signature(fn).parameters.values()
     except (TypeError, ValueError):
         return arguments
+    missing = missing_argument(fn, arguments)
+    if missing is not None:
+        raise lacking(missing, arguments, name, fn)
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
         return arguments
     wanted = {p.name for p in parameters if p.kind is not inspect.Parameter.VAR_POSITIONAL}
-    missing = [
-        p.name
-        for p in parameters
-        if p.default is inspect.Parameter.empty
-        and p.kind is not inspect.Parameter.VAR_POSITIONAL
-        and p.name not in arguments
-    ]
-    if missing:
-        raise EvidenceError(
-            f"it needs an argument '{missing[0]}' that nothing provides",
-            where=name,
-            hint=f"add a data-set column of that name; there are: {', '.join(arguments)}",
-        )
     return {key: value for key, value in arguments.items() if key in wanted}
 
 
@@ -229,7 +224,7 @@ def _as_float(answer: Any) -> float | None:
         return None
     try:
         return float(answer)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -35,13 +35,17 @@ class Constraint:
     """
 
     max_log_evidence = 0.0
+    kind: ClassVar[str] = "constraint"
+    answers: ClassVar[str] = (
+        "a constraint answers true or false; for degrees use Likelihood or Reward"
+    )
 
     def __init__(
         self, fn: Callable[..., Any], prefix: Callable[..., Any] | None = None, **calling: Any
     ) -> None:
         self.fn, self.prefix = fn, prefix
-        self.name = f"constraint '{function_name(fn)}'"
-        settings = call_settings(calling, "Constraint")
+        self.name = f"{self.kind} '{function_name(fn)}'"
+        settings = call_settings(calling, type(self).__name__)
         self._ask = Caller(fn, self.name, settings, dropped=False)
         self._ask_prefix = (
             None if prefix is None else Caller(prefix, self.name, settings, dropped=True)
@@ -71,7 +75,7 @@ class Constraint:
             return None
         return _log(self._answers(self._ask_prefix, completions, columns))
 
-    def _answers(self, ask: Caller, completions: Completions, columns: Columns) -> Tensor:
+    def _answers(self, ask: Any, completions: Completions, columns: Columns) -> Tensor:
         answers = ask(completions, columns)
         for row, answer in enumerate(answers):
             if answer not in (True, False):
@@ -79,7 +83,7 @@ class Constraint:
                     f"it returned {answer!r} for completion {row} "
                     f"({completions.texts[row][:60]!r})",
                     where=self.name,
-                    hint="a constraint answers true or false; for degrees use Likelihood or Reward",
+                    hint=self.answers,
                 )
         return torch.tensor([bool(answer) for answer in answers])
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,9 +19,18 @@ from ..errors import ConfigError
 from .call import own_text
 from .constraint import Constraint
 from .json_text import JsonText
+from .pattern_size import check_pattern_size
 from .word_list import word_pattern
 
 _HALF = "\N{REPLACEMENT CHARACTER}"
+
+_LITERAL = regex_module.compile(
+    r"\\[pPN]\{[^}]*\}|\\(?![bBmMzZGXRK])[\s\S]|\[\^?\]?(?:\\[\s\S]|[^\]\\])*\]"
+)
+"""What stands for one character, whatever it is written with: \\$, \\{, \\p{L}, [$^]."""
+
+_VERBOSE = regex_module.compile(r"\(\?[a-zA-Z0-9]*x")
+"""Comments may hold brackets that begin no set."""
 
 _LOOKS_AROUND = regex_module.compile(r"\\[bBmMzZGXRK]|\$|\(\?(?:<?[=!]|\()|\(\*|\{[^}\d,]")
 """What may look at the end of a prefix and take it for the end of the text (assertions,
@@ -40,6 +50,20 @@ class TextTest:
         return [self.test(text) for text in texts]
 
 
+# Functions at the top of a module can be pickled, for evidence in processes of its own.
+def _matches(pattern: Any, how: str, in_part: bool, text: str) -> bool:
+    return getattr(pattern, how)(text, partial=in_part) is not None
+
+
+def _has_words(
+    wanted: Sequence[re.Pattern[str]], banned: Sequence[re.Pattern[str]], text: str
+) -> bool:
+    """Whether every wanted pattern stands in the text, and none that is banned."""
+    return all(each.search(text) for each in wanted) and not any(
+        each.search(text) for each in banned
+    )
+
+
 def regex(
     pattern: str, match: Literal["full", "search"] = "full", flags: int = 0, **calling: Any
 ) -> Constraint:
@@ -47,12 +71,14 @@ def regex(
 
     Patterns are those of the package `regex`, which contain those of `re`. A prefix is ruled out
     when no continuation of it can match, by partial matching. Patterns with assertions about what
-    comes next (\\b, $, lookarounds) cannot be judged so and have no prefix check; `^` can.
+    comes next (\\b, $, lookarounds) cannot be judged so and have no prefix check; `^`, and
+    a literal \\$ or [$], can.
 
     Raises `ConfigError` for a pattern that cannot be compiled.
     """
     if match not in ("full", "search"):
         raise ConfigError(f"match='{match}' is neither 'full' nor 'search'", where="regex")
+    check_pattern_size(pattern, "regex")
     try:
         compiled = regex_module.compile(pattern, flags)
     except regex_module.error as error:
@@ -61,12 +87,18 @@ def regex(
             where="regex",
             hint="a literal ( or [ is written \\( or \\[",
         ) from error
-    find = compiled.fullmatch if match == "full" else compiled.search
-    whole = TextTest(f"regex {pattern}", lambda text: find(text) is not None)
-    if _LOOKS_AROUND.search(pattern):
+    how = "fullmatch" if match == "full" else "search"
+    whole = TextTest(f"regex {pattern}", partial(_matches, compiled, how, False))
+    if _looks_around(pattern, flags):
         return Constraint(whole, **calling)
-    prefix = TextTest(whole.__name__, lambda text: find(text, partial=True) is not None, half=True)
+    prefix = TextTest(whole.__name__, partial(_matches, compiled, how, True), half=True)
     return Constraint(whole, prefix, **calling)
+
+
+def _looks_around(pattern: str, flags: int) -> bool:
+    is_verbose = flags & regex_module.VERBOSE or _VERBOSE.search(pattern)
+    bare = pattern if is_verbose else _LITERAL.sub("x", pattern)
+    return _LOOKS_AROUND.search(bare) is not None
 
 
 def words(
@@ -90,18 +122,15 @@ def words(
     whole_name = "words"
     if not none_of:
         return Constraint(
-            TextTest(whole_name, lambda text: all(each.search(text) for each in wanted)),
-            TextTest(whole_name, lambda _: True),
+            TextTest(whole_name, partial(_has_words, wanted, ())),
+            TextTest(whole_name, partial(_has_words, (), ())),
             **calling,
         )
     banned = word_pattern(none_of, case_sensitive)
     for_good = re.compile(rf"(?:{banned.pattern})(?=\W)", banned.flags)
     return Constraint(
-        TextTest(
-            whole_name,
-            lambda text: all(each.search(text) for each in wanted) and not banned.search(text),
-        ),
-        TextTest(whole_name, lambda text: not for_good.search(text), half=True),
+        TextTest(whole_name, partial(_has_words, wanted, (banned,))),
+        TextTest(whole_name, partial(_has_words, (), (for_good,)), half=True),
         **calling,
     )
 

@@ -11,6 +11,7 @@ from typing import Any
 import regex
 
 from ..errors import ConfigError, EvidenceError
+from .pattern_size import check_pattern_size, patterns_of
 
 # RFC 8259. Every repetition is possessive: what comes next is always settled by one character, so
 # there is nothing to go back to. Matched partially, it accepts exactly how a JSON text may begin.
@@ -64,6 +65,8 @@ class JsonText:
                 hint='write one such as {"type": "object", "required": ["name"]}',
             ) from error
         _check_references(told)
+        for pattern in patterns_of(told):
+            check_pattern_size(pattern, "json_schema")
         # Every pattern of the schema is matched by an engine that can be stopped.
         extended = validators.extend(
             kind, {"pattern": _pattern, "patternProperties": _pattern_properties}

@@ -127,6 +127,11 @@ class Moments:
             return self.fit_with(import_module("posteriori.moment_fit").fitted)
         return self._fitted
 
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What there is to say of lambda, where it has been needed."""
+        return () if self._fitted is None else self._fitted.findings
+
     def fit_with(self, fit: Callable[[Moments], FittedMoments]) -> FittedMoments:
         """lambda as `fit` finds it, from now on."""
         found = fit(self)

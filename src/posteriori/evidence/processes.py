@@ -42,6 +42,10 @@ class ProcessSlot:
         # Two threads that wait for one process would take its exit code from each other.
         self._ending = threading.Lock()
 
+    def __reduce__(self) -> tuple[type[ProcessSlot], tuple[Callable[..., Any], str]]:
+        # A copy starts a process of its own.
+        return ProcessSlot, (self.fn, self.name)
+
     def wait(self) -> None:
         """Until the process has imported the function."""
         if self._ready:

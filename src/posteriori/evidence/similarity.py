@@ -69,7 +69,7 @@ class MeanPooled:
     def __init__(self, path: str | Path, batch_size: int) -> None:
         from transformers import AutoModel, AutoTokenizer
 
-        check_model_name(str(path), ())
+        check_model_name(str(path), (), kind="an encoder")
         try:
             with loading() as options:
                 self.model = AutoModel.from_pretrained(path, dtype=torch.float32, **options).eval()

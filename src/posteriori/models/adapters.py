@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 
 from ..config import LoraSettings
 from ..errors import ModelError
+from ..seeds import drawing
 
 Model = PreTrainedModel | PeftModel
 
@@ -36,12 +37,26 @@ also for those who hold it without."""
 MISSED_PATTERN = r"The following (rank|alpha)_pattern keys did not match|target_parameters=.* were"
 """What PEFT warns of at its own entries in a config."""
 
-_HANDLES, _UNUSED = "_posteriori_handles", "_posteriori_unused"
-"""Where a PEFT model keeps the handles of its policies' adapters, and names that are free again."""
+_HANDLES = "_posteriori_handles"
+"""Where a PEFT model keeps the handles of its policies' adapters."""
 
 
 class AdapterHandle:
     """Held by everyone who uses a policy's adapter; with the last of them the adapter goes."""
+
+
+class Handles:
+    """The handles that somebody holds, by the adapters' names, and names that are free again.
+
+    A copy of the model, in this process or another, has none: its adapters stay.
+    """
+
+    def __init__(self) -> None:
+        self.held: WeakValueDictionary[str, AdapterHandle] = WeakValueDictionary()
+        self.unused: deque[str] = deque()
+
+    def __reduce__(self) -> tuple[type[Handles], tuple[()]]:
+        return Handles, ()
 
 
 def owner(model: Model) -> Model:
@@ -92,7 +107,8 @@ def forget_active(model: torch.nn.Module) -> None:
 
 def handle_of(model: Model, adapter: str | None) -> AdapterHandle | None:
     """To be kept as long as the adapter is used; None for one that is not a policy's."""
-    return vars(owner(model)).get(_HANDLES, {}).get(adapter)
+    handles = vars(owner(model)).get(_HANDLES)
+    return handles.held.get(adapter) if handles else None
 
 
 def add_adapter(
@@ -133,16 +149,16 @@ def add_adapter(
 
 def _make_handle(model: PeftModel, name: str) -> AdapterHandle:
     handle = AdapterHandle()
-    handles = vars(model).setdefault(_HANDLES, WeakValueDictionary())
-    handles[name] = handle
-    unused = vars(model).setdefault(_UNUSED, deque())
-    weakref.finalize(handle, unused.append, name).atexit = False
+    handles: Handles = vars(model).setdefault(_HANDLES, Handles())
+    handles.held[name] = handle
+    weakref.finalize(handle, handles.unused.append, name).atexit = False
     return handle
 
 
 def _delete_unused(model: PeftModel) -> None:
     """Garbage is collected at any moment and in any thread, so the adapters go now."""
-    unused = vars(model).get(_UNUSED, ())
+    handles: Handles | None = vars(model).get(_HANDLES)
+    unused = handles.unused if handles else ()
     while unused:
         name = unused.popleft()
         # The last adapter stays: a PEFT model has to have one.
@@ -203,14 +219,13 @@ def _multiplies(layer: torch.nn.Linear) -> bool:
 @contextlib.contextmanager
 def drawing_adapters(seed: int) -> Iterator[None]:
     """Within it PEFT draws an adapter's weights by `seed`. Raises `ModelError` where it cannot."""
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    with drawing(seed), warnings.catch_warnings():
         # PEFT asks transformers by a name that transformers is about to drop.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
         # PEFT corrects itself on GPT-2's transposed layers, and says so.
         warnings.filterwarnings("ignore", "fan_in_fan_out is set to False", UserWarning)
         # It writes down ranks for fused experts that not every such model has.
         warnings.filterwarnings("ignore", MISSED_PATTERN, RuntimeWarning)
-        torch.manual_seed(seed)
         try:
             yield
         except ValueError as error:

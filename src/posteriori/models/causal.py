@@ -14,14 +14,11 @@ from transformers import PreTrainedTokenizerBase
 
 from ..config import LoraSettings
 from ..errors import ModelError
-from ..protocols import NextTokens
 from ..types import Completions, Prompt
-from ..watching import advance
 from . import adapters, memory, weights
-from .batches import batches_of_units, in_order
-from .features import prefix_features
+from .causal_scoring import CausalScoring
 from .generate import Rows, generate
-from .next_tokens import choice_log_prob, next_tokens
+from .generating import texts_of
 from .precision import lost_in_padding, runs
 from .prompts import (
     build_completions,
@@ -32,7 +29,6 @@ from .prompts import (
 )
 from .rotary import check_positions
 from .running import RunningModel
-from .score import token_log_prob
 from .shared import lock_of
 from .stepping import CausalRows, output_head
 from .suffix import distinct_prefixes, splice
@@ -40,7 +36,7 @@ from .texts import decode_behind, token_before
 from .warp import Warp
 
 
-class CausalLM:
+class CausalLM(CausalScoring):
     """pi(y|c) = prod_t softmax(f(c, y_<t))[y_t], over the outcome space of `posteriori.types`.
 
     `model` and `tokenizer` are plain transformers objects. Dropout is off, whatever the mode: the
@@ -84,10 +80,6 @@ class CausalLM:
         return self._run.adapter
 
     @property
-    def compute_dtype(self) -> torch.dtype:
-        return self._run.compute_dtype
-
-    @property
     def module(self) -> torch.nn.Module:
         """What an optimiser trains and accelerate prepares: the adapter's parameters alone, where
         there is one."""
@@ -96,22 +88,8 @@ class CausalLM:
         return adapters.OwnParameters(weights.adapter_parameters(self.model, self.adapter))
 
     @property
-    def device(self) -> torch.device:
-        return self._run.device
-
-    @property
-    def eos_token_ids(self) -> tuple[int, ...]:
-        return self._eos_token_ids
-
-    @property
     def vocab_size(self) -> int:
         return memory.num_tokens(self._run.base)
-
-    @property
-    def context_length(self) -> int | None:
-        """How many tokens the model can take, prompt included; None where it names no limit."""
-        length = getattr(self._run.base.config, "max_position_embeddings", None)
-        return length if length is None or length > 0 else None
 
     def encode(self, prompt: Prompt) -> tuple[int, ...]:
         """Token ids of a prompt; an empty one starts from BOS.
@@ -154,6 +132,16 @@ class CausalLM:
             decode=self.decode,
             token_log_prob_NL=out.log_prob_RT[:, :width],
         )
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        num_samples: int = 1,
+        max_new_tokens: int = 64,
+        seed: int = 0,
+    ) -> list[str] | list[list[str]]:
+        """A text per prompt; a list of them where `num_samples` is above 1."""
+        return texts_of(self, prompts, num_samples, max_new_tokens, seed)
 
     def resample_suffix(
         self, completions: Completions, start_N: Tensor, generator: torch.Generator | None = None
@@ -201,94 +189,6 @@ class CausalLM:
         longest = max(len(self.encode(prompt)) for prompt in prompts) + max_new_tokens
         return memory.rows_for_sampling(self._run.base, longest, self.memory_gib)
 
-    def log_prob(self, completions: Completions) -> Tensor:
-        """log pi(y|c), float64 [N], nats per completion, the end-of-sequence token included.
-
-        Differentiable where gradients are enabled. Raises `PromptError` where a completion and its
-        prompt exceed the model's context.
-        """
-        return self.token_log_prob(completions).sum(-1)
-
-    def token_log_prob(self, completions: Completions) -> Tensor:
-        """log pi(y_t|c, y_<t), float64 [N, L], zero beyond a completion's end; as `log_prob`."""
-        longest_P = torch.zeros(len(completions.prompt_ids), dtype=torch.long, device=self.device)
-        longest_P.scatter_reduce_(0, completions.prompt_index_N, completions.lengths_N, "amax")
-        for at, longest in enumerate(longest_P.tolist()):
-            if longest:
-                prompt, ids = completions.prompt_set[at], completions.prompt_ids[at]
-                check_length(prompt, ids, longest, self.context_length)
-        check_positions(
-            self._run.base.config,
-            [completions.prompt_ids[at] for at in longest_P.nonzero()[:, 0].tolist()],
-            int(longest_P.max()),
-        )
-        batches = self.micro_batches(completions)
-        eos = torch.tensor(self.eos_token_ids, device=self.device)
-        with self._run.scoring(hidden=self._separable_head() is not None) as forward:
-            parts = []
-            for batch in batches:
-                self._footprint.keep_within(self.memory_gib)
-                part = token_log_prob(forward, completions.select(batch), eos, self.warp)
-                parts.append(part.double())
-                advance(len(batch))
-        return in_order(parts, batches, completions.tokens_NL.shape[1])
-
-    def features(self, completions: Completions) -> Tensor:
-        """h(c, y_<t), what goes into the output head, float32 [N, L, D]; as `prefix_features`."""
-        with torch.no_grad():
-            batches = self.micro_batches(completions)
-            with self._run.scoring(hidden=self._separable_head() is not None) as forward:
-                parts = [prefix_features(forward, completions.select(b)) for b in batches]
-        return in_order(parts, batches, completions.tokens_NL.shape[1])
-
-    def next_tokens(self, completions: Completions, most: int) -> NextTokens:
-        """What it says of every next token of every prefix, without gradient; as `NextTokens`."""
-        eos = torch.tensor(self.eos_token_ids, device=self.device)
-        with torch.no_grad():
-            batches = self.micro_batches(completions, keeps_logits=True)
-            with self._run.scoring(hidden=self._separable_head() is not None) as forward:
-                parts = [
-                    next_tokens(forward, completions.select(batch), eos, self.warp, most)
-                    for batch in batches
-                ]
-        width = completions.tokens_NL.shape[1]
-        return NextTokens(*(in_order(each, batches, width) for each in zip(*parts, strict=True)))
-
-    def choice_log_prob(self, completions: Completions, token_NLK: Tensor) -> Tensor:
-        """log pi(v|c, y_<t) of K tokens for each prefix, float64 [N, L, K]; differentiable.
-
-        One pass that keeps the logits of all its tokens: to be called with a micro-batch.
-        """
-        eos = torch.tensor(self.eos_token_ids, device=self.device)
-        with self._run.scoring(hidden=False) as forward:
-            log_prob_NTK = choice_log_prob(forward, completions, token_NLK, eos, self.warp)
-        missing = token_NLK.shape[1] - log_prob_NTK.shape[1]
-        return torch.nn.functional.pad(log_prob_NTK, (0, 0, 0, missing))
-
-    @property
-    def token_features_VD(self) -> Tensor:
-        """The output head's weights, float32 [V, E]. Raises `ModelError` where there is no head."""
-        weight = output_head(self._run.base).weight
-        assert isinstance(weight, Tensor)
-        return weight.detach().float()
-
-    def micro_batches(
-        self, completions: Completions, together: int = 1, keeps_logits: bool = False
-    ) -> list[Tensor]:
-        """Positions that cover the completions once, in groups of similar length that fit.
-
-        So many neighbouring completions (a pair: 2) stay in one group. `keeps_logits`: the pass
-        will keep the logits of all its tokens.
-        """
-        cells = memory.cells_for_scoring(
-            self._run.base,
-            self.memory_gib,
-            torch.is_grad_enabled(),
-            keeps_logits=keeps_logits or self._separable_head() is None,
-            compute_bytes=self.compute_dtype.itemsize,
-        )
-        return batches_of_units(completions, cells, together)
-
     def completions(
         self,
         prompts: Sequence[Prompt],
@@ -316,7 +216,7 @@ class CausalLM:
         A reduced-precision model is left as it is: there rounding is part of the distribution. So
         is one whose attention is float32 whatever its weights are (Bloom).
         """
-        if self.compute_dtype != torch.float32:
+        if self.compute_dtype != torch.float32 or weights.quantisation(self.model):
             return self
         with lock_of(self._run.base):
             copied = weights.own_copy(self.model).double()
@@ -330,13 +230,14 @@ class CausalLM:
 
         `full`: a copy with float32 master weights. `lora`: an adapter on these same weights; this
         model goes on without it. Raises `ModelError` for a LoRA policy on a model that is itself
-        an adapter, or one that is warped.
+        an adapter, and for a model that is warped or quantised.
         """
         if self.warp != Warp():
             raise ModelError(
                 "a warped model cannot be trained: its log-prob is not that of its weights",
                 hint="load the prior without temperature, top_k, top_p and min_new_tokens",
             )
+        weights.check_trainable(self.model)
         if kind == "full":
             with lock_of(self._run.base):
                 return self._like(weights.full_copy(self.model, self.adapter), None)
@@ -416,10 +317,6 @@ class CausalLM:
         for prompt, ids in zip(prompts, prompt_ids, strict=True):
             check_length(prompt, ids, max_new_tokens, self.context_length)
         check_positions(self._run.base.config, prompt_ids, max_new_tokens)
-
-    def _separable_head(self) -> torch.nn.Linear | None:
-        """The output head, where scoring can do without the logits."""
-        return self._run.separable_head() if self.warp == Warp() else None
 
     def _like(
         self, model: weights.Model, adapter: str | None, dtype: torch.dtype | None = None

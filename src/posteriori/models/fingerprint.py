@@ -63,7 +63,7 @@ def is_what_its_path_holds(base: PreTrainedModel) -> bool:
         return False
     try:
         with loading() as options:
-            held = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, **options)
+            held = AutoModelForCausalLM.from_pretrained(path, dtype=_widest(base), **options)
     except Exception:  # what cannot be loaded now would not be found later either
         return False
     mine, theirs = plain_parameters(base), plain_parameters(held)
@@ -72,6 +72,13 @@ def is_what_its_path_holds(base: PreTrainedModel) -> bool:
         and torch.equal(mine[name].cpu(), other.to(mine[name].dtype))
         for name, other in theirs.items()
     )
+
+
+def _widest(base: nn.Module) -> torch.dtype:
+    """In which its path can be read to be compared: not in float32 where that is twice the memory
+    for nothing."""
+    dtypes = {parameter.dtype for parameter in plain_parameters(base).values()}
+    return dtypes.pop() if dtypes in ({torch.bfloat16}, {torch.float16}) else torch.float32
 
 
 def write(base: nn.Module, directory: Path) -> None:

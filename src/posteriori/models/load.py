@@ -21,14 +21,17 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from ..device import usable_device
 from ..errors import ConfigError, ModelError, did_you_mean
 from ..hub import check_model_name
-from ..transformers_loading import UNREADABLE, first_line, loading
+from ..transformers_loading import UNREADABLE, first_line, loading, trusting
 from . import fingerprint
 from .adapters import MISSED_PATTERN
 from .causal import CausalLM
+from .memory import check_memory, embedding_weight
 from .precision import gains_from_bfloat16, mixed_precision, with_output_head
 from .warp import Warp
+from .weights import quantisation
 
 BUNDLED = {"tiny": Path(__file__).parent / "tiny"}
 """Models that the package carries, by name."""
@@ -48,6 +51,8 @@ def load(
     top_p: float = 1.0,
     min_new_tokens: int = 0,
     memory_gib: float = 1.5,
+    trust_remote_code: bool = False,
+    revision: str | None = None,
 ) -> CausalLM:
     """The language model at `path`, ready to be a prior, a proposal or a policy.
 
@@ -65,10 +70,16 @@ def load(
     `temperature`, `top_k`, `top_p` and `min_new_tokens` change the distribution itself: draws and
     log-probs alike.
 
+    `trust_remote_code` runs Python code that comes with the checkpoint, with your rights: off, and
+    never asked for on the terminal. It needs the `revision`, the commit whose code you have read;
+    alone, `revision` says which commit of a hub id is loaded.
+
     Raises `ModelError` when nothing can be loaded from `path`, and says why.
     """
     where = BUNDLED.get(str(path), Path(path))
-    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    target = usable_device(device)
+    check_memory(memory_gib)
+    trust = trusting(trust_remote_code, revision)
     warp = Warp(temperature, top_k, top_p, min_new_tokens)
     adapter_config = where / "adapter_config.json"
     if adapter_config.is_file():
@@ -78,7 +89,7 @@ def load(
                 f"the base model of the adapter '{where}' is not at '{found}' any more",
                 hint="say where it is now: posteriori.load(adapter, base=...)",
             )
-        plain, tokenizer = _load_plain(found, _tokenizer_place(where))
+        plain, tokenizer = _load_plain(found, _tokenizer_place(where), trust)
         fingerprint.check(plain, where, found)
         placed, compute = _placed(plain, dtype, target)
         model: PreTrainedModel | PeftModel = _with_adapter(placed, where)
@@ -87,7 +98,7 @@ def load(
     elif base is not None:
         raise ConfigError(f"'{path}' is no adapter, and has no base model", hint="leave base out")
     else:
-        plain, tokenizer = _load_plain(str(where) if where.exists() else str(path), None)
+        plain, tokenizer = _load_plain(str(where) if where.exists() else str(path), None, trust)
         model, compute = _placed(plain, dtype, target)
     model.requires_grad_(False)
     adapter = "default" if isinstance(model, PeftModel) else None
@@ -107,6 +118,17 @@ def _placed(
     """The model on its device in the precision asked for, and the dtype that it computes in."""
     if dtype not in _DTYPES:
         raise ConfigError(f"unknown dtype '{dtype}'", hint=did_you_mean(dtype, _DTYPES))
+    method = quantisation(model)
+    if method is not None:
+        if dtype != "auto":
+            raise ConfigError(
+                f"the checkpoint is quantised ({method}), which fixes its precision",
+                where=f"dtype={dtype!r}",
+                hint='leave dtype at "auto"',
+            )
+        if model.device != device:
+            model.to(device)  # pyright: ignore[reportArgumentType]
+        return model, embedding_weight(model).dtype
     if dtype == "auto":
         dtype = "mixed" if gains_from_bfloat16(model.num_parameters(), device) else "float32"
     with_output_head(model)
@@ -122,26 +144,22 @@ _DTYPES: tuple[str, ...] = get_args(DTypeName)
 
 
 def _load_plain(
-    path: str, tokenizer_path: str | None
+    path: str, tokenizer_path: str | None, trust: dict[str, Any]
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     place, gguf = path, {}
     if path.endswith(".gguf"):
         place, gguf = str(Path(path).parent), {"gguf_file": Path(path).name}
     if (gguf and not Path(path).exists()) or is_gone(path):
         raise ModelError(f"there is no model at '{path}'", hint="check the path")
+    check_model_name(path, BUNDLED, kind="a causal language model")
     try:
-        check_model_name(path, BUNDLED)
         with loading() as options:
-            options |= gguf
+            options |= gguf | trust
             tokenizer = AutoTokenizer.from_pretrained(tokenizer_path or place, **options)
             loaded: Any = class_at(place, options).from_pretrained(
                 place, dtype=torch.float32, output_loading_info=True, **options
             )
         model, info = loaded
-    except ModelError as error:
-        raise ModelError(
-            f"cannot load a causal language model from '{path}': {error.what}", hint=error.hint
-        ) from error
     except UNREADABLE as error:
         raise ModelError(
             f"cannot load a causal language model from '{path}': {first_line(error)}",

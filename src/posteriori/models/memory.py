@@ -10,6 +10,9 @@ from pathlib import Path
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from ..config import MOST_GIB
+from ..errors import ConfigError
+
 _GIB = 2**30
 _LOGIT_BYTES = 4
 
@@ -66,6 +69,15 @@ def num_tokens(model: PreTrainedModel) -> int:
     head = getattr(model, "get_output_embeddings", lambda: None)()
     outputs = getattr(head, "out_features", None)
     return outputs if isinstance(outputs, int) else embedding_weight(model).shape[0]
+
+
+def check_memory(memory_gib: float) -> None:
+    """Raises `ConfigError` for what is no amount of memory."""
+    if not 0 < memory_gib <= MOST_GIB:
+        raise ConfigError(
+            f"memory_gib={memory_gib} is no amount of memory",
+            hint=f"give a number of GiB above 0, up to {MOST_GIB:,}",
+        )
 
 
 def rows_for_sampling(model: PreTrainedModel, length: int, memory_gib: float) -> int:

@@ -34,6 +34,36 @@ def own_copy(model: Model) -> Model:
     return copied.eval()
 
 
+def quantisation(model: Model) -> str | None:
+    """How the weights are quantised, in a word; None where they are plain numbers."""
+    base = base_model(model)
+    if getattr(base, "is_quantized", False):
+        method = getattr(base, "quantization_method", None)
+        return str(getattr(method, "value", method) or "quantised")
+    for module in base.modules():
+        weight = getattr(module, "weight", None)
+        if not isinstance(weight, Tensor):
+            continue
+        if not weight.is_floating_point():
+            return str(weight.dtype).removeprefix("torch.")
+        if type(weight).__module__.startswith("torchao"):
+            return "torchao"
+    return None
+
+
+def check_trainable(model: Model) -> None:
+    """Raise `ModelError` for quantised weights: an adapter would be put on other weights when it is
+    loaded, and a copy in float32 would be another distribution."""
+    method = quantisation(model)
+    if method is not None:
+        raise ModelError(
+            f"the model's weights are quantised ({method}): a policy trained on them could not be "
+            "saved as what it is",
+            hint="train on plain weights: model.dequantize(), or load the model without a "
+            "quantization_config; a quantised model can be a prior for samplers and evaluate",
+        )
+
+
 def without_fused_experts(model: Model) -> None:
     """A mixture of experts multiplies expert by expert, which torch can do in every dtype."""
     base = base_model(model)
@@ -99,13 +129,13 @@ def save(model: Model, adapter: str | None, directory: Path) -> None:
     """
     model = adapters.owner(model)
     if not isinstance(model, PeftModel):
-        model.save_pretrained(directory)
+        _save_whole(model, directory)
         return
     if adapter is None:
         raise ModelError("these are the bare weights under an adapter: nothing of theirs is new")
     base = base_model(model)
     if not fingerprint.is_what_its_path_holds(base):
-        full_copy(model, adapter).save_pretrained(directory)
+        _save_whole(full_copy(model, adapter), directory)
         return
     directory.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=directory, prefix=".incoming-") as incoming:
@@ -117,3 +147,10 @@ def save(model: Model, adapter: str | None, directory: Path) -> None:
         for file in saved.iterdir():
             if file.name != "README.md":
                 file.replace(directory / file.name)
+
+
+def _save_whole(model: PreTrainedModel, directory: Path) -> None:
+    """An adapter that was saved there before would be loaded in the model's place."""
+    model.save_pretrained(directory)
+    for name in ("adapter_config.json", "adapter_model.safetensors", fingerprint.FILE):
+        (directory / name).unlink(missing_ok=True)

@@ -19,7 +19,7 @@ from ..protocols import TrainableLM
 from ..target import Target
 from ..types import Cost, Draws, Prompt
 from .base import Constants, Objective, policy_figures
-from .preference_data import PreferenceData
+from .preference_data import PreferenceData, held_out_pairs
 from .score_function import refuse_hard_evidence
 
 
@@ -39,7 +39,9 @@ class Pairs(Objective):
     """A loss of h = (log pi - log prior)(y1) - (log pi - log prior)(y2) for pairs of completions.
 
     `pairs` names preference data (rows of prompt, chosen, rejected: see `posteriori.preferences`),
-    taken in shuffled epochs; the target's evidence is then not asked. Without it, neighbouring
+    taken in shuffled epochs; the target's evidence is then not asked. A share `held_out` of their
+    prompts (10%, where there are twenty or more) is not trained on, with all pairs, and judges the
+    policy: `posteriori.train.pair_figures`. Without `pairs`, neighbouring
     draws of a prompt, from the policy (or the prior), are pairs, and the target's own evidence
     labels them by Bradley-Terry: P(y1 preferred to y2) = sigmoid(s (log e1 - log e2)).
     `labels="sampled"` draws the label; "expected" weighs both orders by their probability, which
@@ -55,10 +57,12 @@ class Pairs(Objective):
     paths: ClassVar[tuple[str, ...]] = ("pairs",)
 
     class Settings(Strict):
-        """Where pairs come from. `proposal` and `labels` are for draws, without `pairs`."""
+        """Where pairs come from. `proposal` and `labels` are for draws, without `pairs`;
+        `pairs_per_step` and `held_out`, a share of the prompts, are for `pairs`."""
 
         pairs: PairSource = None
         pairs_per_step: int | None = Field(None, ge=1)
+        held_out: float = Field(0.1, ge=0, lt=1)
         proposal: Literal["policy", "prior"] = "policy"
         labels: Literal["expected", "sampled"] = "expected"
 
@@ -68,7 +72,7 @@ class Pairs(Objective):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         given, source = self.settings.model_fields_set, self.settings.pairs
-        idle = {"proposal", "labels"} if source is not None else {"pairs_per_step"}
+        idle = {"proposal", "labels"} if source is not None else {"pairs_per_step", "held_out"}
         if idle & given:
             name = sorted(idle & given)[0]
             raise ConfigError(
@@ -79,10 +83,17 @@ class Pairs(Objective):
             )
         self._pairs = None if source is None else read_preferences(source)
         self._data: PreferenceData | None = None
+        self._judging: PreferenceData | None = None
 
     @property
     def on_policy(self) -> bool:
         return self._pairs is None and self.settings.proposal == "policy"
+
+    @property
+    def judged_by(self) -> tuple[PreferenceData | None, bool]:
+        """The pairs of `pairs` that judge a policy, and whether they are kept from its training.
+        Known after `prepare`."""
+        return (self._judging, True) if self._judging is not None else (self._data, False)
 
     @property
     def label_scale(self) -> float:
@@ -92,7 +103,9 @@ class Pairs(Objective):
     def prepare(self, target: Target, new_policy: Callable[[], TrainableLM], seed: int) -> None:  # noqa: ARG002
         if self._pairs is None:
             return
-        self._data = PreferenceData(self._pairs, target, seed)
+        kept, judging = held_out_pairs(self._pairs, self.settings.held_out, seed)
+        self._data = PreferenceData(kept, target, seed)
+        self._judging = PreferenceData(judging, target, seed) if judging else None
         self.register_buffer("_taken", torch.zeros((), dtype=torch.long))
         # log prior of each completion, NaN until it has had its turn: one pass over all epochs.
         unknown_R = torch.full((2 * len(self._data),), torch.nan, dtype=torch.float64)

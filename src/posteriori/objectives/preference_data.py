@@ -78,6 +78,25 @@ class PreferenceData:
         )
 
 
+FEWEST_PROMPTS = 20
+"""From so many prompts on some are held out: fewer would judge nothing."""
+
+
+def held_out_pairs(
+    pairs: Sequence[Preference], share: float, seed: int
+) -> tuple[list[Preference], list[Preference]]:
+    """Those to train on and those that judge: the pairs of a share of the prompts, whole."""
+    keys = list(dict.fromkeys(prompt_key(pair.prompt) for pair in pairs))
+    if not share or len(keys) < FEWEST_PROMPTS:
+        return list(pairs), []
+    order = torch.randperm(len(keys), generator=generator(seed, "held-out pairs")).tolist()
+    held = {keys[at] for at in order[: max(1, round(share * len(keys)))]}
+    return (
+        [pair for pair in pairs if prompt_key(pair.prompt) not in held],
+        [pair for pair in pairs if prompt_key(pair.prompt) in held],
+    )
+
+
 def _encoded(lm: Any, pair: Preference) -> list[int]:
     try:
         return list(lm.encode(pair.prompt))

@@ -162,6 +162,14 @@ def _unfinished(run: RunFiles) -> PolicyResult:
         f"The run was stopped, or is under way: {of} are here and no evaluation.",
         "Go on with it: posteriori fit CONFIG --resume.",
     )
+    if done == steps and (run.path / "policy").is_dir():
+        finding = Finding(
+            "warn",
+            "not_evaluated",
+            f"The run is finished, {of}, and its policy has not been evaluated.",
+            "Evaluate it: fit(..., report=True), or posteriori.report(prior=evaluate(target, prior)"
+            ", policy=evaluate(target, policy)).",
+        )
     name = str(run.config.get("objective", run.name))
     return PolicyResult(
         name, {}, run.history, f"not evaluated, {of}", [finding], evaluations=run.evaluations

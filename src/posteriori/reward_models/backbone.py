@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
+from ..device import usable_device
 from ..errors import ModelError, PromptError
 from ..evidence.classifier_text import Text, in_float32, padded, padding_id, text_of, token_ids
 from ..hub import check_model_name
-from ..seeds import derive
+from ..seeds import derive, drawing
 from ..transformers_loading import UNREADABLE, first_line, loading
 from ..types import Prompt
 
@@ -117,11 +118,10 @@ def load_backbone(
     place = str(path)
     if place.startswith(("/", ".")) and not Path(place).exists():
         raise ModelError(f"there is no model at '{place}'", hint="check the path")
-    check_model_name(place, ())
+    check_model_name(place, (), kind="a sequence-classification model")
     try:
-        # A head that is not in the checkpoint is drawn from torch's global stream.
-        with loading() as options, torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(seed, "reward head"))
+        # A head that is not in the checkpoint is drawn.
+        with loading() as options, drawing(derive(seed, "reward head")):
             loaded: Any = AutoModelForSequenceClassification.from_pretrained(
                 place, num_labels=1, dtype=torch.float32, output_loading_info=True, **options
             )
@@ -146,8 +146,7 @@ def load_backbone(
 
 
 def with_device(backbone: Backbone, device: str | torch.device | None) -> Backbone:
-    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return backbone.to(chosen)
+    return backbone.to(usable_device(device))
 
 
 def _last_linear(model: Any) -> tuple[str, nn.Linear]:

@@ -72,12 +72,32 @@ class HeldOut:
 
     @property
     def findings(self) -> list[Finding]:
-        """That `temperature` is one of the bounds of its search, if it is."""
-        return [
+        """That the pairs are ordered no better than by chance, as far as they show; and that
+        `temperature` is one of the bounds of its search, if it is."""
+        found = [
             finding
             for bound, finding in zip(_TEMPERATURES, _UNBOUNDED, strict=True)
             if math.isclose(self.temperature, bound, rel_tol=1e-3)
         ]
+        error = self.accuracy.standard_error
+        if self.accuracy.standard_error_new_prompts is not None:
+            error = max(error, self.accuracy.standard_error_new_prompts)
+        # That of a temperature at its bound says the same, or that there is nothing to doubt.
+        if found or self.accuracy.value - 1.96 * error > 0.5:
+            return found
+        return [_at_chance(self)]
+
+
+def _at_chance(held_out: HeldOut) -> Finding:
+    return Finding(
+        "warn",
+        "at_chance",
+        f"The reward model orders {held_out.accuracy} of {held_out.num_pairs} held-out pairs "
+        f"({held_out.num_prompts} prompts) as labelled, and 0.5 is chance: as far as these show, "
+        "it has learned nothing that holds for other prompts.",
+        "Hold out more pairs if there are few; otherwise train on more, stop earlier, or look at "
+        "the labels.",
+    )
 
 
 def held_out_figures(
@@ -94,7 +114,7 @@ def held_out_figures(
     scaled_N = delta_N / temperature
 
     def log_loss(d_N: Tensor) -> Estimate:
-        return _clustered(bradley_terry_loss(d_N, zero_N, label_N, noise), groups)
+        return clustered(bradley_terry_loss(d_N, zero_N, label_N, noise), groups)
 
     agree_N = agreement(delta_N, label_N)
     before = reliability(label_probability(delta_N, noise), label_N)
@@ -102,7 +122,7 @@ def held_out_figures(
     return HeldOut(
         num_pairs=len(delta_N),
         num_prompts=len(set(groups)),
-        accuracy=_clustered(agree_N, groups),
+        accuracy=clustered(agree_N, groups),
         log_loss=log_loss(delta_N),
         ece=expected_calibration_error(before),
         temperature=temperature,
@@ -168,7 +188,7 @@ def expected_calibration_error(bins: Sequence[Bin]) -> float:
     return sum(each.count * abs(each.accuracy - each.confidence) for each in bins) / total
 
 
-def _clustered(values_N: Tensor, groups: Sequence[Hashable]) -> Estimate:
+def clustered(values_N: Tensor, groups: Sequence[Hashable]) -> Estimate:
     """The mean over pairs. `standard_error` for these prompts; `standard_error_new_prompts` lets
     the pairs of one prompt depend on each other, by Student's t where there are few prompts.
     Infinite for a single pair."""

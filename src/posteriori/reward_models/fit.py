@@ -23,7 +23,7 @@ from ..types import Finding, prompt_key
 from .backbone import Backbone, load_backbone, with_device
 from .calibration import HeldOut, held_out_figures
 from .data import LabelledPair, PairSource, read_labelled_pairs, split_by_prompt
-from .laplace import PairFeatures, fit_head, laplace
+from .laplace import PairFeatures, fit_head, integrated, laplace
 from .model import RewardModel
 from .posterior import HeadPosterior
 from .training import Record, RewardTrainer, TokenPairs, bootstrap_weights, initial_heads
@@ -91,7 +91,7 @@ def fit_reward(
     without a lower held-out loss); merge; seed. uncertainty is "none", "ensemble" (so many
     `members`: heads on the shared backbone, each on its own bootstrap resample of the pairs) or
     "laplace" (a Gaussian over the head given the trained features, whose mean becomes the head;
-    prior_precision by maximal marginal likelihood unless given). Dropout is off.
+    prior_precision is integrated over unless given). Dropout is off.
 
     With `output_dir`, which must be new or empty, the run keeps there its metrics, its best model
     so far (`checkpoint/`, until the run ends) and the model: `AutoModelForSequenceClassification`
@@ -195,7 +195,8 @@ def _posterior(
     precision that this took."""
     if settings.uncertainty != "laplace" and settings.tuning != "head":
         return HeadPosterior.from_members(heads_KD, reference_D), None, []
-    found = laplace(seen, settings.prior_precision)
+    unknown = settings.prior_precision is None and settings.uncertainty == "laplace"
+    found = integrated(seen) if unknown else laplace(seen, settings.prior_precision)
     findings = [_AT_BOUND] if found.at_bound else []
     if settings.uncertainty == "laplace":
         gaussian = HeadPosterior.gaussian(found.mean_D, found.covariance_DD, reference_D)

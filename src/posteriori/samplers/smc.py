@@ -14,17 +14,31 @@ from ..config import Strict
 from ..errors import ConfigError
 from ..protocols import TrainableLM
 from ..runs.journal import once
+from ..target import Target
 from ..types import Completions, Draws, Guarantee
 from .base import Job, Sampler
 from .findings import log_z_of_populations
 from .particles import stepping
 from .populations import Plan, Populations
 from .resampling import Choices, Scheme
-from .twists import make_twist
+from .twists import Twist, make_twist
 
 _REPLICATES = 4
 _ROWS = 4096
 """Particles at once: a run that stops keeps those that were finished."""
+
+
+_AUTO = "auto"
+
+
+def _twist(given: Any) -> Any:
+    return given if given == _AUTO else make_twist(given)
+
+
+def twist_for(target: Target) -> Twist:
+    """ "prefix" where a constraint of the target can judge the beginning of a text, else "none"."""
+    judges = any(getattr(each, "prefix", None) is not None for each in target.evidence)
+    return make_twist("prefix" if judges else "none")
 
 
 class SMCSettings(Strict, arbitrary_types_allowed=True):
@@ -34,7 +48,7 @@ class SMCSettings(Strict, arbitrary_types_allowed=True):
     ess_threshold: float | None = Field(None, ge=0, le=1)
     resampling: Scheme = "systematic"
     guidance: float = Field(0.9, ge=0, le=1)
-    twist: Annotated[Any, AfterValidator(make_twist)] = Field("none", validate_default=True)
+    twist: Annotated[Any, AfterValidator(_twist)] = _AUTO
 
 
 class SMC(Sampler):
@@ -52,7 +66,8 @@ class SMC(Sampler):
     other; `num_samples` are split among `replicates` populations, whose Z-hat are independent: the
     standard error of log_z is theirs. `log_proposal` is log q of a draw's own tokens.
 
-    `twist`: "none"; "evidence", of the text so far; "prefix", what a constraint can rule out;
+    `twist`: "auto" (the default: "prefix" where a constraint of the target has a prefix check, else
+    "none"); "none"; "evidence", of the text so far; "prefix", what a constraint can rule out;
     "rollouts"; a `TwistHead` that `fit_twist` has trained, or its file; each but the last also as
     {"name": "evidence", "temper": 0.5}, with settings. `guidance`: where a learned twist
     meets the prior as proposal it steers that too, q = prior (1 - guidance + guidance psi_t /
@@ -75,7 +90,7 @@ class SMC(Sampler):
         plan = Plan(
             job.target,
             job.proposal,
-            settings.twist,
+            twist_for(job.target) if settings.twist == _AUTO else settings.twist,
             settings.resampling,
             settings.ess_threshold,
             settings.guidance,

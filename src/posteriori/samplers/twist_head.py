@@ -16,6 +16,7 @@ from torch.nn.functional import layer_norm, silu
 
 from ..errors import ModelError
 from ..protocols import Rows
+from ..seeds import drawing
 from .guidance import Foresight
 from .twists import Twist
 
@@ -42,8 +43,7 @@ class TwistHead(nn.Module, Twist):
     ) -> None:
         nn.Module.__init__(self)
         self.inside = self.outside = self.project = None
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with drawing(seed):
             self.of_token = nn.Linear(token_size, 1, bias=False)
             self.of_state = nn.Linear(hidden_size + 1, 1)
             if width:

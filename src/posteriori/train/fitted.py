@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import signal
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import Any
 
 from ..errors import StoppedError
 from ..protocols import TrainableLM
+from ..shown import counted, html_findings, html_table
 from ..target import Target
 from ..types import Finding
 from .budget import Budget
+from .pair_figures import PairFigures
 
 OF_THE_RUN = frozenset(
     (
@@ -22,7 +25,7 @@ OF_THE_RUN = frozenset(
 """Figures of a step's record that no function may log by their name."""
 
 
-@dataclass
+@dataclass(repr=False)
 class Fit:
     """What `fit` returns: the trained policy, one record a step, and where the run lives.
 
@@ -31,7 +34,9 @@ class Fit:
     `policy` is the last one, unless `findings` say that an earlier one was nearer to the target by
     the draws made on the way: then it is that one, and the last is kept in the run's `policy-last`.
     `findings` also say what there is to say of the run itself: a damaged checkpoint, little memory.
-    `objective` is the name of the one that was run.
+    `objective` is the name of the one that was run. `pairs` says how the policy orders the
+    preference pairs that were held out, where it was trained on such; `pair_figures` says it of
+    other policies.
     """
 
     policy: TrainableLM
@@ -43,6 +48,28 @@ class Fit:
     stopped: Finding | None = None
     findings: tuple[Finding, ...] = ()
     objective: str = ""
+    pairs: PairFigures | None = None
+
+    def __repr__(self) -> str:
+        told = [f"{self.objective or 'fit'}, {counted(len(self.history), 'step')}"]
+        told += [f"{name} {self.last[name]:.4g}" for name in _TOLD if name in self.last]
+        told += [f"in '{self.output_dir}'"] if self.output_dir else []
+        told += ["stopped early"] if self.stopped else []
+        told += [counted(len(self.findings), "finding")] if self.findings else []
+        return f"Fit({', '.join(told)})"
+
+    def _repr_html_(self) -> str:
+        numbers = [(k, f"{v:.4g}") for k, v in self.last.items() if isinstance(v, int | float)]
+        table = html_table(("last step", ""), numbers)
+        return f"<p>{escape(repr(self))}</p>{table}{html_findings(self.findings)}"
+
+    @property
+    def last(self) -> dict[str, Any]:
+        """The record of the last step; empty without one."""
+        return self.history[-1] if self.history else {}
+
+
+_TOLD = ("mean_reward", "kl_to_prior", "loss")
 
 
 def stopped_by(number: int, finished: int, steps: int, folder: Path | None) -> StoppedError:

@@ -14,6 +14,8 @@ from ..config import FitSettings, budget_of, parse
 from ..errors import ConfigError
 from ..fingerprints.fingerprint import fingerprint
 from ..objectives.base import Objective
+from ..objectives.pairs import Pairs
+from ..progress import shown
 from ..prompt_sample import sampled_prompts
 from ..protocols import TrainableLM
 from ..registry import make
@@ -25,7 +27,10 @@ from .checks import check_idle, check_trackers
 from .default_objective import AUTO, default_objective, recorded_objective
 from .held_out import held_out_target
 from .lookout import EvaluationCallback, Lookout, Note
+from .overwrite import remove_run
+from .pair_figures import pair_figures
 from .peft_config import with_lora_config
+from .reported import written_report
 from .run_dir import RunDirectory, jsonable, refuse_taken
 from .trackers import Trackers
 from .trainer import Fit as Fit
@@ -45,6 +50,8 @@ def fit(
     objective_settings: Mapping[str, Any] | None = None,
     output_dir: str | Path | None = None,
     resume: bool = False,
+    overwrite: bool = False,
+    report: bool = False,
     held_out: Target | Sequence[Prompt] | None = None,
     on_step: StepCallback | None = None,
     on_evaluation: EvaluationCallback | None = None,
@@ -88,6 +95,10 @@ def fit(
     prompts, columns, evidence or code of the functions behind it. One process at a time writes to
     the directory, and a damaged checkpoint is set aside for the one before it.
 
+    `overwrite=True` removes a run that is in `output_dir` first, the files that runs write and
+    nothing else. `report=True` evaluates prior and policy after training (2,000 draws per prompt,
+    of at most `max_prompts`) and leaves evaluation.json and report.html there.
+
     `on_step` sees each step's record, `on_evaluation` each line of
     evaluations.jsonl, `on_note` is told in words which beta was found, and what is wrong, and
     `on_search` counts the passes over draws that find it, stage by stage.
@@ -111,6 +122,14 @@ def fit(
             )
     else:
         made = make("objective", objective, objective_settings or {}, "objective_settings")
+    if output_dir is None and (overwrite or report):
+        name = "overwrite" if overwrite else "report"
+        raise ConfigError(f"{name}=True needs the run's output_dir", where="fit")
+    if overwrite and resume:
+        raise ConfigError("overwrite and resume exclude each other", where="fit")
+    if overwrite and output_dir is not None:
+        _check(target, made, checked, None, resume=False, held_out=held_out is not None)
+        remove_run(Path(output_dir))
     _check(target, made, checked, output_dir, resume=resume, held_out=held_out is not None)
     judged = held_out_target(target, held_out)
     budget, asked, search = None, budget_of(checked), None
@@ -155,9 +174,25 @@ def fit(
             trainer.observers.append(trackers.step)
             if lookout is not None:
                 lookout.observers.append(trackers.evaluation)
+        watched = stack.enter_context(shown(f"fit: {made.name}", on_step and _elsewhere))
+        if on_step is None and watched is not None:
+            show = watched
+            trainer.observers.append(lambda line: show(line["step"] + 1, checked.steps))
         fitted = trainer.run()
     fitted.budget, fitted.objective = budget, made.name
+    if isinstance(made, Pairs):
+        fitted.pairs = pair_figures(target, made, fitted.policy)
+        if fitted.pairs is not None:
+            fitted.findings = (*fitted.findings, *fitted.pairs.findings)
+    if report and fitted.output_dir is not None:
+        page = written_report(fitted, target, checked.max_prompts, checked.seed)
+        on_note(f"report: {page}")
     return fitted
+
+
+def _elsewhere(done: int, total: int) -> None:
+    """Whoever takes the steps shows them as well."""
+    del done, total
 
 
 def _default(target: Target, seed: int, output_dir: str | Path | None, on_note: Note) -> Objective:

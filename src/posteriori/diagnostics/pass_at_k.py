@@ -1,0 +1,185 @@
+"""pass@k: how probable it is that one of k draws is correct, with intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from scipy.stats import beta as beta_law
+from torch import Tensor
+
+from ..config import MAX_PROMPTS
+from ..draw import draw
+from ..errors import ConfigError
+from ..estimates import combine
+from ..progress import with_progress
+from ..prompt_sample import of_a_sample, sampled_prompts
+from ..registry import language_model
+from ..rows_of_prompts import rows_of_prompts
+from ..seeds import generator
+from ..target import Target
+from ..types import Draws, Estimate
+from ..watching import Progress
+
+_CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class PassAtK:
+    """What `num_samples` draws per prompt say of a model that is right or wrong.
+
+    `figures[k]` is pass@k, the mean over prompts, unbiased; `solved` the number of prompts with a
+    correct draw, of `num_prompts`. `num_correct_P` per prompt. `correct` are the distinct correct
+    answers per prompt, as token ids.
+    """
+
+    name: str
+    figures: Mapping[int, Estimate]
+    num_samples: int
+    num_correct_P: Tensor
+    correct: Sequence[frozenset[tuple[int, ...]]]
+
+    @property
+    def num_prompts(self) -> int:
+        return len(self.num_correct_P)
+
+    @property
+    def solved(self) -> int:
+        return int((self.num_correct_P > 0).sum())
+
+    @property
+    def unsolved_bound(self) -> float:
+        """Of a prompt without a correct draw: pass@1 is below this with 95% confidence, about 3 /
+        num_samples (the rule of three)."""
+        return 1.0 - (1.0 - _CONFIDENCE) ** (1.0 / self.num_samples)
+
+    def interval(self, prompt: int, confidence: float = _CONFIDENCE) -> tuple[float, float]:
+        """pass@1 of one prompt, by Clopper and Pearson: it holds with at least that confidence."""
+        right, num = int(self.num_correct_P[prompt]), self.num_samples
+        tail = (1 - confidence) / 2
+        low = float(beta_law.ppf(tail, right, num - right + 1)) if right else 0.0
+        high = float(beta_law.ppf(1 - tail, right + 1, num - right)) if right < num else 1.0
+        return low, high
+
+    def __str__(self) -> str:
+        told = ", ".join(f"pass@{k} {each}" for k, each in self.figures.items())
+        return (
+            f"{self.name}: {told}; {self.solved} of {self.num_prompts} prompts solved, pass@1 of "
+            f"the others below {self.unsolved_bound:.2g} each (95%)"
+        )
+
+
+@with_progress("pass@k")
+def pass_at_k(
+    target: Target,
+    models: Any = None,
+    k: Sequence[int] = (1, 2, 4, 8),
+    num_samples: int = 64,
+    seed: int = 0,
+    *,
+    max_prompts: int | None = MAX_PROMPTS,
+    on_progress: Progress | None = None,
+) -> dict[str, PassAtK]:
+    """pass@k of the prior, of policies and of p*, for a target whose evidence is yes or no.
+
+    Of n draws c are correct: pass@k = 1 - C(n - c, k) / C(n, k), unbiased for k <= n (Chen et al.
+    2021, arXiv 2107.03374). p* draws correct answers alone, so its pass@k is 1 where the prior has
+    any correct answer and not defined elsewhere: it counts the solved prompts, and is a lower
+    bound.
+
+    Args:
+        target: its evidence is a `Verifier`, or constraints.
+        models: a policy, or several by name; what `evaluate` takes. The prior comes along.
+        k: numbers of draws, each at most `num_samples`.
+        num_samples: draws per prompt of each model.
+        seed: of the draws.
+        max_prompts: of more prompts, so many are drawn (None: all).
+        on_progress: counts passes over the completions of each model.
+
+    Returns:
+        A `PassAtK` per model: "prior", the policies' names, "target".
+
+    Raises:
+        ConfigError: for a k above num_samples, or evidence that is not yes or no.
+    """
+    several = sorted({int(each) for each in k})
+    if not several or several[0] < 1 or several[-1] > num_samples:
+        raise ConfigError(
+            f"k={list(k)} must be from 1 to num_samples={num_samples}", where="pass_at_k"
+        )
+    if any(getattr(each, "is_reward", False) for each in target.evidence):
+        raise _of_degree()
+    given = {} if models is None else models if isinstance(models, Mapping) else {"policy": models}
+    some = sampled_prompts(target, max_prompts, seed)
+    share = len(some.prompts) / len(target.prompts)
+    named: dict[str, Any] = {"prior": target.prior}
+    named |= {name: language_model(each, name, target.prior) for name, each in given.items()}
+    found = {}
+    for name, lm in named.items():
+        stream = generator(seed, "pass_at_k", name)
+        draws = draw(some, lm, num_samples, stream, on_progress=on_progress)
+        found[name] = _of_draws(name, draws, several, num_samples, share)
+    of_prior = found["prior"]
+    solved_P = (of_prior.num_correct_P > 0).double()
+    per_prompt = [Estimate(float(each), 0.0, "lower_bound", num_samples) for each in solved_P]
+    of_target = of_a_sample(combine(per_prompt, "lower_bound"), share)
+    found["target"] = PassAtK(
+        "target",
+        dict.fromkeys(several, of_target),
+        num_samples,
+        (solved_P * num_samples).long(),
+        of_prior.correct,
+    )
+    return found
+
+
+def newly_solved(of_prior: PassAtK, of_policy: PassAtK) -> float:
+    """The share of the policy's distinct correct answers that no draw of the prior was: near 0 for
+    a policy that sharpened what the prior had, up to the number of draws. NaN without any."""
+    total = sum(len(each) for each in of_policy.correct)
+    pairs = zip(of_policy.correct, of_prior.correct, strict=True)
+    new = sum(len(mine - theirs) for mine, theirs in pairs)
+    return new / total if total else math.nan
+
+
+def _of_draws(
+    name: str, draws: Draws, several: Sequence[int], num_samples: int, share: float
+) -> PassAtK:
+    is_right_N = (draws.log_evidence_N == 0).cpu()
+    if not bool((is_right_N | draws.log_evidence_N.isneginf().cpu()).all()):
+        raise _of_degree()
+    rows = rows_of_prompts(draws.completions)
+    correct_P = torch.stack([is_right_N[each].sum() for each in rows])
+    ids = draws.completion_ids
+    right = [frozenset(tuple(ids[at]) for at in each[is_right_N[each]].tolist()) for each in rows]
+    figures = {k: of_a_sample(_mean(correct_P, num_samples, k), share) for k in several}
+    return PassAtK(name, figures, num_samples, correct_P, right)
+
+
+def _mean(correct_P: Tensor, num: int, k: int) -> Estimate:
+    """The mean over prompts; the error of one is the delta method's, of p -> 1 - (1 - p)^k, with p
+    moved off 0 and 1 by half a draw: where all draws agree, p is still not known exactly."""
+    c_P = correct_P.double()
+    n = torch.tensor(float(num), dtype=torch.float64)
+    log_none_P = (
+        torch.lgamma(n - c_P + 1)
+        - torch.lgamma((n - c_P - k + 1).clamp(min=0.5))
+        - torch.lgamma(n + 1)
+        + torch.lgamma(n - k + 1)
+    )
+    value_P = 1 - log_none_P.exp().where(c_P <= num - k, torch.zeros_like(c_P))
+    p_P = (c_P + 0.5) / (num + 1)
+    error_P = k * (1 - p_P) ** (k - 1) * (p_P * (1 - p_P) / num).sqrt()
+    pairs = zip(value_P.tolist(), error_P.tolist(), strict=True)
+    return combine([Estimate(v, e, "unbiased", num) for v, e in pairs], "unbiased")
+
+
+def _of_degree() -> ConfigError:
+    return ConfigError(
+        "the evidence is a matter of degree, and pass@k is for correct or not",
+        where="pass_at_k",
+        hint="use posteriori.Verifier(fn), or constraints alone",
+    )

@@ -1,0 +1,58 @@
+"""Verifiable rewards: a completion is correct or it is not."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from ..protocols import Columns
+from ..types import Completions
+from .constraint import Constraint
+
+
+class Verifier(Constraint):
+    """log e(c, y) = 0 where y is correct, -inf elsewhere: the target is the prior's own correct
+    answers, in the proportions that it has them.
+
+        p*(y|c) = prior(y|c) 1[y correct] / Z(c),   Z(c) = pass@1 of the prior,
+        KL(p*, prior) = -log Z(c).
+
+    What RL with verifiable rewards tends to as beta goes to 0, so that no beta is to be chosen: a
+    policy that is nearer to p* has sharpened the prior, and what p* has no mass on the prior cannot
+    draw. `posteriori.pass_at_k` says how many draws hold a correct one.
+
+    `fn` is called as TRL's trainers call reward functions and returns True or False (1 or 0) per
+    completion, or None where the row cannot be judged, which counts as not correct; `prefix` and
+    the settings of calls are those of `Constraint`.
+
+    Raises:
+        EvidenceError: for an answer that is none of these (a partial grade is for `Reward`), or a
+            function that fails.
+
+    Example:
+        >>> def correct(completions, answer, **kwargs):
+        ...     return [text.strip() == a for text, a in zip(completions, answer)]
+        >>> target = po.Target("tiny", po.Verifier(correct), [{"prompt": "2+2=", "answer": "4"}], 4)
+    """
+
+    max_log_evidence = 0.0
+
+    kind: ClassVar[str] = "verifier"
+    answers: ClassVar[str] = (
+        "a verifier says correct (True, 1) or not (False, 0); partial grades are for "
+        "posteriori.Reward"
+    )
+
+    def _answers(self, ask: Any, completions: Completions, columns: Columns) -> Tensor:
+        return super()._answers(_Judged(ask), completions, columns)
+
+
+class _Judged:
+    """What cannot be judged is not correct."""
+
+    def __init__(self, ask: Any) -> None:
+        self.ask = ask
+
+    def __call__(self, completions: Completions, columns: Columns) -> list[Any]:
+        return [False if each is None else each for each in self.ask(completions, columns)]

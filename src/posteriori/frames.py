@@ -1,0 +1,111 @@
+"""Results as the tables of other packages: pandas and ArviZ, where they are installed."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .errors import ConfigError
+from .rows_of_prompts import rows_of_prompts
+
+if TYPE_CHECKING:
+    from .types import Draws, Estimate
+
+
+def needed(names: tuple[str, ...], doing: str) -> Any:
+    """The first of the packages that is installed. Raises `ConfigError` without any."""
+    for name in names:
+        try:
+            return import_module(name)
+        except ImportError:
+            continue
+    raise ConfigError(f"{doing} needs the package '{names[-1]}'", hint=f"pip install {names[-1]}")
+
+
+def frame_of_figures(figures: dict[str, Estimate]) -> Any:
+    """A row per figure and prompt; the mean over prompts has no prompt (<NA>)."""
+    pandas = needed(("pandas",), "a DataFrame")
+    rows = []
+    for name, mean in figures.items():
+        several = mean.per_prompt if len(mean.per_prompt) > 1 else ()
+        for prompt, each in [(None, mean), *enumerate(several)]:
+            rows.append(
+                {
+                    "figure": name,
+                    "prompt": prompt,
+                    "value": each.value,
+                    "standard_error": each.standard_error,
+                    "standard_error_new_prompts": each.standard_error_new_prompts,
+                    "kind": each.kind,
+                    "num_draws": each.num_draws,
+                }
+            )
+    return pandas.DataFrame(rows).astype({"prompt": "Int64"})
+
+
+def frame_of_draws(draws: Draws) -> Any:
+    """A row per draw; `weight` is its share of its prompt's weight, logs are in nats."""
+    pandas = needed(("pandas",), "a DataFrame")
+    completions = draws.completions
+    share_N = draws.log_weight.new_zeros(len(draws))
+    for rows in rows_of_prompts(completions):
+        log_w_n = draws.log_weight[rows]
+        if len(log_w_n) and not bool(log_w_n.isneginf().all()):
+            share_N[rows] = log_w_n.softmax(0)
+    columns = {
+        "prompt_index": completions.prompt_index_N.tolist(),
+        "prompt": draws.prompts,
+        "completion": draws.texts,
+        "ended": completions.ended_N.tolist(),
+        "reward": draws.reward_N.tolist(),
+        "weight": share_N.tolist(),
+        "log_weight": draws.log_weight.tolist(),
+        "log_prior": draws.log_prior_N.tolist(),
+        "log_evidence": draws.log_evidence_N.tolist(),
+        "log_proposal": draws.log_proposal_N.tolist(),
+    }
+    if draws.group_N is not None:
+        columns["group"] = draws.group_N.tolist()
+    return pandas.DataFrame(columns)
+
+
+def inference_data_of_draws(draws: Draws) -> Any:
+    """ArviZ's InferenceData: posterior (reward, log_prior, log_evidence) and sample_stats
+    (log_weight, log_proposal), with the dimensions chain, draw and prompt.
+
+    A group of dependent draws (a chain, a population) is a chain. Weighted draws stay weighted:
+    plots of ArviZ see them as if all weighed the same, so resample them first. Raises
+    `ConfigError` without ArviZ, and where groups or prompts have different numbers of draws.
+    """
+    arviz = needed(("arviz_base", "arviz"), "InferenceData")
+    rows = rows_of_prompts(draws.completions)
+    chains = 1
+    if draws.group_N is not None and len(rows):
+        chains = len(draws.group_N[rows[0]].unique())
+    sizes = {len(each) for each in rows}
+    if len(sizes) != 1 or (size := sizes.pop()) % chains:
+        raise ConfigError(
+            "prompts or groups have different numbers of draws, so they are no table",
+            where="to_inference_data",
+            hint="take to_dataframe()",
+        )
+
+    def table(values_N: Any) -> Any:
+        by_prompt = [values_N[each].cpu().numpy().reshape(chains, size // chains) for each in rows]
+        return import_module("numpy").stack(by_prompt, -1)
+
+    groups = {
+        "posterior": {
+            "reward": table(draws.reward_N),
+            "log_prior": table(draws.log_prior_N),
+            "log_evidence": table(draws.log_evidence_N),
+        },
+        "sample_stats": {
+            "log_weight": table(draws.log_weight),
+            "log_proposal": table(draws.log_proposal_N),
+        },
+    }
+    dims = {name: ["prompt"] for group in groups.values() for name in group}
+    if arviz.__name__ == "arviz_base" or not hasattr(arviz, "InferenceData"):
+        return arviz.from_dict(groups, dims=dims)
+    return arviz.from_dict(**groups, dims=dims)

@@ -1,0 +1,140 @@
+"""Scoring by a transformers model: log-probs, hidden states, next tokens of given completions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..protocols import NextTokens
+from ..types import Completions
+from ..watching import advance
+from . import memory
+from .batches import batches_of_units, in_order
+from .features import prefix_features
+from .next_tokens import choice_log_prob, next_tokens
+from .prompts import check_length
+from .rotary import check_positions
+from .running import RunningModel
+from .score import token_log_prob
+from .stepping import output_head
+from .warp import Warp
+
+
+class CausalScoring:
+    """What `CausalLM` does with completions that are there already."""
+
+    warp: Warp
+    memory_gib: float
+    _run: RunningModel
+    _eos_token_ids: tuple[int, ...]
+    _footprint: memory.Footprint
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        return self._run.compute_dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self._run.device
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        return self._eos_token_ids
+
+    @property
+    def context_length(self) -> int | None:
+        """How many tokens the model can take, prompt included; None where it names no limit."""
+        length = getattr(self._run.base.config, "max_position_embeddings", None)
+        return length if length is None or length > 0 else None
+
+    def log_prob(self, completions: Completions) -> Tensor:
+        """log pi(y|c), float64 [N], nats per completion, the end-of-sequence token included.
+
+        Differentiable where gradients are enabled. Raises `PromptError` where a completion and its
+        prompt exceed the model's context.
+        """
+        return self.token_log_prob(completions).sum(-1)
+
+    def token_log_prob(self, completions: Completions) -> Tensor:
+        """log pi(y_t|c, y_<t), float64 [N, L], zero beyond a completion's end; as `log_prob`."""
+        longest_P = torch.zeros(len(completions.prompt_ids), dtype=torch.long, device=self.device)
+        longest_P.scatter_reduce_(0, completions.prompt_index_N, completions.lengths_N, "amax")
+        for at, longest in enumerate(longest_P.tolist()):
+            if longest:
+                prompt, ids = completions.prompt_set[at], completions.prompt_ids[at]
+                check_length(prompt, ids, longest, self.context_length)
+        check_positions(
+            self._run.base.config,
+            [completions.prompt_ids[at] for at in longest_P.nonzero()[:, 0].tolist()],
+            int(longest_P.max()),
+        )
+        batches = self.micro_batches(completions)
+        eos = torch.tensor(self.eos_token_ids, device=self.device)
+        with self._run.scoring(hidden=self._separable_head() is not None) as forward:
+            parts = []
+            for batch in batches:
+                self._footprint.keep_within(self.memory_gib)
+                part = token_log_prob(forward, completions.select(batch), eos, self.warp)
+                parts.append(part.double())
+                advance(len(batch))
+        return in_order(parts, batches, completions.tokens_NL.shape[1])
+
+    def features(self, completions: Completions) -> Tensor:
+        """h(c, y_<t), what goes into the output head, float32 [N, L, D]; as `prefix_features`."""
+        with torch.no_grad():
+            batches = self.micro_batches(completions)
+            with self._run.scoring(hidden=self._separable_head() is not None) as forward:
+                parts = [prefix_features(forward, completions.select(b)) for b in batches]
+        return in_order(parts, batches, completions.tokens_NL.shape[1])
+
+    def next_tokens(self, completions: Completions, most: int) -> NextTokens:
+        """What it says of every next token of every prefix, without gradient; as `NextTokens`."""
+        eos = torch.tensor(self.eos_token_ids, device=self.device)
+        with torch.no_grad():
+            batches = self.micro_batches(completions, keeps_logits=True)
+            with self._run.scoring(hidden=self._separable_head() is not None) as forward:
+                parts = [
+                    next_tokens(forward, completions.select(batch), eos, self.warp, most)
+                    for batch in batches
+                ]
+        width = completions.tokens_NL.shape[1]
+        return NextTokens(*(in_order(each, batches, width) for each in zip(*parts, strict=True)))
+
+    def choice_log_prob(self, completions: Completions, token_NLK: Tensor) -> Tensor:
+        """log pi(v|c, y_<t) of K tokens for each prefix, float64 [N, L, K]; differentiable.
+
+        One pass that keeps the logits of all its tokens: to be called with a micro-batch.
+        """
+        eos = torch.tensor(self.eos_token_ids, device=self.device)
+        with self._run.scoring(hidden=False) as forward:
+            log_prob_NTK = choice_log_prob(forward, completions, token_NLK, eos, self.warp)
+        missing = token_NLK.shape[1] - log_prob_NTK.shape[1]
+        return torch.nn.functional.pad(log_prob_NTK, (0, 0, 0, missing))
+
+    @property
+    def token_features_VD(self) -> Tensor:
+        """The output head's weights, float32 [V, E]. Raises `ModelError` where there is no head."""
+        weight = output_head(self._run.base).weight
+        assert isinstance(weight, Tensor)
+        return weight.detach().float()
+
+    def micro_batches(
+        self, completions: Completions, together: int = 1, keeps_logits: bool = False
+    ) -> list[Tensor]:
+        """Positions that cover the completions once, in groups of similar length that fit.
+
+        So many neighbouring completions (a pair: 2) stay in one group. `keeps_logits`: the pass
+        will keep the logits of all its tokens.
+        """
+        cells = memory.cells_for_scoring(
+            self._run.base,
+            self.memory_gib,
+            torch.is_grad_enabled(),
+            keeps_logits=keeps_logits or self._separable_head() is None,
+            compute_bytes=self.compute_dtype.itemsize,
+        )
+        return batches_of_units(completions, cells, together)
+
+    def _separable_head(self) -> torch.nn.Linear | None:
+        """The output head, where scoring can do without the logits."""
+        return self._run.separable_head() if self.warp == Warp() else None

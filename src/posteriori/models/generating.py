@@ -1,0 +1,27 @@
+"""`generate`: texts of a language model, for people who want to read some."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..errors import ConfigError
+from ..seeds import generator
+from ..types import Prompt
+
+
+def texts_of(
+    lm: Any, prompts: Prompt | Sequence[Prompt], num_samples: int, max_new_tokens: int, seed: int
+) -> list[Any]:
+    """A text per prompt; with several samples a list of texts per prompt."""
+    asked: list[Any] = [prompts] if isinstance(prompts, str) else list(prompts)
+    if asked and isinstance(asked[0], dict):
+        asked = [asked]  # one conversation
+    if not asked:
+        raise ConfigError("there are no prompts", where="generate", hint='write generate(["..."])')
+    if num_samples < 1:
+        raise ConfigError(f"num_samples={num_samples} must be at least 1", where="generate")
+    drawn = lm.sample(asked, num_samples, max_new_tokens, generator(seed, "generate"))
+    if num_samples == 1:
+        return drawn.texts
+    return [drawn.texts[at : at + num_samples] for at in range(0, len(drawn), num_samples)]

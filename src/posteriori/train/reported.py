@@ -1,0 +1,28 @@
+"""`report=True`: a run that is evaluated when it is done, with its page beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..diagnostics.evaluate import evaluate
+from ..registry import report_of_run
+from ..target import Target
+from .fitted import Fit
+
+_NUM_SAMPLES = 2000
+
+
+def written_report(fitted: Fit, target: Target, max_prompts: int, seed: int) -> Path:
+    """Evaluate prior and policy, and write what `posteriori fit` writes; the path of the page."""
+    judging: dict[str, Any] = {
+        "num_samples": _NUM_SAMPLES,
+        "max_prompts": max_prompts,
+        "seed": seed,
+    }
+    reports = {
+        "prior": evaluate(target, target.prior, **judging),
+        fitted.objective: evaluate(target, fitted.policy, **judging),
+    }
+    assert fitted.output_dir is not None
+    return report_of_run(fitted.output_dir, target, reports, {**judging, "posterior": 0})
