@@ -160,7 +160,7 @@ def test_errors_on_the_frontier_are_those_at_what_is_held_fixed():
     kl, reward, held = NEAR.kl(0.3), NEAR.mean_e(0.3), [0, 0]
     whole = draw(NEAR.target, NEAR.target.prior, RUNS * 400, generator(4))
     for pool in list(apart(whole))[:24]:
-        curve = frontier_of(NEAR.target, pool, strongest=0.4)
+        curve = frontier_of(NEAR.target, pool, strongest=0.9)
         of_kl, of_reward = curve.at_reward(reward).kl, curve.at_kl(kl).reward
         held[0] += abs(of_kl.value - kl) < 1.96 * of_kl.standard_error
         held[1] += abs(of_reward.value - reward) < 1.96 * of_reward.standard_error
@@ -170,7 +170,7 @@ def test_errors_on_the_frontier_are_those_at_what_is_held_fixed():
 def test_the_error_at_a_reward_is_that_of_log_z_and_at_a_kl_beta_times_it():
     """The envelope theorem, where the reward is beta log e."""
     pool = draw(NEAR.target, NEAR.target.prior, 2000, generator(6))
-    curve = frontier_of(NEAR.target, pool, strongest=0.6)
+    curve = frontier_of(NEAR.target, pool, strongest=0.9)
     at_reward, at_kl = curve.at_reward(NEAR.mean_e(0.3)), curve.at_kl(NEAR.kl(0.3))
     own = at_reward.log_z.standard_error
     assert at_reward.kl.standard_error == pytest.approx(own, rel=0.02)
