@@ -62,6 +62,7 @@ _WHERE = {
     "report": "report",
     "reverse_annealed_log_z": "samplers.reverse_annealing",
     "sample": "sampling",
+    "show_progress": "progress",
     "simulate_preferences": "reward_models.simulate",
 }
 
@@ -89,6 +90,7 @@ if TYPE_CHECKING:
     from .models.tabular import TabularLM
     from .moment_fit import fit_moments
     from .objectives.base import Objective
+    from .progress import show_progress
     from .prompted import Prompted
     from .protocols import Evidence, LanguageModel
     from .report import report

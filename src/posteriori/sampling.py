@@ -14,6 +14,7 @@ from .errors import ConfigError, PosterioriError, SamplingStopped
 from .fingerprints.fingerprint import digest
 from .fingerprints.keeping import keeping
 from .out_of_memory import explained
+from .progress import with_progress
 from .protocols import LanguageModel
 from .registry import language_model, make
 from .samplers.base import Job, Progress, Sampler
@@ -23,6 +24,7 @@ from .tokens import check_same_outcomes
 from .types import Draws, Guarantee
 
 
+@with_progress("sampling")
 def sample(
     target: Target,
     sampler: str | Sampler = "importance",

@@ -16,6 +16,7 @@ from ..draw import draw, lm_tokens
 from ..errors import ConfigError, UnknownFigureError, did_you_mean
 from ..estimates import combine
 from ..frames import frame_of_figures
+from ..progress import with_progress
 from ..prompt_sample import (
     draws_for,
     of_all_prompts,
@@ -109,6 +110,7 @@ class Report(dict[str, Estimate]):
         return (low if name == "log_z" else max(0.0, low)), high
 
 
+@with_progress("evaluating")
 def evaluate(
     target: Target,
     lm: LanguageModel,

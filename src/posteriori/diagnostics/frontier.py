@@ -15,6 +15,7 @@ from ..draw import draw
 from ..errors import ConfigError, FrontierError
 from ..estimates import at_least_zero, combine
 from ..fingerprints.keeping import keeping
+from ..progress import with_progress
 from ..prompt_sample import of_a_sample, sampled_finding, sampled_prompts
 from ..reliability import fault_of, most_evidence
 from ..rows_of_prompts import rows_of_prompts
@@ -224,6 +225,7 @@ class Frontier:
         )
 
 
+@with_progress("frontier")
 def frontier(
     target: Target,
     num_samples: int = 2000,

@@ -15,6 +15,7 @@ from ..config import MAX_PROMPTS
 from ..draw import draw
 from ..errors import ConfigError
 from ..estimates import combine
+from ..progress import with_progress
 from ..prompt_sample import of_a_sample, sampled_prompts
 from ..registry import language_model
 from ..rows_of_prompts import rows_of_prompts
@@ -71,6 +72,7 @@ class PassAtK:
         )
 
 
+@with_progress("pass@k")
 def pass_at_k(
     target: Target,
     models: Any = None,
@@ -108,6 +110,8 @@ def pass_at_k(
         raise ConfigError(
             f"k={list(k)} must be from 1 to num_samples={num_samples}", where="pass_at_k"
         )
+    if any(getattr(each, "is_reward", False) for each in target.evidence):
+        raise _of_degree()
     given = {} if models is None else models if isinstance(models, Mapping) else {"policy": models}
     some = sampled_prompts(target, max_prompts, seed)
     share = len(some.prompts) / len(target.prompts)
@@ -146,11 +150,7 @@ def _of_draws(
 ) -> PassAtK:
     is_right_N = (draws.log_evidence_N == 0).cpu()
     if not bool((is_right_N | draws.log_evidence_N.isneginf().cpu()).all()):
-        raise ConfigError(
-            "the evidence is a matter of degree, and pass@k is for correct or not",
-            where="pass_at_k",
-            hint="use posteriori.Verifier(fn), or constraints alone",
-        )
+        raise _of_degree()
     rows = rows_of_prompts(draws.completions)
     correct_P = torch.stack([is_right_N[each].sum() for each in rows])
     ids = draws.completion_ids
@@ -175,3 +175,11 @@ def _mean(correct_P: Tensor, num: int, k: int) -> Estimate:
     error_P = k * (1 - p_P) ** (k - 1) * (p_P * (1 - p_P) / num).sqrt()
     pairs = zip(value_P.tolist(), error_P.tolist(), strict=True)
     return combine([Estimate(v, e, "unbiased", num) for v, e in pairs], "unbiased")
+
+
+def _of_degree() -> ConfigError:
+    return ConfigError(
+        "the evidence is a matter of degree, and pass@k is for correct or not",
+        where="pass_at_k",
+        hint="use posteriori.Verifier(fn), or constraints alone",
+    )

@@ -15,6 +15,7 @@ from ..errors import ConfigError
 from ..fingerprints.fingerprint import fingerprint
 from ..objectives.base import Objective
 from ..objectives.pairs import Pairs
+from ..progress import shown
 from ..prompt_sample import sampled_prompts
 from ..protocols import TrainableLM
 from ..registry import make
@@ -173,6 +174,10 @@ def fit(
             trainer.observers.append(trackers.step)
             if lookout is not None:
                 lookout.observers.append(trackers.evaluation)
+        watched = stack.enter_context(shown(f"fit: {made.name}", on_step and _elsewhere))
+        if on_step is None and watched is not None:
+            show = watched
+            trainer.observers.append(lambda line: show(line["step"] + 1, checked.steps))
         fitted = trainer.run()
     fitted.budget, fitted.objective = budget, made.name
     if isinstance(made, Pairs):
@@ -183,6 +188,11 @@ def fit(
         page = written_report(fitted, target, checked.max_prompts, checked.seed)
         on_note(f"report: {page}")
     return fitted
+
+
+def _elsewhere(done: int, total: int) -> None:
+    """Whoever takes the steps shows them as well."""
+    del done, total
 
 
 def _default(target: Target, seed: int, output_dir: str | Path | None, on_note: Note) -> Objective:

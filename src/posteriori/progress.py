@@ -1,0 +1,120 @@
+"""Progress of the Python functions: shown in a terminal and in notebooks, unless it is turned off.
+
+`posteriori.show_progress("off")` and the environment variable POSTERIORI_PROGRESS decide: "auto"
+(the default) shows a bar on a terminal's standard error and its notebook form in Jupyter, and
+nothing where standard error is a pipe or a file; "on" and "off" do so everywhere. A function that
+is given `on_progress` shows nothing of its own, and neither does what runs within another.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Literal, TypeVar, get_args
+
+from .errors import ConfigError, did_you_mean
+from .watching import Progress
+
+Mode = Literal["auto", "on", "off"]
+
+_SECONDS = 1.0
+"""Work that is done sooner shows nothing."""
+
+_mode: Mode | None = None
+_within: ContextVar[bool] = ContextVar("posteriori_progress_within", default=False)
+
+
+def show_progress(mode: Mode) -> None:
+    """For all functions of this process. Raises `ConfigError` for another mode."""
+    global _mode
+    if mode not in get_args(Mode):
+        raise ConfigError(f"unknown mode '{mode}'", hint=did_you_mean(str(mode), get_args(Mode)))
+    _mode = mode
+
+
+def is_shown() -> bool:
+    """Whether a function that starts now shows its progress."""
+    if _within.get():
+        return False
+    mode = _mode or os.environ.get("POSTERIORI_PROGRESS", "auto")
+    if mode in ("on", "off"):
+        return mode == "on"
+    return _in_notebook() or (sys.stderr is not None and sys.stderr.isatty())
+
+
+def _in_notebook() -> bool:
+    """Whether this is a Jupyter kernel: rich then draws its notebook form."""
+    if "IPython" not in sys.modules:
+        return False
+    shell = sys.modules["IPython"].get_ipython()
+    return shell is not None and type(shell).__name__ == "ZMQInteractiveShell"
+
+
+@contextmanager
+def shown(name: str, given: Progress | None) -> Iterator[Progress | None]:
+    """An `on_progress` for one function: the one that was given, or a bar of its own."""
+    if given is not None or not is_shown():
+        token = _within.set(True)
+        try:
+            yield given
+        finally:
+            _within.reset(token)
+        return
+    bar = _Bar(name)
+    token = _within.set(True)
+    try:
+        yield bar
+    finally:
+        _within.reset(token)
+        bar.close()
+
+
+AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
+
+
+def with_progress(name: str) -> Callable[[AnyFunction], AnyFunction]:
+    """A function with an `on_progress` keyword that shows a bar where nobody gives one."""
+
+    def decorate(function: AnyFunction) -> AnyFunction:
+        @functools.wraps(function)
+        def call(*arguments: Any, on_progress: Progress | None = None, **settings: Any) -> Any:
+            with shown(name, on_progress) as watched:
+                return function(*arguments, on_progress=watched, **settings)
+
+        return call  # pyright: ignore[reportReturnType]
+
+    return decorate
+
+
+class _Bar:
+    """A bar of rich's that appears once the work has taken a second."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self._clock, self._start = name, time.monotonic, time.monotonic()
+        self._bar, self._task, self._done = None, None, 0
+
+    def __call__(self, done: int, total: int) -> None:
+        if self._bar is None:
+            if self._clock() - self._start < _SECONDS:
+                return
+            from rich.console import Console
+            from rich.progress import Progress as RichProgress
+
+            console = Console(file=None if _in_notebook() else sys.stderr)
+            self._bar = RichProgress(console=console, transient=console.is_terminal)
+            self._bar.start()
+            self._task = self._bar.add_task(self.name, total=total)
+        assert self._task is not None
+        if done < self._done:
+            self._bar.reset(self._task, total=total)
+        self._done = done
+        self._bar.update(self._task, completed=done, total=total)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()

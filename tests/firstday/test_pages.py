@@ -1,0 +1,30 @@
+"""The code of the pages on data and notebooks runs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@pytest.mark.parametrize("name", ["data.md", "notebooks.md"])
+def test_the_code_of_a_page_runs(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS / name).read_text(encoding="utf-8"), re.S)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, name, "exec"), {})
+    assert capsys.readouterr().out
+
+
+def test_the_table_of_trls_names_and_what_is_told_agree():
+    from posteriori.trl_names import name_here
+
+    page = (DOCS / "from-trl.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    names = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    unknown = {name for name in names if name_here(name) is None}
+    assert unknown <= {"model", "ref_model"}
