@@ -9,16 +9,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers.utils import logging
 
 from .errors import ConfigError
 
-UNREADABLE = (
-    *(OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError),
-    *(RuntimeError, ImportError, AssertionError, SafetensorError),
-)
-"""What transformers and PEFT raise for files that are damaged or do not belong together."""
+UNREADABLE = (Exception,)
+"""What transformers, PEFT, torch, safetensors and tokenizers raise for files that are damaged or do
+not belong together: errors of all kinds, and tokenizers' are `Exception` itself."""
 
 _ONE_AT_A_TIME = threading.RLock()
 """While transformers loads a model it changes torch's and its own settings for the whole process:

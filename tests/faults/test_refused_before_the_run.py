@@ -17,7 +17,14 @@ import torch
 import posteriori as po
 from posteriori.cli.main import main, run
 from posteriori.cli.output import print_json
-from posteriori.errors import ConfigError, EvidenceError, ModelError, SamplingStopped, StoppedError
+from posteriori.errors import (
+    ConfigError,
+    EvidenceError,
+    ModelError,
+    PosterioriError,
+    SamplingStopped,
+    StoppedError,
+)
 
 CONFIG = """\
 output_dir = "runs/one"
@@ -65,6 +72,7 @@ LORA = 'steps = 2\npolicy = "lora"\nlora = {%s}'
         ('path = "model"', 'path = "model"\ntrust_remote_code = true', "no revision"),
         ("steps = 2", "steps = 1" + "0" * 5000, "cannot be read"),
         ("steps = 2", "steps = " + "[" * 3000 + "]" * 3000, "nested too deep"),
+        ('"my_reward.py:score"', f'"{"n" * 5000}"', "..."),
         ("steps = 2", LORA % "rank = 1000000000", "'fit.lora.rank'"),
         ("steps = 2", LORA % "target_modules = '(('", "no regular expression"),
         ("steps = 2", LORA % "alpha = 1e308", "'fit.lora.alpha'"),
@@ -79,7 +87,7 @@ def test_what_the_dry_run_passes_runs(job, capsys, before, after, said):
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
-    assert len(error) < 1000
+    assert len(error) < 3100
 
 
 def test_an_error_that_nobody_has_foreseen_is_one_line(job, capsys, monkeypatch):
@@ -177,6 +185,40 @@ class TestCodeOfTheCheckpoint:
             lm, po.Reward(lambda completions, **_: [0.0] * len(completions), beta=1.0), ["a"], 3
         )
         assert len(po.sample(target, "importance", 4)) == 4
+
+
+def test_a_tokenizer_that_its_library_refuses(tmp_path, case_1):
+    """It raises `Exception` itself."""
+    place = tmp_path / "model"
+    shutil.copytree(case_1.path, place)
+    file = place / "tokenizer.json"
+    file.write_text(file.read_text().replace('"single_word"', '"cingle_word"', 1))
+    with pytest.raises(ModelError, match="cannot load"):
+        po.load(place)
+
+
+class Evil:
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.mark),)
+
+
+@pytest.mark.parametrize(
+    "load",
+    [po.load, lambda place: po.Preferences(place, beta=1.0), lambda p: po.Reward(p, beta=1.0)],
+)
+@pytest.mark.parametrize("save", [torch.save, lambda evil, f: f.write_bytes(pickle.dumps(evil, 2))])
+def test_weights_that_are_a_pickle_run_nothing(tmp_path, case_1, load, save):
+    place = tmp_path / "model"
+    shutil.copytree(case_1.path, place)
+    (place / "model.safetensors").unlink()
+    save(Evil(tmp_path / "ran"), place / "pytorch_model.bin")
+    with pytest.raises(PosterioriError) as error:
+        load(place)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_evidence_is_never_plus_infinity():

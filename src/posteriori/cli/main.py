@@ -45,6 +45,9 @@ _RUN_FAILED = (
     SamplingError,
 )
 
+_LONGEST = 3000
+"""Characters of an error's line."""
+
 _INTERRUPTED = 130
 """128 + SIGINT; typer returns it for an interrupt of its own accord."""
 
@@ -162,4 +165,8 @@ def _told(error: OSError) -> str:
 
 
 def _complain(text: str) -> None:
-    sys.stderr.write(f"error: {visible(' '.join(text.split()))}\n")
+    line = visible(" ".join(text.split()))
+    if len(line) > _LONGEST:
+        # It quotes something of the user's that goes on and on.
+        line = f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
+    sys.stderr.write(f"error: {line}\n")
