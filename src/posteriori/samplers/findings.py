@@ -42,8 +42,10 @@ def log_z_of_pool(
 def log_z_of_populations(target: Target, draws: Draws, log_z_PC: Tensor) -> Estimate:
     """log Z by the Z-hat of independent populations of particles, [prompts, populations].
 
-    The error is that over populations. Where the evidence has a gap (`reliability.jumps`) particles
-    find what lies beyond by chance alone, and may have missed it as independent draws may.
+    The error is that over populations, and no less than that of the particles' own weights were
+    they independent: a few populations agree by chance. Where the evidence has a gap
+    (`reliability.jumps`) particles find what lies beyond by chance alone, and may have missed it as
+    independent draws may.
     """
     rows = rows_of_prompts(draws.completions)
     evidence = [draws.log_evidence_N[mine].cpu() for mine in rows]
@@ -56,7 +58,20 @@ def log_z_of_populations(target: Target, draws: Draws, log_z_PC: Tensor) -> Esti
         )
         for log_z_C, log_e_n, bound in zip(log_z_PC, evidence, most, strict=True)
     ]
+    floors = [_error_of_weights(draws.log_weight[mine].cpu()) for mine in rows]
+    each = [
+        z
+        if not floor > z.standard_error
+        else replace(z, standard_error=floor, degrees_of_freedom=z.num_draws - 1.0)
+        for z, floor in zip(each, floors, strict=True)
+    ]
     return combine(each, "lower_bound")
+
+
+def _error_of_weights(log_w_n: Tensor) -> float:
+    """Of log Z by so many independent weights; NaN where that cannot be told."""
+    share_n = log_w_n.softmax(0)
+    return float(share_n.std()) * math.sqrt(len(share_n))
 
 
 def largest_weights(target: Target, pool: Draws) -> list[float]:
