@@ -19,6 +19,7 @@ import posteriori as po
 from posteriori.errors import CheckpointError, ConfigError
 from posteriori.runs import journal as journals
 from posteriori.runs import pieces
+from posteriori.runs.files import writing
 from posteriori.runs.records import DamagedError, NotPlainError, from_bytes, to_bytes
 
 
@@ -345,3 +346,19 @@ def test_a_killed_process(tmp_path):
 def slow_count_a(completions, **kwargs):
     time.sleep(0.05)
     return count_a(completions)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "basic_ios::clear: iostream error",
+        "[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0",
+        "[enforce fail at inline_container.cc:858] . PytorchStreamWriter failed writing file",
+    ],
+)
+def test_what_torch_says_of_a_full_disk_is_one_line(tmp_path, said):
+    wanted = pytest.raises(CheckpointError, match="the checkpoint cannot be written")
+    with wanted, writing("the checkpoint", tmp_path):
+        raise RuntimeError(said)
+    with pytest.raises(RuntimeError, match="a bug"), writing("the checkpoint", tmp_path):
+        raise RuntimeError("a bug")

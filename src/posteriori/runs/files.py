@@ -13,6 +13,8 @@ from safetensors import SafetensorError
 
 from ..errors import CheckpointError
 
+_OF_WRITERS = ("writer", "unexpected pos", "inline_container", "iostream", "basic_ios", "i/o error")
+
 
 @contextmanager
 def writing(what: str, place: Path, hint: str = "make room, or choose another place") -> Iterator:
@@ -22,8 +24,8 @@ def writing(what: str, place: Path, hint: str = "make room, or choose another pl
     except (OSError, SafetensorError) as error:
         raise _error(what, place, hint, error) from error
     except RuntimeError as error:
-        # torch.save's own writer has no error of its own for a full disk.
-        if "writer" not in str(error).lower() and "unexpected pos" not in str(error):
+        # torch.save's own writer has no error of its own for a full disk, but several of C++.
+        if not any(sign in str(error).lower() for sign in _OF_WRITERS):
             raise
         raise _error(what, place, hint, error) from error
 

@@ -68,7 +68,7 @@ def _on(disk: _Disk, work: Callable[[], None], count_file: Path) -> int | None:
         return saves
 
     broken = SafetensorError("Error while serializing: I/O error: No space left on device")
-    torn = RuntimeError("[enforce fail] . PytorchStreamWriter failed writing file")
+    torn = RuntimeError("basic_ios::clear: iostream error")
     checkpoint.torch.save = limited(checkpoint.torch.save, torn)
     checkpoint.save_file = limited(checkpoint.save_file, broken)
     twist_head.save_file = limited(twist_head.save_file, broken)
