@@ -98,3 +98,38 @@ def test_a_demo_leaves_what_was_finished(cli, tmp_path, monkeypatch):
     result = cli("demo", "--quick", "--quiet", "--output-dir", str(tmp_path / "demo"))
     assert result.code == 130
     assert result.error.startswith(f"interrupted; what was finished is in '{tmp_path / 'demo'}'")
+
+
+@pytest.mark.parametrize("verb", ["sample", "twist", "frontier"])
+def test_the_same_command_with_resume_ends_as_if_it_had_never_stopped(job, verb):
+    interrupted_after(job, 1)
+    arguments = {
+        "sample": ("--sampler", "importance", "--num-samples", "600", "-o", "OUT.jsonl"),
+        "twist": ("--steps", "3", "--num-samples", "8", "-o", "OUT.safetensors"),
+        "frontier": ("--num-samples", "100", "--stages", "1", "--strongest", "2"),
+    }[verb]
+
+    def run(name: str, *more: str):
+        words = [str(job.folder / each.replace("OUT", name)) if "OUT" in each else each
+                 for each in arguments]  # fmt: skip
+        return job.run(verb, str(job.config), *words, "-q", *more)
+
+    stopped = run("stopped")
+    assert stopped.code == 130, stopped.err
+    (job.folder / "armed").unlink()
+    if verb != "twist":
+        # Of a twist nothing was finished yet: its first step had to ask the evidence twice.
+        again = run("stopped")
+        assert again.code == 2
+        assert "holds what an unfinished run has finished" in again.error
+    resumed = run("stopped", "--resume")
+    assert resumed.code == 0, resumed.err
+    whole = run("whole")
+    assert whole.code == 0, whole.err
+    if verb == "frontier":
+        assert resumed.out == whole.out
+    else:
+        suffix = ".jsonl" if verb == "sample" else ".safetensors"
+        made, undisturbed = (job.folder / f"{name}{suffix}" for name in ("stopped", "whole"))
+        assert made.read_bytes() == undisturbed.read_bytes()
+    assert not list(job.folder.rglob("*.unfinished"))
