@@ -22,7 +22,7 @@ CHAT = [{"role": "user", "content": "a b"}]
 def lm(words=WORDS, rows=None, eos=0, template=None, bos=False):
     model = tiny_model("llama").requires_grad_(False)
     if rows is not None:
-        model.set_input_embeddings(type(model.get_input_embeddings())(rows, 16))
+        model.resize_token_embeddings(rows, mean_resizing=False)
     model.generation_config.eos_token_id = eos
     tokenizer = word_tokenizer(words=words)
     tokenizer.chat_template = template
