@@ -49,7 +49,7 @@ def test_a_lora_policy_and_its_prior_stay_themselves(again):
         constraints.words(any_of=["a"], none_of=["b"]),
         constraints.words(all_of=["a", "b"]),
     ],
-    ids=str,
+    ids=["reward", "in a pool", "cached", "regex", "search", "any word", "all words"],
 )
 def test_evidence_says_the_same(evidence):
     again = pickle.loads(pickle.dumps(evidence))
