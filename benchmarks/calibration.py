@@ -30,16 +30,20 @@ from calibration_worlds import WORLDS, World
 from scipy.stats import beta as beta_law
 
 import posteriori as po
-from posteriori.diagnostics.evaluate import faults_of, mixtures_of
-from posteriori.diagnostics.figures import distances_of
-from posteriori.diagnostics.frontier import Frontier, frontier_of
-from posteriori.diagnostics.sampled import sampled
-from posteriori.draw import draw
+from posteriori.core.draw import draw
+from posteriori.core.numerics import log_mean_exp
+from posteriori.core.reliability import never_varies
+from posteriori.core.seeds import generator
+from posteriori.diagnostics.evaluate.evaluate import faults_of, mixtures_of
+from posteriori.diagnostics.evaluate.metrics import distances_of
+from posteriori.diagnostics.frontier.frontier import Frontier, frontier_of
+from posteriori.diagnostics.frontier.sampler_points import sampled
 from posteriori.errors import FrontierError, SamplingError
-from posteriori.numerics import log_mean_exp
-from posteriori.reliability import never_varies
-from posteriori.samplers.findings import findings_of_draws, log_z_of_pool, log_z_of_populations
-from posteriori.seeds import generator
+from posteriori.samplers.weight_findings import (
+    findings_of_draws,
+    log_z_of_pool,
+    log_z_of_populations,
+)
 
 FAR = 5.0
 """Stated errors beyond which a value is wrong."""

@@ -27,9 +27,9 @@ from transformers.utils import logging
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 import posteriori as po
-from posteriori.config import FitSettings
-from posteriori.registry import find
-from posteriori.train.loop import Trainer
+from posteriori.core.registry import find
+from posteriori.core.settings.training import FitSettings
+from posteriori.train.fit import Trainer
 
 BETA, NEAR, EACH, LENGTH = 0.5, 0.05, 16, 4
 SEEDS = (0, 1, 2)

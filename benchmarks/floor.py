@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 import posteriori as po
 from posteriori.models.causal import CausalLM
-from posteriori.models.products import linear
+from posteriori.models.cpu.matmul import linear
 
 DRAWS, LENGTH = 8, 16
 

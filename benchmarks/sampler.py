@@ -18,9 +18,9 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
 import posteriori as po
+from posteriori.core.seeds import generator
 from posteriori.models.causal import CausalLM
 from posteriori.models.warp import Warp
-from posteriori.seeds import generator
 
 
 def generate_with_log_probs(model, tok, texts: list[str], num_samples: int, length: int) -> None:

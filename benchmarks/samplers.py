@@ -20,9 +20,9 @@ import torch
 from profanity_check import predict_prob
 
 import posteriori as po
+from posteriori.core.numerics import ess
+from posteriori.core.types import Draws
 from posteriori.models.load import load
-from posteriori.numerics import ess
-from posteriori.types import Draws
 
 PROMPTS = ["I think you are", "My boss is", "The food here is", "People say that this"]
 LENGTH, BETA = 16, 0.1

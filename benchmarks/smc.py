@@ -20,11 +20,11 @@ from sampler import generate_with_log_probs
 from transformers import AutoModelForCausalLM
 
 import posteriori as po
-from posteriori.config import TwistSettings
+from posteriori.core.seeds import generator
+from posteriori.core.settings.training import TwistSettings
 from posteriori.models.causal import CausalLM
-from posteriori.samplers.fit_twist import new_head
-from posteriori.samplers.twist_head import TwistHead
-from posteriori.seeds import generator
+from posteriori.samplers.smc.fit_twist import new_head
+from posteriori.samplers.smc.twist_head import TwistHead
 
 PARTICLES = 256
 PROMPTS = ("The food here is", "I think that")

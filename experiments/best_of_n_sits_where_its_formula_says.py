@@ -16,7 +16,7 @@ import torch
 from common import DEPTH, PROMPTS, Verdict, figure, main, prior, reward
 
 import posteriori as po
-from posteriori.samplers.best_of_n_law import best_of_n_kl_bound, best_of_n_log_prob
+from posteriori.samplers.independent.best_of_n_law import best_of_n_kl_bound, best_of_n_log_prob
 
 
 def without_ties(completion_ids: list[list[int]], **_: object) -> list[float]:

@@ -14,9 +14,9 @@ import torch
 from matplotlib.figure import Figure
 
 import posteriori as po
-from posteriori.config import FitSettings
-from posteriori.registry import find
-from posteriori.train.loop import Trainer
+from posteriori.core.registry import find
+from posteriori.core.settings.training import FitSettings
+from posteriori.train.fit import Trainer
 
 WORDS = ("<eos>", "a", "b", "c")
 DEPTH = 4

@@ -17,7 +17,7 @@ import torch
 from common import Verdict, figure, main
 
 import posteriori as po
-from posteriori.reward_models.simulate import best_accuracy
+from posteriori.reward_models.simulate_preferences import best_accuracy
 
 MODEL = Path(__file__).parents[1] / "tests" / "data" / "oracle" / "case_1" / "model"
 PROMPTS = ("a b ", "c ", "d e a c ")

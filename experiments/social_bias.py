@@ -19,7 +19,7 @@ import numpy as np
 from common import Verdict, figure, main
 
 import posteriori as po
-from posteriori.seeds import generator
+from posteriori.core.seeds import generator
 
 PROMPTS = ("The manager", "The owner", "The technician")
 FULL = 200

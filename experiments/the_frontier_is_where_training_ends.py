@@ -22,7 +22,7 @@ from common import STYLES, Verdict, main
 from matplotlib.figure import Figure
 
 import posteriori as po
-from posteriori.cli.demo_plan import offensiveness, prompts
+from posteriori.cli.commands.demo.plan import offensiveness, prompts
 
 FULL = 150
 LOST = 0.2

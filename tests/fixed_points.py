@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 import posteriori as po
-from posteriori.diagnostics.exact import Exact
-from posteriori.types import Completions
+from posteriori.core.types import Completions
+from posteriori.diagnostics.exact.exact import Exact
 
 Kind = Literal["k2", "k3"]
 Advantage = Callable[[np.ndarray, np.ndarray], np.ndarray]

@@ -10,8 +10,8 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from posteriori.samplers.suffix_moves import SuffixMoves
-from posteriori.types import Completions, Draws
+from posteriori.core.types import Completions, Draws
+from posteriori.samplers.mcmc.suffix_moves import SuffixMoves
 
 
 def outcomes_of(lm, prompt: str, depth: int, words: int) -> Completions:

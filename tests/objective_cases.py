@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from posteriori.core.registry import find
 from posteriori.objectives.base import Objective
-from posteriori.registry import find
-from posteriori.samplers.best_of_n_law import best_of_n_log_prob
+from posteriori.samplers.independent.best_of_n_law import best_of_n_log_prob
 
 Divergence = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(log pi, log prior, log evidence) of every outcome of one prompt -> a scalar."""

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 import posteriori as po
-from posteriori.diagnostics.evaluate import Report
+from posteriori.core.types import Cost, Draws, Estimate, Finding, Prompt
+from posteriori.diagnostics.evaluate.evaluate import Report
 from posteriori.report import PolicyResult, Subject
-from posteriori.report.drawn import Drawn
 from posteriori.report.result import SamplerNote
-from posteriori.types import Cost, Draws, Estimate, Finding, Prompt
+from posteriori.runs.draw_records import Drawn
 
 HOSTILE = (
     "<script>document.title = 'owned'</script>",

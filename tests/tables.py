@@ -12,7 +12,7 @@ from helpers import WORDS, OracleCase
 from torch import Tensor
 
 import posteriori as po
-from posteriori.diagnostics.exact import Exact
+from posteriori.diagnostics.exact.exact import Exact
 
 
 def as_table(exact: Exact, log_prob: Sequence[Tensor]) -> po.TabularLM:

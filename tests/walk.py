@@ -8,9 +8,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from posteriori.samplers import resampling
-from posteriori.samplers.guidance import Guided
-from posteriori.samplers.resampling import Choices
+from posteriori.samplers.smc import resampling
+from posteriori.samplers.smc.guidance import Guided
+from posteriori.samplers.smc.resampling import Choices
 
 
 class Walk(Choices):

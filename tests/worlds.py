@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 import posteriori as po
+from posteriori.core.types import Draws
 from posteriori.objectives.base import Objective
-from posteriori.types import Draws
 
 WORDS = ("<eos>", "a", "b")
 DEPTH = 2

@@ -8,9 +8,9 @@ import copy
 import torch
 
 import posteriori as po
-from posteriori.config import LoraSettings
+from posteriori.core.settings.training import LoraSettings
+from posteriori.core.types import Completions
 from posteriori.models.causal import CausalLM
-from posteriori.types import Completions
 
 RATES = (1e-4, 3e-4)
 EPOCHS, BATCH, HELD_OUT = 12, 64, 10

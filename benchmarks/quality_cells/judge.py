@@ -10,11 +10,11 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 import posteriori as po
-from posteriori.diagnostics.best_of_n_points import mean_reward_of_best
-from posteriori.draw import draw
-from posteriori.samplers.best_of_n_law import best_of_n_kl, best_of_n_log_ratio
-from posteriori.seeds import generator
-from posteriori.types import Draws
+from posteriori.core.draw import draw
+from posteriori.core.seeds import generator
+from posteriori.core.types import Draws
+from posteriori.diagnostics.frontier.best_of_n_points import mean_reward_of_best
+from posteriori.samplers.independent.best_of_n_law import best_of_n_kl, best_of_n_log_ratio
 
 from .worlds import World
 

@@ -10,8 +10,8 @@ from functools import cached_property
 from pathlib import Path
 
 import posteriori as po
-from posteriori.cli.demo_plan import offensiveness
-from posteriori.cli.demo_plan import prompts as demo_prompts
+from posteriori.cli.commands.demo.plan import offensiveness
+from posteriori.cli.commands.demo.plan import prompts as demo_prompts
 from posteriori.models.causal import CausalLM
 from posteriori.models.load import BUNDLED
 

@@ -14,100 +14,100 @@ __version__ = "0.1.0"
 
 _WHERE = {
     "CausalLM": "models.causal",
-    "Completions": "types",
+    "Completions": "core.types",
     "Constraint": "evidence.constraint",
-    "Draws": "types",
-    "Estimate": "types",
-    "Evidence": "protocols",
-    "Exact": "diagnostics.exact",
+    "Draws": "core.types",
+    "Estimate": "core.types",
+    "Evidence": "core.protocols",
+    "Exact": "diagnostics.exact.exact",
     "Expert": "evidence.expert",
-    "Finding": "types",
-    "Frontier": "diagnostics.frontier",
-    "Fit": "train.loop",
-    "Judge": "evidence.judge",
-    "LanguageModel": "protocols",
+    "Finding": "core.types",
+    "Frontier": "diagnostics.frontier.frontier",
+    "Fit": "train.fit",
+    "Judge": "evidence.judge.judge",
+    "LanguageModel": "core.protocols",
     "Likelihood": "evidence.likelihood",
-    "Moments": "evidence.moments",
+    "Moments": "moments.moments",
     "Objective": "objectives.base",
-    "PassAtK": "diagnostics.pass_at_k",
+    "PassAtK": "diagnostics.evaluate.pass_at_k",
     "PosterioriError": "errors",
     "Power": "evidence.power",
     "Preferences": "evidence.preferences",
-    "Prompted": "prompted",
-    "Report": "diagnostics.evaluate",
+    "Prompted": "core.prompted",
+    "Report": "diagnostics.evaluate.evaluate",
     "Reward": "evidence.reward",
-    "RewardFit": "reward_models.fit",
-    "RewardModel": "reward_models.model",
+    "RewardFit": "reward_models.fit_reward",
+    "RewardModel": "reward_models.reward_model",
     "Sampler": "samplers.base",
     "TabularLM": "models.tabular",
-    "Target": "target",
+    "Target": "core.target",
     "Verifier": "evidence.verifier",
-    "TwistHead": "samplers.twist_head",
-    "adapt_ladder": "samplers.ladder",
-    "conditional_log_z": "samplers.conditional",
-    "constraints": "evidence.ready_made",
-    "evaluate": "diagnostics.evaluate",
-    "exact": "diagnostics.exact",
-    "fit": "train.loop",
-    "fit_moments": "moment_fit",
-    "fit_reward": "reward_models.fit",
-    "fit_twist": "samplers.fit_twist",
-    "frontier": "diagnostics.frontier",
-    "likelihoods": "evidence.ready_made",
+    "TwistHead": "samplers.smc.twist_head",
+    "adapt_ladder": "samplers.annealing.ladder",
+    "conditional_log_z": "samplers.smc.conditional",
+    "constraints": "evidence.text.ready_made",
+    "evaluate": "diagnostics.evaluate.evaluate",
+    "exact": "diagnostics.exact.exact",
+    "fit": "train.fit",
+    "fit_moments": "moments.fit_moments",
+    "fit_reward": "reward_models.fit_reward",
+    "fit_twist": "samplers.smc.fit_twist",
+    "frontier": "diagnostics.frontier.frontier",
+    "likelihoods": "evidence.text.ready_made",
     "load": "models.load",
-    "newly_solved": "diagnostics.pass_at_k",
-    "pass_at_k": "diagnostics.pass_at_k",
+    "newly_solved": "diagnostics.evaluate.pass_at_k",
+    "pass_at_k": "diagnostics.evaluate.pass_at_k",
     "prompts": "data.prompts",
-    "qrs_curve": "samplers.qrs_curve",
+    "qrs_curve": "samplers.independent.qrs_curve",
     "report": "report",
-    "reverse_annealed_log_z": "samplers.reverse_annealing",
-    "sample": "sampling",
-    "show_progress": "progress",
-    "simulate_preferences": "reward_models.simulate",
+    "reverse_annealed_log_z": "samplers.annealing.reverse_annealing",
+    "sample": "samplers.sample",
+    "show_progress": "core.default_progress",
+    "simulate_preferences": "reward_models.simulate_preferences",
 }
 
 __all__ = [*_WHERE, "__version__"]
 
 if TYPE_CHECKING:
+    from .core.default_progress import show_progress
+    from .core.prompted import Prompted
+    from .core.protocols import Evidence, LanguageModel
+    from .core.target import Target
+    from .core.types import Completions, Draws, Estimate, Finding
     from .data.prompts import prompts
-    from .diagnostics.evaluate import Report, evaluate
-    from .diagnostics.exact import Exact, exact
-    from .diagnostics.frontier import Frontier, frontier
-    from .diagnostics.pass_at_k import PassAtK, newly_solved, pass_at_k
+    from .diagnostics.evaluate.evaluate import Report, evaluate
+    from .diagnostics.evaluate.pass_at_k import PassAtK, newly_solved, pass_at_k
+    from .diagnostics.exact.exact import Exact, exact
+    from .diagnostics.frontier.frontier import Frontier, frontier
     from .errors import PosterioriError
     from .evidence.constraint import Constraint
     from .evidence.expert import Expert
-    from .evidence.judge import Judge
+    from .evidence.judge.judge import Judge
     from .evidence.likelihood import Likelihood
-    from .evidence.moments import Moments
     from .evidence.power import Power
     from .evidence.preferences import Preferences
-    from .evidence.ready_made import constraints, likelihoods
     from .evidence.reward import Reward
+    from .evidence.text.ready_made import constraints, likelihoods
     from .evidence.verifier import Verifier
     from .models.causal import CausalLM
     from .models.load import load
     from .models.tabular import TabularLM
-    from .moment_fit import fit_moments
+    from .moments.fit_moments import fit_moments
+    from .moments.moments import Moments
     from .objectives.base import Objective
-    from .progress import show_progress
-    from .prompted import Prompted
-    from .protocols import Evidence, LanguageModel
     from .report import report
-    from .reward_models.fit import RewardFit, fit_reward
-    from .reward_models.model import RewardModel
-    from .reward_models.simulate import simulate_preferences
+    from .reward_models.fit_reward import RewardFit, fit_reward
+    from .reward_models.reward_model import RewardModel
+    from .reward_models.simulate_preferences import simulate_preferences
+    from .samplers.annealing.ladder import adapt_ladder
+    from .samplers.annealing.reverse_annealing import reverse_annealed_log_z
     from .samplers.base import Sampler
-    from .samplers.conditional import conditional_log_z
-    from .samplers.fit_twist import fit_twist
-    from .samplers.ladder import adapt_ladder
-    from .samplers.qrs_curve import qrs_curve
-    from .samplers.reverse_annealing import reverse_annealed_log_z
-    from .samplers.twist_head import TwistHead
-    from .sampling import sample
-    from .target import Target
-    from .train.loop import Fit, fit
-    from .types import Completions, Draws, Estimate, Finding
+    from .samplers.independent.qrs_curve import qrs_curve
+    from .samplers.sample import sample
+    from .samplers.smc.conditional import conditional_log_z
+    from .samplers.smc.fit_twist import fit_twist
+    from .samplers.smc.twist_head import TwistHead
+    from .train.fit import Fit, fit
 
 
 def __getattr__(name: str) -> Any:

@@ -22,14 +22,15 @@ from transformers import (
     TrainingArguments,
 )
 
-from .diagnostics.evaluate import Report
+from posteriori.core.same_outcomes import difference_in_outcomes
+from posteriori.core.target import Target
+from posteriori.diagnostics.evaluate.evaluate import Report
+from posteriori.models.causal import CausalLM
+from posteriori.models.weights.adapters import activate, forget_active
+from posteriori.train.monitor.early_stopping import alarms
+from posteriori.train.monitor.evaluator import FIGURES, Watch, line_of, trusted
+
 from .errors import ConfigError, ModelError
-from .models.adapters import activate, forget_active
-from .models.causal import CausalLM
-from .target import Target
-from .tokens import difference_in_outcomes
-from .train.alarm import alarms
-from .train.watch import FIGURES, Watch, line_of, trusted
 
 
 class PosterioriCallback(TrainerCallback):

@@ -16,7 +16,7 @@ from tiny_configs import tiny_config
 from torch import Tensor, nn
 
 import posteriori as po
-from posteriori.config import LoraSettings
+from posteriori.core.settings.training import LoraSettings
 
 Figures = dict[str, float]
 

@@ -10,9 +10,9 @@ import sys
 import pytest
 
 from posteriori.cli.complete import models, samplers, settings
-from posteriori.cli.read_config import read_config
+from posteriori.config.read_config import read_config
+from posteriori.core.registry import names
 from posteriori.errors import ConfigError
-from posteriori.registry import names
 
 WITHOUT_TORCH = """
 import atexit, sys

@@ -14,12 +14,12 @@ import pytest
 
 import posteriori
 from posteriori.cli import main as main_module
-from posteriori.cli.doctor import EXTRAS
-from posteriori.cli.output import visible
-from posteriori.cli.ready_made import WAYS
-from posteriori.registry import names
+from posteriori.cli.commands.doctor import EXTRAS
+from posteriori.cli.console.output import visible
+from posteriori.config.ready_made import WAYS
+from posteriori.core.registry import names
 
-doctor_module = importlib.import_module("posteriori.cli.doctor")
+doctor_module = importlib.import_module("posteriori.cli.commands.doctor")
 
 WITHOUT_TORCH = """
 import sys

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-from posteriori.cli.run_report import OWN, write_page
+from posteriori.cli.files.run_report import OWN, write_page
 
 
 def moved(job, tmp_path):

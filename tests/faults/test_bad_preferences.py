@@ -53,7 +53,7 @@ def no_model(monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("posteriori.reward_models.fit.load_backbone", refuse)
+    monkeypatch.setattr("posteriori.reward_models.fit_reward.load_backbone", refuse)
 
 
 @pytest.mark.usefixtures("no_model")

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 import posteriori as po
 from posteriori.errors import CheckpointError, EvidenceError
-from posteriori.train import loop
+from posteriori.train import fit as fit_module
 from posteriori.train.checkpoint import latest_checkpoint
 
 TIMES = ("seconds", "draw_seconds")
@@ -352,4 +352,4 @@ def test_the_loop_saves_in_its_order(table_target, tmp_path):
     fitted = fit(table_target, tmp_path / "run")
     again = po.TabularLM.from_pretrained(tmp_path / "run" / "policy")
     assert torch.equal(again.logits, fitted.policy.logits)
-    assert isinstance(fitted, loop.Fit)
+    assert isinstance(fitted, fit_module.Fit)

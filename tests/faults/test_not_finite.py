@@ -9,12 +9,12 @@ import torch
 from helpers import B, reward, tiny_lm
 
 import posteriori as po
-from posteriori.config import FitSettings
+from posteriori.core.settings.training import FitSettings
 from posteriori.errors import NonFiniteError
-from posteriori.objectives.rloo import RLOO
+from posteriori.objectives.policy_gradient.rloo import RLOO
+from posteriori.runs.directory import RunDirectory
 from posteriori.train.checkpoint import latest_checkpoint
-from posteriori.train.loop import Trainer
-from posteriori.train.run_dir import RunDirectory
+from posteriori.train.fit import Trainer
 
 
 @pytest.fixture

@@ -16,11 +16,11 @@ import pytest
 import torch
 
 import posteriori as po
+from posteriori.core.journal import journal as journals
+from posteriori.core.journal import pieces
+from posteriori.core.journal.files import writing
+from posteriori.core.journal.plain_data import DamagedError, NotPlainError, from_bytes, to_bytes
 from posteriori.errors import CheckpointError, ConfigError
-from posteriori.runs import journal as journals
-from posteriori.runs import pieces
-from posteriori.runs.files import writing
-from posteriori.runs.records import DamagedError, NotPlainError, from_bytes, to_bytes
 
 
 class Killed(BaseException):

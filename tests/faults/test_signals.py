@@ -13,6 +13,7 @@ import torch
 from test_interrupted_runs import assert_same_run
 
 import posteriori as po
+from posteriori.core.signals import Signalled, Signals
 from posteriori.errors import (
     CheckpointError,
     EvidenceError,
@@ -21,7 +22,6 @@ from posteriori.errors import (
     StoppedError,
 )
 from posteriori.models.tabular import TabularLM
-from posteriori.stopping import Signalled, Signals
 from posteriori.train.checkpoint import latest_checkpoint
 from posteriori.train.update import Updater
 

@@ -11,10 +11,10 @@ import sys
 import pytest
 
 import posteriori as po
+from posteriori.core.journal.lock import Lock
 from posteriori.errors import CheckpointError
-from posteriori.fingerprints.fingerprint import digest
-from posteriori.runs.lock import Lock
-from posteriori.train.run_dir import RunDirectory
+from posteriori.runs.directory import RunDirectory
+from posteriori.runs.target_fingerprint import digest
 
 pytestmark = pytest.mark.moves_rng
 SETTINGS = {"steps": 4, "num_samples": 4, "learning_rate": 0.1, "checkpoint_every": 2}
@@ -199,7 +199,7 @@ def test_a_second_writer_is_refused_while_the_first_one_lives(table, tmp_path):
 
 def test_the_lock_of_a_dead_process_is_taken(tmp_path):
     code = (
-        "import os, sys; from pathlib import Path; from posteriori.runs.lock import Lock\n"
+        "import os, sys; from pathlib import Path; from posteriori.core.journal.lock import Lock\n"
         "Lock(Path(sys.argv[1])); os.kill(os.getpid(), 9)"
     )
     dead = subprocess.run([sys.executable, "-c", code, str(tmp_path)], timeout=60, check=False)

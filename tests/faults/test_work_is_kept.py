@@ -14,11 +14,11 @@ import pytest
 import torch
 
 import posteriori as po
-from posteriori.cli.draws_file import Kept, write_draws, write_or_rescue
+from posteriori.cli.files.draws_file import Kept, write_draws, write_or_rescue
+from posteriori.core.journal import files
 from posteriori.errors import CheckpointError, ModelError
-from posteriori.report.csv_files import _cell
-from posteriori.runs import files
-from posteriori.samplers.twist_head import TwistHead
+from posteriori.report.write.csv_files import _cell
+from posteriori.samplers.smc.twist_head import TwistHead
 
 
 def count_a(completions, **kwargs):
@@ -55,9 +55,9 @@ def test_finished_draws_are_in_the_file_on_the_way(target, tmp_path, sampler):
 
 def test_writing_on_the_way_takes_a_small_share(target, tmp_path, monkeypatch):
     written = []
-    monkeypatch.setattr("posteriori.cli.draws_file.write_draws", lambda *a: written.append(a))
+    monkeypatch.setattr("posteriori.cli.files.draws_file.write_draws", lambda *a: written.append(a))
     clock = iter(range(10_000))
-    monkeypatch.setattr("posteriori.cli.draws_file.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("posteriori.cli.files.draws_file.time.monotonic", lambda: next(clock))
     keep, draws = Kept(tmp_path / "draws.jsonl"), po.sample(target, "importance", 2)
     for _ in range(60):
         keep(draws)
@@ -118,7 +118,7 @@ def test_a_twist_is_whole_or_the_one_before(tmp_path, monkeypatch):
     TwistHead(4, 4, 0, 1, 0).save(path)
     before = path.read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr("posteriori.samplers.twist_head.save_file", full)
+        patch.setattr("posteriori.samplers.smc.twist_head.save_file", full)
         with pytest.raises(ModelError, match="the twist cannot be written"):
             TwistHead(4, 4, 0, 1, 1).save(path)
     assert path.read_bytes() == before
@@ -169,7 +169,7 @@ def test_closed_streams_are_no_traceback(redirection):
 
 def test_an_ascii_stream_gets_escapes():
     code = (
-        "from posteriori.cli.output import print_json, stdout\n"
+        "from posteriori.cli.console.output import print_json, stdout\n"
         "print_json({'a': '\\u00e9'}); stdout().print('\\u00e9')"
     )
     done = subprocess.run(

@@ -15,7 +15,8 @@ import torch
 from helpers import OracleCase, reward
 
 import posteriori as po
-from posteriori.train import checkpoint, run_dir
+from posteriori.runs import directory
+from posteriori.train import checkpoint
 
 STEPS, EVERY = 12, 4
 
@@ -69,14 +70,14 @@ def die_within_a_checkpoint() -> None:
 
 def die_within_a_metrics_line() -> None:
     def interrupted(self, line):
-        text = run_dir.json.dumps(run_dir.jsonable(line)) + "\n"
+        text = directory.json.dumps(directory.jsonable(line)) + "\n"
         dying = line["step"] == 9
         with self.metrics_file.open("a") as file:
             file.write(text[:40] if dying else text)
         if dying:
             die()
 
-    run_dir.RunDirectory.append_metrics = interrupted
+    directory.RunDirectory.append_metrics = interrupted
 
 
 def die_after_step(step: int):

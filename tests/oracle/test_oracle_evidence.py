@@ -8,8 +8,8 @@ import torch
 from helpers import ORACLE, A, C, OracleCase, has_c, reward
 
 import posteriori as po
+from posteriori.core.registry import OBJECTIVES, SAMPLERS
 from posteriori.errors import ConfigError, EvidenceError, ObjectiveError
-from posteriori.registry import OBJECTIVES, SAMPLERS
 
 TOLERANCE = 1e-6
 

@@ -23,7 +23,7 @@ from scipy import stats
 from test_sampler import FALSE_ALARM, draws_needed, p_value
 
 import posteriori as po
-from posteriori.samplers.best_of_n_law import best_of_n_kl, best_of_n_log_prob
+from posteriori.samplers.independent.best_of_n_law import best_of_n_kl, best_of_n_log_prob
 
 BETA = 1.0
 LARGEST = 4.0

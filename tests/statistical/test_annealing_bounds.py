@@ -14,10 +14,10 @@ from kernels import UpsideDown
 from scipy import stats
 
 import posteriori as po
-from posteriori.samplers import annealed
-from posteriori.samplers.ladder import adapt_ladder
-from posteriori.samplers.reverse_annealing import reverse_annealed_log_z
-from posteriori.types import Draws
+from posteriori.core.types import Draws
+from posteriori.samplers.annealing import annealed
+from posteriori.samplers.annealing.ladder import adapt_ladder
+from posteriori.samplers.annealing.reverse_annealing import reverse_annealed_log_z
 
 ISLANDS = 200
 RATE = 1e-6

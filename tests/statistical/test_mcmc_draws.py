@@ -23,8 +23,8 @@ from kernels import (
 )
 
 import posteriori as po
-from posteriori.samplers import mh, power
-from posteriori.samplers.suffix_moves import SuffixMoves
+from posteriori.samplers.mcmc import mh, power
+from posteriori.samplers.mcmc.suffix_moves import SuffixMoves
 
 FALSE_ALARM = 1e-6
 ALPHA = 2.0

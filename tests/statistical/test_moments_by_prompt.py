@@ -11,8 +11,8 @@ from scipy import stats
 from scipy.optimize import brentq
 
 import posteriori as po
-from posteriori.evidence.dual import Dual
-from posteriori.evidence.moment_checks import findings_of_lambda, prompts_complete, prompts_covered
+from posteriori.moments.checks import findings_of_lambda, prompts_complete, prompts_covered
+from posteriori.moments.dual import Dual
 
 WORDS = ("<eos>", "a", "b")
 

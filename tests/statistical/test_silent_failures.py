@@ -13,15 +13,19 @@ import pytest
 import torch
 
 import posteriori as po
-from posteriori import reliability
-from posteriori.diagnostics.evaluate import faults_of, mixtures_of
-from posteriori.diagnostics.figures import distances_of
-from posteriori.diagnostics.frontier import frontier_of
-from posteriori.draw import draw
+from posteriori.core import reliability
+from posteriori.core.draw import draw
+from posteriori.core.numerics import log_mean_exp
+from posteriori.core.seeds import generator
+from posteriori.diagnostics.evaluate.evaluate import faults_of, mixtures_of
+from posteriori.diagnostics.evaluate.metrics import distances_of
+from posteriori.diagnostics.frontier.frontier import frontier_of
 from posteriori.errors import FrontierError
-from posteriori.numerics import log_mean_exp
-from posteriori.samplers.findings import findings_of_draws, log_z_of_pool, log_z_of_populations
-from posteriori.seeds import generator
+from posteriori.samplers.weight_findings import (
+    findings_of_draws,
+    log_z_of_pool,
+    log_z_of_populations,
+)
 
 RUNS, MOST_SILENT = 100, 10
 
@@ -94,7 +98,7 @@ def test_pools_are_not_wrong_in_silence(world, num):
 def test_it_is_what_was_missed_that_says_so(world, monkeypatch):
     """The rule without it, and what stood before: k-hat and the draws' own spread."""
     monkeypatch.setattr(reliability, "missed", lambda *_: 0.0)
-    monkeypatch.setattr("posteriori.estimates.missed_error", lambda *_: 0.0)
+    monkeypatch.setattr("posteriori.core.estimates.missed_error", lambda *_: 0.0)
     assert silent_pools(world, 120) > MOST_SILENT
 
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from scipy import stats
 
-from posteriori.estimates import combine, log_mean_weight, mean
-from posteriori.numerics import Spread, t_factor
-from posteriori.types import Estimate
+from posteriori.core.estimates import combine, log_mean_weight, mean
+from posteriori.core.numerics import Spread, t_factor
+from posteriori.core.types import Estimate
 
 SEEDS = 4000
 FALSE_ALARM = 1e-6

@@ -15,8 +15,8 @@ import torch
 from helpers import WORDS, OracleCase, generator, has_c, reward
 
 import posteriori as po
-from posteriori.samplers.conditional import conditional_log_z
-from posteriori.samplers.fit_twist import fit_twist
+from posteriori.samplers.smc.conditional import conditional_log_z
+from posteriori.samplers.smc.fit_twist import fit_twist
 
 LIMIT = 5.5
 GAP = 0.3

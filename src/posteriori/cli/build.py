@@ -9,27 +9,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..config import RunFitSettings
-from ..errors import ConfigError, ModelError
-from ..evidence.moments import Moments
-from ..evidence.preferences import Preferences
-from ..evidence.reward import Reward
-from ..models.causal import CausalLM
-from ..models.load import base_of_adapter, is_gone, load
-from ..models.prompts import check_length
-from ..moment_fit import fit_moments
-from ..prompted import Prompted, with_prefix
-from ..protocols import LanguageModel
-from ..registry import find
-from ..target import Target
-from ..train.budget import recorded_budget, within
-from ..types import Prompt
-from .check import Plan, find_model
-from .distributions import KEYS, build_distribution
-from .functions import load_function
-from .output import stderr, visible
-from .progress import count_progress, status
-from .ready_made import build_ready_made, calls_of, is_ready_made
+from posteriori.cli.console.output import stderr, visible
+from posteriori.cli.console.progress_bar import count_progress, status
+from posteriori.config.check import Plan, find_model
+from posteriori.config.distributions import KEYS, build_distribution
+from posteriori.config.functions import load_function
+from posteriori.config.ready_made import build_ready_made, calls_of, is_ready_made
+from posteriori.config.run_config import RunFitSettings
+from posteriori.core.prompted import Prompted, with_prefix
+from posteriori.core.protocols import LanguageModel
+from posteriori.core.registry import find
+from posteriori.core.target import Target
+from posteriori.core.types import Prompt
+from posteriori.errors import ConfigError, ModelError
+from posteriori.evidence.preferences import Preferences
+from posteriori.evidence.reward import Reward
+from posteriori.models.causal import CausalLM
+from posteriori.models.load import base_of_adapter, is_gone, load
+from posteriori.models.prompt_tokens import check_length
+from posteriori.moments.fit_moments import fit_moments
+from posteriori.moments.moments import Moments
+from posteriori.train.budget import recorded_budget, within
 
 
 def build_target(

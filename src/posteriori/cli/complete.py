@@ -8,9 +8,10 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 
-from ..config import RunConfig
-from ..registry import names
-from .bundled import bundled_models, describe
+from posteriori.config.run_config import RunConfig
+from posteriori.core.registry import names
+from posteriori.models.bundled import bundled_models, describe
+
 from .listed import listed
 
 _NAMED = {"fit.objective": "objective", "sample.sampler": "sampler", "evidence.0.kind": "evidence"}

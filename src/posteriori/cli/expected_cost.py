@@ -16,10 +16,10 @@ from pathlib import Path
 
 import typer
 
-from ..config import prompts_per_step
-from ..errors import ConfigError
-from .bundled import bundled_models
-from .check import Plan
+from posteriori.config.check import Plan
+from posteriori.core.settings.training import prompts_per_step
+from posteriori.errors import ConfigError
+from posteriori.models.bundled import bundled_models
 
 _PER_CORE = 2e10
 _PER_GPU = 4e13

@@ -7,9 +7,9 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from .. import registry
-from .bundled import bundled_models, describe
-from .ready_made import WAYS
+from posteriori.config.ready_made import WAYS
+from posteriori.core import registry
+from posteriori.models.bundled import bundled_models, describe
 
 KINDS = ("objectives", "samplers", "evidence", "models")
 

@@ -13,8 +13,23 @@ from typing import Annotated
 
 import typer
 
-from .. import __version__
-from ..errors import (
+from posteriori import __version__
+from posteriori.cli.commands.demo.demo import demo
+from posteriori.cli.commands.doctor import doctor
+from posteriori.cli.commands.evaluate import evaluate
+from posteriori.cli.commands.fit import fit
+from posteriori.cli.commands.frontier import frontier
+from posteriori.cli.commands.ls import ls
+from posteriori.cli.commands.report import report
+from posteriori.cli.commands.reward import reward
+from posteriori.cli.commands.sample import sample
+from posteriori.cli.commands.simulate_preferences import simulate_preferences
+from posteriori.cli.commands.twist import twist
+from posteriori.cli.console.interrupted import Interrupted
+from posteriori.cli.console.output import visible
+from posteriori.cli.console.unexpected import keep_traceback
+from posteriori.core.signals import Signals, signal_behind
+from posteriori.errors import (
     EvidenceError,
     MemoryLimitError,
     NonFiniteError,
@@ -24,21 +39,6 @@ from ..errors import (
     SamplingError,
     StoppedError,
 )
-from ..stopping import Signals, signal_behind
-from .demo import demo
-from .doctor import doctor
-from .evaluate import evaluate
-from .fit import fit
-from .frontier import frontier
-from .interrupted import Interrupted
-from .ls import ls
-from .output import visible
-from .report import report
-from .reward import reward
-from .sample import sample
-from .simulate_preferences import simulate_preferences
-from .twist import twist
-from .unexpected import keep_traceback
 
 _RUN_FAILED = (
     *(EvidenceError, MemoryLimitError, NonFiniteError, ObjectiveError, OutcomeError),
@@ -150,7 +150,7 @@ def _code_of(number: int | None) -> int:
 def _no_memory(error: Exception) -> bool:
     if "torch" not in sys.modules:
         return isinstance(error, MemoryError)
-    from ..out_of_memory import is_out_of_memory
+    from posteriori.core.out_of_memory import is_out_of_memory
 
     return is_out_of_memory(error)
 

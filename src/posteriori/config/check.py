@@ -6,18 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import registry
-from ..config import EvidenceSettings, RunConfig, RunFitSettings, budget_of
-from ..data.files import is_hub_id
-from ..data.prompts import PromptData, prompts
-from ..data.settings import PromptSettings
-from ..errors import CheckpointError, ConfigError, DataError, PosterioriError, unknown_name
+from posteriori.core import registry
+from posteriori.core.settings.training import budget_of
+from posteriori.data.files import is_hub_id
+from posteriori.data.prompts import PromptData, prompts
+from posteriori.errors import CheckpointError, ConfigError, DataError, PosterioriError, unknown_name
+
 from .distributions import KEYS, check_distribution, check_elsewhere
 from .find_model import find_model
 from .functions import check_function, check_needs
 from .places import check_place
+from .prompt_settings import PromptSettings
 from .read_config import read_config
 from .ready_made import check_calls, check_ready_made, is_ready_made
+from .run_config import EvidenceSettings, RunConfig, RunFitSettings
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def check_fit(plan: Plan, *, resume: bool) -> None:
         raise ConfigError(
             "'fit' is missing", where=str(plan.file), hint="write a table [fit] with steps = 200"
         )
-    from ..train.checks import check_idle, check_trackers
+    from posteriori.train.settings_checks import check_idle, check_trackers
 
     check_idle(plan.config.fit, held_out=plan.held_out is not None, keeps=True)
     check_trackers(plan.config.fit.tracker, plan.output_dir)

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..config import DistributionSettings, EvidenceSettings
-from ..errors import ConfigError
+from posteriori.errors import ConfigError
+
 from .find_model import find_model
 from .functions import check_function, load_function
+from .run_config import DistributionSettings, EvidenceSettings
 
 KEYS: dict[str, tuple[str, tuple[str, ...]]] = {
     "moments": ("features", ("per_prompt", "num_samples", "seed", "method")),
@@ -63,9 +64,9 @@ def build_distribution(
     settings: EvidenceSettings, folder: Path, where: str, load: Callable[[str], Any]
 ) -> Any:
     """The evidence; `load` loads a language model the way the prior is."""
-    from ..evidence.expert import Expert
-    from ..evidence.moments import Moments
-    from ..evidence.power import Power
+    from posteriori.evidence.expert import Expert
+    from posteriori.evidence.power import Power
+    from posteriori.moments.moments import Moments
 
     needed, _ = KEYS[settings.kind]
     some = {name: value for name, value in _given(settings).items() if name != needed}

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from .strict import Strict
+from posteriori.core.settings.strict import Strict
 
 
 class CallSettings(Strict):
@@ -52,7 +52,7 @@ class LengthSettings(Strict):
 
 class ReadyMadeSettings(Strict):
     """Evidence that needs no function of one's own; see docs/ready-made.md. Which key goes with
-    which kind and with which other keys is for `cli.ready_made` to say."""
+    which kind and with which other keys is for `ready_made` to say."""
 
     regex: str | None = None
     match: Literal["full", "search"] | None = None

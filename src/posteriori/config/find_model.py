@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..errors import ModelError
-from ..hub import check_model_name
-from .bundled import bundled_models
+from posteriori.errors import ModelError
+from posteriori.models.bundled import bundled_models
+from posteriori.models.hub import check_model_name
 
 _LONGEST = 1000
 """Characters of a path or name."""

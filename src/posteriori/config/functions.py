@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, did_you_mean
-from ..user_code import PROVIDED
+from posteriori.core.user_code import PROVIDED
+from posteriori.errors import ConfigError, did_you_mean
 
 _HINT = 'write function = "my_reward.py:score" or "package.module:score"'
 

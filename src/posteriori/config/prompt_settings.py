@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, ValidationError
 
-from ..strict import Strict
+from posteriori.core.settings.strict import Strict
 
 
 class PromptSettings(Strict):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..data.prompts import RESERVED, PromptData, prompts
+from posteriori.data.prompts import RESERVED, PromptData, prompts
 
 __all__ = ["RESERVED", "PromptData", "read_prompts"]
 

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..config import RunConfig, parse
-from ..errors import ConfigError
+from posteriori.core.settings.parse import parse
+from posteriori.errors import ConfigError
+
+from .run_config import RunConfig
 
 
 def read_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:

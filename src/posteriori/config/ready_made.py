@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..config import EvidenceSettings, ReadyMadeSettings, parse
-from ..errors import ConfigError
+from posteriori.core.settings.parse import parse
+from posteriori.errors import ConfigError
+
+from .evidence_settings import ReadyMadeSettings
 from .find_model import find_model
 from .functions import check_function, load_function
+from .run_config import EvidenceSettings
 
 
 class Way(NamedTuple):
@@ -87,7 +90,7 @@ def check_calls(settings: EvidenceSettings, where: str) -> None:
             where=where,
             hint=f"remove it; it is for a function: {', '.join(_CALLED)}",
         )
-    from ..evidence.calling import call_settings
+    from posteriori.evidence.calls.caller import call_settings
 
     call_settings(calls_of(settings), f"{where}.calls")
 
@@ -149,11 +152,11 @@ def _build(settings: EvidenceSettings, folder: Path, where: str) -> Any:
     if settings.kind == "judge":
         return _build_judge(settings, some, folder, where)
     if settings.functions is not None:
-        from ..evidence.reward import Reward
+        from posteriori.evidence.reward import Reward
 
         fns = [load_function(each, folder, f"{where}.functions") for each in settings.functions]
         return Reward(fns, settings.beta, **some, **calls)
-    from ..evidence import constraints, likelihoods
+    from posteriori.evidence.text import constraints, likelihoods
 
     if settings.regex is not None:
         return constraints.regex(settings.regex, **some, **calls)
@@ -186,12 +189,12 @@ _ARGUMENTS = (
 
 
 def _build_judge(settings: EvidenceSettings, some: dict[str, Any], folder: Path, where: str) -> Any:
-    from ..evidence.judge import Judge
+    from posteriori.evidence.judge.judge import Judge
 
     assert settings.model is not None
     assert settings.question is not None
     if settings.url is not None:
-        from ..evidence.judge_endpoint import EndpointSettings
+        from posteriori.evidence.judge.endpoint import EndpointSettings
 
         told = parse(EndpointSettings, settings.server or {}, where=f"{where}.server")
         server = told.model_dump(exclude_unset=True)

@@ -17,8 +17,9 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Literal, TypeVar, get_args
 
-from .errors import ConfigError, did_you_mean
-from .watching import Progress
+from posteriori.errors import ConfigError, did_you_mean
+
+from .progress import Progress
 
 Mode = Literal["auto", "on", "off"]
 

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 
 import torch
 
+from posteriori.core.journal.journal import once
+
+from .cost import counted
+from .progress import Progress, one_pass, portions
 from .protocols import LanguageModel
-from .runs.journal import once
-from .spending import counted
+from .same_outcomes import check_same_outcomes
 from .target import Target
-from .tokens import check_same_outcomes
 from .types import Completions, Cost, Draws, Prompt
-from .watching import Progress, one_pass, portions
 
 
 def draw(
@@ -30,7 +31,7 @@ def draw(
     The proposal's log-probs are those that its sampler returns: no second pass. Where the proposal
     is the prior itself, they serve as log prior too. `on_progress` counts passes over completions:
     drawing them, scoring them by the prior (where that is needed), and asking the evidence.
-    A finished piece of work: see `runs.journal`.
+    A finished piece of work: see `core.journal.journal`.
     """
     asked = target.prompts if prompts is None else prompts
     check_same_outcomes(target.prior, proposal, asked, "proposal")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .errors import ConfigError
+from posteriori.errors import ConfigError
+
 from .rows_of_prompts import rows_of_prompts
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ import inspect
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from .errors import ConfigError, EvidenceError
+from posteriori.errors import ConfigError, EvidenceError
+
 from .protocols import Evidence, PriorEvidence
 from .user_code import PROVIDED, place_of_function
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from .errors import MemoryLimitError
+from posteriori.errors import MemoryLimitError
 
 _SAID = ("out of memory", "can't allocate memory", "cannot allocate memory", "alloc_failed")
 

@@ -11,19 +11,13 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import torch
 from torch import Tensor
 
-from .errors import ConfigError, ModelError
-from .protocols import (
-    LanguageModel,
-    NextTokenLM,
-    NextTokens,
-    Rows,
-    SteppingLM,
-    TrainableLM,
-)
+from posteriori.errors import ConfigError, ModelError
+
+from .protocols import LanguageModel, NextTokenLM, NextTokens, Rows, SteppingLM, TrainableLM
 from .types import Completions, Message, Prompt, prompt_key
 
 if TYPE_CHECKING:
-    from .config import LoraSettings
+    from posteriori.core.settings.training import LoraSettings
 
 Prefix = str | Sequence[Message]
 AbleT = TypeVar("AbleT")

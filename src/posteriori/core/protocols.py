@@ -16,7 +16,7 @@ from torch import Tensor
 from .types import Completions, Prompt
 
 if TYPE_CHECKING:
-    from .config import LoraSettings
+    from posteriori.core.settings.training import LoraSettings
 
 Columns = Mapping[str, Sequence[Any]]
 """Data-set columns, one value a completion."""
@@ -38,7 +38,7 @@ class NextTokens(NamedTuple):
 
 @runtime_checkable
 class LanguageModel(Protocol):
-    """A distribution pi(y|c) over the outcome space of `posteriori.types`, given a prompt."""
+    """A distribution pi(y|c) over the outcome space of `posteriori.core.types`, given a prompt."""
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]: ...
@@ -270,6 +270,6 @@ class TargetEvidence(Protocol):
     """Evidence that has to know the target that it is part of."""
 
     def enter(self, target: Any) -> None:
-        """Called with each `posteriori.target.Target` that is made with it, before any scoring.
-        Raises where it does not fit there."""
+        """Called with each `posteriori.core.target.Target` that is made with it, before any
+        scoring. Raises where it does not fit there."""
         ...

@@ -11,7 +11,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .errors import ConfigError, unknown_name
+from posteriori.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
     from .protocols import LanguageModel
@@ -19,43 +19,43 @@ if TYPE_CHECKING:
 MadeT = TypeVar("MadeT")
 
 OBJECTIVES = {
-    "rl": "posteriori.objectives.rl:RL",
-    "reinforce": "posteriori.objectives.reinforce:Reinforce",
-    "rloo": "posteriori.objectives.rloo:RLOO",
-    "grpo": "posteriori.objectives.grpo:GRPO",
-    "ppo": "posteriori.objectives.ppo:PPO",
-    "vargrad": "posteriori.objectives.vargrad:VarGrad",
-    "tb": "posteriori.objectives.tb:TB",
-    "dpg": "posteriori.objectives.dpg:DPG",
-    "fdpg": "posteriori.objectives.fdpg:FDPG",
-    "soft_q": "posteriori.objectives.soft_q:SoftQ",
-    "rwr": "posteriori.objectives.rwr:RWR",
-    "raft": "posteriori.objectives.raft:RAFT",
-    "dpo": "posteriori.objectives.dpo:DPO",
-    "ipo": "posteriori.objectives.ipo:IPO",
+    "rl": "posteriori.objectives.policy_gradient.rl:RL",
+    "reinforce": "posteriori.objectives.policy_gradient.reinforce:Reinforce",
+    "rloo": "posteriori.objectives.policy_gradient.rloo:RLOO",
+    "grpo": "posteriori.objectives.policy_gradient.grpo:GRPO",
+    "ppo": "posteriori.objectives.policy_gradient.ppo:PPO",
+    "vargrad": "posteriori.objectives.balance.vargrad:VarGrad",
+    "tb": "posteriori.objectives.balance.tb:TB",
+    "dpg": "posteriori.objectives.distributional.dpg:DPG",
+    "fdpg": "posteriori.objectives.distributional.fdpg:FDPG",
+    "soft_q": "posteriori.objectives.soft_values.soft_q:SoftQ",
+    "rwr": "posteriori.objectives.imitation.rwr:RWR",
+    "raft": "posteriori.objectives.imitation.raft:RAFT",
+    "dpo": "posteriori.objectives.preference.dpo:DPO",
+    "ipo": "posteriori.objectives.preference.ipo:IPO",
 }
 EVIDENCE = {
     "reward": "posteriori.evidence.reward:Reward",
     "likelihood": "posteriori.evidence.likelihood:Likelihood",
     "verifier": "posteriori.evidence.verifier:Verifier",
     "constraint": "posteriori.evidence.constraint:Constraint",
-    "judge": "posteriori.evidence.judge:Judge",
-    "moments": "posteriori.evidence.moments:Moments",
+    "judge": "posteriori.evidence.judge.judge:Judge",
+    "moments": "posteriori.moments.moments:Moments",
     "expert": "posteriori.evidence.expert:Expert",
     "power": "posteriori.evidence.power:Power",
     "preferences": "posteriori.evidence.preferences:Preferences",
 }
 SAMPLERS = {
-    "importance": "posteriori.samplers.importance:Importance",
-    "imh": "posteriori.samplers.imh:IMH",
-    "mh": "posteriori.samplers.mh:MH",
-    "annealed": "posteriori.samplers.annealed:Annealed",
-    "power": "posteriori.samplers.power:Power",
-    "rejection": "posteriori.samplers.rejection:Rejection",
-    "qrs": "posteriori.samplers.qrs:QRS",
-    "best_of_n": "posteriori.samplers.best_of_n:BestOfN",
-    "soft_best_of_n": "posteriori.samplers.soft_best_of_n:SoftBestOfN",
-    "smc": "posteriori.samplers.smc:SMC",
+    "importance": "posteriori.samplers.independent.importance:Importance",
+    "imh": "posteriori.samplers.mcmc.imh:IMH",
+    "mh": "posteriori.samplers.mcmc.mh:MH",
+    "annealed": "posteriori.samplers.annealing.annealed:Annealed",
+    "power": "posteriori.samplers.mcmc.power:Power",
+    "rejection": "posteriori.samplers.independent.rejection:Rejection",
+    "qrs": "posteriori.samplers.independent.qrs:QRS",
+    "best_of_n": "posteriori.samplers.independent.best_of_n:BestOfN",
+    "soft_best_of_n": "posteriori.samplers.independent.soft_best_of_n:SoftBestOfN",
+    "smc": "posteriori.samplers.smc.smc:SMC",
 }
 _BUILT_IN = {"objective": OBJECTIVES, "evidence": EVIDENCE, "sampler": SAMPLERS}
 _GROUPS = {
@@ -93,12 +93,12 @@ def make(kind: str, given: str | MadeT, settings: Mapping[str, Any], said: str) 
     return given
 
 
-_LANGUAGE_MODEL = "posteriori.models.given:as_language_model"
+_LANGUAGE_MODEL = "posteriori.models.as_language_model:as_language_model"
 
 
 def language_model(given: Any, role: str, like: Any = None) -> LanguageModel:
-    """`given` where it is a language model already, else what `models.given` makes of it: of a
-    path, a transformers model, a trainer. Raises `ModelError` for what cannot be one."""
+    """`given` where it is a language model already, else what `models.as_language_model` makes of
+    it: of a path, a transformers model, a trainer. Raises `ModelError` for what cannot be one."""
     from .protocols import LanguageModel
 
     ours = hasattr(given, "eos_token_ids") or isinstance(given, LanguageModel)
@@ -108,11 +108,11 @@ def language_model(given: Any, role: str, like: Any = None) -> LanguageModel:
     return getattr(import_module(module), attribute)(given, role, like)
 
 
-_REPORT = "posteriori.report.written:report_of_run"
+_REPORT = "posteriori.report.write.evaluation_files:report_of_run"
 
 
 def report_of_run(*arguments: Any) -> Any:
-    """What `report.written.report_of_run` does: training asks for its page without importing what
-    draws it."""
+    """What `report.write.evaluation_files.report_of_run` does: training asks for its page without
+    importing what draws it."""
     module, _, attribute = _REPORT.partition(":")
     return getattr(import_module(module), attribute)(*arguments)

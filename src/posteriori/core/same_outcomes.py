@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from .errors import ModelError, OutcomeError
+from posteriori.errors import ModelError, OutcomeError
+
 from .prompted import Prompted, prompt_ids
 from .protocols import LanguageModel
 from .types import Completions, Prompt

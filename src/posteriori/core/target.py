@@ -10,9 +10,11 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from .data.prompts import PromptData, sample_rows
-from .data.prompts import prompts as read_prompts
-from .errors import ConfigError, EvidenceError
+from posteriori.data.prompts import PromptData, sample_rows
+from posteriori.data.prompts import prompts as read_prompts
+from posteriori.errors import ConfigError, EvidenceError
+
+from .cost import spend
 from .given_evidence import check_arguments, checked_evidence, placed
 from .occurrence import marked, place_of
 from .protocols import (
@@ -24,8 +26,7 @@ from .protocols import (
     TargetEvidence,
 )
 from .registry import language_model
-from .spending import spend
-from .tokens import check_outcomes_of
+from .same_outcomes import check_outcomes_of
 from .types import Completions, Finding, Prompt, prompt_key
 
 PromptSource: TypeAlias = "Sequence[Prompt] | PromptData | Any"

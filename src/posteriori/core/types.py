@@ -19,7 +19,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .errors import ConfigError, OutcomeError
+from posteriori.errors import ConfigError, OutcomeError
+
 from .occurrence import place_of
 from .rows_of_prompts import rows_of_prompts
 from .shown import ShownDraws

@@ -1,6 +1,6 @@
-"""Prompts and preference pairs from what users have: data sets, tables, files.
+"""What is read from outside: prompts and preference pairs, from files and data sets.
 
-`rows` turns any source into dictionaries with a place each, `files` and `tables` read the formats,
-`prompts` says which column is the prompt. Read `prompts` first. Imports errors and types only;
-pandas, pyarrow and datasets are never imported before one of their objects or files is given.
+Read `prompts.py` first (which column is the prompt), then `rows.py`, which turns any source into
+rows. It imports `posteriori.errors` alone; pandas, pyarrow and datasets are never imported before
+one of their objects or files is given.
 """

@@ -11,8 +11,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError
-from ..json_lines import json_object, text_lines
+from posteriori.errors import DataError
+
+from .json_lines import json_object, text_lines
 from .values import read_cells
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt")

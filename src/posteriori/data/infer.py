@@ -11,12 +11,13 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DataError
-from ..preferences import split_pair
+from posteriori.errors import DataError
+
 from .conversation import conversation
+from .preferences import split_pair
 
 if TYPE_CHECKING:
-    from ..types import Prompt
+    from posteriori.core.types import Prompt
 
 _MESSAGES = ("messages", "conversations")
 _ELSEWHERE = ("question", "query", "instruction", "problem", "input", "text")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .errors import DataError
+from posteriori.errors import DataError
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:

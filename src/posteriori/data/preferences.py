@@ -13,15 +13,16 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .config import is_prompt
-from .data.rows import rows_of
-from .errors import DataError
+from posteriori.errors import DataError
+
+from .is_prompt import is_prompt
+from .rows import rows_of
 
 if TYPE_CHECKING:
-    from .types import Prompt
+    from posteriori.core.types import Prompt
 
 PairSource = Any
-"""A path, a `datasets.Dataset`, a DataFrame, a list of rows: see `data.rows.rows_of`."""
+"""A path, a `datasets.Dataset`, a DataFrame, a list of rows: see `rows.rows_of`."""
 
 Reply = str | list[int]
 """A completion as text (of a conversation: the assistant's next message) or as token ids."""

@@ -9,13 +9,14 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError, DataError
+from posteriori.errors import ConfigError, DataError
+
 from .files import SUFFIXES
 from .infer import prompt_and_columns
 from .rows import Row, rows_of
 
 if TYPE_CHECKING:
-    from ..types import Prompt
+    from posteriori.core.types import Prompt
 
 RESERVED = (
     "prompts",

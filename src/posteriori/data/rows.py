@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError
+from posteriori.errors import DataError
+
 from .files import read_rows
 from .values import plain_value, present
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError
-from .files import needed
+from posteriori.errors import DataError
+
+from .optional_packages import needed
 
 
 def saved_rows(path: Path, split: str | None) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..numerics import variance_of_mean
-from ..types import Completions, Estimate
+from posteriori.core.numerics import variance_of_mean
+from posteriori.core.types import Completions, Estimate
 
 if TYPE_CHECKING:
     from sacrebleu.metrics.bleu import BLEU

@@ -23,10 +23,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..numerics import Spread, pareto_k
-from ..reliability import beyond, missed
-from ..types import Estimate, Kind
-from .control import control_variate, log_shares
+from posteriori.core.numerics import Spread, pareto_k
+from posteriori.core.reliability import beyond, missed
+from posteriori.core.types import Estimate, Kind
+
+from .control_variates import control_variate, log_shares
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class Mixture:
         return torch.cat([s.log_evidence_n for s in self.strata])
 
     def missed(self) -> float:
-        """The error of log Z by what the draws may have missed (`reliability.missed`), nats.
+        """The error of log Z by what the draws may have missed (`core.reliability.missed`), nats.
 
         Draws of the prior alone may have missed the most evidence there is. Beside a policy that
         has come near to it the largest weight that was seen counts.

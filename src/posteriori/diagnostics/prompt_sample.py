@@ -17,9 +17,9 @@ from dataclasses import replace
 
 import torch
 
-from .errors import ConfigError
-from .target import Target
-from .types import Draws, Estimate, Finding
+from posteriori.core.target import Target
+from posteriori.core.types import Draws, Estimate, Finding
+from posteriori.errors import ConfigError
 
 
 def sampled_prompts(target: Target, max_prompts: int | None, seed: int) -> Target:

@@ -11,8 +11,8 @@ import torch
 from scipy.stats import binom
 from torch import Tensor
 
-from ..estimates import combine
-from ..types import Estimate
+from posteriori.core.estimates import combine
+from posteriori.core.types import Estimate
 
 QUANTILES = {
     "reward_q05": 0.05,

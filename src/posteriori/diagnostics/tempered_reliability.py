@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import torch
 
-from ..reliability import fault_of
+from posteriori.core.reliability import fault_of
+
 from .mixture import Mixture
 
 _SEEN = 7.0
@@ -16,7 +17,8 @@ part with probability e^-7 < 0.001."""
 
 
 def fault_of_mixture(mixture: Mixture) -> str:
-    """What is wrong with one prompt's weights p~/m, by `reliability.fault`; empty if nothing is."""
+    """What is wrong with one prompt's weights p~/m, by `core.reliability.fault`; empty if nothing
+    is."""
     weights = torch.cat(mixture.log_weight)
     return fault_of(weights, mixture.log_z(), mixture.pareto_k().value, mixture.missed())
 

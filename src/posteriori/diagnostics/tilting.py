@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..numerics import Spread, pareto_k
-from ..reliability import NORMAL, RULE_OF_THREE, jumps, missed
-from ..target import Target
-from ..types import Draws, Estimate, Kind
+from posteriori.core.numerics import Spread, pareto_k
+from posteriori.core.reliability import NORMAL, RULE_OF_THREE, jumps, missed
+from posteriori.core.target import Target
+from posteriori.core.types import Draws, Estimate, Kind
 
 
 def beta_of(target: Target) -> float:
@@ -64,9 +64,9 @@ class Stage:
     Draws of one group depend on each other; groups are independent, and of equal size. log Z(t) is
     below its true value in expectation, the others are consistent; standard errors are the delta
     method's, and what the draws may have missed: 3/n of the prior's probability
-    (`reliability.missed`) at `log_max_evidence`, the most log e there may be, or at the most that
-    was seen. `unit`: how much reward there is in a nat of it; `independent`: whether the draws are
-    independent ones of a proposal (those of the prior are, t0 = 0), and no particles that have
+    (`core.reliability.missed`) at `log_max_evidence`, the most log e there may be, or at the most
+    that was seen. `unit`: how much reward there is in a nat of it; `independent`: whether the draws
+    are independent ones of a proposal (those of the prior are, t0 = 0), and no particles that have
     looked for evidence by steps. What hard evidence rules out is ruled out for every t > 0.
     """
 

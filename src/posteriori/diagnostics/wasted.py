@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..estimates import at_least_zero, combine, mean
-from ..types import Estimate, Finding
+from posteriori.core.estimates import at_least_zero, combine, mean
+from posteriori.core.types import Estimate, Finding
+
 from .mixture import Mixture
-from .nearest import Tilt
-from .reach import fault_at, unseen
+from .nearest_posterior import Tilt
+from .tempered_reliability import fault_at, unseen
 
 _UNSEEN = 0.1
 """Most of p*_t that may lie where the prior's draws do not come, for a bound: as much again may lie
@@ -52,10 +53,10 @@ def wasted(mixtures: Sequence[Mixture], unit: float) -> Wasted:
     zero there (envelope theorem); beta's is the delta method's, from the error of that slope over
     the curvature.
 
-    Where the weights at the minimiser cannot be trusted (`reach.fault_at`) and it lies beyond the
-    target's own strength, or at infinity, t ends where they can: the value is then an estimate of
-    an upper bound, since KL falls up to the minimiser, and so is beta. Where no t can be trusted
-    the bound is KL(pi, prior), which needs no weights, and beta is infinite.
+    Where the weights at the minimiser cannot be trusted (`tempered_reliability.fault_at`) and it
+    lies beyond the target's own strength, or at infinity, t ends where they can: the value is then
+    an estimate of an upper bound, since KL falls up to the minimiser, and so is beta. Where no t
+    can be trusted the bound is KL(pi, prior), which needs no weights, and beta is infinite.
     """
     tilt = _tilt(mixtures)
     t = tilt.nearest()

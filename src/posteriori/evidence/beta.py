@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ..errors import ConfigError
+from posteriori.errors import ConfigError
 
 
 def check_beta(beta: float, where: str) -> float:

@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..errors import EvidenceError
-from ..protocols import Columns, Scores
-from ..types import Completions, Finding
-from .call import function_name
-from .calling import CallCounts, Caller, call_settings
+from posteriori.core.protocols import Columns, Scores
+from posteriori.core.types import Completions, Finding
+from posteriori.errors import EvidenceError
+from posteriori.evidence.calls.call import function_name
+from posteriori.evidence.calls.caller import CallCounts, Caller, call_settings
 
 
 class Constraint:
@@ -27,9 +27,10 @@ class Constraint:
     begins so can still satisfy b. It may say yes too often, never no too often: what it rules out
     is not looked at again (`sample(.., "smc", twist="prefix")`).
 
-    `calling`: a cache, workers, time-outs, what becomes of failures (`config.CallSettings`), for
-    both; a completion that is dropped does not satisfy b, and a prefix that is dropped still may.
-    Ready-made ones are in `posteriori.constraints`.
+    `calling`: a cache, workers, time-outs, what becomes of failures
+    (`evidence.calls.settings.CallSettings`), for both; a completion that is dropped does not
+    satisfy b, and a prefix that is dropped still may. Ready-made ones are in
+    `posteriori.constraints`.
 
     Raises `EvidenceError` for anything but true or false, or a function that fails.
     """

@@ -9,15 +9,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..draw import lm_tokens
-from ..errors import ConfigError, EvidenceError, ModelError
-from ..prompted import Prefix, asked_of
-from ..protocols import Columns, LanguageModel, Scores
-from ..registry import language_model
-from ..spending import spend
-from ..target import Target
-from ..tokens import difference_in_tokens
-from ..types import Completions
+from posteriori.core.cost import spend
+from posteriori.core.draw import lm_tokens
+from posteriori.core.prompted import Prefix, asked_of
+from posteriori.core.protocols import Columns, LanguageModel, Scores
+from posteriori.core.registry import language_model
+from posteriori.core.same_outcomes import difference_in_tokens
+from posteriori.core.target import Target
+from posteriori.core.types import Completions
+from posteriori.errors import ConfigError, EvidenceError, ModelError
+
 from .expert_text import retokenised
 
 

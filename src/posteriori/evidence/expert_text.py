@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..draw import lm_tokens
-from ..prompted import Prefix, with_prefix
-from ..spending import spend
-from ..types import Completions
+from posteriori.core.cost import spend
+from posteriori.core.draw import lm_tokens
+from posteriori.core.prompted import Prefix, with_prefix
+from posteriori.core.types import Completions
 
 
 def retokenised(lm: Any, completions: Completions, prefix: Prefix | None) -> Tensor:

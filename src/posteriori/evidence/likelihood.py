@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import EvidenceError
-from ..protocols import Columns, Scores
-from ..types import Completions, Finding
-from .call import function_name, numbers
-from .calling import CallCounts, Caller, call_settings
+from posteriori.core.protocols import Columns, Scores
+from posteriori.core.types import Completions, Finding
+from posteriori.errors import EvidenceError
+from posteriori.evidence.calls.call import function_name, numbers
+from posteriori.evidence.calls.caller import CallCounts, Caller, call_settings
 
 
 class Likelihood:
@@ -21,8 +21,9 @@ class Likelihood:
     observation tells nothing of it (probability 1). The evidence is at most 1, so rejection from
     the prior is exact.
 
-    `calling`: a cache, workers, time-outs, what becomes of failures (`config.CallSettings`); a
-    completion that is dropped has probability 0. Ready-made ones are in `posteriori.likelihoods`.
+    `calling`: a cache, workers, time-outs, what becomes of failures
+    (`evidence.calls.settings.CallSettings`); a completion that is dropped has probability 0.
+    Ready-made ones are in `posteriori.likelihoods`.
 
     Raises `EvidenceError` for a value outside [0, 1], NaN, or a function that fails.
     """

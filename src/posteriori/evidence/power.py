@@ -6,9 +6,9 @@ import math
 
 from torch import Tensor
 
-from ..errors import ConfigError
-from ..protocols import Columns, Scores
-from ..types import Completions
+from posteriori.core.protocols import Columns, Scores
+from posteriori.core.types import Completions
+from posteriori.errors import ConfigError
 
 
 class Power:

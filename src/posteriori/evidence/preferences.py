@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError, EvidenceError, PromptError
-from ..protocols import Columns, Scores
-from ..types import Completions, prompt_key
-from .price import check_beta, price
+from posteriori.core.protocols import Columns, Scores
+from posteriori.core.types import Completions, prompt_key
+from posteriori.errors import ConfigError, EvidenceError, PromptError
+
+from .beta import check_beta, price
 
 if TYPE_CHECKING:
-    from ..reward_models.model import RewardModel
-    from ..reward_models.posterior import Uncertainty
+    from posteriori.reward_models.head_posterior import Uncertainty
+    from posteriori.reward_models.reward_model import RewardModel
 
 
 class Preferences:
@@ -124,7 +125,7 @@ class Preferences:
 
 
 def _reward_model(model: RewardModel | str | Path | Any) -> RewardModel:
-    from ..reward_models.model import RewardModel
+    from posteriori.reward_models.reward_model import RewardModel
 
     if isinstance(model, str | Path):
         return RewardModel.load(model)

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
-from ..config import CallSettings
-from ..errors import ConfigError, EvidenceError
-from ..protocols import Columns, Scores
-from ..types import Completions, Finding
-from .call import current_context, function_name, numbers
-from .calling import CallCounts, Caller, call_settings
-from .price import check_beta, price
+from posteriori.core.protocols import Columns, Scores
+from posteriori.core.types import Completions, Finding
+from posteriori.errors import ConfigError, EvidenceError
+from posteriori.evidence.calls.call import current_context, function_name, numbers
+from posteriori.evidence.calls.caller import CallCounts, Caller, call_settings
+from posteriori.evidence.calls.settings import CallSettings
+
+from .beta import check_beta, price
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -32,10 +33,10 @@ class Reward:
     a small beta follows the reward, a large one stays with the prior. Left out, it is for
     `posteriori.fit` to find from a budget (`kl_budget`, `reward_target`), or for `with_beta`.
 
-    `fn` is called as TRL's trainers call reward functions (see `evidence.call`) and returns a float
-    a completion: -inf forbids, None says that the reward does not apply (r = 0, the completion
-    keeps its prior weight). `fn` may also be a sequence-classification model with a single logit,
-    or the path of one; `tokenizer` and `batch_size` are for it.
+    `fn` is called as TRL's trainers call reward functions (see `evidence.calls.call`) and returns a
+    float a completion: -inf forbids, None says that the reward does not apply (r = 0, the
+    completion keeps its prior weight). `fn` may also be a sequence-classification model with a
+    single logit, or the path of one; `tokenizer` and `batch_size` are for it.
 
     `fn` may be a list of these, with `weights` (1 each if left out): a reward that does not apply
     adds nothing, and one that forbids does so whatever its weight. The mean of each one is logged
@@ -45,9 +46,10 @@ class Reward:
     one: with it rejection sampling knows its bound, log e <= max_reward / beta. It is taken at its
     word until a sampler that rests on it meets a larger reward, and stops.
 
-    `settings`: a cache, workers, time-outs, what becomes of failures (`config.CallSettings`). A
-    completion that is dropped is ruled out, log e = -inf: the target is then that of completions
-    that could be scored, and none gets through unscored.
+    `settings`: a cache, workers, time-outs, what becomes of failures
+    (`evidence.calls.settings.CallSettings`). A completion that is dropped is ruled out, log e =
+    -inf: the target is then that of completions that could be scored, and none gets through
+    unscored.
 
     Raises `ConfigError` for a beta that is not a positive number, a `max_reward` or weight that is
     not finite; scoring raises `EvidenceError` for NaN, +inf, strings, a wrong number of values, or
@@ -170,7 +172,7 @@ def _names(fns: Sequence[Any]) -> list[str]:
 
 def _as_function(fn: Any, settings: dict[str, Any]) -> Callable[..., Any]:
     if isinstance(fn, str | Path) or hasattr(fn, "config"):
-        from .classifier import SequenceScorer
+        from posteriori.models.sequence_classifier import SequenceScorer
 
         return SequenceScorer(fn, **settings)
     if settings:

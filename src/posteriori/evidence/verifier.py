@@ -6,8 +6,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ..protocols import Columns
-from ..types import Completions
+from posteriori.core.protocols import Columns
+from posteriori.core.types import Completions
+
 from .constraint import Constraint
 
 

@@ -9,11 +9,12 @@ import torch
 from peft import PeftModel
 from transformers import AutoTokenizer
 
-from ..errors import ModelError
-from ..protocols import LanguageModel
-from ..transformers_loading import UNREADABLE, loading
+from posteriori.core.protocols import LanguageModel
+from posteriori.errors import ModelError
+
 from .causal import CausalLM
 from .load import BUNDLED, load
+from .transformers_loading import UNREADABLE, loading
 
 _HOLDERS = ("policy", "model")
 """Where objects keep the model that they are about: a `Fit`, a trainer, a pipeline."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-_MODELS = Path(__file__).parent.parent / "models"
+_MODELS = Path(__file__).parent
 
 
 def bundled_models() -> dict[str, Path]:

@@ -12,32 +12,29 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ..config import LoraSettings
-from ..errors import ModelError
-from ..types import Completions, Prompt
-from . import adapters, memory, weights
+from posteriori.core.settings.training import LoraSettings
+from posteriori.core.types import Completions, Prompt
+from posteriori.errors import ModelError
+from posteriori.models.cpu.precision import lost_in_padding, runs
+from posteriori.models.execution.generate import Rows, generate
+from posteriori.models.execution.running_model import RunningModel
+from posteriori.models.execution.stepping import CausalRows, output_head
+from posteriori.models.execution.suffix import distinct_prefixes, splice
+from posteriori.models.passes.rotary import check_positions
+from posteriori.models.weights.model_lock import lock_of
+
 from .causal_scoring import CausalScoring
-from .generate import Rows, generate
 from .generating import texts_of
-from .precision import lost_in_padding, runs
-from .prompts import (
-    build_completions,
-    check_length,
-    encode_prompt,
-    end_tokens,
-    start_token,
-)
-from .rotary import check_positions
-from .running import RunningModel
-from .shared import lock_of
-from .stepping import CausalRows, output_head
-from .suffix import distinct_prefixes, splice
+from .passes import memory
+from .prompt_tokens import build_completions, check_length, encode_prompt, end_tokens, start_token
 from .texts import decode_behind, token_before
 from .warp import Warp
+from .weights import adapters
+from .weights import state as state_module
 
 
 class CausalLM(CausalScoring):
-    """pi(y|c) = prod_t softmax(f(c, y_<t))[y_t], over the outcome space of `posteriori.types`.
+    """pi(y|c) = prod_t softmax(f(c, y_<t))[y_t], over the outcome space of `posteriori.core.types`.
 
     `model` and `tokenizer` are plain transformers objects. Dropout is off, whatever the mode: the
     log-probs have to be those of the distribution that draws. Sampling settings of the checkpoint
@@ -54,7 +51,7 @@ class CausalLM(CausalScoring):
 
     def __init__(
         self,
-        model: weights.Model,
+        model: state_module.Model,
         tokenizer: PreTrainedTokenizerBase,
         *,
         compute_dtype: torch.dtype | None = None,
@@ -72,7 +69,7 @@ class CausalLM(CausalScoring):
         self._before = token_before(tokenizer)
 
     @property
-    def model(self) -> weights.Model:
+    def model(self) -> state_module.Model:
         return self._run.model
 
     @property
@@ -85,7 +82,7 @@ class CausalLM(CausalScoring):
         there is one."""
         if self.adapter is None:
             return self.model
-        return adapters.OwnParameters(weights.adapter_parameters(self.model, self.adapter))
+        return adapters.OwnParameters(state_module.adapter_parameters(self.model, self.adapter))
 
     @property
     def vocab_size(self) -> int:
@@ -148,7 +145,7 @@ class CausalLM(CausalScoring):
     ) -> Completions:
         """y' = (y_1 .. y_start, fresh tokens), fresh ~ pi(. | c, y_1 .. y_start).
 
-        See `posteriori.protocols.LanguageModel`. Equal prefixes are run once.
+        See `posteriori.core.protocols.LanguageModel`. Equal prefixes are run once.
         """
         prefixes, rows = distinct_prefixes(completions, start_N)
         budget = completions.max_new_tokens
@@ -216,11 +213,11 @@ class CausalLM(CausalScoring):
         A reduced-precision model is left as it is: there rounding is part of the distribution. So
         is one whose attention is float32 whatever its weights are (Bloom).
         """
-        if self.compute_dtype != torch.float32 or weights.quantisation(self.model):
+        if self.compute_dtype != torch.float32 or state_module.quantisation(self.model):
             return self
         with lock_of(self._run.base):
-            copied = weights.own_copy(self.model).double()
-        weights.without_fused_experts(copied)
+            copied = state_module.own_copy(self.model).double()
+        state_module.without_fused_experts(copied)
         if not runs(copied, self.device) or lost_in_padding(copied, self.device):
             return self
         return self._like(copied, self.adapter, torch.float64)
@@ -237,10 +234,10 @@ class CausalLM(CausalScoring):
                 "a warped model cannot be trained: its log-prob is not that of its weights",
                 hint="load the prior without temperature, top_k, top_p and min_new_tokens",
             )
-        weights.check_trainable(self.model)
+        state_module.check_trainable(self.model)
         if kind == "full":
             with lock_of(self._run.base):
-                return self._like(weights.full_copy(self.model, self.adapter), None)
+                return self._like(state_module.full_copy(self.model, self.adapter), None)
         if self.adapter is not None:
             raise ModelError(
                 "a LoRA policy needs plain weights below it, and this model is an adapter",
@@ -252,16 +249,16 @@ class CausalLM(CausalScoring):
 
     def trained_state(self) -> dict[str, Tensor]:
         """The adapter's tensors, or all weights of a model without one."""
-        return weights.trained_state(self.model, self.adapter)
+        return state_module.trained_state(self.model, self.adapter)
 
     def load_trained_state(self, state: Mapping[str, Tensor]) -> None:
         """Put back what `trained_state` returned, bit for bit."""
-        weights.load_trained_state(self.model, self.adapter, state)
+        state_module.load_trained_state(self.model, self.adapter, state)
 
     def save_pretrained(self, directory: Path | str) -> None:
         """Model (or adapter) and tokenizer, as plain transformers and PEFT load them."""
         with lock_of(self._run.base):
-            weights.save(self.model, self.adapter, Path(directory))
+            state_module.save(self.model, self.adapter, Path(directory))
         self.tokenizer.save_pretrained(directory)
 
     def token_power(self, alpha: float) -> CausalLM:
@@ -319,7 +316,7 @@ class CausalLM(CausalScoring):
         check_positions(self._run.base.config, prompt_ids, max_new_tokens)
 
     def _like(
-        self, model: weights.Model, adapter: str | None, dtype: torch.dtype | None = None
+        self, model: state_module.Model, adapter: str | None, dtype: torch.dtype | None = None
     ) -> CausalLM:
         return CausalLM(
             model,

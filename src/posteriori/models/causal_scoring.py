@@ -5,18 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..protocols import NextTokens
-from ..types import Completions
-from ..watching import advance
-from . import memory
-from .batches import batches_of_units, in_order
-from .features import prefix_features
-from .next_tokens import choice_log_prob, next_tokens
-from .prompts import check_length
-from .rotary import check_positions
-from .running import RunningModel
-from .score import token_log_prob
-from .stepping import output_head
+from posteriori.core.progress import advance
+from posteriori.core.protocols import NextTokens
+from posteriori.core.types import Completions
+from posteriori.models.execution.hidden_states import prefix_features
+from posteriori.models.execution.next_tokens import choice_log_prob, next_tokens
+from posteriori.models.execution.running_model import RunningModel
+from posteriori.models.execution.score import token_log_prob
+from posteriori.models.execution.stepping import output_head
+from posteriori.models.passes.batches import batches_of_units, in_order
+from posteriori.models.passes.rotary import check_positions
+
+from .passes import memory
+from .prompt_tokens import check_length
 from .warp import Warp
 
 

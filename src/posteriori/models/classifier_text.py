@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..data.conversation import answered
-from ..errors import EvidenceError
-from ..types import Prompt, with_text_contents
-from .call import own_text
+from posteriori.core.types import Prompt, with_text_contents
+from posteriori.data.completion_text import own_text
+from posteriori.data.conversation import answered
+from posteriori.errors import EvidenceError
 
 
 class Text(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .errors import ConfigError, ModelError
+from posteriori.errors import ConfigError, ModelError
 
 
 def usable_device(name: str | torch.device | None) -> torch.device:

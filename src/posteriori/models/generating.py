@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..errors import ConfigError
-from ..seeds import generator
-from ..types import Prompt
+from posteriori.core.seeds import generator
+from posteriori.core.types import Prompt
+from posteriori.errors import ConfigError
 
 
 def texts_of(

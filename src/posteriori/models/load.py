@@ -21,17 +21,18 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from ..device import usable_device
-from ..errors import ConfigError, ModelError, did_you_mean
-from ..hub import check_model_name
-from ..transformers_loading import UNREADABLE, first_line, loading, trusting
-from . import fingerprint
-from .adapters import MISSED_PATTERN
+from posteriori.errors import ConfigError, ModelError, did_you_mean
+from posteriori.models.cpu.precision import gains_from_bfloat16, mixed_precision, with_output_head
+from posteriori.models.passes.memory import check_memory, embedding_weight
+from posteriori.models.weights.adapters import MISSED_PATTERN
+from posteriori.models.weights.state import quantisation
+
 from .causal import CausalLM
-from .memory import check_memory, embedding_weight
-from .precision import gains_from_bfloat16, mixed_precision, with_output_head
+from .device import usable_device
+from .hub import check_model_name
+from .transformers_loading import UNREADABLE, first_line, loading, trusting
 from .warp import Warp
-from .weights import quantisation
+from .weights import base_fingerprint
 
 BUNDLED = {"tiny": Path(__file__).parent / "tiny"}
 """Models that the package carries, by name."""
@@ -64,7 +65,7 @@ def load(
     `dtype="auto"` is "mixed" where the device multiplies bfloat16 faster (a GPU that has it, an x86
     CPU with AMX, AMD's with AVX-512's bfloat16, an ARM CPU with bfloat16) and the model has more
     than 50 million parameters, and "float32" otherwise. "mixed" runs the layers' matrix products in
-    bfloat16 and all else, the output head above all, in float32 (see `models.precision`);
+    bfloat16 and all else, the output head above all, in float32 (see `models.cpu.precision`);
     "bfloat16" runs everything in it, faster still, at three times the rounding error in log-probs.
 
     `temperature`, `top_k`, `top_p` and `min_new_tokens` change the distribution itself: draws and
@@ -90,7 +91,7 @@ def load(
                 hint="say where it is now: posteriori.load(adapter, base=...)",
             )
         plain, tokenizer = _load_plain(found, _tokenizer_place(where), trust)
-        fingerprint.check(plain, where, found)
+        base_fingerprint.check(plain, where, found)
         placed, compute = _placed(plain, dtype, target)
         model: PreTrainedModel | PeftModel = _with_adapter(placed, where)
         if merge_adapter:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import ModelError, OutcomeError, PromptError
-from ..types import Completions, Prompt, with_text_contents
+from posteriori.core.types import Completions, Prompt, with_text_contents
+from posteriori.errors import ModelError, OutcomeError, PromptError
 
 
 def encode_prompt(

@@ -9,12 +9,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..errors import EvidenceError, ModelError
-from ..hub import check_model_name
-from ..transformers_loading import UNREADABLE, first_line, loading
-from ..types import Prompt
-from ..watching import advance
+from posteriori.core.progress import advance
+from posteriori.core.types import Prompt
+from posteriori.errors import EvidenceError, ModelError
+
 from .classifier_text import Text, in_float32, padded, padding_id, text_of, token_ids
+from .hub import check_model_name
+from .transformers_loading import UNREADABLE, first_line, loading
 
 
 class SequenceClassifier:

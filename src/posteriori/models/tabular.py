@@ -19,15 +19,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..config import LoraSettings
-from ..errors import ModelError, OutcomeError, PromptError, did_you_mean
-from ..protocols import NextTokens
-from ..types import Completions, Prompt
-from .inverse_cdf import draw_tokens
-from .next_tokens import choices, log_prob_of
-from .prompts import build_completions
-from .stepping import TableRows
-from .suffix import carried_over, widened
+from posteriori.core.protocols import NextTokens
+from posteriori.core.settings.training import LoraSettings
+from posteriori.core.types import Completions, Prompt
+from posteriori.errors import ModelError, OutcomeError, PromptError, did_you_mean
+from posteriori.models.execution.inverse_cdf import draw_tokens
+from posteriori.models.execution.next_tokens import choices, log_prob_of
+from posteriori.models.execution.suffix import carried_over, widened
+
+from .prompt_tokens import build_completions
+from .table_rows import TableRows
 
 
 class TabularLM(torch.nn.Module):
@@ -137,7 +138,7 @@ class TabularLM(torch.nn.Module):
         self, completions: Completions, start_N: Tensor, generator: torch.Generator | None = None
     ) -> Completions:
         """y' = (y_1 .. y_start, fresh tokens), fresh ~ pi(. | c, y_1 .. y_start). See
-        `posteriori.protocols.LanguageModel`."""
+        `posteriori.core.protocols.LanguageModel`."""
         budget = completions.max_new_tokens
         self._check_depth(budget)
         num_rows = len(completions)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from .errors import ConfigError
+from posteriori.errors import ConfigError
 
 UNREADABLE = (Exception,)
 """What transformers, PEFT, torch, safetensors and tokenizers raise for files that are damaged or do

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError
+from posteriori.errors import ConfigError
 
 
 @dataclass(frozen=True)

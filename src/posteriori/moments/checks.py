@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ..errors import EvidenceError
-from ..reliability import heavy_tail
-from ..types import Finding, Prompt
+from posteriori.core.reliability import heavy_tail
+from posteriori.core.types import Finding, Prompt
+from posteriori.errors import EvidenceError
+
 from .dual import Dual
 
 _COLLINEAR = 1e-8

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..numerics import ess, pareto_k, t_factor
+from posteriori.core.numerics import ess, pareto_k, t_factor
 
 _RIDGE = 1e-3
 """Where no lambda attains the moments, this much curvature (per variance of a feature) still gives

@@ -10,31 +10,33 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .diagnostics.exact import count_outcomes, exact
-from .draw import draw
-from .errors import ConfigError, SamplingError
-from .estimates import combine
-from .evidence.dual import Dual
-from .evidence.features import Tilt, feature_values
-from .evidence.moment_checks import (
+from posteriori.core.cost import counted
+from posteriori.core.draw import draw
+from posteriori.core.estimates import combine
+from posteriori.core.progress import Progress
+from posteriori.core.protocols import LanguageModel, SteppingLM
+from posteriori.core.registry import find
+from posteriori.core.seeds import derive, generator
+from posteriori.core.target import Target
+from posteriori.core.types import Completions, Cost, Draws, Estimate, Kind
+from posteriori.diagnostics.exact.exact import count_outcomes, exact
+from posteriori.errors import ConfigError, SamplingError
+from posteriori.runs.target_fingerprint import digest
+from posteriori.runs.target_journal import keeping
+from posteriori.samplers.base import Sampler
+from posteriori.samplers.sample import sample
+
+from .checks import (
     check_features,
     check_reachable,
     findings_of_lambda,
     prompts_complete,
     prompts_covered,
 )
-from .evidence.moments import FittedMoments, Moments
-from .fingerprints.fingerprint import digest
-from .fingerprints.keeping import keeping
-from .protocols import LanguageModel, SteppingLM
-from .registry import find
-from .samplers.base import Sampler
-from .sampling import sample
-from .seeds import derive, generator
-from .spending import counted
-from .target import Target
-from .types import Completions, Cost, Draws, Estimate, Kind
-from .watching import Progress
+from .dual import Dual
+from .fitted_moments import FittedMoments
+from .moments import Moments
+from .tilt import Tilt, feature_values
 
 _FEW_OUTCOMES = 20_000
 """Up to so many, over all prompts, "auto" enumerates."""

@@ -5,21 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError, did_you_mean
-from ..estimates import combine
-from ..numerics import t_factor
-from ..protocols import Columns, Scores
-from ..types import Completions, Cost, Draws, Estimate, Finding
-from .features import Tilt, feature_values
+from posteriori.core.estimates import combine
+from posteriori.core.numerics import t_factor
+from posteriori.core.protocols import Columns, Scores
+from posteriori.core.types import Completions, Cost, Draws, Estimate, Finding
+from posteriori.errors import ConfigError, did_you_mean
+
+from .tilt import Tilt, feature_values
 
 if TYPE_CHECKING:
-    from ..target import Target
+    from posteriori.core.target import Target
 
 Method = Literal["auto", "draws", "enumerate"]
 
@@ -123,8 +123,10 @@ class Moments:
     def fitted(self) -> FittedMoments:
         """lambda and how good it is; fitted now if it was not yet."""
         if self._fitted is None:
-            # Drawing towards the target takes samplers, which stand above evidence.
-            return self.fit_with(import_module("posteriori.moment_fit").fitted)
+            # Only moments that are fitted want samplers and enumeration.
+            from .fit import fitted
+
+            return self.fit_with(fitted)
         return self._fitted
 
     @property

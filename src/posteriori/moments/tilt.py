@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import EvidenceError
-from ..protocols import Columns, Scores
-from ..types import Completions, Prompt, prompt_key
-from .call import call_user_function, numbers
+from posteriori.core.protocols import Columns, Scores
+from posteriori.core.types import Completions, Prompt, prompt_key
+from posteriori.errors import EvidenceError
+from posteriori.evidence.calls.call import call_user_function, numbers
 
 Features = Mapping[str, Callable[..., Any]]
 

@@ -8,12 +8,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..config import Strict, parse
-from ..draw import draw
-from ..numerics import ess
-from ..protocols import LanguageModel, NextTokenLM, TrainableLM
-from ..target import Target
-from ..types import Completions, Draws, Prompt
+from posteriori.core.draw import draw
+from posteriori.core.numerics import ess
+from posteriori.core.protocols import LanguageModel, NextTokenLM, TrainableLM
+from posteriori.core.settings.parse import parse
+from posteriori.core.settings.strict import Strict
+from posteriori.core.target import Target
+from posteriori.core.types import Completions, Draws, Prompt
 
 Constants = Mapping[str, Tensor]
 """What an objective knows of each draw before the gradient: tensors [N, ...], by name."""

@@ -6,7 +6,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ..types import Draws
+from posteriori.core.types import Draws
+
 from .base import Constants, Objective, count_by, log_sum_by
 
 

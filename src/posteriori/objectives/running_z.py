@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..target import Target
-from ..types import Draws
+from posteriori.core.target import Target
+from posteriori.core.types import Draws
+
 from .base import count_by, log_sum_by
 
 

@@ -7,9 +7,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..config import Strict
-from ..errors import ObjectiveError
-from ..types import Draws
+from posteriori.core.settings.strict import Strict
+from posteriori.core.types import Draws
+from posteriori.errors import ObjectiveError
+
 from .base import Constants, Objective, count_by
 
 

@@ -1,4 +1,8 @@
-"""The report: one HTML file, read top to bottom, on policies and their distance from the target."""
+"""The report: one HTML file, read top to bottom, on policies and their distance from the target.
+
+Read `result.py` first: `read/` makes it of runs' files, `draw/` makes figures of it, `write/` the
+page, Markdown and CSV. It imports `diagnostics`, `reward_models`, `runs` and `core`.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,11 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from .gather import gather
+from .draw.summary import figure
 from .in_python import report
-from .page import write_report
+from .read.gather import gather
 from .result import Curve, PolicyResult, Subject
-from .summary import figure
+from .write.page import write_report
 
 __all__ = ["Curve", "PolicyResult", "Subject", "figure", "gather", "report", "write_report"]
 

@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..diagnostics.evaluate import Report
-from ..diagnostics.frontier import Frontier
-from ..errors import ConfigError
-from ..train.fitted import Fit
-from .gather import PRIOR, gather
-from .page import write_report
+from posteriori.diagnostics.evaluate.evaluate import Report
+from posteriori.diagnostics.frontier.frontier import Frontier
+from posteriori.errors import ConfigError
+from posteriori.report.read.gather import PRIOR, gather
+from posteriori.report.write.page import write_report
+from posteriori.train.fit_result import Fit
+
 from .result import Curve, PolicyResult, Subject
 
 

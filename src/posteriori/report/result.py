@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..diagnostics.best_of_n_points import BestOfN
-from ..diagnostics.evaluate import Report
-from ..diagnostics.frontier import Point
-from ..types import Cost, Estimate, Finding, Guarantee, Prompt
-from .drawn import Drawn
+from posteriori.core.types import Cost, Estimate, Finding, Guarantee, Prompt
+from posteriori.diagnostics.evaluate.evaluate import Report
+from posteriori.diagnostics.frontier.best_of_n_points import BestOfN
+from posteriori.diagnostics.frontier.frontier import Point
+from posteriori.runs.draw_records import Drawn
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import math
 import re
 from typing import Any
 
-from ..types import Estimate, Prompt
+from posteriori.core.types import Estimate, Prompt
 
 # What a reader cannot see, or what reorders or breaks what is around it: C0 and C1 controls,
 # bidirectional marks and overrides, line and paragraph separators, byte-order marks, and halves of

@@ -10,13 +10,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
-from ..device import usable_device
-from ..errors import ModelError, PromptError
-from ..evidence.classifier_text import Text, in_float32, padded, padding_id, text_of, token_ids
-from ..hub import check_model_name
-from ..seeds import derive, drawing
-from ..transformers_loading import UNREADABLE, first_line, loading
-from ..types import Prompt
+from posteriori.core.seeds import derive, drawing
+from posteriori.core.types import Prompt
+from posteriori.errors import ModelError, PromptError
+from posteriori.models.classifier_text import (
+    Text,
+    in_float32,
+    padded,
+    padding_id,
+    text_of,
+    token_ids,
+)
+from posteriori.models.device import usable_device
+from posteriori.models.hub import check_model_name
+from posteriori.models.transformers_loading import UNREADABLE, first_line, loading
 
 Token = list[int]
 

@@ -11,10 +11,11 @@ import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from ..estimates import mean as mean_estimate
-from ..numerics import t_factor
-from ..types import Estimate, Finding
-from .loss import bradley_terry_loss, label_probability
+from posteriori.core.estimates import mean as mean_estimate
+from posteriori.core.numerics import t_factor
+from posteriori.core.types import Estimate, Finding
+
+from .bradley_terry import bradley_terry_loss, label_probability
 
 BINS = 10
 _TEMPERATURES = (1e-3, 1e3)

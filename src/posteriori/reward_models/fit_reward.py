@@ -11,22 +11,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import RewardSettings, parse
-from ..errors import ConfigError, ModelError
-from ..fingerprints.fingerprint import digest
-from ..models.adapters import drawing_adapters, lora_config
-from ..models.load import BUNDLED
-from ..runs.journal import Journal, once
-from ..seeds import derive
-from ..train.run_dir import jsonable, versions
-from ..types import Finding, prompt_key
+from posteriori.core.journal.journal import Journal, once
+from posteriori.core.seeds import derive
+from posteriori.core.settings.parse import parse
+from posteriori.core.settings.training import RewardSettings
+from posteriori.core.types import Finding, prompt_key
+from posteriori.errors import ConfigError, ModelError
+from posteriori.models.load import BUNDLED
+from posteriori.models.weights.adapters import drawing_adapters, lora_config
+from posteriori.runs.directory import jsonable, versions
+from posteriori.runs.target_fingerprint import digest
+
 from .backbone import Backbone, load_backbone, with_device
 from .calibration import HeldOut, held_out_figures
-from .data import LabelledPair, PairSource, read_labelled_pairs, split_by_prompt
+from .head_posterior import HeadPosterior
+from .labelled_pairs import LabelledPair, PairSource, read_labelled_pairs, split_by_prompt
 from .laplace import PairFeatures, fit_head, integrated, laplace
-from .model import RewardModel
-from .posterior import HeadPosterior
-from .training import Record, RewardTrainer, TokenPairs, bootstrap_weights, initial_heads
+from .reward_model import RewardModel
+from .reward_trainer import Record, RewardTrainer, TokenPairs, bootstrap_weights, initial_heads
 from .writer import JOURNAL, Writer, new_directory
 
 
@@ -83,14 +85,14 @@ def fit_reward(
     for a tie, with the cross-entropy as the loss; `margin`. `held_out_pairs` judge the model;
     without them a share of the prompts does, with all their pairs.
 
-    `settings` are the fields of `posteriori.config.RewardSettings`: tuning ("full", "lora" with
-    `lora`, or "head": the backbone stays as it is, and heads are solved for by Newton's method
-    under the ridge `prior_precision`); epochs, batch_size (pairs), learning_rate, warmup (share of
-    the steps), decay, weight_decay, max_grad_norm; label_noise, the share of labels that are known
-    to be swapped; held_out (share of the pairs), evaluate_every (steps) and patience (evaluations
-    without a lower held-out loss); merge; seed. uncertainty is "none", "ensemble" (so many
-    `members`: heads on the shared backbone, each on its own bootstrap resample of the pairs) or
-    "laplace" (a Gaussian over the head given the trained features, whose mean becomes the head;
+    `settings` are the fields of `posteriori.core.settings.training.RewardSettings`: tuning ("full",
+    "lora" with `lora`, or "head": the backbone stays as it is, and heads are solved for by Newton's
+    method under the ridge `prior_precision`); epochs, batch_size (pairs), learning_rate, warmup
+    (share of the steps), decay, weight_decay, max_grad_norm; label_noise, the share of labels that
+    are known to be swapped; held_out (share of the pairs), evaluate_every (steps) and patience
+    (evaluations without a lower held-out loss); merge; seed. uncertainty is "none", "ensemble" (so
+    many `members`: heads on the shared backbone, each on its own bootstrap resample of the pairs)
+    or "laplace" (a Gaussian over the head given the trained features, whose mean becomes the head;
     prior_precision is integrated over unless given). Dropout is off.
 
     With `output_dir`, which must be new or empty, the run keeps there its metrics, its best model

@@ -8,8 +8,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError, did_you_mean
-from ..numerics import log_mean_exp
+from posteriori.core.numerics import log_mean_exp
+from posteriori.errors import ConfigError, did_you_mean
 
 Uncertainty = Literal["mean", "marginal", "lower"]
 

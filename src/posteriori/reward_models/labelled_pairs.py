@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..errors import DataError
-from ..preferences import PairSource, Preference, preference, preference_rows
-from ..seeds import generator
-from ..types import Prompt, prompt_key
+from posteriori.core.seeds import generator
+from posteriori.core.types import Prompt, prompt_key
+from posteriori.data.preferences import PairSource, Preference, preference, preference_rows
+from posteriori.errors import DataError
 
 
 class LabelledPair(NamedTuple):
@@ -27,7 +27,8 @@ class LabelledPair(NamedTuple):
 
 
 def read_labelled_pairs(source: PairSource) -> list[LabelledPair]:
-    """Rows of prompt, chosen, rejected (see `posteriori.preferences`) with two optional columns.
+    """Rows of prompt, chosen, rejected (see `posteriori.data.preferences`) with two optional
+    columns.
 
     `label`, a number in [0, 1]: P(chosen is preferred), 1 where it is missing; a tie is 0.5.
     `margin`, a finite number: r(chosen) should exceed r(rejected) by that much, 0 where missing.

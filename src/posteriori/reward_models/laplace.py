@@ -10,8 +10,9 @@ import torch
 from scipy.optimize import minimize, minimize_scalar
 from torch import Tensor
 
-from ..errors import NonFiniteError
-from .loss import bradley_terry_loss, curvature, slope
+from posteriori.errors import NonFiniteError
+
+from .bradley_terry import bradley_terry_loss, curvature, slope
 
 _RANGE = (1e-6, 1e6)
 """Prior precisions that are tried, in units of the mean square of a feature difference."""

@@ -18,10 +18,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..errors import ModelError
-from ..types import Prompt
+from posteriori.core.types import Prompt
+from posteriori.errors import ModelError
+
 from .backbone import Backbone, load_backbone, with_device
-from .posterior import HeadPosterior
+from .head_posterior import HeadPosterior
 
 HEADS_FILE, ABOUT_FILE = "heads.safetensors", "reward.json"
 MARK = "has_posteriori_heads"

@@ -9,14 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..config import RewardSettings
-from ..errors import NonFiniteError
-from ..runs.journal import fold
-from ..seeds import generator
+from posteriori.core.journal.journal import fold
+from posteriori.core.seeds import generator
+from posteriori.core.settings.training import RewardSettings
+from posteriori.errors import NonFiniteError
+
 from .backbone import Backbone, Token
+from .bradley_terry import bradley_terry_loss
 from .calibration import agreement
-from .data import LabelledPair, bucketed_batches, label_tensors
-from .loss import bradley_terry_loss
+from .labelled_pairs import LabelledPair, bucketed_batches, label_tensors
 
 Record = dict[str, Any]
 

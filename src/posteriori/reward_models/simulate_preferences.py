@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..draw import draw
-from ..errors import ConfigError, EvidenceError, SamplingError
-from ..protocols import LanguageModel
-from ..seeds import generator
-from ..target import Target
-from ..types import Draws
-from ..watching import Progress, portions
+from posteriori.core.draw import draw
+from posteriori.core.progress import Progress, portions
+from posteriori.core.protocols import LanguageModel
+from posteriori.core.seeds import generator
+from posteriori.core.target import Target
+from posteriori.core.types import Draws
+from posteriori.errors import ConfigError, EvidenceError, SamplingError
 
 _ROUNDS = 50
 """Times that draws are taken before a prompt whose draws are all alike is given up."""

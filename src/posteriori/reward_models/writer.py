@@ -10,14 +10,15 @@ from typing import Any
 
 import torch
 
-from ..config import RewardSettings
-from ..errors import CheckpointError
-from ..runs.files import append_line, save_folder, write_whole, writing
-from ..train.run_dir import jsonable
+from posteriori.core.journal.files import append_line, save_folder, write_whole, writing
+from posteriori.core.settings.training import RewardSettings
+from posteriori.errors import CheckpointError
+from posteriori.runs.directory import jsonable
+
 from .backbone import Backbone
-from .model import RewardModel
-from .posterior import HeadPosterior
-from .training import Record
+from .head_posterior import HeadPosterior
+from .reward_model import RewardModel
+from .reward_trainer import Record
 
 CHECKPOINT, METRICS, JOURNAL = "checkpoint", "metrics.jsonl", "unfinished"
 

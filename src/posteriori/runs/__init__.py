@@ -1,5 +1,5 @@
-"""What is written while work goes on, so that a process may end at any moment: whole files
-(`files`), one writer per folder (`lock`), and finished pieces of work (`journal`, to read first).
+"""A run's directory, and the fingerprint of the target that its work is for.
 
-May import errors, types and nothing above them.
+Read `directory.py` first; `target_fingerprint.py` decides whether a run may be resumed, and
+`target_journal.py` keeps its finished pieces. It imports `core` and `models`.
 """

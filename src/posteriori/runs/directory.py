@@ -16,13 +16,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CheckpointError
-from ..runs.files import append_line, flush, writing
-from ..runs.files import write_whole as write_whole
-from ..runs.lock import Lock
+from posteriori.core.journal.files import append_line, flush, writing
+from posteriori.core.journal.files import write_whole as write_whole
+from posteriori.core.journal.lock import Lock
+from posteriori.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from ..types import Estimate, Finding
+    from posteriori.core.types import Estimate, Finding
 
 _PACKAGES = ("posteriori", "torch", "transformers", "peft", "accelerate", "numpy")
 

@@ -15,12 +15,13 @@ from peft import PeftModel
 from pydantic import BaseModel
 from torch import Tensor
 
-from ..models.adapters import adapter_parameters
-from ..models.causal import CausalLM
-from ..models.tabular import TabularLM
-from ..models.weights import base_model
-from ..prompted import Prompted
-from ..target import Target
+from posteriori.core.prompted import Prompted
+from posteriori.core.target import Target
+from posteriori.models.causal import CausalLM
+from posteriori.models.tabular import TabularLM
+from posteriori.models.weights.adapters import adapter_parameters
+from posteriori.models.weights.state import base_model
+
 from .code_digest import code_parts, is_library, settings_of, values_read
 
 _DEEPEST = 12

@@ -7,13 +7,20 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
-from ..errors import ConfigError
-from ..evidence.moments import Moments
-from ..runs.journal import Journal
-from ..target import Target
-from .fingerprint import fingerprint
+from posteriori.core.journal.journal import Journal
+from posteriori.core.target import Target
+from posteriori.errors import ConfigError
+
+from .target_fingerprint import fingerprint
+
+
+@runtime_checkable
+class _Fitted(Protocol):
+    """Evidence that is fitted when this is first read, such as `Moments`."""
+
+    fitted: Any
 
 
 @contextmanager
@@ -46,7 +53,7 @@ def keeping(
             if fits_moments:
                 # By then what they have to say of themselves is known, whatever is done again.
                 for each in target.evidence:
-                    if isinstance(each, Moments):
+                    if isinstance(each, _Fitted):
                         _ = each.fitted
             yield journal
     finally:

@@ -9,12 +9,13 @@ from typing import Any, ClassVar
 
 import torch
 
-from ..config import Strict, parse
-from ..protocols import LanguageModel
-from ..seeds import generator
-from ..target import Target
-from ..types import Draws, Guarantee
-from ..watching import Progress
+from posteriori.core.progress import Progress
+from posteriori.core.protocols import LanguageModel
+from posteriori.core.seeds import generator
+from posteriori.core.settings.parse import parse
+from posteriori.core.settings.strict import Strict
+from posteriori.core.target import Target
+from posteriori.core.types import Draws, Guarantee
 
 
 @dataclass

@@ -10,18 +10,19 @@ from typing import Any, get_args
 
 import torch
 
-from .errors import ConfigError, PosterioriError, SamplingStopped
-from .fingerprints.fingerprint import digest
-from .fingerprints.keeping import keeping
-from .out_of_memory import explained
-from .progress import with_progress
-from .protocols import LanguageModel
-from .registry import language_model, make
-from .samplers.base import Job, Progress, Sampler
-from .samplers.findings import findings_of_draws
-from .target import Target
-from .tokens import check_same_outcomes
-from .types import Draws, Guarantee
+from posteriori.core.default_progress import with_progress
+from posteriori.core.out_of_memory import explained
+from posteriori.core.protocols import LanguageModel
+from posteriori.core.registry import language_model, make
+from posteriori.core.same_outcomes import check_same_outcomes
+from posteriori.core.target import Target
+from posteriori.core.types import Draws, Guarantee
+from posteriori.errors import ConfigError, PosterioriError, SamplingStopped
+from posteriori.runs.target_fingerprint import digest
+from posteriori.runs.target_journal import keeping
+
+from .base import Job, Progress, Sampler
+from .weight_findings import findings_of_draws
 
 
 @with_progress("sampling")

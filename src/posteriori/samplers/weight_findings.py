@@ -9,12 +9,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .. import reliability
-from ..estimates import combine, log_mean_weight
-from ..numerics import log_mean_exp
-from ..rows_of_prompts import rows_of_prompts
-from ..target import Target
-from ..types import Draws, Estimate, Finding, Kind
+from posteriori.core import reliability
+from posteriori.core.estimates import combine, log_mean_weight
+from posteriori.core.numerics import log_mean_exp
+from posteriori.core.rows_of_prompts import rows_of_prompts
+from posteriori.core.target import Target
+from posteriori.core.types import Draws, Estimate, Finding, Kind
 
 _HINT = "Draw more, use a policy as the proposal, or another sampler (smc, annealed)."
 
@@ -25,7 +25,7 @@ def log_z_of_pool(
     """log Z by the weights of independent draws of a proposal, and the findings on it.
 
     `weighted`: the draws themselves go out with these weights. Otherwise log Z alone rests on them,
-    and the finding is `reliability.LOG_Z_NOT_TRUSTED`.
+    and the finding is `core.reliability.LOG_Z_NOT_TRUSTED`.
     """
     rows = rows_of_prompts(pool.completions)
     weights = [pool.log_weight[mine].cpu() for mine in rows]
@@ -44,8 +44,8 @@ def log_z_of_populations(target: Target, draws: Draws, log_z_PC: Tensor) -> Esti
 
     The error is that over populations, and no less than that of the particles' own weights were
     they independent: a few populations agree by chance. Where the evidence has a gap
-    (`reliability.jumps`) particles find what lies beyond by chance alone, and may have missed it as
-    independent draws may.
+    (`core.reliability.jumps`) particles find what lies beyond by chance alone, and may have missed
+    it as independent draws may.
     """
     rows = rows_of_prompts(draws.completions)
     evidence = [draws.log_evidence_N[mine].cpu() for mine in rows]
@@ -115,8 +115,8 @@ def findings_of_weights(
     judged: bool = True,
 ) -> list[Finding]:
     """Whether any draw of each prompt has weight, and, where weights are to be `judged`, whether
-    they can be trusted (`reliability.fault`). `log_z`: what they say of it, prompt by prompt, where
-    that is known already."""
+    they can be trusted (`core.reliability.fault`). `log_z`: what they say of it, prompt by prompt,
+    where that is known already."""
     rows = rows_of_prompts(draws.completions)
     weights = [draws.log_weight[mine].cpu() for mine in rows]
     alive = [bool((log_w_n > -math.inf).any()) for log_w_n in weights]
@@ -160,8 +160,8 @@ def _fault(
     log_max_weight: float,
     group_n: Tensor | None,
 ) -> str:
-    """`reliability.fault_of`, and `fault_of_groups`. An infinite error, of a single population,
-    hides nothing."""
+    """`core.reliability.fault_of`, and `fault_of_groups`. An infinite error, of a single
+    population, hides nothing."""
     if group_n is not None and not reliability.jumps(log_e_n, log_max_weight):
         largest = log_z.value
     else:

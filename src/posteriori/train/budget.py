@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import FitSettings, budget_of
-from ..diagnostics.frontier import Frontier, frontier
-from ..draw import draw
-from ..errors import CheckpointError, ConfigError, FrontierError
-from ..evidence.constraint import Constraint
-from ..evidence.price import price
-from ..fingerprints.keeping import keeping
-from ..prompt_sample import sampled_prompts
-from ..seeds import generator
-from ..target import Target
-from ..watching import Progress
+from posteriori.core.draw import draw
+from posteriori.core.progress import Progress
+from posteriori.core.seeds import generator
+from posteriori.core.settings.training import FitSettings, budget_of
+from posteriori.core.target import Target
+from posteriori.diagnostics.frontier.frontier import Frontier, frontier
+from posteriori.diagnostics.prompt_sample import sampled_prompts
+from posteriori.errors import CheckpointError, ConfigError, FrontierError
+from posteriori.evidence.beta import price
+from posteriori.evidence.constraint import Constraint
+from posteriori.runs.target_journal import keeping
 
 _PILOT = 64
 """Draws a prompt that tell the reward's scale."""

@@ -19,11 +19,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..errors import CheckpointError
-from ..protocols import TrainableLM
-from ..runs.files import flush, writing
-from ..runs.streams import Streams, put_streams
-from ..types import Finding
+from posteriori.core.journal.files import flush, writing
+from posteriori.core.journal.random_streams import Streams, put_streams
+from posteriori.core.protocols import TrainableLM
+from posteriori.core.types import Finding
+from posteriori.errors import CheckpointError
 
 _PREFIX = "step-"
 _NAME = re.compile(rf"{_PREFIX}\d{{8,}}")

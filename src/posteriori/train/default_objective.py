@@ -6,12 +6,12 @@ import json
 import time
 from pathlib import Path
 
-from ..draw import draw
-from ..errors import CheckpointError
-from ..protocols import NextTokenLM
-from ..seeds import generator
-from ..target import Target
-from ..types import Completions
+from posteriori.core.draw import draw
+from posteriori.core.protocols import NextTokenLM
+from posteriori.core.seeds import generator
+from posteriori.core.target import Target
+from posteriori.core.types import Completions
+from posteriori.errors import CheckpointError
 
 AUTO = "auto"
 

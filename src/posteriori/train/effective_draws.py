@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..diagnostics.mixture import Mixture, Stratum
-from ..draw import lm_tokens
-from ..protocols import TrainableLM
-from ..target import Target
-from ..types import Draws
+from posteriori.core.draw import lm_tokens
+from posteriori.core.protocols import TrainableLM
+from posteriori.core.target import Target
+from posteriori.core.types import Draws
+from posteriori.diagnostics.mixture import Mixture, Stratum
+
 from .replay import Decode, Replay
 
 EVERY = 10

@@ -10,32 +10,34 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..config import FitSettings, budget_of, parse
-from ..errors import ConfigError
-from ..fingerprints.fingerprint import fingerprint
-from ..objectives.base import Objective
-from ..objectives.pairs import Pairs
-from ..progress import shown
-from ..prompt_sample import sampled_prompts
-from ..protocols import TrainableLM
-from ..registry import make
-from ..target import Target
-from ..types import Prompt
-from ..watching import Progress
+from posteriori.core.default_progress import shown
+from posteriori.core.progress import Progress
+from posteriori.core.protocols import TrainableLM
+from posteriori.core.registry import make
+from posteriori.core.settings.parse import parse
+from posteriori.core.settings.training import FitSettings, budget_of
+from posteriori.core.target import Target
+from posteriori.core.types import Prompt
+from posteriori.diagnostics.prompt_sample import sampled_prompts
+from posteriori.errors import ConfigError
+from posteriori.objectives.base import Objective
+from posteriori.objectives.preference.pairs import Pairs
+from posteriori.runs.directory import RunDirectory, jsonable, refuse_taken
+from posteriori.runs.target_fingerprint import fingerprint
+from posteriori.train.monitor.evaluator import Watch, samples_of_look
+from posteriori.train.monitor.held_out import held_out_target
+from posteriori.train.monitor.pair_metrics import pair_figures
+from posteriori.train.monitor.periodic_evaluation import EvaluationCallback, Lookout, Note
+from posteriori.train.monitor.trackers import Trackers
+
 from .budget import check_prices, find_budget, recorded_budget, within
-from .checks import check_idle, check_trackers
 from .default_objective import AUTO, default_objective, recorded_objective
-from .held_out import held_out_target
-from .lookout import EvaluationCallback, Lookout, Note
 from .overwrite import remove_run
-from .pair_figures import pair_figures
 from .peft_config import with_lora_config
 from .reported import written_report
-from .run_dir import RunDirectory, jsonable, refuse_taken
-from .trackers import Trackers
+from .settings_checks import check_idle, check_trackers
 from .trainer import Fit as Fit
 from .trainer import StepCallback, Trainer
-from .watch import Watch, samples_of_look
 
 
 def to_stderr(text: str) -> None:
@@ -64,7 +66,8 @@ def fit(
 
     `objective` is a name (`posteriori ls objectives`) with the settings of that algorithm, or an
     `Objective`. "auto" is `soft_q`, or `rloo` or `dpg` where the evidence is slow: see
-    `train.default_objective`. `settings` are the fields of `posteriori.config.FitSettings`:
+    `default_objective`. `settings` are the fields of
+    `posteriori.core.settings.training.FitSettings`:
 
     steps; num_samples, draws per prompt and step; prompts_per_step (default: all, at most 64);
     max_prompts, of which a budget is found and the policy judged (default: 256); learning_rate
@@ -76,7 +79,7 @@ def fit(
     objective allows it (default: the objective's own); seed.
 
     The policy of the result is the last one, unless draws made on the way show that an earlier one,
-    or the prior, was nearer to the target (`train.selection`): `findings` say so.
+    or the prior, was nearer to the target (`selection`): `findings` say so.
 
     kl_budget (nats) or reward_target stand in for the evidence's beta, which is then left out: it
     is the beta whose posterior has that KL to the prior, or that mean reward, on the frontier of

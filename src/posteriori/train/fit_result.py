@@ -8,13 +8,14 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ..errors import StoppedError
-from ..protocols import TrainableLM
-from ..shown import counted, html_findings, html_table
-from ..target import Target
-from ..types import Finding
+from posteriori.core.protocols import TrainableLM
+from posteriori.core.shown import counted, html_findings, html_table
+from posteriori.core.target import Target
+from posteriori.core.types import Finding
+from posteriori.errors import StoppedError
+from posteriori.train.monitor.pair_metrics import PairFigures
+
 from .budget import Budget
-from .pair_figures import PairFigures
 
 OF_THE_RUN = frozenset(
     (

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..errors import NonFiniteError
-from ..objectives.base import Constants, Objective, policy_log_prob
-from ..protocols import TrainableLM
-from ..types import Draws
+from posteriori.core.protocols import TrainableLM
+from posteriori.core.types import Draws
+from posteriori.errors import NonFiniteError
+from posteriori.objectives.base import Constants, Objective, policy_log_prob
 
 _SHOWN = 3
 

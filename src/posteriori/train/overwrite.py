@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from ..errors import CheckpointError
-from ..runs.lock import Lock
+from posteriori.core.journal.lock import Lock
+from posteriori.errors import CheckpointError
 
 _FILES = (
     *("config.json", "target.json", "versions.json", "metrics.jsonl", "evaluations.jsonl"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..errors import ConfigError
+from posteriori.errors import ConfigError
 
 _KNOWN = {"r": "rank", "lora_alpha": "alpha", "target_modules": "target_modules"}
 

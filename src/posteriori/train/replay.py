@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from ..occurrence import marked, place_of, plain
-from ..types import Completions, Draws
+from posteriori.core.occurrence import marked, place_of, plain
+from posteriori.core.types import Completions, Draws
 
 Decode = Callable[[list[list[int]]], list[str]]
 

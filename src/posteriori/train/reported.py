@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..diagnostics.evaluate import evaluate
-from ..registry import report_of_run
-from ..target import Target
-from .fitted import Fit
+from posteriori.core.registry import report_of_run
+from posteriori.core.target import Target
+from posteriori.diagnostics.evaluate.evaluate import evaluate
+
+from .fit_result import Fit
 
 _NUM_SAMPLES = 2000
 

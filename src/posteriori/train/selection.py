@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from ..types import Finding
-from .signal import Signal
+from posteriori.core.types import Finding
+from posteriori.train.step_size.step_signal import Signal
 
 WINDOWS = 10
 """Parts of a run, each of whose policies is judged by the draws made in it."""
@@ -55,11 +55,11 @@ class Selection:
     """The nearest policy by held-out draws.
 
     A step's draws come from the policy (or meet it) before any update has used them, so the gain in
-    nats that they show (`signal.Signal.gain`: the ELBO, or KL(p*, prior) - KL(p*, pi)) is without
-    bias. A run is cut into ten windows, and each one's draws judge the policy that it began with.
-    The last window stands for the policy at the end. An earlier one is handed back only if it was
-    nearer by three standard errors of the difference, and the prior, which the first step's draws
-    judge, if it was by two.
+    nats that they show (`train.step_size.step_signal.Signal.gain`: the ELBO, or KL(p*, prior) -
+    KL(p*, pi)) is without bias. A run is cut into ten windows, and each one's draws judge the
+    policy that it began with. The last window stands for the policy at the end. An earlier one is
+    handed back only if it was nearer by three standard errors of the difference, and the prior,
+    which the first step's draws judge, if it was by two.
     """
 
     def __init__(self, steps: int) -> None:

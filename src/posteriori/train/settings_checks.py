@@ -6,8 +6,8 @@ import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..config import FitSettings, TrackerName, budget_of
-from ..errors import ConfigError
+from posteriori.core.settings.training import FitSettings, TrackerName, budget_of
+from posteriori.errors import ConfigError
 
 
 def check_idle(settings: FitSettings, *, held_out: bool, keeps: bool) -> None:

@@ -10,32 +10,33 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import FitSettings, prompts_per_step
-from ..draw import lm_tokens
-from ..errors import PosterioriError
-from ..evidence.call import CallContext, TrainerState, calling_within
-from ..models.kept import kept_while_frozen
-from ..objectives.base import Objective
-from ..out_of_memory import explained
-from ..protocols import TrainableLM
-from ..runs.files import save_folder
-from ..runs.streams import Streams, read_streams
-from ..seeds import derive, generator
-from ..stopping import Signalled, Signals
-from ..target import Target
-from ..types import Draws, Finding
+from posteriori.core.draw import lm_tokens
+from posteriori.core.journal.files import save_folder
+from posteriori.core.journal.random_streams import Streams, read_streams
+from posteriori.core.out_of_memory import explained
+from posteriori.core.protocols import TrainableLM
+from posteriori.core.seeds import derive, generator
+from posteriori.core.settings.training import FitSettings, prompts_per_step
+from posteriori.core.signals import Signalled, Signals
+from posteriori.core.target import Target
+from posteriori.core.types import Draws, Finding
+from posteriori.errors import PosterioriError
+from posteriori.evidence.calls.call import CallContext, TrainerState, calling_within
+from posteriori.models.cpu.weight_cache import kept_while_frozen
+from posteriori.objectives.base import Objective
+from posteriori.runs.directory import RunDirectory, jsonable
+from posteriori.train.monitor.learnable import Learnable
+from posteriori.train.monitor.periodic_evaluation import Lookout, Note
+from posteriori.train.step_size.schedule import prompts_of_step, share_of_rate
+from posteriori.train.step_size.step_signal import signal_of
+
 from . import guards
 from .checkpoint import Running, load_newest, remove_unfinished, save_checkpoint
-from .effective import EffectiveDraws
-from .fitted import OF_THE_RUN, stopped_by
-from .fitted import Fit as Fit
-from .learnable import Learnable
-from .lookout import Lookout, Note
+from .effective_draws import EffectiveDraws
+from .fit_result import OF_THE_RUN, stopped_by
+from .fit_result import Fit as Fit
 from .replay import Replay
-from .run_dir import RunDirectory, jsonable
-from .schedule import prompts_of_step, share_of_rate
 from .selection import Selection, State
-from .signal import signal_of
 from .update import Updater
 
 StepCallback = Callable[[dict[str, Any]], None]

@@ -10,16 +10,17 @@ from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin
 from torch import Tensor, nn
 
-from ..config import FitSettings
-from ..errors import ConfigError
-from ..objectives.base import Constants, Objective, policy_log_prob
-from ..out_of_memory import is_out_of_memory
-from ..protocols import TrainableLM
-from ..types import Draws, Finding
+from posteriori.core.out_of_memory import is_out_of_memory
+from posteriori.core.protocols import TrainableLM
+from posteriori.core.settings.training import FitSettings
+from posteriori.core.types import Draws, Finding
+from posteriori.errors import ConfigError
+from posteriori.objectives.base import Constants, Objective, policy_log_prob
+from posteriori.train.step_size.auto_rate import AutoRate
+from posteriori.train.step_size.first_step import calibrated
+from posteriori.train.step_size.step_signal import Signal
+
 from . import guards
-from .auto_rate import AutoRate
-from .calibrate import calibrated
-from .signal import Signal
 
 _MEASURED_BY = 64
 """Draws by which the first step's change of the policy is measured."""

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 import posteriori as po
-from posteriori.cli.demo_fits import Job, fit_all
-from posteriori.cli.demo_plan import FULL, QUICK, Trial, make_room, offensiveness, trials
-from posteriori.cli.demo_words import conclusion
-from posteriori.diagnostics.best_of_n_points import BestOfN
+from posteriori.cli.commands.demo.fits import Job, fit_all
+from posteriori.cli.commands.demo.plan import FULL, QUICK, Trial, make_room, offensiveness, trials
+from posteriori.cli.commands.demo.words import conclusion
+from posteriori.core.types import Estimate
+from posteriori.diagnostics.frontier.best_of_n_points import BestOfN
 from posteriori.errors import CheckpointError, ConfigError
-from posteriori.types import Estimate
 
 POLICIES = ["prior", "rl", "soft_q, beta 0.1", "soft_q, beta 0.03"]
 
@@ -25,10 +25,12 @@ POLICIES = ["prior", "rl", "soft_q, beta 0.1", "soft_q, beta 0.03"]
 def small_scale(monkeypatch):
     """Two prompts and the fewest draws: what is tested is the way, not the figures."""
     monkeypatch.setattr(
-        "posteriori.cli.demo.QUICK",
+        "posteriori.cli.commands.demo.demo.QUICK",
         replace(QUICK, num_samples=2, judged_by=4, max_new_tokens=4, steps=1, alone_steps=1),
     )
-    monkeypatch.setattr("posteriori.cli.demo.prompts", lambda: ["I think you are", "You look like"])
+    monkeypatch.setattr(
+        "posteriori.cli.commands.demo.demo.prompts", lambda: ["I think you are", "You look like"]
+    )
 
 
 def test_the_demo_and_the_demo_again(cli, tmp_path, small_scale):

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from posteriori.types import Finding
+from posteriori.core.types import Finding
 
 
 @pytest.fixture
@@ -102,7 +102,10 @@ def test_evaluations_are_written_and_shown(job):
 
 def test_a_run_that_goes_wrong_ends_with_its_reason_and_code_1(job, monkeypatch):
     wrong = Finding("stop", "diverging", "It is rising.")
-    monkeypatch.setattr("posteriori.train.lookout.alarms", lambda lines: [wrong] * (len(lines) > 1))
+    monkeypatch.setattr(
+        "posteriori.train.monitor.periodic_evaluation.alarms",
+        lambda lines: [wrong] * (len(lines) > 1),
+    )
     job.change("steps = 4", 'steps = 4\nevaluate_every = 1\non_finding = "stop"')
     done = job.fit()
     assert done.code == 1

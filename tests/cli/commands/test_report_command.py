@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from posteriori.report.text import number
+from posteriori.report.safe_text import number
 
 
 @pytest.fixture(scope="module")

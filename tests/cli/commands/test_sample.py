@@ -9,8 +9,8 @@ import pytest
 from helpers import tiny_lm
 
 import posteriori as po
-from posteriori.samplers import importance
-from posteriori.samplers.importance import Importance
+from posteriori.samplers.independent import importance
+from posteriori.samplers.independent.importance import Importance
 
 
 def records(path) -> list[dict]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from posteriori.samplers import fit_twist as module
-from posteriori.samplers.twist_head import TwistHead
+from posteriori.samplers.smc import fit_twist as module
+from posteriori.samplers.smc.twist_head import TwistHead
 
 SHORT = ["--steps", "3", "--num-samples", "16"]
 

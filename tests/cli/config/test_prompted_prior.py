@@ -7,7 +7,7 @@ from helpers import generator
 
 import posteriori as po
 from posteriori.cli.build import build_target
-from posteriori.cli.check import make_plan
+from posteriori.config.check import make_plan
 
 EVIDENCE = """[[evidence]]
 kind = "reward"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from posteriori.cli.prompts_file import read_prompts
+from posteriori.config.prompts_file import read_prompts
 from posteriori.errors import DataError
 
 GOOD = '{"prompt": "a b", "weight": 1}\n'

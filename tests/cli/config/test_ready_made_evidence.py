@@ -13,7 +13,7 @@ from helpers import tiny_lm, word_tokenizer
 
 import posteriori as po
 from posteriori.cli.build import build_target
-from posteriori.cli.check import make_plan
+from posteriori.config.check import make_plan
 
 PLAIN = """kind = "reward"
 function = "my_reward.py:score"

@@ -12,8 +12,9 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from posteriori.cli import main, pace, progress
-from posteriori.cli.pace import Pace, Parts, rate
+from posteriori.cli import main
+from posteriori.cli.console import pace, progress_bar
+from posteriori.cli.console.pace import Pace, Parts, rate
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -23,7 +24,7 @@ def screen(monkeypatch) -> io.StringIO:
     """A terminal in place of standard error."""
     written = io.StringIO()
     console = Console(file=written, force_terminal=True, width=120, markup=False, emoji=False)
-    monkeypatch.setattr(progress, "stderr", lambda: console)
+    monkeypatch.setattr(progress_bar, "stderr", lambda: console)
     return written
 
 
@@ -39,7 +40,7 @@ def lines_on(screen: io.StringIO) -> list[str]:
 
 
 def test_a_bar_has_a_rate_the_time_left_and_parts(screen):
-    with progress.count_progress("work [/b]\x1b[2J") as on_progress:
+    with progress_bar.count_progress("work [/b]\x1b[2J") as on_progress:
         for total in (4, 6):
             for done in range(total + 1):
                 on_progress(done, total)
@@ -52,7 +53,7 @@ def test_a_bar_has_a_rate_the_time_left_and_parts(screen):
 
 
 def test_plain_lines_come_at_2_4_8_seconds(clock, capfd):
-    with progress.count_progress("work") as on_progress:
+    with progress_bar.count_progress("work") as on_progress:
         for second in range(20):
             clock[0] = float(second)
             on_progress(100 * second, 2000)
@@ -74,13 +75,13 @@ def test_plain_lines_come_at_2_4_8_seconds(clock, capfd):
 
 
 def test_a_short_run_prints_its_name_alone_and_a_quiet_one_nothing(capfd):
-    with progress.count_progress("work") as on_progress:
+    with progress_bar.count_progress("work") as on_progress:
         on_progress(1, 2)
         on_progress(2, 2)
     assert capfd.readouterr().err == "work\n"
-    with progress.count_progress("work", quiet=True) as on_progress:
+    with progress_bar.count_progress("work", quiet=True) as on_progress:
         on_progress(2, 2)
-    with progress.fit_progress("rloo", 4, quiet=True) as shown:
+    with progress_bar.fit_progress("rloo", 4, quiet=True) as shown:
         shown({"step": 0, "mean_reward": 1.0})
         shown.searching(1, 2)
         shown.note("x")
@@ -89,7 +90,7 @@ def test_a_short_run_prints_its_name_alone_and_a_quiet_one_nothing(capfd):
 
 
 def test_a_fit_looks_for_beta_first(clock, capfd):
-    with progress.fit_progress("rloo", 10) as shown:
+    with progress_bar.fit_progress("rloo", 10) as shown:
         for second in range(6):
             clock[0] = float(second)
             shown.searching(second, 5)
@@ -104,7 +105,7 @@ def test_a_fit_looks_for_beta_first(clock, capfd):
 
 
 def test_a_fit_in_a_terminal(screen):
-    with progress.fit_progress("rloo", 4) as shown:
+    with progress_bar.fit_progress("rloo", 4) as shown:
         for step in range(4):
             shown({"step": step, "mean_reward": 1.5})
             time.sleep(0.15)

@@ -8,9 +8,9 @@ import math
 import pytest
 from rich.console import Console
 
-from posteriori.cli.tables import MAIN, ROWS, SECTIONS, print_table, shown
-from posteriori.diagnostics.figures import FIGURES
-from posteriori.types import Estimate
+from posteriori.cli.console.report_table import MAIN, ROWS, SECTIONS, print_table, shown
+from posteriori.core.types import Estimate
+from posteriori.diagnostics.evaluate.metrics import FIGURES
 
 
 @pytest.mark.parametrize(

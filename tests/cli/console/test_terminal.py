@@ -11,12 +11,12 @@ import pytest
 from helpers import WORDS
 from report_cases import COLLAPSED, HOSTILE, report_of
 
-from posteriori.cli.demo_show import print_draws
-from posteriori.cli.draws_file import write_draws
-from posteriori.cli.draws_table import print_draws as print_draws_table
-from posteriori.cli.judge import evaluation_json, show
-from posteriori.cli.output import json_text, print_json, stdout, visible
-from posteriori.types import Finding
+from posteriori.cli.commands.demo.show import print_draws
+from posteriori.cli.console.draws_table import print_draws as print_draws_table
+from posteriori.cli.console.output import json_text, print_json, stdout, visible
+from posteriori.cli.files.draws_file import write_draws
+from posteriori.cli.files.evaluation import evaluation_json, show
+from posteriori.core.types import Finding
 
 COLOURED = "\x1b[31mred\x1b[0m[/b]\x00\x07\x9b1m\u202e\x7f"
 MARKUP = "[bold red]markup[/]"

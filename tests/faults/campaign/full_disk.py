@@ -19,7 +19,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from posteriori.samplers import twist_head
+from posteriori.samplers.smc import twist_head
 from posteriori.train import checkpoint
 
 from .children import FINE, TYPED, end_of, start

@@ -15,9 +15,9 @@ from typing import Any
 import posteriori as po
 from posteriori.cli.main import run
 from posteriori.errors import PosterioriError
-from posteriori.reward_models.data import read_labelled_pairs
-from posteriori.samplers.twist_head import TwistHead
-from posteriori.train.run_dir import read_metrics
+from posteriori.reward_models.labelled_pairs import read_labelled_pairs
+from posteriori.runs.directory import read_metrics
+from posteriori.samplers.smc.twist_head import TwistHead
 
 from .children import ORACLE, PAIRS, target
 

@@ -7,9 +7,9 @@ import torch
 from helpers import WORDS, generator
 
 import posteriori as po
-from posteriori.draw import draw
-from posteriori.spending import counted
-from posteriori.types import Cost
+from posteriori.core.cost import counted
+from posteriori.core.draw import draw
+from posteriori.core.types import Cost
 
 
 def reward(completions, **kwargs):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from posteriori.numerics import ess, log_mean_exp, pareto_k, reliable_k, variance_of_mean
+from posteriori.core.numerics import ess, log_mean_exp, pareto_k, reliable_k, variance_of_mean
 
 INF = math.inf
 

@@ -11,7 +11,7 @@ from helpers import WORDS, has_c, reward
 from scipy import stats
 
 import posteriori as po
-from posteriori.numerics import log_mean_exp, pareto_k, pareto_smooth
+from posteriori.core.numerics import log_mean_exp, pareto_k, pareto_smooth
 
 INF = math.inf
 

@@ -11,8 +11,8 @@ from helpers import tiny_lm
 
 import posteriori as po
 from posteriori import errors
-from posteriori.config import LoraSettings
-from posteriori.evidence import constraints
+from posteriori.core.settings.training import LoraSettings
+from posteriori.evidence.text import constraints
 
 
 def length(completion_ids, **kwargs):

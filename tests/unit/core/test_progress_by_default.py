@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import posteriori as po
-from posteriori import progress
+from posteriori.core import default_progress
 from posteriori.errors import ConfigError
 from posteriori.models.tabular import TabularLM
 
@@ -25,14 +25,14 @@ def shown(monkeypatch):
     """The names of the bars, each shown at once."""
     names = []
 
-    class Bar(progress._Bar):
+    class Bar(default_progress._Bar):
         def __init__(self, name):
             names.append(name)
             super().__init__(name)
 
-    monkeypatch.setattr(progress, "_Bar", Bar)
-    monkeypatch.setattr(progress, "_SECONDS", 0.0)
-    monkeypatch.setattr(progress, "_mode", None)
+    monkeypatch.setattr(default_progress, "_Bar", Bar)
+    monkeypatch.setattr(default_progress, "_SECONDS", 0.0)
+    monkeypatch.setattr(default_progress, "_mode", None)
     return names
 
 

@@ -7,10 +7,10 @@ import torch
 from helpers import tiny_lm
 
 import posteriori as po
-from posteriori.draw import draw
-from posteriori.evidence.judge import Judge
-from posteriori.reward_models.simulate import simulate_preferences
-from posteriori.watching import advance, counted_by, one_pass, portions
+from posteriori.core.draw import draw
+from posteriori.core.progress import advance, counted_by, one_pass, portions
+from posteriori.evidence.judge.judge import Judge
+from posteriori.reward_models.simulate_preferences import simulate_preferences
 
 PROMPTS = ["a b", "c"]
 LENGTH = 4

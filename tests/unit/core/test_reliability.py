@@ -8,13 +8,13 @@ import pytest
 import torch
 
 import posteriori as po
-from posteriori import reliability
+from posteriori.core import reliability
+from posteriori.core.estimates import at_least_zero, combine, log_mean_weight
+from posteriori.core.protocols import Scores
+from posteriori.core.types import Estimate
 from posteriori.diagnostics.collapse import collapse
-from posteriori.diagnostics.control import control_variate, log_shares
+from posteriori.diagnostics.control_variates import control_variate, log_shares
 from posteriori.errors import EvidenceError
-from posteriori.estimates import at_least_zero, combine, log_mean_weight
-from posteriori.protocols import Scores
-from posteriori.types import Estimate
 
 WORDS = ("<eos>", "a", "b", "c")
 

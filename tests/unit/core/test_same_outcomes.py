@@ -9,12 +9,12 @@ from helpers import PROMPTS, WORDS, generator, tiny_model, word_tokenizer
 from tokenizers import processors
 
 import posteriori as po
-from posteriori.draw import draw
+from posteriori.core.draw import draw
 from posteriori.errors import ModelError, OutcomeError
-from posteriori.samplers.conditional import conditional_log_z
-from posteriori.samplers.fit_twist import fit_twist
-from posteriori.samplers.ladder import adapt_ladder
-from posteriori.samplers.reverse_annealing import reverse_annealed_log_z
+from posteriori.samplers.annealing.ladder import adapt_ladder
+from posteriori.samplers.annealing.reverse_annealing import reverse_annealed_log_z
+from posteriori.samplers.smc.conditional import conditional_log_z
+from posteriori.samplers.smc.fit_twist import fit_twist
 
 CHAT = [{"role": "user", "content": "a b"}]
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from posteriori.seeds import drawing
+from posteriori.core.seeds import drawing
 
 
 def layers():

@@ -11,9 +11,10 @@ import torch
 from scipy import stats
 
 import posteriori as po
-from posteriori import errors, registry
-from posteriori.estimates import combine, mean
-from posteriori.seeds import derive, generator
+from posteriori import errors
+from posteriori.core import registry
+from posteriori.core.estimates import combine, mean
+from posteriori.core.seeds import derive, generator
 
 IDS = [[1, 0], [2, 2, 0], [0], [3, 1, 2]]
 

@@ -8,9 +8,9 @@ import math
 import pytest
 
 import posteriori as po
+from posteriori.data.preferences import read_preferences
 from posteriori.errors import ConfigError, DataError
 from posteriori.models.tabular import TabularLM
-from posteriori.preferences import read_preferences
 
 ROWS = [{"prompt": "a", "answer": 1}, {"prompt": "b", "answer": 2}, {"prompt": "a", "answer": 3}]
 TALK = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
@@ -277,7 +277,7 @@ def test_a_reply_that_has_begun_goes_on_as_trl_has_it():
 
 
 def test_pairs_go_on_in_a_message_that_has_begun():
-    from posteriori.objectives.preference_data import PreferenceData
+    from posteriori.objectives.preference.tokenised_pairs import PreferenceData
 
     lm = po.load("tiny")
     lm.tokenizer.chat_template = CHAT

@@ -9,9 +9,9 @@ import pytest
 from helpers import tiny_lm, word_tokenizer
 
 import posteriori as po
+from posteriori.data.preferences import preference, read_preferences
 from posteriori.errors import DataError, PromptError
-from posteriori.objectives.preference_data import PreferenceData
-from posteriori.preferences import preference, read_preferences
+from posteriori.objectives.preference.tokenised_pairs import PreferenceData
 
 TEMPLATE = (
     "{% for m in messages %}{{ 'a ' if m.role == 'user' else 'b ' }}{{ m.content }} <eos> "

@@ -11,7 +11,7 @@ import torch
 from helpers import WORDS
 
 import posteriori as po
-from posteriori.diagnostics.bounds import log_z_upper
+from posteriori.diagnostics.evaluate.bounds import log_z_upper
 from posteriori.diagnostics.mixture import Mixture, Stratum
 from posteriori.errors import ConfigError, SamplingError
 

@@ -11,11 +11,11 @@ import torch
 from helpers import WORDS, generator
 
 import posteriori as po
+from posteriori.core.draw import draw
+from posteriori.core.seeds import generator as derived
 from posteriori.diagnostics.diversity import distinct_n, unique_fraction
 from posteriori.diagnostics.mixture import Mixture, Stratum
-from posteriori.draw import draw
 from posteriori.errors import ConfigError
-from posteriori.seeds import generator as derived
 
 
 def reward(completion_ids, **kwargs):

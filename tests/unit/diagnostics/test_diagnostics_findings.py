@@ -11,7 +11,7 @@ from helpers import reward as oracle_reward
 from tables import as_table, off_the_curve, posterior_table, tabular_oracle, tilted
 
 import posteriori as po
-from posteriori.diagnostics.figures import FIGURES
+from posteriori.diagnostics.evaluate.metrics import FIGURES
 
 COMPARING = {
     "collapsed",

@@ -11,7 +11,7 @@ from helpers import WORDS, generator
 
 import posteriori as po
 from posteriori.diagnostics.diversity import GROUPS, TOGETHER, self_bleu
-from posteriori.diagnostics.perplexity import perplexity
+from posteriori.diagnostics.evaluate.perplexity import perplexity
 from posteriori.diagnostics.quantiles import QUANTILES, exact_quantile, quantile
 
 

@@ -12,12 +12,12 @@ from helpers import WORDS
 from scipy import stats
 
 import posteriori as po
-from posteriori.diagnostics.best_of_n_points import mean_reward_of_best
-from posteriori.diagnostics.frontier import Frontier
+from posteriori.core.types import Cost, Draws
+from posteriori.diagnostics.frontier.best_of_n_points import mean_reward_of_best
+from posteriori.diagnostics.frontier.frontier import Frontier
 from posteriori.diagnostics.tilting import Stage
 from posteriori.errors import ConfigError, FrontierError
-from posteriori.samplers.best_of_n_law import best_of_n_log_prob
-from posteriori.types import Cost, Draws
+from posteriori.samplers.independent.best_of_n_law import best_of_n_log_prob
 
 BETA = 0.5
 

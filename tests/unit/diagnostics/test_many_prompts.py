@@ -60,7 +60,7 @@ def test_a_sample_keeps_each_rows_columns(target):
 
 
 def test_draws_of_all_prompts_serve_a_sample_of_them():
-    from posteriori.draw import draw
+    from posteriori.core.draw import draw
 
     table = TabularLM.random(["<eos>", "x", "y"], prompts=["a", "b"], seed=0, max_new_tokens=2)
     rows = [{"prompt": "ab"[at % 2], "answer": at} for at in range(20)]

@@ -15,11 +15,11 @@ import torch
 from scipy.stats import norm, t
 
 import posteriori as po
-from posteriori.diagnostics.sampled import NO_LOG_Z, sampled, with_log_z
-from posteriori.numerics import ess
-from posteriori.registry import find
-from posteriori.samplers.best_of_n_law import best_of_n_log_prob
-from posteriori.types import Draws, Estimate, Finding
+from posteriori.core.numerics import ess
+from posteriori.core.registry import find
+from posteriori.core.types import Draws, Estimate, Finding
+from posteriori.diagnostics.frontier.sampler_points import NO_LOG_Z, sampled, with_log_z
+from posteriori.samplers.independent.best_of_n_law import best_of_n_log_prob
 
 WORDS = ["<eos>", "good", "bad"]
 PROMPTS = ("x", "y")

@@ -6,7 +6,7 @@ import pytest
 
 import posteriori as po
 from posteriori.models.tabular import TabularLM
-from posteriori.samplers.smc import twist_for
+from posteriori.samplers.smc.smc import twist_for
 
 LITERAL = [
     r"\{a\}",

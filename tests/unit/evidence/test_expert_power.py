@@ -11,8 +11,8 @@ import torch
 from helpers import WORDS, generator, plain_log_prob, reward, tiny_lm, tiny_model, word_tokenizer
 
 import posteriori as po
+from posteriori.core.prompted import with_prefix
 from posteriori.errors import ConfigError, EvidenceError, ModelError, PromptError
-from posteriori.prompted import with_prefix
 
 PREFIXED = ("x", "y", "zx", "zy")
 

@@ -15,13 +15,7 @@ import torch
 from helpers import generator, tiny_lm
 
 import posteriori as po
-from posteriori.errors import (
-    ConfigError,
-    EvidenceCallError,
-    EvidenceError,
-    ModelError,
-    PromptError,
-)
+from posteriori.errors import ConfigError, EvidenceCallError, EvidenceError, ModelError, PromptError
 
 IDS = [[1, 0], [2, 2, 0], [0], [3, 1, 2]]
 TEMPLATE = "{prompt} {completion} d"

@@ -17,7 +17,7 @@ import pytest
 import posteriori as po
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 QUESTION = "Is this text about food?"
 YES, NO = ["Yes", "yes"], ["No", "no"]
 ENDS = [" great, I love the soup.", " on fire.", " a place to eat bread.", " my father's idea."]

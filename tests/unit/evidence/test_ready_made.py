@@ -17,8 +17,8 @@ import regex
 
 import posteriori as po
 from posteriori.errors import ConfigError
-from posteriori.evidence.constraints import _LOOKS_AROUND
-from posteriori.evidence.json_text import JsonText
+from posteriori.evidence.text.constraints import _LOOKS_AROUND
+from posteriori.evidence.text.json_text import JsonText
 
 PERSON = {
     "type": "object",

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import posteriori as po
-from posteriori.diagnostics.pass_at_k import _mean
+from posteriori.diagnostics.evaluate.pass_at_k import _mean
 from posteriori.errors import ConfigError, EvidenceError
 from posteriori.models.tabular import TabularLM
 

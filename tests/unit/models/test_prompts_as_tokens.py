@@ -10,8 +10,8 @@ from helpers import WORDS, generator, tiny_lm, word_tokenizer
 from tokenizers import processors
 
 import posteriori as po
+from posteriori.data.preferences import read_preferences
 from posteriori.errors import ConfigError, EvidenceError, ModelError, PromptError
-from posteriori.preferences import read_preferences
 
 CHAT = [{"role": "system", "content": "a"}, {"role": "user", "content": "b"}]
 

@@ -11,7 +11,7 @@ from helpers import ORACLE, PROMPTS, generator, plain_log_probs, tiny_model, wor
 from torch import nn
 
 import posteriori as po
-from posteriori.config import LoraSettings
+from posteriori.core.settings.training import LoraSettings
 from posteriori.errors import ConfigError, ModelError
 from posteriori.models import load as loading
 

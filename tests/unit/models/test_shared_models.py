@@ -10,7 +10,7 @@ import torch
 from helpers import ORACLE, PROMPTS, generator, tiny_lm, tiny_model, word_tokenizer
 
 import posteriori as po
-from posteriori.config import LoraSettings
+from posteriori.core.settings.training import LoraSettings
 
 MODEL = ORACLE / "case_1" / "model"
 

@@ -10,7 +10,7 @@ import torch
 from helpers import WORDS, generator, outcome_ids
 
 import posteriori as po
-from posteriori.diagnostics.exact import count_outcomes
+from posteriori.diagnostics.exact.exact import count_outcomes
 from posteriori.errors import ModelError, OutcomeError
 
 

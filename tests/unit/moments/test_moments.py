@@ -13,8 +13,8 @@ from scipy.stats import chi2
 
 import posteriori as po
 from posteriori.errors import ConfigError, EvidenceError
-from posteriori.evidence.dual import Dual
-from posteriori.evidence.moments import Moments
+from posteriori.moments.dual import Dual
+from posteriori.moments.moments import Moments
 
 A, B = 1, 2
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import posteriori as po
-from posteriori.objectives.kl_estimators import kl_estimate
+from posteriori.objectives.policy_gradient.kl_estimators import kl_estimate
 
 EXACT = 1e-10
 

@@ -16,13 +16,13 @@ from objective_cases import CASES, ObjectiveCase, kl_to_target, minus_log_eviden
 from worlds import World
 
 import posteriori as po
-from posteriori.config import FitSettings
-from posteriori.draw import draw
+from posteriori.core.draw import draw
+from posteriori.core.registry import names
+from posteriori.core.settings.training import FitSettings
 from posteriori.objectives.base import Objective
-from posteriori.objectives.rl import RL
-from posteriori.objectives.rloo import RLOO
-from posteriori.registry import names
-from posteriori.train.loop import Trainer
+from posteriori.objectives.policy_gradient.rl import RL
+from posteriori.objectives.policy_gradient.rloo import RLOO
+from posteriori.train.fit import Trainer
 
 WORLDS = {"two draws": (("x",), 2), "three draws": (("x",), 3), "two prompts": (("x", "y"), 2)}
 EXACT = 1e-8

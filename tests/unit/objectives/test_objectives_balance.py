@@ -13,11 +13,11 @@ from torch import Tensor
 from worlds import World
 
 import posteriori as po
-from posteriori.draw import draw
+from posteriori.core.draw import draw
 from posteriori.errors import ObjectiveError
-from posteriori.objectives.rloo import RLOO
-from posteriori.objectives.tb import TB
-from posteriori.objectives.vargrad import VarGrad
+from posteriori.objectives.balance.tb import TB
+from posteriori.objectives.balance.vargrad import VarGrad
+from posteriori.objectives.policy_gradient.rloo import RLOO
 
 EXACT = 1e-8
 CAUGHT = 1e4 * EXACT

@@ -22,10 +22,10 @@ from objective_cases import (
 from worlds import World
 
 import posteriori as po
-from posteriori.draw import draw
+from posteriori.core.draw import draw
 from posteriori.errors import ConfigError, ObjectiveError
-from posteriori.objectives.dpg import DPG
-from posteriori.objectives.fdpg import FDPG
+from posteriori.objectives.distributional.dpg import DPG
+from posteriori.objectives.distributional.fdpg import FDPG
 from posteriori.objectives.running_z import RunningZ
 
 EXACT = 1e-8

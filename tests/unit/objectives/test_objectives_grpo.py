@@ -14,8 +14,8 @@ from worlds import World
 
 import posteriori as po
 from posteriori.errors import ConfigError, ObjectiveError
-from posteriori.objectives.clipped import RatioFigures, clipped_surrogate
-from posteriori.objectives.grpo import GRPO, standardised
+from posteriori.objectives.policy_gradient.clipped import RatioFigures, clipped_surrogate
+from posteriori.objectives.policy_gradient.grpo import GRPO, standardised
 
 EXACT = 1e-8
 

@@ -14,9 +14,9 @@ from worlds import World, reward
 
 import posteriori as po
 from posteriori.errors import ConfigError, SamplingError
-from posteriori.objectives.acceptance import OverZ
-from posteriori.objectives.raft import RAFT, best
-from posteriori.objectives.rwr import RWR
+from posteriori.objectives.imitation.acceptance import OverZ
+from posteriori.objectives.imitation.raft import RAFT, best
+from posteriori.objectives.imitation.rwr import RWR
 
 EXACT = 1e-8
 WRONG = 1e4 * EXACT

@@ -15,8 +15,8 @@ from worlds import World
 
 import posteriori as po
 from posteriori.errors import CheckpointError, ConfigError, DataError, ObjectiveError
-from posteriori.objectives.dpo import DPO
-from posteriori.objectives.ipo import IPO
+from posteriori.objectives.preference.dpo import DPO
+from posteriori.objectives.preference.ipo import IPO
 from posteriori.train.checkpoint import latest_checkpoint
 
 EXACT = 1e-8

@@ -11,9 +11,9 @@ from objective_cases import kl_to_target
 from worlds import World
 
 import posteriori as po
-from posteriori.objectives.critic import Critic
-from posteriori.objectives.gae import advantages
-from posteriori.objectives.ppo import PPO
+from posteriori.objectives.policy_gradient.critic import Critic
+from posteriori.objectives.policy_gradient.gae import advantages
+from posteriori.objectives.policy_gradient.ppo import PPO
 
 EXACT = 1e-8
 

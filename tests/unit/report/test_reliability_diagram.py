@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from helpers import generator
 
-from posteriori.report.reliability import reliability_diagram
-from posteriori.report.theme import LIGHT
+from posteriori.report.draw.reliability_diagram import reliability_diagram
+from posteriori.report.draw.theme import LIGHT
 from posteriori.reward_models.calibration import held_out_figures
 
 

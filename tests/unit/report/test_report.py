@@ -23,9 +23,9 @@ from report_cases import (
 
 import posteriori as po
 from posteriori.report import PolicyResult, figure, write_report
-from posteriori.report.text import number, one_line, prompt_text, visible, with_error
-from posteriori.report.theme import DARK, LIGHT
-from posteriori.report.verdict import verdict
+from posteriori.report.draw.theme import DARK, LIGHT
+from posteriori.report.safe_text import number, one_line, prompt_text, visible, with_error
+from posteriori.report.write.verdict import verdict
 
 
 def write(tmp_path: Path, results, prior=None, prompts=("",), name="report.html", **changes) -> str:

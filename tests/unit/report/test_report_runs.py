@@ -15,21 +15,21 @@ import yaml
 from report_cases import HOSTILE, estimate, policy_of, report_of, subject_of
 
 import posteriori as po
-from posteriori.cli.judge import evaluation_json, write_evaluation
-from posteriori.cli.run_report import write_report_files
-from posteriori.diagnostics.frontier import Point, frontier, frontier_of
-from posteriori.draw import draw
+from posteriori.cli.files.evaluation import evaluation_json, write_evaluation
+from posteriori.cli.files.run_report import write_report_files
+from posteriori.core.draw import draw
+from posteriori.core.seeds import generator
+from posteriori.diagnostics.frontier.frontier import Point, frontier, frontier_of
 from posteriori.errors import CheckpointError, ConfigError
-from posteriori.objectives.rloo import RLOO
+from posteriori.objectives.policy_gradient.rloo import RLOO
 from posteriori.report import gather, write_report
-from posteriori.report.csv_files import tables, write_csv
-from posteriori.report.drawn import Drawn
-from posteriori.report.histograms import rows
-from posteriori.report.markdown import markdown, model_card
-from posteriori.report.plane import error_at, least_kl, plane
-from posteriori.report.theme import LIGHT, settings
-from posteriori.report.verdict import verdict
-from posteriori.seeds import generator
+from posteriori.report.draw.histograms import rows
+from posteriori.report.draw.plane import error_at, least_kl, plane
+from posteriori.report.draw.theme import LIGHT, settings
+from posteriori.report.write.csv_files import tables, write_csv
+from posteriori.report.write.markdown import markdown, model_card
+from posteriori.report.write.verdict import verdict
+from posteriori.runs.draw_records import Drawn
 
 WORDS = ["<eos>", "good", "bad"]
 DRAWS = 120

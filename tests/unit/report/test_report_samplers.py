@@ -9,25 +9,25 @@ from pathlib import Path
 
 import matplotlib.style
 import pytest
+from posteriori.config.run_config import SampleSettings
 from report_cases import HOSTILE, estimate, policy_of, sampler_of, subject_of
 
 import posteriori as po
-from posteriori.cli.draws_file import write_draws
-from posteriori.cli.judge import evaluation_json, write_evaluation
-from posteriori.cli.run_report import write_report_files
-from posteriori.cli.sample_about import write_about
-from posteriori.config import SampleSettings
+from posteriori.cli.files.draws_file import write_draws
+from posteriori.cli.files.evaluation import evaluation_json, write_evaluation
+from posteriori.cli.files.run_report import write_report_files
+from posteriori.cli.files.sample_about import write_about
+from posteriori.core.registry import find
 from posteriori.errors import CheckpointError, ConfigError
-from posteriori.registry import find
 from posteriori.report import gather, write_report
-from posteriori.report.captions import views
-from posteriori.report.csv_files import tables
-from posteriori.report.figures import entries, style_for
-from posteriori.report.histograms import rows
-from posteriori.report.markdown import markdown
-from posteriori.report.plane import least_kl, on_plane, plane, why_not
-from posteriori.report.theme import LIGHT, settings
-from posteriori.report.verdict import verdict
+from posteriori.report.draw.captions import views
+from posteriori.report.draw.figures import entries, style_for
+from posteriori.report.draw.histograms import rows
+from posteriori.report.draw.plane import least_kl, on_plane, plane, why_not
+from posteriori.report.draw.theme import LIGHT, settings
+from posteriori.report.write.csv_files import tables
+from posteriori.report.write.markdown import markdown
+from posteriori.report.write.verdict import verdict
 
 WORDS = ["<eos>", "good", "bad"]
 PROMPTS = ["x", "y"]

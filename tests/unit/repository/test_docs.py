@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from posteriori.registry import EVIDENCE, OBJECTIVES, SAMPLERS
+from posteriori.core.registry import EVIDENCE, OBJECTIVES, SAMPLERS
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)

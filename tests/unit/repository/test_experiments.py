@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+EXPERIMENTS = Path(__file__).parents[3] / "experiments"
 QUICK = {
     "reward_alone_collapses": 1,
     "kl_rl_ends_at_the_posterior": 400,

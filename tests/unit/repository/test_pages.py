@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[3] / "docs"
 
 
 @pytest.mark.parametrize("name", ["data.md", "notebooks.md"])
@@ -21,7 +21,7 @@ def test_the_code_of_a_page_runs(name, tmp_path, monkeypatch, capsys):
 
 
 def test_the_table_of_trls_names_and_what_is_told_agree():
-    from posteriori.trl_names import name_here
+    from posteriori.core.settings.trl_names import name_here
 
     page = (DOCS / "from-trl.md").read_text(encoding="utf-8")
     rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]

@@ -12,9 +12,9 @@ import pytest
 from helpers import OracleCase, has_c, reward
 
 import posteriori as po
-from posteriori.samplers.best_of_n_law import best_of_n_log_prob
+from posteriori.samplers.independent.best_of_n_law import best_of_n_log_prob
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 BETA = 0.5
 
 SURE = 6.5

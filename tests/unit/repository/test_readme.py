@@ -10,7 +10,7 @@ import torch
 
 import posteriori as po
 
-README = Path(__file__).parents[2] / "README.md"
+README = Path(__file__).parents[3] / "README.md"
 
 
 def blocks() -> list[str]:

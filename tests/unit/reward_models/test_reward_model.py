@@ -14,21 +14,30 @@ from peft import AutoPeftModelForSequenceClassification
 from scipy import stats
 
 import posteriori as po
-from posteriori.config import RewardSettings
+from posteriori.core.settings.training import RewardSettings
 from posteriori.errors import CheckpointError, ConfigError, NonFiniteError
-from posteriori.evidence.classifier import SequenceScorer
+from posteriori.models.sequence_classifier import SequenceScorer
 from posteriori.reward_models.backbone import load_backbone
-from posteriori.reward_models.data import bucketed_batches, read_labelled_pairs, split_by_prompt
+from posteriori.reward_models.bradley_terry import (
+    bradley_terry_loss,
+    curvature,
+    label_probability,
+    slope,
+)
+from posteriori.reward_models.head_posterior import HeadPosterior
+from posteriori.reward_models.labelled_pairs import (
+    bucketed_batches,
+    read_labelled_pairs,
+    split_by_prompt,
+)
 from posteriori.reward_models.laplace import PairFeatures, fit_head, laplace
-from posteriori.reward_models.loss import bradley_terry_loss, curvature, label_probability, slope
-from posteriori.reward_models.posterior import HeadPosterior
-from posteriori.reward_models.simulate import best_accuracy
-from posteriori.reward_models.training import (
+from posteriori.reward_models.reward_trainer import (
     RewardTrainer,
     TokenPairs,
     bootstrap_weights,
     initial_heads,
 )
+from posteriori.reward_models.simulate_preferences import best_accuracy
 
 FALSE_ALARM = 1e-6
 

@@ -11,8 +11,8 @@ from scipy import stats
 
 import posteriori as po
 from posteriori.errors import ConfigError, EvidenceError, SamplingError
-from posteriori.reward_models.data import read_labelled_pairs
-from posteriori.reward_models.simulate import best_accuracy
+from posteriori.reward_models.labelled_pairs import read_labelled_pairs
+from posteriori.reward_models.simulate_preferences import best_accuracy
 
 FALSE_ALARM = 1e-6
 WORDS = ("<eos>", "a", "b")

@@ -13,8 +13,8 @@ from kernels import KernelMatrix, WithoutLengths, outcomes_of
 
 import posteriori as po
 from posteriori.errors import ConfigError, SamplingError
-from posteriori.samplers import annealed, ladder, reverse_annealing
-from posteriori.samplers.suffix_moves import SuffixMoves
+from posteriori.samplers.annealing import annealed, ladder, reverse_annealing
+from posteriori.samplers.mcmc.suffix_moves import SuffixMoves
 
 LADDER = (0.0, 0.35, 1.0)
 

@@ -11,16 +11,16 @@ import torch
 from helpers import CASES, WORDS, OracleCase, has_c, reward
 
 import posteriori as po
+from posteriori.core.numerics import log_mean_exp
 from posteriori.errors import ConfigError, SamplingStopped
-from posteriori.numerics import log_mean_exp
-from posteriori.samplers.best_of_n import BestOfN, choose
-from posteriori.samplers.best_of_n_law import (
+from posteriori.samplers.independent.best_of_n import BestOfN, choose
+from posteriori.samplers.independent.best_of_n_law import (
     best_of_n_kl,
     best_of_n_kl_bound,
     best_of_n_log_prob,
     best_of_n_log_ratio,
 )
-from posteriori.samplers.soft_best_of_n import SoftBestOfN
+from posteriori.samplers.independent.soft_best_of_n import SoftBestOfN
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from kernels import KernelMatrix, chi_squared, outcomes_of
 from torch import Tensor
 
 import posteriori as po
-from posteriori.samplers.block_moves import BlockMoves
-from posteriori.samplers.suffix_moves import SuffixMoves
-from posteriori.types import Draws
+from posteriori.core.types import Draws
+from posteriori.samplers.mcmc.block_moves import BlockMoves
+from posteriori.samplers.mcmc.suffix_moves import SuffixMoves
 
 FALSE_ALARM = 1e-6
 EACH = 1200

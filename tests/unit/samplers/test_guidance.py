@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from posteriori.samplers.guidance import Foresight, Guided
+from posteriori.samplers.smc.guidance import Foresight, Guided
 
 GUIDANCE = [0.3, 0.9, 1.0]
 

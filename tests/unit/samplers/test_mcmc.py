@@ -13,7 +13,7 @@ from scipy import stats
 
 import posteriori as po
 from posteriori.errors import ConfigError, SamplingError, SamplingStopped
-from posteriori.samplers.mixing import mixing
+from posteriori.samplers.mcmc.mixing import mixing
 
 CHAINS = ("imh", "mh")
 ALL = (*CHAINS, "power")

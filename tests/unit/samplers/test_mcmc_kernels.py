@@ -11,8 +11,8 @@ from helpers import WORDS, generator, has_c, reward
 from kernels import MUTANTS, KernelMatrix, chi_squared, outcomes_of
 
 import posteriori as po
-from posteriori.samplers.imh import scan
-from posteriori.samplers.suffix_moves import SuffixMoves
+from posteriori.samplers.mcmc.imh import scan
+from posteriori.samplers.mcmc.suffix_moves import SuffixMoves
 
 FALSE_ALARM = 1e-6
 

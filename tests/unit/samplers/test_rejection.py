@@ -12,11 +12,11 @@ from helpers import WORDS, has_c, reward
 
 import posteriori as po
 from posteriori.errors import ConfigError, SamplingError, SamplingStopped
-from posteriori.samplers import accepting
-from posteriori.samplers.accepting import accepted_draws
 from posteriori.samplers.base import Job
-from posteriori.samplers.qrs_curve import curve_at, threshold_for
-from posteriori.samplers.rejection import log_accept
+from posteriori.samplers.independent import acceptance_stream
+from posteriori.samplers.independent.acceptance_stream import accepted_draws
+from posteriori.samplers.independent.qrs_curve import curve_at, threshold_for
+from posteriori.samplers.independent.rejection import log_accept
 
 BETA = 0.5
 LARGEST = 3.0
@@ -133,7 +133,7 @@ class Trials:
             self.drawn[at].append(draws.completion_ids[row])
         return log_accept_N
 
-    def run(self) -> accepting.Accepted:
+    def run(self) -> acceptance_stream.Accepted:
         return accepted_draws(self.job, "trials", self.log_accept, self.falls.shape[1])
 
 
@@ -142,8 +142,8 @@ class Trials:
 def test_the_rate_is_unbiased_and_the_first_accepted_are_kept(target, monkeypatch, wanted, most):
     """Every way in which 7 trials can fall, weighted with its probability: E p-hat = p to 1e-12,
     stopping rule, rounds and budget included. The plain ratio is off by percents."""
-    monkeypatch.setattr(accepting, "_LEAST", 2)
-    monkeypatch.setattr(accepting, "_MOST", most)
+    monkeypatch.setattr(acceptance_stream, "_LEAST", 2)
+    monkeypatch.setattr(acceptance_stream, "_MOST", most)
     budget, p = 7, 0.3
     mean = plain = total = 0.0
     for falls in itertools.product([False, True], repeat=budget):

@@ -9,10 +9,10 @@ from worlds import WORDS as THREE
 
 import posteriori as po
 from posteriori.errors import ConfigError, ModelError, SamplingError, SamplingStopped
-from posteriori.samplers import smc
-from posteriori.samplers.conditional import conditional_log_z
-from posteriori.samplers.fit_twist import fit_twist
-from posteriori.samplers.twist_head import TwistHead
+from posteriori.samplers.smc import smc
+from posteriori.samplers.smc.conditional import conditional_log_z
+from posteriori.samplers.smc.fit_twist import fit_twist
+from posteriori.samplers.smc.twist_head import TwistHead
 
 TWISTS = ["none", "evidence", {"name": "rollouts", "num": 2}]
 

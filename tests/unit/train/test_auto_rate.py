@@ -8,12 +8,12 @@ import pytest
 import torch
 
 import posteriori as po
-from posteriori.draw import draw
+from posteriori.core.draw import draw
+from posteriori.core.seeds import generator
 from posteriori.objectives.base import log_sum_by
-from posteriori.seeds import generator
-from posteriori.train.auto_rate import AutoRate
-from posteriori.train.calibrate import calibrated
-from posteriori.train.signal import Signal, signal_of
+from posteriori.train.step_size.auto_rate import AutoRate
+from posteriori.train.step_size.first_step import calibrated
+from posteriori.train.step_size.step_signal import Signal, signal_of
 
 
 def likes_b(completions, **kwargs):

@@ -11,7 +11,7 @@ from helpers import OracleCase, has_c, reward
 from scipy.optimize import brentq
 
 import posteriori as po
-from posteriori.config import FitSettings
+from posteriori.core.settings.training import FitSettings
 from posteriori.errors import CheckpointError, ConfigError, FrontierError
 from posteriori.train import budget as budgets
 
@@ -168,7 +168,7 @@ def test_a_resumed_run_takes_the_recorded_beta(table, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         fit(target, **settings, output_dir=tmp_path / "part", on_step=stop)
     recorded = json.loads((tmp_path / "part" / "config.json").read_text())["budget"]
-    monkeypatch.setattr("posteriori.train.loop.find_budget", None)
+    monkeypatch.setattr("posteriori.train.fit.find_budget", None)
     again, notes = fit(target, **settings, output_dir=tmp_path / "part", resume=True)
     assert again.budget == whole.budget == budgets.Budget(**recorded)
     assert notes == [f"kl_budget: {whole.budget}"]

@@ -10,8 +10,8 @@ import torch
 from helpers import WORDS, generator
 
 import posteriori as po
-from posteriori.draw import draw
-from posteriori.train.effective import EVERY, EffectiveDraws
+from posteriori.core.draw import draw
+from posteriori.train.effective_draws import EVERY, EffectiveDraws
 
 
 def number_of_a(completion_ids, **kwargs):

@@ -9,7 +9,7 @@ import torch
 
 import posteriori as po
 from posteriori.train.selection import Selection
-from posteriori.train.signal import Signal
+from posteriori.train.step_size.step_signal import Signal
 
 
 def run_through(gains: list[float], error: float = 0.1) -> Selection:

@@ -10,7 +10,7 @@ import pytest
 
 import posteriori as po
 from posteriori.errors import ConfigError
-from posteriori.train import trackers
+from posteriori.train.monitor import trackers
 
 
 @pytest.fixture

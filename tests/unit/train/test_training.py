@@ -10,11 +10,11 @@ import pytest
 import torch
 
 import posteriori as po
-from posteriori.config import FitSettings
+from posteriori.core.settings.training import FitSettings
 from posteriori.errors import ConfigError
 from posteriori.objectives.base import Objective
-from posteriori.train.run_dir import jsonable, read_metrics, write_whole
-from posteriori.train.schedule import prompts_of_step, share_of_rate
+from posteriori.runs.directory import jsonable, read_metrics, write_whole
+from posteriori.train.step_size.schedule import prompts_of_step, share_of_rate
 
 
 def rates(**settings) -> list[float]:

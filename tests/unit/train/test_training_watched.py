@@ -14,12 +14,12 @@ from helpers import tiny_lm
 from objective_cases import CASES
 
 import posteriori as po
-from posteriori.config import FitSettings
+from posteriori.core.seeds import derive
+from posteriori.core.settings.training import FitSettings
 from posteriori.errors import ConfigError, EvidenceError
-from posteriori.seeds import derive
-from posteriori.train.alarm import RISES, alarms
-from posteriori.train.run_dir import read_metrics
-from posteriori.train.watch import FIGURES, Watch, samples_of_look
+from posteriori.runs.directory import read_metrics
+from posteriori.train.monitor.early_stopping import RISES, alarms
+from posteriori.train.monitor.evaluator import FIGURES, Watch, samples_of_look
 
 Z = 4.9
 """Standard errors that a normal estimate passes with a chance of 1e-6."""

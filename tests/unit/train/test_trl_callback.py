@@ -13,11 +13,11 @@ from transformers import TrainerCallback
 from trl_trainers import BETA, QUIETLY, by_text, lora, trainer_of
 
 import posteriori as po
-from posteriori.diagnostics.evaluate import Report
+from posteriori.core.types import Cost, Estimate, Finding
+from posteriori.diagnostics.evaluate.evaluate import Report
 from posteriori.errors import ConfigError, ModelError
-from posteriori.train.watch import trusted
+from posteriori.train.monitor.evaluator import trusted
 from posteriori.trl import PosterioriCallback
-from posteriori.types import Cost, Estimate, Finding
 
 pytestmark = QUIETLY
 

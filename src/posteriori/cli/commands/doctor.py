@@ -15,9 +15,9 @@ from typing import Annotated, NamedTuple
 import typer
 from rich.text import Text
 
-from .bundled import bundled_models
-from .options import AsJson
-from .output import print_json, stdout, visible
+from posteriori.cli.console.output import print_json, stdout, visible
+from posteriori.cli.options import AsJson
+from posteriori.models.bundled import bundled_models
 
 _FREE_GIB = 2.0
 """A fit of a small model with its checkpoints needs about this much disk."""
@@ -110,7 +110,7 @@ def _threads() -> Iterator[Check]:
 def _devices() -> Iterator[Check]:
     import torch
 
-    from ..models.precision import gains_from_bfloat16
+    from posteriori.models.cpu.precision import gains_from_bfloat16
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     name = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or "cpu"
@@ -128,7 +128,7 @@ def _devices() -> Iterator[Check]:
 def _bundled_models() -> Iterator[Check]:
     import torch
 
-    from ..models.load import load
+    from posteriori.models.load import load
 
     names = bundled_models()
     if not names:

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from ..errors import ModelError
-from .check import Plan, find_model, make_plan
-from .complete import models
-from .cost import ask_if_long, of_evaluate
-from .options import AsJson, ConfigFile, OtherSeed, Overrides, Quiet, Yes
+from posteriori.cli.complete import models
+from posteriori.cli.expected_cost import ask_if_long, of_evaluate
+from posteriori.cli.options import AsJson, ConfigFile, OtherSeed, Overrides, Quiet, Yes
+from posteriori.config.check import Plan, find_model, make_plan
+from posteriori.errors import ModelError
 
 
 def evaluate(
@@ -51,9 +51,9 @@ def evaluate(
     plan = make_plan(config, overrides or [])
     names = _policies(plan, policies or [])
 
-    from .asked import asked_of, pairs_of
-    from .build import build_target, load_policy
-    from .judge import evaluation_json, judge, show
+    from posteriori.cli.build import build_target, load_policy
+    from posteriori.cli.files.evaluation import evaluation_json, judge, show
+    from posteriori.cli.files.goals import asked_of, pairs_of
 
     settings = plan.config.evaluate
     judging = {

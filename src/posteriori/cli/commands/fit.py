@@ -6,14 +6,14 @@ from typing import Annotated, Any
 
 import typer
 
-from ..config import prompts_per_step
-from .check import Plan, check_fit, make_plan
-from .cost import ask_if_long, in_words, of_fit
-from .interrupted import Interrupted
-from .options import AsJson, ConfigFile, Overrides, Quiet, Yes
-from .output import print_json, stdout, visible
-from .read_config import as_settings
-from .unfinished import Unfinished, say
+from posteriori.cli.console.interrupted import Interrupted
+from posteriori.cli.console.output import print_json, stdout, visible
+from posteriori.cli.expected_cost import ask_if_long, in_words, of_fit
+from posteriori.cli.files.unfinished import Unfinished, say
+from posteriori.cli.options import AsJson, ConfigFile, Overrides, Quiet, Yes
+from posteriori.config.check import Plan, check_fit, make_plan
+from posteriori.config.read_config import as_settings
+from posteriori.core.settings.training import prompts_per_step
 
 
 def fit(
@@ -90,16 +90,16 @@ def _toml(value: Any) -> str:
 
 
 def _run(plan: Plan, *, resume: bool, as_json: bool, quiet: bool) -> int:
-    from ..fingerprints.fingerprint import digest
-    from ..fingerprints.keeping import keeping
-    from ..train.learnable import NOTHING
-    from ..train.loop import fit as run_fit
-    from ..train.run_dir import finding_json
-    from .asked import asked_of, pairs_of
-    from .build import about, build_held_out, build_target, objective_settings
-    from .judge import evaluation_json, judge, show, write_evaluation
-    from .progress import fit_progress, hush_transformers, status
-    from .run_report import write_page, write_report_files
+    from posteriori.cli.build import about, build_held_out, build_target, objective_settings
+    from posteriori.cli.console.progress_bar import fit_progress, hush_transformers, status
+    from posteriori.cli.files.evaluation import evaluation_json, judge, show, write_evaluation
+    from posteriori.cli.files.goals import asked_of, pairs_of
+    from posteriori.cli.files.run_report import write_page, write_report_files
+    from posteriori.runs.directory import finding_json
+    from posteriori.runs.target_fingerprint import digest
+    from posteriori.runs.target_journal import keeping
+    from posteriori.train.fit import fit as run_fit
+    from posteriori.train.monitor.learnable import NOTHING
 
     config, folder = plan.config, plan.policy.parent
     assert config.fit is not None

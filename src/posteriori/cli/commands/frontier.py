@@ -9,17 +9,17 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from ..config import MAX_PROMPTS
-from .check import make_plan
-from .cost import ask_if_long, of_frontier
-from .interrupted import Interrupted
-from .options import AsJson, ConfigFile, Overrides, Quiet, Resume, Seed, Yes
-from .output import print_json, stdout, visible
-from .tables import print_finding, shown
-from .unfinished import Unfinished
+from posteriori.cli.console.interrupted import Interrupted
+from posteriori.cli.console.output import print_json, stdout, visible
+from posteriori.cli.console.report_table import print_finding, shown
+from posteriori.cli.expected_cost import ask_if_long, of_frontier
+from posteriori.cli.files.unfinished import Unfinished
+from posteriori.cli.options import AsJson, ConfigFile, Overrides, Quiet, Resume, Seed, Yes
+from posteriori.config.check import make_plan
+from posteriori.core.settings.training import MAX_PROMPTS
 
 if TYPE_CHECKING:
-    from ..diagnostics.frontier import Frontier, Point
+    from posteriori.diagnostics.frontier.frontier import Frontier, Point
 
 _ROWS = 12
 """Points of the curve that the table shows."""
@@ -55,10 +55,10 @@ def frontier(
     output_dir (beside the config where there is none), and --resume goes on from it.
     """
     plan = make_plan(config, overrides or [])
-    from ..diagnostics.frontier import frontier as find_frontier
-    from ..train.budget import in_own_units
-    from .build import build_target
-    from .progress import count_progress
+    from posteriori.cli.build import build_target
+    from posteriori.cli.console.progress_bar import count_progress
+    from posteriori.diagnostics.frontier.frontier import frontier as find_frontier
+    from posteriori.train.budget import in_own_units
 
     work = of_frontier(plan, num_samples, max_prompts, stages)
     ask_if_long(plan, work, yes=yes, hint="lower --num-samples or --max-prompts")
@@ -95,7 +95,7 @@ def frontier(
         *((f"beta {value:g}", curve.at_beta(value)) for value in beta or []),
     ]
     if as_json:
-        from ..report.written import frontier_json
+        from posteriori.report.write.evaluation_files import frontier_json
 
         print_json(frontier_json(curve, asked))
     else:

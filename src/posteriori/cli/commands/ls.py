@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from ..errors import unknown_name
-from .listed import KINDS, listed
-from .options import AsJson
-from .output import print_json, stdout, visible
+from posteriori.cli.console.output import print_json, stdout, visible
+from posteriori.cli.listed import KINDS, listed
+from posteriori.cli.options import AsJson
+from posteriori.errors import unknown_name
 
 
 def ls(

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import ConfigError
-from .options import AsJson, Quiet
-from .output import print_json, stdout, visible
+from posteriori.cli.console.output import print_json, stdout, visible
+from posteriori.cli.options import AsJson, Quiet
+from posteriori.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ..report import PolicyResult, Subject
+    from posteriori.report import PolicyResult, Subject
 
 
 class Format(StrEnum):
@@ -56,13 +56,13 @@ def report(
     the files.
     """
     path = _where(runs, output, form)
-    from ..report import gather
-    from .progress import status
+    from posteriori.cli.console.progress_bar import status
+    from posteriori.report import gather
 
     subject = gather(runs)
     with status(f"writing {path}", quiet=quiet):
         written = _write(subject, form, path)
-    from ..report.verdict import verdict
+    from posteriori.report.write.verdict import verdict
 
     sentence = verdict(subject.results, subject.prior, subject.samplers)
     if as_json:
@@ -95,23 +95,23 @@ def _where(runs: list[Path], output: Path | None, form: Format) -> Path:
 
 def _write(subject: Subject, form: Format, path: Path) -> list[Path]:
     if form is Format.HTML:
-        from ..report import write_report
+        from posteriori.report import write_report
 
         return [write_report(path, subject)]
     if form is Format.CSV:
-        from ..report.csv_files import write_csv
+        from posteriori.report.write.csv_files import write_csv
 
         return write_csv(path, subject)
-    from ..report.markdown import markdown, model_card
-    from ..train.run_dir import write_whole
+    from posteriori.report.write.markdown import markdown, model_card
+    from posteriori.runs.directory import write_whole
 
     write_whole(path, markdown(subject) if form is Format.MARKDOWN else model_card(subject))
     return [path]
 
 
 def _json(subject: Subject, sentence: str, form: Format, written: list[Path]) -> dict[str, Any]:
-    from ..report.plane import why_not
-    from ..train.run_dir import jsonable
+    from posteriori.report.draw.plane import why_not
+    from posteriori.runs.directory import jsonable
 
     return jsonable(
         {
@@ -134,7 +134,7 @@ def _json(subject: Subject, sentence: str, form: Format, written: list[Path]) ->
 
 
 def _result_json(result: PolicyResult) -> dict[str, Any]:
-    from .tables import estimate_json, finding_json
+    from posteriori.cli.console.report_table import estimate_json, finding_json
 
     return {
         "description": result.description,

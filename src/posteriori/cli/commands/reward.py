@@ -7,18 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..config import RunRewardSettings, parse
-from ..errors import ConfigError
-from .complete import models
-from .find_model import find_model
-from .interrupted import Interrupted
-from .options import AsJson, Overrides, Quiet, Resume
-from .output import print_json, stderr, visible
-from .read_config import put, read_toml
-from .unfinished import offer_resume
+from posteriori.cli.complete import models
+from posteriori.cli.console.interrupted import Interrupted
+from posteriori.cli.console.output import print_json, stderr, visible
+from posteriori.cli.files.unfinished import offer_resume
+from posteriori.cli.options import AsJson, Overrides, Quiet, Resume
+from posteriori.config.find_model import find_model
+from posteriori.config.read_config import put, read_toml
+from posteriori.config.run_config import RunRewardSettings
+from posteriori.core.settings.parse import parse
+from posteriori.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ..reward_models.fit import RewardFit
+    from posteriori.reward_models.fit_reward import RewardFit
 
 
 def reward(
@@ -49,9 +50,9 @@ def reward(
     """
     given = {"pairs": pairs, "model": model, "output": output}
     settings, place = _settings(config, given, overrides or [])
-    from ..reward_models.data import read_labelled_pairs
-    from ..reward_models.fit import fit_reward
-    from ..reward_models.writer import new_directory
+    from posteriori.reward_models.fit_reward import fit_reward
+    from posteriori.reward_models.labelled_pairs import read_labelled_pairs
+    from posteriori.reward_models.writer import new_directory
 
     folder = place.parent if place else Path.cwd()
     where = f"{place}: reward" if place else "reward"
@@ -61,8 +62,8 @@ def reward(
     held_out = None if settings.held_out_pairs is None else folder / settings.held_out_pairs
     count = len(read_labelled_pairs(rows))
 
-    from .progress import hush_transformers
-    from .reward_table import print_reward, reward_json, reward_progress
+    from posteriori.cli.console.progress_bar import hush_transformers
+    from posteriori.cli.console.reward_table import print_reward, reward_json, reward_progress
 
     hush_transformers()
     training = settings.model_dump(
@@ -100,9 +101,9 @@ def reward(
 def _draw(result: RewardFit, folder: Path) -> None:
     from functools import partial
 
-    from ..report.figures import svg
-    from ..report.reliability import reliability_diagram
-    from ..report.theme import EITHER
+    from posteriori.report.draw.figures import svg
+    from posteriori.report.draw.reliability_diagram import reliability_diagram
+    from posteriori.report.draw.theme import EITHER
 
     drawn = svg(partial(reliability_diagram, result.held_out), EITHER)
     (folder / "reliability.svg").write_text(drawn, encoding="utf-8")

@@ -8,20 +8,30 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..config import SampleSettings, parse
-from ..errors import ConfigError, SamplingError, SamplingStopped
-from .check import Plan, find_model, make_plan
-from .complete import samplers
-from .cost import ask_if_long, drawing
-from .interrupted import Interrupted
-from .options import AsJson, ConfigFile, OtherSeed, Overrides, Proposal, Quiet, Resume, Yes
-from .output import print_json, stdout, visible
-from .unfinished import Unfinished, offer_resume
+from posteriori.cli.complete import samplers
+from posteriori.cli.console.interrupted import Interrupted
+from posteriori.cli.console.output import print_json, stdout, visible
+from posteriori.cli.expected_cost import ask_if_long, drawing
+from posteriori.cli.files.unfinished import Unfinished, offer_resume
+from posteriori.cli.options import (
+    AsJson,
+    ConfigFile,
+    OtherSeed,
+    Overrides,
+    Proposal,
+    Quiet,
+    Resume,
+    Yes,
+)
+from posteriori.config.check import Plan, find_model, make_plan
+from posteriori.config.run_config import SampleSettings
+from posteriori.core.settings.parse import parse
+from posteriori.errors import ConfigError, SamplingError, SamplingStopped
 
 if TYPE_CHECKING:
-    from ..samplers.base import Sampler
-    from ..target import Target
-    from ..types import Draws
+    from posteriori.core.target import Target
+    from posteriori.core.types import Draws
+    from posteriori.samplers.base import Sampler
 
 
 def sample(
@@ -53,8 +63,8 @@ def sample(
     """
     plan = make_plan(config, overrides or [])
     settings = _settings(plan, sampler, num_samples, proposal, seed)
-    from .draws_file import check_output, write_or_rescue
-    from .sample_about import config_of, write_about
+    from posteriori.cli.files.draws_file import check_output, write_or_rescue
+    from posteriori.cli.files.sample_about import config_of, write_about
 
     check_output(output)
     made = _make(plan, settings)
@@ -107,7 +117,7 @@ def _settings(
 
 
 def _make(plan: Plan, settings: SampleSettings) -> Sampler:
-    from ..registry import find
+    from posteriori.core.registry import find
 
     try:
         return find("sampler", settings.sampler)(**settings.settings)
@@ -129,11 +139,11 @@ def _draw(
     quiet: bool,
 ) -> tuple[Target, Draws, SamplingStopped | None]:
     """The target and the draws; and where the sampler stopped half way, what it stopped with."""
-    from ..sampling import sample as draw_sample
-    from ..types import Finding
-    from .build import build_target, load_policy
-    from .draws_file import Kept
-    from .progress import count_progress
+    from posteriori.cli.build import build_target, load_policy
+    from posteriori.cli.console.progress_bar import count_progress
+    from posteriori.cli.files.draws_file import Kept
+    from posteriori.core.types import Finding
+    from posteriori.samplers.sample import sample as draw_sample
 
     path = None
     if settings.proposal is not None:
@@ -164,9 +174,9 @@ def _draw(
 def _show(
     target: Target, draws: Draws, settings: SampleSettings, output: Path, *, as_json: bool
 ) -> int:
-    from ..train.run_dir import jsonable
-    from .asked import moments_json, moments_lines
-    from .draws_table import draws_json, print_draws
+    from posteriori.cli.console.draws_table import draws_json, print_draws
+    from posteriori.cli.files.goals import moments_json, moments_lines
+    from posteriori.runs.directory import jsonable
 
     if as_json:
         moments = moments_json(target, {"draws": draws})

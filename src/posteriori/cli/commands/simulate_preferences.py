@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from ..errors import CheckpointError, ConfigError
-from .check import make_plan
-from .options import AsJson, ConfigFile, Overrides, Quiet, Seed
-from .output import json_text, print_json, stdout, visible
+from posteriori.cli.console.output import json_text, print_json, stdout, visible
+from posteriori.cli.options import AsJson, ConfigFile, Overrides, Quiet, Seed
+from posteriori.config.check import make_plan
+from posteriori.errors import CheckpointError, ConfigError
 
 
 def simulate_preferences(
@@ -35,10 +35,10 @@ def simulate_preferences(
     if not output.absolute().parent.is_dir():
         raise ConfigError(f"there is no folder '{output.parent}'", hint="make it first")
 
-    from ..reward_models.simulate import best_accuracy
-    from ..reward_models.simulate import simulate_preferences as simulate
-    from .build import build_target
-    from .progress import count_progress
+    from posteriori.cli.build import build_target
+    from posteriori.cli.console.progress_bar import count_progress
+    from posteriori.reward_models.simulate_preferences import best_accuracy
+    from posteriori.reward_models.simulate_preferences import simulate_preferences as simulate
 
     target = build_target(plan, quiet=quiet)
     with count_progress("drawing pairs", quiet=quiet) as on_progress:

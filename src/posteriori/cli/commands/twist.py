@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..config import TwistSettings, parse
-from ..errors import ConfigError
-from .check import Plan, find_model, make_plan
-from .interrupted import Interrupted
-from .options import AsJson, ConfigFile, OtherSeed, Overrides, Proposal, Quiet, Resume
-from .output import print_json, stdout, visible
-from .unfinished import Unfinished, offer_resume
+from posteriori.cli.console.interrupted import Interrupted
+from posteriori.cli.console.output import print_json, stdout, visible
+from posteriori.cli.files.unfinished import Unfinished, offer_resume
+from posteriori.cli.options import AsJson, ConfigFile, OtherSeed, Overrides, Proposal, Quiet, Resume
+from posteriori.config.check import Plan, find_model, make_plan
+from posteriori.core.settings.parse import parse
+from posteriori.core.settings.training import TwistSettings
+from posteriori.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ..samplers.fit_twist import TwistFit
+    from posteriori.samplers.smc.fit_twist import TwistFit
 
 
 def twist(
@@ -74,10 +75,10 @@ def _learn(
     resume: bool,
     quiet: bool,
 ) -> TwistFit:
-    from ..samplers.fit_twist import fit_twist, new_head
-    from ..samplers.twist_head import TwistHead
-    from .build import build_target, load_policy
-    from .progress import count_progress
+    from posteriori.cli.build import build_target, load_policy
+    from posteriori.cli.console.progress_bar import count_progress
+    from posteriori.samplers.smc.fit_twist import fit_twist, new_head
+    from posteriori.samplers.smc.twist_head import TwistHead
 
     path = None if proposal is None else find_model(proposal, Path.cwd(), "--proposal")
     head = None if start is None else TwistHead.load(start)

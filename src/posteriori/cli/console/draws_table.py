@@ -11,12 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from .output import visible
-from .tables import finding_json, shown
+from .report_table import finding_json, shown
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..types import Draws
+    from posteriori.core.types import Draws
 
 _WIDTH = 40
 """Characters of a prompt that the table shows."""
@@ -55,7 +55,7 @@ _PROMPTS, _EACH, _LONGEST = 3, 3, 160
 
 def _some(draws: Draws) -> list[str]:
     """A few draws of the first prompts, picked by their weights; none of a prompt without any."""
-    from ..rows_of_prompts import rows_of_prompts
+    from posteriori.core.rows_of_prompts import rows_of_prompts
 
     lines = []
     named = zip(draws.completions.prompt_set, rows_of_prompts(draws.completions), strict=True)
@@ -80,7 +80,7 @@ def _typical(log_w_n: Tensor) -> Tensor:
 
 def draws_json(draws: Draws) -> dict[str, Any]:
     """What `--json` prints; infinities and NaN as strings."""
-    from ..train.run_dir import jsonable
+    from posteriori.runs.directory import jsonable
 
     rows = [{k: v for k, v in row.items() if k != "log_z_shown"} for row in _per_prompt(draws)]
     return jsonable(
@@ -94,8 +94,8 @@ def draws_json(draws: Draws) -> dict[str, Any]:
 
 
 def _per_prompt(draws: Draws) -> list[dict[str, Any]]:
-    from ..numerics import ess
-    from ..rows_of_prompts import rows_of_prompts
+    from posteriori.core.numerics import ess
+    from posteriori.core.rows_of_prompts import rows_of_prompts
 
     completions = draws.completions
     log_z = draws.log_z.per_prompt if draws.log_z is not None else ()

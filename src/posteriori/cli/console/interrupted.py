@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..errors import PosterioriError
+from posteriori.errors import PosterioriError
 
 
 class Interrupted(PosterioriError):  # noqa: N818 - nothing is wrong with what was asked for

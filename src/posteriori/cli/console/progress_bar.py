@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from ..watching import Progress
+from posteriori.core.progress import Progress
+
 from .output import stderr, visible
 from .pace import Pace, Parts, RateColumn
 

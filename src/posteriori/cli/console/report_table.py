@@ -11,13 +11,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..train.run_dir import estimate_json as estimate_json
-from ..train.run_dir import finding_json as finding_json
+from posteriori.runs.directory import estimate_json as estimate_json
+from posteriori.runs.directory import finding_json as finding_json
+
 from .output import visible
 
 if TYPE_CHECKING:
-    from ..diagnostics.evaluate import Report
-    from ..types import Estimate, Finding
+    from posteriori.core.types import Estimate, Finding
+    from posteriori.diagnostics.evaluate.evaluate import Report
 
 ROWS = {
     "mean_reward": "mean reward",
@@ -162,7 +163,7 @@ def print_intervals(console: Console, reports: Mapping[str, Report]) -> None:
 
 def intervals(report: Report) -> dict[str, tuple[float, float]]:
     """By figure; empty for a report without exact draws of the target."""
-    from ..report.written import intervals as of_report
+    from posteriori.report.write.evaluation_files import intervals as of_report
 
     return of_report(report)
 

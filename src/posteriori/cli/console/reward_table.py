@@ -12,11 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from .output import stdout, visible
-from .progress import count_progress
-from .tables import shown
+from .progress_bar import count_progress
+from .report_table import shown
 
 if TYPE_CHECKING:
-    from ..reward_models.fit import RewardFit
+    from posteriori.reward_models.fit_reward import RewardFit
 
 
 @contextmanager

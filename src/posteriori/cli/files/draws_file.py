@@ -9,11 +9,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CheckpointError, ConfigError
-from .output import json_text
+from posteriori.cli.console.output import json_text
+from posteriori.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
-    from ..types import Draws
+    from posteriori.core.types import Draws
 
 _SHARE = 20
 _FORMATS = (".jsonl", ".parquet")
@@ -36,7 +36,7 @@ def check_output(path: Path) -> None:
 def write_draws(path: Path, draws: Draws) -> None:
     """The whole file or none of it. Log-weights of zero weight are null in JSON. Parquet's texts
     are UTF-8, which has no halves of surrogate pairs: they become question marks there."""
-    from ..runs.files import flush, replacing, writing
+    from posteriori.core.journal.files import flush, replacing, writing
 
     rows = records(draws)
     with writing("the draws", path), replacing(path) as incoming:
@@ -83,7 +83,7 @@ class Kept:
         self._next = 0.0
 
     def __call__(self, draws: Draws) -> None:
-        from ..types import Draws as AllDraws
+        from posteriori.core.types import Draws as AllDraws
 
         self._parts.append(draws)
         start = time.monotonic()
@@ -109,7 +109,7 @@ def _number_of(path: Path) -> int:
 
 def records(draws: Draws) -> list[dict[str, Any]]:
     """One dictionary a draw. `weight` is its share of its prompt's weight; logs are in nats."""
-    from ..rows_of_prompts import rows_of_prompts
+    from posteriori.core.rows_of_prompts import rows_of_prompts
 
     completions = draws.completions
     prompt_N = completions.prompt_index_N

@@ -6,16 +6,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import MAX_PROMPTS
-from .asked import rows_without_target
-from .output import json_text, print_json, stdout, visible
-from .progress import count_progress
-from .tables import MAIN, must_stop, print_findings, print_intervals, print_table
+from posteriori.cli.console.output import json_text, print_json, stdout, visible
+from posteriori.cli.console.progress_bar import count_progress
+from posteriori.cli.console.report_table import (
+    MAIN,
+    must_stop,
+    print_findings,
+    print_intervals,
+    print_table,
+)
+from posteriori.core.settings.training import MAX_PROMPTS
+
+from .goals import rows_without_target
 
 if TYPE_CHECKING:
-    from ..diagnostics.evaluate import Report
-    from ..protocols import LanguageModel
-    from ..target import Target
+    from posteriori.core.protocols import LanguageModel
+    from posteriori.core.target import Target
+    from posteriori.diagnostics.evaluate.evaluate import Report
 
 
 def judge(
@@ -29,11 +36,11 @@ def judge(
     max_prompts: int = MAX_PROMPTS,
 ) -> dict[str, Report]:
     """A report a model, in their order; with `posterior` exact draws a prompt, bounds as well."""
-    from ..diagnostics.evaluate import evaluate
-    from ..draw import draw
-    from ..prompt_sample import sampled_prompts
-    from ..sampling import sample
-    from ..seeds import generator
+    from posteriori.core.draw import draw
+    from posteriori.core.seeds import generator
+    from posteriori.diagnostics.evaluate.evaluate import evaluate
+    from posteriori.diagnostics.prompt_sample import sampled_prompts
+    from posteriori.samplers.sample import sample
 
     some = sampled_prompts(target, max_prompts, seed)
     exact = None
@@ -64,7 +71,7 @@ def judge(
 
 def evaluation_json(reports: Mapping[str, Report], **about: Any) -> dict[str, Any]:
     """What `evaluation.json` and `--json` hold."""
-    from ..report.written import evaluation_json as as_json
+    from posteriori.report.write.evaluation_files import evaluation_json as as_json
 
     return as_json(reports, **about)
 
@@ -97,6 +104,6 @@ def show(
 
 
 def write_evaluation(path: Path, evaluation: Mapping[str, Any]) -> None:
-    from ..train.run_dir import write_whole
+    from posteriori.runs.directory import write_whole
 
     write_whole(path, json_text(evaluation, indent=2) + "\n")

@@ -6,16 +6,16 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from .tables import MAIN, ROWS, estimate_json, finding_json, shown
+from posteriori.cli.console.report_table import MAIN, ROWS, estimate_json, finding_json, shown
 
 if TYPE_CHECKING:
-    from ..diagnostics.evaluate import Report
-    from ..evidence.moments import Moments
-    from ..protocols import LanguageModel
-    from ..target import Target
-    from ..train.pair_figures import PairFigures
-    from ..types import Completions, Draws, Estimate
-    from .check import Plan
+    from posteriori.config.check import Plan
+    from posteriori.core.protocols import LanguageModel
+    from posteriori.core.target import Target
+    from posteriori.core.types import Completions, Draws, Estimate
+    from posteriori.diagnostics.evaluate.evaluate import Report
+    from posteriori.moments.moments import Moments
+    from posteriori.train.monitor.pair_metrics import PairFigures
 
 AGAINST_TARGET = frozenset(
     (
@@ -57,7 +57,7 @@ def moments_lines(target: Target, had: Mapping[str, Draws | Completions]) -> lis
 
 
 def _moments(target: Target) -> list[Moments]:
-    from ..evidence.moments import Moments
+    from posteriori.moments.moments import Moments
 
     return [each for each in target.evidence if isinstance(each, Moments)]
 
@@ -67,10 +67,10 @@ def pairs_of(
 ) -> dict[str, PairFigures]:
     """How each model orders the preference pairs that the plan's objective is trained on; empty
     where it is trained on none."""
-    from ..objectives.pairs import Pairs
-    from ..registry import find
-    from ..seeds import derive
-    from ..train.pair_figures import pair_figures
+    from posteriori.core.registry import find
+    from posteriori.core.seeds import derive
+    from posteriori.objectives.preference.pairs import Pairs
+    from posteriori.train.monitor.pair_metrics import pair_figures
 
     fit = plan.config.fit
     if fit is None or not fit.objective_settings.get("pairs"):

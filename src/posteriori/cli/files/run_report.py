@@ -1,7 +1,7 @@
-"""What a run leaves for its report, as `report.written` writes it."""
+"""What a run leaves for its report, as `report.write.evaluation_files` writes it."""
 
 from __future__ import annotations
 
-from ..report.written import OWN, write_page, write_report_files
+from posteriori.report.write.evaluation_files import OWN, write_page, write_report_files
 
 __all__ = ["OWN", "write_page", "write_report_files"]

@@ -9,13 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import SampleSettings
-from .check import Plan
+from posteriori.config.check import Plan
+from posteriori.config.run_config import SampleSettings
 
 if TYPE_CHECKING:
-    from ..samplers.base import Sampler
-    from ..target import Target
-    from ..types import Draws
+    from posteriori.core.target import Target
+    from posteriori.core.types import Draws
+    from posteriori.samplers.base import Sampler
 
 
 def write_about(
@@ -31,10 +31,17 @@ def write_about(
     `config` says of the target what a run's config.json does. The draws must be there: their hash
     goes into it, so that nobody takes it for that of other draws.
     """
-    from ..diagnostics.sampled import sampled
-    from ..report.draws_file import about_path
-    from ..train.run_dir import estimate_json, finding_json, jsonable, versions, write_whole
-    from .asked import moments_json
+    from posteriori.diagnostics.frontier.sampler_points import sampled
+    from posteriori.report.read.draws import about_path
+    from posteriori.runs.directory import (
+        estimate_json,
+        finding_json,
+        jsonable,
+        versions,
+        write_whole,
+    )
+
+    from .goals import moments_json
 
     told = sampled(target, draws, of_target=made.of_target)
     record = {
@@ -63,8 +70,8 @@ def write_about(
 
 def config_of(plan: Plan) -> dict[str, Any]:
     """The target's, and the beta that a run's budget has found for it."""
-    from ..train.budget import recorded_budget
-    from .build import about
+    from posteriori.cli.build import about
+    from posteriori.train.budget import recorded_budget
 
     if plan.budget is None or plan.output_dir is None:
         return about(plan)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from .output import stderr, visible
+from posteriori.cli.console.output import stderr, visible
 
 _SUFFIX = ".unfinished"
 

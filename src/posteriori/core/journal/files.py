@@ -11,7 +11,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from ..errors import CheckpointError
+from posteriori.errors import CheckpointError
 
 _OF_WRITERS = ("writer", "unexpected pos", "inline_container", "iostream", "basic_ios", "i/o error")
 

@@ -17,11 +17,12 @@ from typing import Any, TypeVar
 
 import torch
 
-from ..errors import CheckpointError
+from posteriori.errors import CheckpointError
+
 from .files import write_whole
 from .lock import Lock
 from .pieces import Counter, Pieces
-from .records import Decode
+from .plain_data import Decode
 
 T = TypeVar("T")
 S = TypeVar("S")

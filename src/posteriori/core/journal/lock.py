@@ -9,7 +9,7 @@ import socket
 import sys
 from pathlib import Path
 
-from ..errors import CheckpointError
+from posteriori.errors import CheckpointError
 
 NAME = ".lock"
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)

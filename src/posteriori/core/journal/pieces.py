@@ -12,10 +12,11 @@ from typing import Any, Protocol
 
 import torch
 
-from ..errors import CheckpointError
+from posteriori.errors import CheckpointError
+
 from .files import write_data
-from .records import DamagedError, Decode, NotPlainError, from_bytes, to_bytes
-from .streams import put_streams, read_streams
+from .plain_data import DamagedError, Decode, NotPlainError, from_bytes, to_bytes
+from .random_streams import put_streams, read_streams
 
 _SHARE = 20
 """States on the way take at most one part in so many of the time."""

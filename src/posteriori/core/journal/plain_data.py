@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from ..types import Completions, Cost, Draws, Estimate, Finding
+from posteriori.core.types import Completions, Cost, Draws, Estimate, Finding
 
 ClassT = TypeVar("ClassT", bound=type)
 Decode = Callable[[list[list[int]]], list[str]]

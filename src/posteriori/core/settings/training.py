@@ -20,11 +20,12 @@ from pydantic import (
     ValidationError,
 )
 
-from .data.settings import Prompts
-from .data.settings import is_prompt as is_prompt
-from .errors import ConfigError, did_you_mean
-from .evidence_settings import CallSettings as CallSettings
-from .evidence_settings import ReadyMadeSettings as ReadyMadeSettings
+from posteriori.config.evidence_settings import ReadyMadeSettings as ReadyMadeSettings
+from posteriori.config.prompt_settings import Prompts
+from posteriori.data.is_prompt import is_prompt as is_prompt
+from posteriori.errors import ConfigError, did_you_mean
+from posteriori.evidence.calls.settings import CallSettings as CallSettings
+
 from .strict import Strict as Strict
 from .strict import as_tuple
 from .trl_names import name_here
@@ -184,7 +185,7 @@ class FeatureSettings(Strict):
 
 class DistributionSettings(Strict):
     """Evidence about distributions: see `posteriori.Moments`, `Expert` and `Power`. Which key is
-    for which kind is for `cli.distributions` to say."""
+    for which kind is for `config.distributions` to say."""
 
     features: dict[str, FeatureSettings] | None = None
     per_prompt: bool | None = None

@@ -6,12 +6,12 @@ import math
 
 import torch
 
-from ..errors import SamplingError
-from ..numerics import Spread, log_mean_exp
-from ..target import Target
-from ..tokens import check_outcomes_of
-from ..types import Draws, Estimate
-from .mixture import Mixture, Stratum
+from posteriori.core.numerics import Spread, log_mean_exp
+from posteriori.core.same_outcomes import check_outcomes_of
+from posteriori.core.target import Target
+from posteriori.core.types import Draws, Estimate
+from posteriori.diagnostics.mixture import Mixture, Stratum
+from posteriori.errors import SamplingError
 
 
 def log_z_upper(mixture: Mixture, exact: Stratum) -> Estimate:

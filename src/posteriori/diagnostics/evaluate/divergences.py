@@ -15,8 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..types import Estimate
-from .mixture import Mixture
+from posteriori.core.types import Estimate
+from posteriori.diagnostics.mixture import Mixture
 
 
 class _Term(NamedTuple):

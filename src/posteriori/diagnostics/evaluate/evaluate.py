@@ -11,35 +11,36 @@ import torch
 from scipy.stats import norm
 from torch import Tensor
 
-from ..config import MAX_PROMPTS
-from ..draw import draw, lm_tokens
-from ..errors import ConfigError, UnknownFigureError, did_you_mean
-from ..estimates import combine
-from ..frames import frame_of_figures
-from ..progress import with_progress
-from ..prompt_sample import (
+from posteriori.core.default_progress import with_progress
+from posteriori.core.draw import draw, lm_tokens
+from posteriori.core.estimates import combine
+from posteriori.core.frames import frame_of_figures
+from posteriori.core.progress import Progress, one_pass, portions
+from posteriori.core.protocols import LanguageModel
+from posteriori.core.registry import language_model
+from posteriori.core.reliability import most_evidence, never_varies, rests_on
+from posteriori.core.same_outcomes import check_outcomes_of, check_same_outcomes
+from posteriori.core.seeds import generator
+from posteriori.core.settings.training import MAX_PROMPTS
+from posteriori.core.shown import counted, html_figures, html_findings, html_plane, short_figures
+from posteriori.core.target import Target
+from posteriori.core.types import Cost, Draws, Estimate, Finding
+from posteriori.diagnostics.diversity import unique_fraction
+from posteriori.diagnostics.mixture import Mixture
+from posteriori.diagnostics.prompt_sample import (
     draws_for,
     of_all_prompts,
     sampled_finding,
     sampled_prompts,
 )
-from ..protocols import LanguageModel
-from ..registry import language_model
-from ..reliability import most_evidence, never_varies, rests_on
-from ..seeds import generator
-from ..shown import counted, html_figures, html_findings, html_plane, short_figures
-from ..target import Target
-from ..tokens import check_outcomes_of, check_same_outcomes
-from ..types import Cost, Draws, Estimate, Finding
-from ..watching import Progress, one_pass, portions
+from posteriori.diagnostics.tempered_reliability import fault_of_mixture
+from posteriori.diagnostics.tilting import beta_of
+from posteriori.diagnostics.wasted import wasted
+from posteriori.errors import ConfigError, UnknownFigureError, did_you_mean
+
 from .bounds import check_posterior
-from .diversity import unique_fraction
-from .figures import bounded, figures_of, max_reward_of, of_prompt, rows, stratum
 from .findings import Beside, findings_of
-from .mixture import Mixture
-from .reach import fault_of_mixture
-from .tilting import beta_of
-from .wasted import wasted
+from .metrics import bounded, figures_of, max_reward_of, of_prompt, rows, stratum
 
 
 class Report(dict[str, Estimate]):
@@ -157,8 +158,8 @@ def evaluate(
     away: eubo is then their mean, unbiased, kl_from_target rests on it, log_z_upper bounds log Z
     from above in expectation (`bounds.log_z_upper`), and `Report.interval` has both sides.
 
-    `prior_draws`, `num_samples` draws of the prior a prompt (`posteriori.draw.draw`), are taken
-    instead of new ones, so that many policies can be judged by the same. `on_progress` counts
+    `prior_draws`, `num_samples` draws of the prior a prompt (`posteriori.core.draw.draw`), are
+    taken instead of new ones, so that many policies can be judged by the same. `on_progress` counts
     passes over completions: drawing, scoring, asking the evidence.
 
     Raises `ConfigError` below two draws and for `prior_draws` of another number, and

@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from .. import reliability
-from ..types import Draws, Estimate, Finding
-from .collapse import SURE, collapse
-from .wasted import Wasted
+from posteriori.core import reliability
+from posteriori.core.types import Draws, Estimate, Finding
+from posteriori.diagnostics.collapse import SURE, collapse
+from posteriori.diagnostics.wasted import Wasted
 
 NEAR = 0.02
 """Nats. KL(pi, p) <= 0.02 is a total variation of at most sqrt(0.02 / 2) = 0.1 (Pinsker): fewer

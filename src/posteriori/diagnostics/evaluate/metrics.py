@@ -8,18 +8,19 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from ..estimates import at_least_zero, by_prompt, combine, mean, worst
-from ..reliability import missed_of_mean
-from ..rows_of_prompts import rows_of_prompts, split_rows
-from ..target import Target
-from ..types import Completions, Draws, Estimate
+from posteriori.core.estimates import at_least_zero, by_prompt, combine, mean, worst
+from posteriori.core.reliability import missed_of_mean
+from posteriori.core.rows_of_prompts import rows_of_prompts, split_rows
+from posteriori.core.target import Target
+from posteriori.core.types import Completions, Draws, Estimate
+from posteriori.diagnostics.diversity import distinct_n, self_bleu, unique_fraction
+from posteriori.diagnostics.mixture import Mixture, Stratum
+from posteriori.diagnostics.quantiles import QUANTILES, combined, quantile
+from posteriori.diagnostics.wasted import Wasted
+
 from . import divergences
 from .bounds import log_z_upper
-from .diversity import distinct_n, self_bleu, unique_fraction
-from .mixture import Mixture, Stratum
 from .perplexity import perplexity
-from .quantiles import QUANTILES, combined, quantile
-from .wasted import Wasted
 
 FIGURES = (
     "log_z",

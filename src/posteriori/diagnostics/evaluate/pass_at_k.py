@@ -11,18 +11,18 @@ import torch
 from scipy.stats import beta as beta_law
 from torch import Tensor
 
-from ..config import MAX_PROMPTS
-from ..draw import draw
-from ..errors import ConfigError
-from ..estimates import combine
-from ..progress import with_progress
-from ..prompt_sample import of_a_sample, sampled_prompts
-from ..registry import language_model
-from ..rows_of_prompts import rows_of_prompts
-from ..seeds import generator
-from ..target import Target
-from ..types import Draws, Estimate
-from ..watching import Progress
+from posteriori.core.default_progress import with_progress
+from posteriori.core.draw import draw
+from posteriori.core.estimates import combine
+from posteriori.core.progress import Progress
+from posteriori.core.registry import language_model
+from posteriori.core.rows_of_prompts import rows_of_prompts
+from posteriori.core.seeds import generator
+from posteriori.core.settings.training import MAX_PROMPTS
+from posteriori.core.target import Target
+from posteriori.core.types import Draws, Estimate
+from posteriori.diagnostics.prompt_sample import of_a_sample, sampled_prompts
+from posteriori.errors import ConfigError
 
 _CONFIDENCE = 0.95
 

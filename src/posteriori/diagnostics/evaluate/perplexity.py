@@ -6,8 +6,8 @@ import math
 
 from torch import Tensor
 
-from ..numerics import Spread
-from ..types import Estimate
+from posteriori.core.numerics import Spread
+from posteriori.core.types import Estimate
 
 
 def perplexity(log_prior_n: Tensor, lengths_n: Tensor) -> Estimate:

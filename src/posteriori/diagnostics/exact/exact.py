@@ -10,14 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import ModelError, SpaceTooLargeError
-from ..protocols import LanguageModel
-from ..registry import language_model
-from ..target import Target
-from ..tokens import check_same_outcomes
-from ..types import Completions
-from .exact_figures import nearest_posterior, of_policy, of_posterior
-from .tilting import beta_of
+from posteriori.core.protocols import LanguageModel
+from posteriori.core.registry import language_model
+from posteriori.core.same_outcomes import check_same_outcomes
+from posteriori.core.target import Target
+from posteriori.core.types import Completions
+from posteriori.diagnostics.tilting import beta_of
+from posteriori.errors import ModelError, SpaceTooLargeError
+
+from .exact_metrics import nearest_posterior, of_policy, of_posterior
 
 MAX_OUTCOMES = 1_000_000
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..types import Completions
-from .nearest import Tilt
-from .quantiles import QUANTILES, exact_quantile
+from posteriori.core.types import Completions
+from posteriori.diagnostics.nearest_posterior import Tilt
+from posteriori.diagnostics.quantiles import QUANTILES, exact_quantile
 
 
 def of_posterior(

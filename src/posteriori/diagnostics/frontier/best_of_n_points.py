@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..estimates import by_prompt
-from ..numerics import variance_of_mean
-from ..rows_of_prompts import rows_of_prompts
-from ..samplers.best_of_n_law import best_of_n_kl
-from ..types import Draws, Estimate
+from posteriori.core.estimates import by_prompt
+from posteriori.core.numerics import variance_of_mean
+from posteriori.core.rows_of_prompts import rows_of_prompts
+from posteriori.core.types import Draws, Estimate
+from posteriori.samplers.independent.best_of_n_law import best_of_n_kl
 
 _DRAWS_EACH = 8
 """Draws for each of n: with fewer the best of n would be one and the same draw."""

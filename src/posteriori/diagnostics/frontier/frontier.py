@@ -10,23 +10,24 @@ from typing import Any
 
 from scipy.optimize import root_scalar
 
-from ..config import MAX_PROMPTS
-from ..draw import draw
-from ..errors import ConfigError, FrontierError
-from ..estimates import at_least_zero, combine
-from ..fingerprints.keeping import keeping
-from ..progress import with_progress
-from ..prompt_sample import of_a_sample, sampled_finding, sampled_prompts
-from ..reliability import fault_of, most_evidence
-from ..rows_of_prompts import rows_of_prompts
-from ..sampling import sample
-from ..seeds import derive, generator
-from ..shown import html_findings, html_table
-from ..target import Target
-from ..types import Cost, Draws, Estimate, Finding, Kind
-from ..watching import Progress
+from posteriori.core.default_progress import with_progress
+from posteriori.core.draw import draw
+from posteriori.core.estimates import at_least_zero, combine
+from posteriori.core.progress import Progress
+from posteriori.core.reliability import fault_of, most_evidence
+from posteriori.core.rows_of_prompts import rows_of_prompts
+from posteriori.core.seeds import derive, generator
+from posteriori.core.settings.training import MAX_PROMPTS
+from posteriori.core.shown import html_findings, html_table
+from posteriori.core.target import Target
+from posteriori.core.types import Cost, Draws, Estimate, Finding, Kind
+from posteriori.diagnostics.prompt_sample import of_a_sample, sampled_finding, sampled_prompts
+from posteriori.diagnostics.tilting import Stage, beta_of, proportional
+from posteriori.errors import ConfigError, FrontierError
+from posteriori.runs.target_journal import keeping
+from posteriori.samplers.sample import sample
+
 from .best_of_n_points import BestOfN, best_of_n_points
-from .tilting import Stage, beta_of, proportional
 
 FEWEST = 100
 """Draws a prompt below which there is no frontier."""

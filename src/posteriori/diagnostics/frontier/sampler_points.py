@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from ..estimates import by_prompt, combine
-from ..numerics import ess
-from ..reliability import most_evidence
-from ..target import Target
-from ..types import Draws, Estimate, Kind
-from .diversity import distinct_n, unique_fraction
-from .tilting import Stage, beta_of, proportional
+from posteriori.core.estimates import by_prompt, combine
+from posteriori.core.numerics import ess
+from posteriori.core.reliability import most_evidence
+from posteriori.core.target import Target
+from posteriori.core.types import Draws, Estimate, Kind
+from posteriori.diagnostics.diversity import distinct_n, unique_fraction
+from posteriori.diagnostics.tilting import Stage, beta_of, proportional
 
 FEWEST_EFFECTIVE = 20.0
 """Weighted draws that are worth fewer than these have an error that they do not show themselves."""

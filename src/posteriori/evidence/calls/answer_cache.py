@@ -9,9 +9,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
-from ..errors import EvidenceError
-from ..protocols import Columns
-from ..types import Completions, prompt_key
+from posteriori.core.protocols import Columns
+from posteriori.core.types import Completions, prompt_key
+from posteriori.errors import EvidenceError
 
 _SAME = 1e-4
 """A model's answer to the same text differs by less than this between batches, by rounding."""

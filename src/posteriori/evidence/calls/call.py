@@ -21,11 +21,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import EvidenceCallError, EvidenceError
-from ..given_evidence import lacking, missing_argument
-from ..protocols import Columns
-from ..types import Completions, Message
-from ..user_code import place_of_error
+from posteriori.core.given_evidence import lacking, missing_argument
+from posteriori.core.protocols import Columns
+from posteriori.core.types import Completions, Message
+from posteriori.core.user_code import place_of_error
+from posteriori.errors import EvidenceCallError, EvidenceError
+
 from .torch_settings import torch_as_it_was
 
 

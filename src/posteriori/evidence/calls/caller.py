@@ -9,15 +9,17 @@ from contextlib import closing
 from dataclasses import astuple, dataclass
 from typing import Any
 
-from ..config import CallSettings, parse
-from ..errors import ConfigError, EvidenceCallError, EvidenceError
-from ..protocols import Columns
-from ..types import Completions, Finding
-from ..watching import advance
-from .cache import Cache, completion_keys
+from posteriori.core.progress import advance
+from posteriori.core.protocols import Columns
+from posteriori.core.settings.parse import parse
+from posteriori.core.types import Completions, Finding
+from posteriori.errors import ConfigError, EvidenceCallError, EvidenceError
+
+from .answer_cache import Cache, completion_keys
 from .call import CallContext, arguments_of, call_user_function, current_context
 from .failures import DROPPED, Chunk, FailurePolicy
 from .pools import Reply, Request, Slot, ThreadSlot, reply, run
+from .settings import CallSettings
 
 
 @dataclass

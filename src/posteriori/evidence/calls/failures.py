@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from ..config import CallSettings
-from ..errors import EvidenceCallError
+from posteriori.errors import EvidenceCallError
+
+from .settings import CallSettings
 
 Chunk = list[int]
 """Rows that are asked for in one call."""

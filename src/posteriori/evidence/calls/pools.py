@@ -10,7 +10,8 @@ from collections.abc import Callable, Generator, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, Protocol
 
-from ..errors import EvidenceCallError, EvidenceError
+from posteriori.errors import EvidenceCallError, EvidenceError
+
 from .call import CallContext, TrainerState, ask
 
 

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-from ..errors import ConfigError, EvidenceCallError, EvidenceError
+from posteriori.errors import ConfigError, EvidenceCallError, EvidenceError
+
 from .pools import Reply, Request, reply
 
 _GUARD = 'a script needs its work under if __name__ == "__main__":'

@@ -9,10 +9,12 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from ..config import Strict, parse
-from ..errors import EvidenceError
-from ..types import Finding
-from ..watching import advance
+from posteriori.core.progress import advance
+from posteriori.core.settings.parse import parse
+from posteriori.core.settings.strict import Strict
+from posteriori.core.types import Finding
+from posteriori.errors import EvidenceError
+
 from .http_json import Post
 
 _SPACES = str.maketrans("\u0120\u2581", "  ")

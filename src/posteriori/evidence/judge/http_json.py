@@ -11,7 +11,7 @@ import urllib.parse
 import urllib.request
 from typing import Any
 
-from ..errors import ConfigError, EvidenceCallError, EvidenceError
+from posteriori.errors import ConfigError, EvidenceCallError, EvidenceError
 
 _LARGEST = 16 * 2**20
 """Bytes of an answer: log-probs of a token take a few thousand."""

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
-from ..errors import ConfigError
-from ..protocols import Columns, Scores
-from ..types import Completions, Finding, Prompt
-from .cache import Cache
-from .calling import CallCounts
+from posteriori.core.protocols import Columns, Scores
+from posteriori.core.types import Completions, Finding, Prompt
+from posteriori.errors import ConfigError
+from posteriori.evidence.calls.answer_cache import Cache
+from posteriori.evidence.calls.caller import CallCounts
 
 TEMPLATE = "Text: {prompt}{completion}\n\nQuestion: {question} Answer with {yes} or {no}."
 """What the judge is told. A model without a chat template is told "Answer:" after it."""
@@ -66,8 +65,10 @@ class Judge:
         self.template = _checked_template(template or TEMPLATE)
         self._first = {"question": question, "yes": spellings[0][0], "no": spellings[1][0]}
         if isinstance(lm, str | Path):
-            # Evidence and models do not import each other: only a path wants the loader.
-            lm = import_module("posteriori.models.load").load(lm)
+            # Only a path wants the loader, and with it all of transformers.
+            from posteriori.models.load import load
+
+            lm = load(lm)
         self._answers: Answers = _answers_of(lm, *spellings)
         self.name = f"judge '{self._answers.name}'"
         self.counts = CallCounts()
@@ -87,12 +88,12 @@ class Judge:
         **settings: Any,
     ) -> Judge:
         """A judge behind an OpenAI-compatible server at `url` ("http://localhost:8000/v1"), which
-        has to return log-probs; `settings` are those of `judge_endpoint.EndpointSettings`.
+        has to return log-probs; `settings` are those of `endpoint.EndpointSettings`.
 
         The server tells the `top_logprobs` tokens alone. Where one answer is not among them, its
         probability counts at the most that it can be; where neither is, that is an error.
         """
-        from .judge_endpoint import Endpoint
+        from .endpoint import Endpoint
 
         server = Endpoint(url, model, **settings)
         return cls(server, question, yes, no, template, cache_size=cache_size)
@@ -125,8 +126,8 @@ class Judge:
 
 
 def _answers_of(lm: Any, yes: list[str], no: list[str]) -> Answers:
-    from .judge_endpoint import Endpoint, EndpointAnswers
-    from .judge_local import LocalAnswers
+    from .endpoint import Endpoint, EndpointAnswers
+    from .local import LocalAnswers
 
     return EndpointAnswers(lm, yes, no) if isinstance(lm, Endpoint) else LocalAnswers(lm, yes, no)
 

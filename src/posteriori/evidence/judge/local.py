@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from ..draw import lm_tokens
-from ..errors import ConfigError
-from ..spending import spend
-from ..types import Finding, Message
-from ..watching import counted_by
+from posteriori.core.cost import spend
+from posteriori.core.draw import lm_tokens
+from posteriori.core.progress import counted_by
+from posteriori.core.types import Finding, Message
+from posteriori.errors import ConfigError
 
 
 class LocalAnswers:

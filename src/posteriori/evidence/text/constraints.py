@@ -15,9 +15,10 @@ from typing import Any, Literal
 
 import regex as regex_module
 
-from ..errors import ConfigError
-from .call import own_text
-from .constraint import Constraint
+from posteriori.data.completion_text import own_text
+from posteriori.errors import ConfigError
+from posteriori.evidence.constraint import Constraint
+
 from .json_text import JsonText
 from .pattern_size import check_pattern_size
 from .word_list import word_pattern

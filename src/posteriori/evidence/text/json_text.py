@@ -10,7 +10,8 @@ from typing import Any
 
 import regex
 
-from ..errors import ConfigError, EvidenceError
+from posteriori.errors import ConfigError, EvidenceError
+
 from .pattern_size import check_pattern_size, patterns_of
 
 # RFC 8259. Every repetition is possessive: what comes next is always settled by one character, so

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..errors import ModelError, unknown_name
-from ..types import Prompt
-from .call import own_text
-from .classifier import SequenceClassifier
-from .classifier_text import Text, text_of
+from posteriori.core.types import Prompt
+from posteriori.data.completion_text import own_text
+from posteriori.errors import ModelError, unknown_name
+from posteriori.models.classifier_text import Text, text_of
+from posteriori.models.sequence_classifier import SequenceClassifier
 
 
 class LabelProbability(SequenceClassifier):

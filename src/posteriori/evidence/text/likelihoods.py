@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from ..errors import ConfigError
-from .likelihood import Likelihood
+from posteriori.errors import ConfigError
+from posteriori.evidence.likelihood import Likelihood
 
 Read = Literal["both", "completion"]
 

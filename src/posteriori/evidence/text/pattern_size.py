@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..errors import ConfigError
+from posteriori.errors import ConfigError
 
 MOST = 100_000
 """Copies of a pattern's parts; compiling so many takes about a second."""

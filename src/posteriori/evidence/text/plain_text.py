@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..types import Prompt
-from .call import own_text
+from posteriori.core.types import Prompt
+from posteriori.data.completion_text import own_text
 
 
 def plain_texts(prompts: list[Prompt], completions: list[Any], read: str) -> list[str]:

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError, EvidenceError, ModelError
-from ..hub import check_model_name
-from ..transformers_loading import UNREADABLE, first_line, loading
-from ..types import Prompt
+from posteriori.core.types import Prompt
+from posteriori.errors import ConfigError, EvidenceError, ModelError
+from posteriori.models.hub import check_model_name
+from posteriori.models.transformers_loading import UNREADABLE, first_line, loading
+
 from .plain_text import plain_texts
 
 _WHERE = "likelihoods.similarity"

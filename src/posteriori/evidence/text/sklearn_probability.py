@@ -6,8 +6,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, ModelError, unknown_name
-from ..types import Prompt
+from posteriori.core.types import Prompt
+from posteriori.errors import ConfigError, ModelError, unknown_name
+
 from .plain_text import plain_texts
 
 _WHERE = "likelihoods.sklearn"

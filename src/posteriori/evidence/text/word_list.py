@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ..errors import ConfigError
+from posteriori.errors import ConfigError
 
 
 def word_pattern(words: Sequence[str], case_sensitive: bool = False) -> re.Pattern[str]:

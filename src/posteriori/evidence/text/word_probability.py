@@ -6,8 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import ConfigError
-from ..types import Prompt
+from posteriori.core.types import Prompt
+from posteriori.errors import ConfigError
+
 from .plain_text import plain_texts
 from .word_list import word_pattern
 

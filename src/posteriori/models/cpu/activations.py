@@ -9,7 +9,7 @@ from functools import partial
 from torch import nn
 from transformers.activations import NewGELUActivation
 
-from .changed import is_changed
+from .patched import is_changed
 
 
 def written_out(model: nn.Module) -> list[nn.Module]:

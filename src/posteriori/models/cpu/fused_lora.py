@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from .linear_groups import Products
 from .lora_linear import Adapter, plain_adapter
-from .products import add_product, linear, product
-from .side_by_side import Products
+from .matmul import add_product, linear, product
 
 
 @contextlib.contextmanager

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .kept import worked_out
-from .products import add_product, product
+from .matmul import add_product, product
+from .weight_cache import worked_out
 
 _ROWS, _BLOCK = 1024, 2048
 """Rows and tokens of the vocabulary at once: the more of both, the better they are multiplied, and

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from .changed import is_changed
 from .lora_linear import bare_if_off
-from .products import linear
+from .matmul import linear
+from .patched import is_changed
 
 Products = Callable[[Tensor], Sequence[Tensor]]
 """x [.., I] -> what each of a few linear layers makes of it, [.., O] each."""

@@ -9,7 +9,7 @@ from peft.tuners.lora.layer import Linear as LoraLinear
 from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
 
-from .changed import is_changed
+from .patched import is_changed
 
 
 @dataclass(frozen=True)

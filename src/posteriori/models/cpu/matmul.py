@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .cpu import has_amds_avx512
+from .capabilities import has_amds_avx512
 
 _SMALL = 2**25
 """Multiply-adds below which a product takes less time than to write a kernel for it (0.5 ms)."""

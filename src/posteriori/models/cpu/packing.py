@@ -15,11 +15,11 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 
-from .cpu import has_amds_avx512
-from .kept import worked_out
+from .capabilities import has_amds_avx512
+from .linear_groups import Products
 from .lora_linear import bare_if_off, plain_adapter
 from .precision import LARGE, OutputHead
-from .side_by_side import Products
+from .weight_cache import worked_out
 
 _STEPS = {torch.bfloat16: 12, torch.float32: 33}
 """Steps of sampling after which the time that packing takes has come back: later in float32, whose

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from .cpu import has_amds_avx512
-from .products import linear
+from .capabilities import has_amds_avx512
+from .matmul import linear
 
 LARGE = 50_000_000
 """Parameters below which a step is overhead more than arithmetic, however that is done."""

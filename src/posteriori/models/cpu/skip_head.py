@@ -9,7 +9,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from .changed import is_changed
+from .patched import is_changed
 from .precision import OutputHead
 
 _KNOWN = "_posteriori_separable"

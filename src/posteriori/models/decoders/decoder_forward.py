@@ -1,4 +1,4 @@
-"""A pass of a known decoder, as `models.forward.Forward` makes it of any model."""
+"""A pass of a known decoder, as `models.passes.forward.Forward` makes it of any model."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer
 
-from ..cache import cache_with_room
-from ..forward import Prefilled
-from ..prompts import left_padded, positions
-from ..side_by_side import each_alone
+from posteriori.models.cpu.linear_groups import each_alone
+from posteriori.models.passes.forward import Prefilled
+from posteriori.models.passes.kv_cache import cache_with_room
+from posteriori.models.prompt_tokens import left_padded, positions
+
 from .attention import attend, bias_of
 from .decoder import Decoder
 

@@ -8,8 +8,9 @@ from torch import Tensor
 from transformers import GPT2LMHeadModel, PreTrainedModel
 from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 
-from ..memory import embedding_weight
-from ..side_by_side import MakeProducts
+from posteriori.models.cpu.linear_groups import MakeProducts
+from posteriori.models.passes.memory import embedding_weight
+
 from .decoder import Decoder
 
 

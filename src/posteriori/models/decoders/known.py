@@ -10,12 +10,13 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from ..changed import is_changed
-from ..memory import embedding_weight
-from ..side_by_side import MakeProducts, each_alone
-from ..weights import Model, base_model
+from posteriori.models.cpu.linear_groups import MakeProducts, each_alone
+from posteriori.models.cpu.patched import is_changed
+from posteriori.models.passes.memory import embedding_weight
+from posteriori.models.weights.state import Model, base_model
+
 from .decoder import Decoder
-from .forward import DecoderForward
+from .decoder_forward import DecoderForward
 from .gpt2 import gpt2
 from .llama import llama
 

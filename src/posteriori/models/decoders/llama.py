@@ -20,9 +20,10 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMS
 from transformers.models.mistral.modeling_mistral import MistralRMSNorm
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
-from ..changed import is_changed
-from ..memory import embedding_weight
-from ..side_by_side import MakeProducts
+from posteriori.models.cpu.linear_groups import MakeProducts
+from posteriori.models.cpu.patched import is_changed
+from posteriori.models.passes.memory import embedding_weight
+
 from .decoder import Decoder
 
 _MODELS = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM)

@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..watching import advance
+from posteriori.core.progress import advance
+from posteriori.models.warp import Warp
+
 from .inverse_cdf import draw_tokens
-from .running import AnyForward
-from .warp import Warp
+from .running_model import AnyForward
 
 _KEEP_UNTIL_LIVE = 0.8
 """Rows that have ended are dropped once fewer than this share of the batch is live: copying the

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..errors import ModelError
-from ..types import Completions
-from .running import AnyForward
+from posteriori.core.types import Completions
+from posteriori.errors import ModelError
+
+from .running_model import AnyForward
 
 
 @torch.no_grad()

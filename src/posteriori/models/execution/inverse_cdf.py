@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..errors import NonFiniteError
+from posteriori.errors import NonFiniteError
 
 BLOCK = 512
 

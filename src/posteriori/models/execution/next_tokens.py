@@ -8,18 +8,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..protocols import NextTokens
-from ..types import Completions
-from .features import prefix_features
-from .running import AnyForward
-from .warp import Warp
+from posteriori.core.protocols import NextTokens
+from posteriori.core.types import Completions
+from posteriori.models.warp import Warp
+
+from .hidden_states import prefix_features
+from .running_model import AnyForward
 
 
 @torch.no_grad()
 def next_tokens(
     forward: AnyForward, completions: Completions, eos: Tensor, warp: Warp, most: int
 ) -> NextTokens:
-    """The prior's view of each prefix (c, y_<t); see `posteriori.protocols.NextTokens`.
+    """The prior's view of each prefix (c, y_<t); see `posteriori.core.protocols.NextTokens`.
 
     `forward` leaves the head out where logits are exactly what the head returns; otherwise hidden
     states take a pass of their own.

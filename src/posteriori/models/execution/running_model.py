@@ -11,22 +11,23 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..errors import ModelError
-from . import adapters, memory, weights
-from .activations import fused_activations, written_out
-from .attention import Float32Attention
-from .bare import BareForward
-from .decoders.forward import DecoderForward
-from .decoders.known import known_decoder
-from .forward import Forward
-from .fused_lora import fused_adapters, fused_products
-from .head import separable_head
-from .model_call import ModelCall
-from .packing import packed_head, packed_linears, packed_products, packing_pays
-from .precision import lost_in_padding, runs
-from .self_check import can_be_continued, keeps_gradients
-from .shared import lock_of
-from .side_by_side import MakeProducts, Products, each_alone
+from posteriori.errors import ModelError
+from posteriori.models.cpu.activations import fused_activations, written_out
+from posteriori.models.cpu.float32_attention import Float32Attention
+from posteriori.models.cpu.fused_lora import fused_adapters, fused_products
+from posteriori.models.cpu.linear_groups import MakeProducts, Products, each_alone
+from posteriori.models.cpu.packing import packed_head, packed_linears, packed_products, packing_pays
+from posteriori.models.cpu.precision import lost_in_padding, runs
+from posteriori.models.cpu.skip_head import separable_head
+from posteriori.models.decoders.decoder_forward import DecoderForward
+from posteriori.models.decoders.known import known_decoder
+from posteriori.models.passes import memory
+from posteriori.models.passes.forward import Forward
+from posteriori.models.passes.model_call import ModelCall
+from posteriori.models.passes.self_check import can_be_continued, keeps_gradients
+from posteriori.models.passes.uncached import BareForward
+from posteriori.models.weights import adapters, state
+from posteriori.models.weights.model_lock import lock_of
 
 AnyForward = Forward | DecoderForward | BareForward
 
@@ -39,7 +40,7 @@ class RunningModel:
     """
 
     def __init__(
-        self, model: weights.Model, adapter: str | None, compute_dtype: torch.dtype | None
+        self, model: state.Model, adapter: str | None, compute_dtype: torch.dtype | None
     ) -> None:
         self.given = as_it_was(model).eval()
         self.adapter = adapter
@@ -57,13 +58,13 @@ class RunningModel:
             )
 
     @property
-    def model(self) -> weights.Model:
+    def model(self) -> state.Model:
         """With the adapters that were added to it, whoever added them."""
         return adapters.owner(self.given)
 
     @property
     def base(self) -> PreTrainedModel:
-        return weights.base_model(self.given)
+        return state.base_model(self.given)
 
     @property
     def device(self) -> torch.device:
@@ -146,7 +147,7 @@ class RunningModel:
         return fused or each_alone(*layers)
 
 
-def as_it_was(model: weights.Model) -> weights.Model:
+def as_it_was(model: state.Model) -> state.Model:
     """The model that `torch.compile` was given: compiled, it would be compiled again for every
     number of rows and tokens."""
     return getattr(model, "_orig_mod", model)

@@ -10,10 +10,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..types import Completions
-from .head_log_prob import head_log_prob
-from .running import AnyForward
-from .warp import Warp
+from posteriori.core.types import Completions
+from posteriori.models.cpu.head_log_prob import head_log_prob
+from posteriori.models.warp import Warp
+
+from .running_model import AnyForward
 
 
 def token_log_prob(

@@ -14,18 +14,19 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..errors import ModelError, SamplingError
-from .running import AnyForward
-from .warp import Warp
+from posteriori.errors import ModelError, SamplingError
+from posteriori.models.warp import Warp
+
+from .running_model import AnyForward
 
 if TYPE_CHECKING:
-    from .tabular import TabularLM
+    from posteriori.models.tabular import TabularLM
 
 Computing = Callable[[], contextlib.AbstractContextManager[None]]
 
 
 class CausalRows:
-    """R prefixes of a transformers model; see `posteriori.protocols.Rows`."""
+    """R prefixes of a transformers model; see `posteriori.core.protocols.Rows`."""
 
     def __init__(
         self,

@@ -7,7 +7,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..types import Completions
+from posteriori.core.types import Completions
+
 from .generate import Rows
 
 

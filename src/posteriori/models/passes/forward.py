@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
 
-from .cache import RoomyLayer, cache_with_room
+from posteriori.models.prompt_tokens import left_padded, positions
+
+from .kv_cache import RoomyLayer, cache_with_room
 from .model_call import ModelCall
-from .prompts import left_padded, positions
 
 
 @dataclass

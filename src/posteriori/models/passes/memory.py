@@ -10,8 +10,8 @@ from pathlib import Path
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ..config import MOST_GIB
-from ..errors import ConfigError
+from posteriori.core.settings.training import MOST_GIB
+from posteriori.errors import ConfigError
 
 _GIB = 2**30
 _LOGIT_BYTES = 4

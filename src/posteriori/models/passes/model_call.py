@@ -10,8 +10,8 @@ from typing import cast
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from ..errors import ModelError
-from .head import left_out
+from posteriori.errors import ModelError
+from posteriori.models.cpu.skip_head import left_out
 
 _OF_ITS_OWN_CODE = (
     *(AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError),

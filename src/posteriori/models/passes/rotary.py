@@ -13,7 +13,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from ..errors import PromptError
+from posteriori.errors import PromptError
 
 
 def check_positions(

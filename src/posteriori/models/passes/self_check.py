@@ -16,11 +16,12 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from ..errors import ModelError
+from posteriori.errors import ModelError
+
 from . import memory
-from .bare import BareForward
 from .forward import Forward
 from .rotary import switches
+from .uncached import BareForward
 
 _FOUND = "_posteriori_can_be_continued"
 """Where a model keeps what was found out about it, by what it depends on."""

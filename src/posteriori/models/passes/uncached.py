@@ -41,7 +41,7 @@ class BareRows:
 
 @dataclass(frozen=True)
 class BareForward:
-    """Any causal transformers model, with the methods of `models.forward.Forward`."""
+    """Any causal transformers model, with the methods of `forward.Forward`."""
 
     call: ModelCall
     device: torch.device

@@ -21,9 +21,9 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import AuxiliaryTrainingWrapper
 from transformers import PreTrainedModel
 
-from ..config import LoraSettings
-from ..errors import ModelError
-from ..seeds import drawing
+from posteriori.core.seeds import drawing
+from posteriori.core.settings.training import LoraSettings
+from posteriori.errors import ModelError
 
 Model = PreTrainedModel | PeftModel
 

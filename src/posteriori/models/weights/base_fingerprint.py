@@ -17,8 +17,8 @@ from peft.utils import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from ..errors import ModelError
-from ..transformers_loading import loading
+from posteriori.errors import ModelError
+from posteriori.models.transformers_loading import loading
 
 FILE = "base_fingerprint.json"
 """Beside adapter_config.json: the base's tensors by name, each [dtype, shape, SHA-256]."""

@@ -12,8 +12,9 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ..errors import ModelError
-from . import adapters, fingerprint
+from posteriori.errors import ModelError
+
+from . import adapters, base_fingerprint
 
 Model = adapters.Model
 
@@ -134,7 +135,7 @@ def save(model: Model, adapter: str | None, directory: Path) -> None:
     if adapter is None:
         raise ModelError("these are the bare weights under an adapter: nothing of theirs is new")
     base = base_model(model)
-    if not fingerprint.is_what_its_path_holds(base):
+    if not base_fingerprint.is_what_its_path_holds(base):
         _save_whole(full_copy(model, adapter), directory)
         return
     directory.mkdir(parents=True, exist_ok=True)
@@ -143,7 +144,7 @@ def save(model: Model, adapter: str | None, directory: Path) -> None:
         # PEFT puts an adapter with a name of its own into a sub-folder, where nobody looks for it.
         nested = Path(incoming) / adapter
         saved = nested if nested.is_dir() else Path(incoming)
-        fingerprint.write(base, saved)
+        base_fingerprint.write(base, saved)
         for file in saved.iterdir():
             if file.name != "README.md":
                 file.replace(directory / file.name)
@@ -152,5 +153,5 @@ def save(model: Model, adapter: str | None, directory: Path) -> None:
 def _save_whole(model: PreTrainedModel, directory: Path) -> None:
     """An adapter that was saved there before would be loaded in the model's place."""
     model.save_pretrained(directory)
-    for name in ("adapter_config.json", "adapter_model.safetensors", fingerprint.FILE):
+    for name in ("adapter_config.json", "adapter_model.safetensors", base_fingerprint.FILE):
         (directory / name).unlink(missing_ok=True)

@@ -9,11 +9,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..protocols import TrainableLM
-from ..target import Target
-from ..types import Draws
-from .base import Constants, count_by
-from .score_function import AnyProposal, refuse_hard_evidence
+from posteriori.core.protocols import TrainableLM
+from posteriori.core.target import Target
+from posteriori.core.types import Draws
+from posteriori.objectives.base import Constants, count_by
+from posteriori.objectives.score_function import AnyProposal, refuse_hard_evidence
 
 
 class TB(AnyProposal):

@@ -7,9 +7,9 @@ from typing import Any
 from pydantic import Field
 from torch import Tensor
 
-from ..types import Draws
-from .base import Constants, count_by
-from .score_function import AnyProposal, mean_of_others, refuse_hard_evidence
+from posteriori.core.types import Draws
+from posteriori.objectives.base import Constants, count_by
+from posteriori.objectives.score_function import AnyProposal, mean_of_others, refuse_hard_evidence
 
 
 class VarGrad(AnyProposal):

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..protocols import LanguageModel, TrainableLM
-from ..target import Target
+from posteriori.core.protocols import LanguageModel, TrainableLM
+from posteriori.core.target import Target
 
 
 class BestPolicy(torch.nn.Module):

@@ -8,14 +8,15 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
-from ..config import Strict
-from ..protocols import LanguageModel, TrainableLM
-from ..target import Target
-from ..types import Draws
-from .base import Constants, Objective
+from posteriori.core.protocols import LanguageModel, TrainableLM
+from posteriori.core.settings.strict import Strict
+from posteriori.core.target import Target
+from posteriori.core.types import Draws
+from posteriori.objectives.base import Constants, Objective
+from posteriori.objectives.offline import weight_over
+from posteriori.objectives.running_z import RunningZ
+
 from .best_policy import BestPolicy
-from .offline import weight_over
-from .running_z import RunningZ
 
 
 class DPG(Objective):

@@ -9,12 +9,17 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError
-from ..protocols import TrainableLM
-from ..target import Target
-from ..types import Draws
-from .running_z import RunningZ
-from .score_function import AnyProposal, ScoreFunction, mean_of_others, refuse_hard_evidence
+from posteriori.core.protocols import TrainableLM
+from posteriori.core.target import Target
+from posteriori.core.types import Draws
+from posteriori.errors import ConfigError
+from posteriori.objectives.running_z import RunningZ
+from posteriori.objectives.score_function import (
+    AnyProposal,
+    ScoreFunction,
+    mean_of_others,
+    refuse_hard_evidence,
+)
 
 
 class _Kind(NamedTuple):

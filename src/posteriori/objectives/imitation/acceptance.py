@@ -8,10 +8,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..errors import SamplingError
-from ..target import Target
-from ..types import Draws
-from .running_z import RunningZ
+from posteriori.core.target import Target
+from posteriori.core.types import Draws
+from posteriori.errors import SamplingError
+from posteriori.objectives.running_z import RunningZ
 
 _ROUNDING = 1e-9
 """By so many nats log e may exceed a bound that was computed elsewhere."""

@@ -10,14 +10,15 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..config import Strict
-from ..errors import ConfigError
-from ..protocols import TrainableLM
-from ..target import Target
-from ..types import Draws, Prompt
+from posteriori.core.protocols import TrainableLM
+from posteriori.core.settings.strict import Strict
+from posteriori.core.target import Target
+from posteriori.core.types import Draws, Prompt
+from posteriori.errors import ConfigError
+from posteriori.objectives.base import Constants, count_by
+from posteriori.objectives.offline import Offline, controlled_loss, per_prompt
+
 from .acceptance import Acceptance, KnownBound, OverZ, RunningBound
-from .base import Constants, count_by
-from .offline import Offline, controlled_loss, per_prompt
 
 _HEADROOM = 2.0
 

@@ -7,13 +7,19 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from ..config import Strict
-from ..protocols import TrainableLM
-from ..target import Target
-from ..types import Draws
-from .base import Constants, policy_figures
-from .offline import Offline, controlled_loss, log_mean_by_prompt, per_prompt, weight_over
-from .running_z import RunningZ
+from posteriori.core.protocols import TrainableLM
+from posteriori.core.settings.strict import Strict
+from posteriori.core.target import Target
+from posteriori.core.types import Draws
+from posteriori.objectives.base import Constants, policy_figures
+from posteriori.objectives.offline import (
+    Offline,
+    controlled_loss,
+    log_mean_by_prompt,
+    per_prompt,
+    weight_over,
+)
+from posteriori.objectives.running_z import RunningZ
 
 
 class RWR(Offline):

@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ..seeds import generator
+from posteriori.core.seeds import generator
 
 
 class Critic(nn.Module):

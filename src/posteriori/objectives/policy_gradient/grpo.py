@@ -8,13 +8,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..config import Strict
-from ..errors import ConfigError
-from ..types import Draws
-from .base import Constants, Objective, count_by
+from posteriori.core.settings.strict import Strict
+from posteriori.core.types import Draws
+from posteriori.errors import ConfigError
+from posteriori.objectives.base import Constants, Objective, count_by
+from posteriori.objectives.score_function import mean_of_others, refuse_hard_evidence
+
 from .clipped import RatioFigures, clipped_surrogate
 from .kl_estimators import Estimator, kl_estimate
-from .score_function import mean_of_others, refuse_hard_evidence
 
 
 class GRPO(Objective):

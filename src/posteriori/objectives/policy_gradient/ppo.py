@@ -10,16 +10,17 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..config import Strict
-from ..draw import lm_tokens
-from ..protocols import LanguageModel, TrainableLM
-from ..target import Target
-from ..types import Cost, Draws, Prompt
-from .base import Constants, Objective
+from posteriori.core.draw import lm_tokens
+from posteriori.core.protocols import LanguageModel, TrainableLM
+from posteriori.core.settings.strict import Strict
+from posteriori.core.target import Target
+from posteriori.core.types import Cost, Draws, Prompt
+from posteriori.objectives.base import Constants, Objective
+from posteriori.objectives.score_function import log_ratio
+
 from .clipped import RatioFigures, clipped_surrogate
 from .critic import Critic
 from .gae import advantages
-from .score_function import log_ratio
 
 
 class PPO(Objective):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..types import Draws
-from .score_function import ScoreFunction, log_ratio, mean_of_others
+from posteriori.core.types import Draws
+from posteriori.objectives.score_function import ScoreFunction, log_ratio, mean_of_others
 
 
 class Reinforce(ScoreFunction):

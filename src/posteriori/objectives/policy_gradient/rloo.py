@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..types import Draws
-from .score_function import ScoreFunction, log_ratio, mean_of_others
+from posteriori.core.types import Draws
+from posteriori.objectives.score_function import ScoreFunction, log_ratio, mean_of_others
 
 
 class RLOO(ScoreFunction):

@@ -10,17 +10,18 @@ import torch
 from pydantic import BeforeValidator, Field
 from torch import Tensor
 
-from ..config import Strict
-from ..data.rows import rows_of
-from ..draw import lm_tokens
-from ..errors import CheckpointError, ConfigError, ObjectiveError
-from ..preferences import read_preferences
-from ..protocols import TrainableLM
-from ..target import Target
-from ..types import Cost, Draws, Prompt
-from .base import Constants, Objective, policy_figures
-from .preference_data import PreferenceData, held_out_pairs
-from .score_function import refuse_hard_evidence
+from posteriori.core.draw import lm_tokens
+from posteriori.core.protocols import TrainableLM
+from posteriori.core.settings.strict import Strict
+from posteriori.core.target import Target
+from posteriori.core.types import Cost, Draws, Prompt
+from posteriori.data.preferences import read_preferences
+from posteriori.data.rows import rows_of
+from posteriori.errors import CheckpointError, ConfigError, ObjectiveError
+from posteriori.objectives.base import Constants, Objective, policy_figures
+from posteriori.objectives.score_function import refuse_hard_evidence
+
+from .tokenised_pairs import PreferenceData, held_out_pairs
 
 
 def _source(value: Any) -> Any:
@@ -38,14 +39,14 @@ PairSource = Annotated[str | list[dict[str, Any]] | None, BeforeValidator(_sourc
 class Pairs(Objective):
     """A loss of h = (log pi - log prior)(y1) - (log pi - log prior)(y2) for pairs of completions.
 
-    `pairs` names preference data (rows of prompt, chosen, rejected: see `posteriori.preferences`),
-    taken in shuffled epochs; the target's evidence is then not asked. A share `held_out` of their
-    prompts (10%, where there are twenty or more) is not trained on, with all pairs, and judges the
-    policy: `posteriori.train.pair_figures`. Without `pairs`, neighbouring
-    draws of a prompt, from the policy (or the prior), are pairs, and the target's own evidence
-    labels them by Bradley-Terry: P(y1 preferred to y2) = sigmoid(s (log e1 - log e2)).
-    `labels="sampled"` draws the label; "expected" weighs both orders by their probability, which
-    has the same expected gradient and less variance.
+    `pairs` names preference data (rows of prompt, chosen, rejected: see
+    `posteriori.data.preferences`), taken in shuffled epochs; the target's evidence is then not
+    asked. A share `held_out` of their prompts (10%, where there are twenty or more) is not trained
+    on, with all pairs, and judges the policy: `posteriori.train.monitor.pair_metrics`. Without
+    `pairs`, neighbouring draws of a prompt, from the policy (or the prior), are pairs, and the
+    target's own evidence labels them by Bradley-Terry: P(y1 preferred to y2) = sigmoid(s (log e1 -
+    log e2)). `labels="sampled"` draws the label; "expected" weighs both orders by their
+    probability, which has the same expected gradient and less variance.
 
     Raises `ObjectiveError` for evidence of zero (the log-odds are infinite, or, of two such draws,
     undefined) and for an odd number of draws a prompt.

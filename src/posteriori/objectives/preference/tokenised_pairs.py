@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data.conversation import answered
-from ..errors import ModelError, OutcomeError, PosterioriError, PromptError
-from ..preferences import Preference
-from ..seeds import generator
-from ..target import Target
-from ..types import Completions, Prompt, prompt_key
+from posteriori.core.seeds import generator
+from posteriori.core.target import Target
+from posteriori.core.types import Completions, Prompt, prompt_key
+from posteriori.data.conversation import answered
+from posteriori.data.preferences import Preference
+from posteriori.errors import ModelError, OutcomeError, PosterioriError, PromptError
 
 
 class PreferenceData:

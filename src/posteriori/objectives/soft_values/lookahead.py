@@ -8,9 +8,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..protocols import NextTokenLM, NextTokens
-from ..target import Target
-from ..types import Completions, Draws
+from posteriori.core.protocols import NextTokenLM, NextTokens
+from posteriori.core.target import Target
+from posteriori.core.types import Completions, Draws
 
 
 def next_token_view(

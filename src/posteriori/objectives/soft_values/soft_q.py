@@ -10,13 +10,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..config import Strict
-from ..errors import ObjectiveError
-from ..protocols import NextTokenLM, TrainableLM
-from ..seeds import generator as stream
-from ..target import Target
-from ..types import Draws, Prompt
-from .base import Constants, Objective
+from posteriori.core.protocols import NextTokenLM, TrainableLM
+from posteriori.core.seeds import generator as stream
+from posteriori.core.settings.strict import Strict
+from posteriori.core.target import Target
+from posteriori.core.types import Draws, Prompt
+from posteriori.errors import ObjectiveError
+from posteriori.objectives.base import Constants, Objective
+
 from .lookahead import next_token_view
 from .soft_values import Known, Learner, SoftValues
 

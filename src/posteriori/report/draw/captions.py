@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from posteriori.report.result import Curve, PolicyResult, Subject
+from posteriori.report.safe_text import number, one_line, with_error
+
 from . import figures
 from .curves import curve
 from .histograms import MOST_ROWS, Row, histograms, rows
 from .plane import least_kl, logarithmic_beyond, on_plane, plane, why_not
-from .result import Curve, PolicyResult, Subject
-from .text import number, one_line, with_error
 from .theme import DARK, LIGHT, recolored
-from .training import evaluated, trained, training
+from .training_curves import evaluated, trained, training
 
 TRAINING = {
     "elbo": (

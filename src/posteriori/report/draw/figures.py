@@ -11,8 +11,9 @@ import matplotlib.style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from posteriori.report.result import PolicyResult
+
 from .curves import DRAWABLE
-from .result import PolicyResult
 from .theme import Style, Theme, sampler_style, settings, style_of
 
 Draw = Callable[[Theme], Figure]

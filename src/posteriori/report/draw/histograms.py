@@ -10,10 +10,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from posteriori.report.result import PolicyResult
+from posteriori.report.safe_text import number, one_line
+
 from .curves import DRAWABLE
 from .figures import NAME, SIZE, entries
-from .result import PolicyResult
-from .text import number, one_line
 from .theme import Style, Theme, label, sampler_style, style_of
 
 BINS = 30

@@ -10,19 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from ..diagnostics.frontier import Point
-from .figures import (
-    ERRORS_SHOWN,
-    NAME,
-    add_legend,
-    draw_point,
-    entries,
-    error_bar,
-    fits,
-    style_for,
-)
-from .result import Curve, PolicyResult
-from .text import number, one_line
+from posteriori.diagnostics.frontier.frontier import Point
+from posteriori.report.result import Curve, PolicyResult
+from posteriori.report.safe_text import number, one_line
+
+from .figures import ERRORS_SHOWN, NAME, add_legend, draw_point, entries, error_bar, fits, style_for
 from .theme import Theme, label
 
 SIZE = (6.0, 4.1)

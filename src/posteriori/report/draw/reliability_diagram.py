@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..reward_models.calibration import Bin, HeldOut
+from posteriori.reward_models.calibration import Bin, HeldOut
+
 from .figures import ERRORS_SHOWN, SIZE
 from .theme import Style, Theme, style_of
 

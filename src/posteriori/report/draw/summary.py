@@ -9,11 +9,12 @@ import matplotlib.style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from posteriori.report.result import PolicyResult
+from posteriori.report.safe_text import one_line, with_error
+
 from .figures import NAME, add_legend, draw_point, entries, error_bar, fits
-from .result import PolicyResult
-from .text import one_line, with_error
 from .theme import EITHER, Theme, label, settings, style_of
-from .training import draw_training
+from .training_curves import draw_training
 
 
 def figure(results: Sequence[PolicyResult], prior: PolicyResult | None, path: str | Path) -> Path:

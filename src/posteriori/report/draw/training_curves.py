@@ -9,11 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from ..types import Estimate
+from posteriori.core.types import Estimate
+from posteriori.report.result import PolicyResult
+from posteriori.report.safe_text import one_line
+
 from .curves import curve
 from .figures import NAME, SIZE, add_legend, error_bar, fits
-from .result import PolicyResult
-from .text import one_line
 from .theme import Style, Theme, label, style_of
 
 _SHARES = ("unique_fraction",)

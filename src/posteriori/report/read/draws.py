@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from ..errors import CheckpointError
-from ..types import Prompt
-from .drawn import MOST, Drawn, Record, rank_within
+from posteriori.core.types import Prompt
+from posteriori.errors import CheckpointError
+from posteriori.runs.draw_records import MOST, Drawn, Record, rank_within
+
 from .records import SampleRecord
-from .run_files import broken
+from .run import broken
 
 SUFFIXES = (".jsonl", ".parquet")
 _HINT = "name a .jsonl or .parquet that `posteriori sample` wrote"

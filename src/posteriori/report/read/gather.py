@@ -7,23 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError, ConfigError
-from ..types import Finding
-from .beside import check_comparable, names_of, prompts_of, with_samplers
-from .drawn import Drawn
-from .draws_file import DrawsFile, is_draws
-from .result import PolicyResult, Subject
-from .run_files import RunFiles
-from .run_words import (
-    about,
-    base_model,
-    beta_of,
-    betas_of,
-    num_prompts,
-    settings_of,
-    title_of,
-)
-from .text import number
+from posteriori.core.types import Finding
+from posteriori.errors import CheckpointError, ConfigError
+from posteriori.report.result import PolicyResult, Subject
+from posteriori.report.safe_text import number
+from posteriori.runs.draw_records import Drawn
+
+from .draws import DrawsFile, is_draws
+from .run import RunFiles
+from .run_words import about, base_model, beta_of, betas_of, num_prompts, settings_of, title_of
+from .samplers import check_comparable, names_of, prompts_of, with_samplers
 
 PRIOR = "prior"
 """The name of the prior among the policies of evaluation.json."""

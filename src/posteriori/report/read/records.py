@@ -6,10 +6,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from ..diagnostics.best_of_n_points import BestOfN
-from ..diagnostics.frontier import Point
-from ..types import Cost, Estimate, Finding, Guarantee, Kind
-from .result import Curve
+from posteriori.core.types import Cost, Estimate, Finding, Guarantee, Kind
+from posteriori.diagnostics.frontier.best_of_n_points import BestOfN
+from posteriori.diagnostics.frontier.frontier import Point
+from posteriori.report.result import Curve
 
 
 class _Record(BaseModel):

@@ -8,11 +8,12 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from ..errors import CheckpointError
-from ..train.run_dir import read_metrics
-from .drawn import Drawn, Record
+from posteriori.errors import CheckpointError
+from posteriori.report.result import Curve
+from posteriori.runs.directory import read_metrics
+from posteriori.runs.draw_records import Drawn, Record
+
 from .records import CurveRecord, DuringTraining, RunRecord
-from .result import Curve
 
 _T = TypeVar("_T")
 

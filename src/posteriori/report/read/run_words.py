@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .run_files import RunFiles
-from .text import number, one_line
+from posteriori.report.safe_text import number, one_line
+
+from .run import RunFiles
 
 
 def settings_of(run: RunFiles) -> dict[str, Any]:

@@ -7,15 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..diagnostics.sampled import NO_LOG_Z, with_log_z
-from ..errors import ConfigError
-from ..types import Estimate, Finding, Prompt
-from .draws_file import DrawsFile
+from posteriori.core.types import Estimate, Finding, Prompt
+from posteriori.diagnostics.frontier.sampler_points import NO_LOG_Z, with_log_z
+from posteriori.errors import ConfigError
+from posteriori.report.result import PolicyResult, SamplerNote, Subject
+from posteriori.report.safe_text import number, one_line
+
+from .draws import DrawsFile
 from .records import SampleRecord
-from .result import PolicyResult, SamplerNote, Subject
-from .run_files import RunFiles
+from .run import RunFiles
 from .run_words import about, base_model, beta_of, betas_of, settings_of
-from .text import number, one_line
 
 _SHARED = ("prior", "prompts_sha256", "max_new_tokens", "evidence")
 """What must be the same to be put side by side; a beta of their own they may have."""

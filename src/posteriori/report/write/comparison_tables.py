@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..types import Estimate
-from .curves import to_float
-from .plane import on_plane, why_not
-from .result import PolicyResult, Subject
-from .text import number, one_line, prompt_text, seconds, visible, with_error
+from posteriori.core.types import Estimate
+from posteriori.report.draw.curves import to_float
+from posteriori.report.draw.plane import on_plane, why_not
+from posteriori.report.result import PolicyResult, Subject
+from posteriori.report.safe_text import number, one_line, prompt_text, seconds, visible, with_error
 
 LEVELS = ("stop", "warn", "info")
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from .drawn import Record
-from .result import PolicyResult, Subject
-from .text import number, one_line, prompt_text, visible
+from posteriori.report.result import PolicyResult, Subject
+from posteriori.report.safe_text import number, one_line, prompt_text, visible
+from posteriori.runs.draw_records import Record
 
 MOST = 10_000
 """Completions that one page holds; a browser sorts and searches so many at once."""

@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from ..train.run_dir import write_whole
-from ..types import Estimate
-from .captions import TRAINING
-from .curves import to_float
-from .histograms import edges_of, rows, shares
-from .plane import error_at, least_kl, why_not
-from .result import PolicyResult, Subject
-from .text import one_line
-from .training import evaluated, trained
+from posteriori.core.types import Estimate
+from posteriori.report.draw.captions import TRAINING
+from posteriori.report.draw.curves import to_float
+from posteriori.report.draw.histograms import edges_of, rows, shares
+from posteriori.report.draw.plane import error_at, least_kl, why_not
+from posteriori.report.draw.training_curves import evaluated, trained
+from posteriori.report.result import PolicyResult, Subject
+from posteriori.report.safe_text import one_line
+from posteriori.runs.directory import write_whole
 
 Table = tuple[Sequence[str], list[Sequence[Any]]]
 _FORMULA = tuple("=+-@|%\uff1d\uff0b\uff0d\uff20")

@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..config import MAX_PROMPTS
-from ..diagnostics.evaluate import Report
-from ..diagnostics.frontier import FEWEST, Frontier, Point, frontier_of
-from ..target import Target
-from ..train.run_dir import estimate_json, finding_json, jsonable, write_whole
-from .drawn import MOST, Drawn
-from .gather import gather
+from posteriori.core.settings.training import MAX_PROMPTS
+from posteriori.core.target import Target
+from posteriori.diagnostics.evaluate.evaluate import Report
+from posteriori.diagnostics.frontier.frontier import FEWEST, Frontier, Point, frontier_of
+from posteriori.report.read.gather import gather
+from posteriori.runs.directory import estimate_json, finding_json, jsonable, write_whole
+from posteriori.runs.draw_records import MOST, Drawn
+
 from .markdown import model_card
 from .page import write_report
 

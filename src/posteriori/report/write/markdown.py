@@ -8,12 +8,13 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ..errors import ConfigError
+from posteriori.errors import ConfigError
+from posteriori.report.result import PolicyResult, Subject
+from posteriori.report.safe_text import number, one_line, prompt_text, visible, with_error
+
+from .comparison_tables import comparison, costs, findings, samplers
 from .page import HERE
-from .result import PolicyResult, Subject
-from .settings import settings, versions
-from .tables import comparison, costs, findings, samplers
-from .text import number, one_line, prompt_text, visible, with_error
+from .settings_table import settings, versions
 from .verdict import verdict
 
 _SAMPLES = 3

@@ -15,15 +15,16 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from ..train.run_dir import write_whole
-from .captions import views
-from .figures import entries
-from .result import PolicyResult, Subject
-from .samples import samples
-from .settings import settings, versions
-from .tables import KINDS, by_prompt, comparison, costs, findings, samplers
-from .text import one_line, visible
-from .theme import DARK, DASHES, LIGHT, MARKERS, SAMPLER_MARKERS, Theme
+from posteriori.report.draw.captions import views
+from posteriori.report.draw.figures import entries
+from posteriori.report.draw.theme import DARK, DASHES, LIGHT, MARKERS, SAMPLER_MARKERS, Theme
+from posteriori.report.result import PolicyResult, Subject
+from posteriori.report.safe_text import one_line, visible
+from posteriori.runs.directory import write_whole
+
+from .comparison_tables import KINDS, by_prompt, comparison, costs, findings, samplers
+from .completions import samples
+from .settings_table import settings, versions
 from .verdict import verdict
 
 HERE = Path(__file__).parent

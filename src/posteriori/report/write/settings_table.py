@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .text import visible
+from posteriori.report.safe_text import visible
 
 _MISSING = "not set"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from .result import PolicyResult
-from .text import number, one_line, with_error
+from posteriori.report.result import PolicyResult
+from posteriori.report.safe_text import number, one_line, with_error
 
 MANY = 4
 """From this many policies on the sentence names the collapsed ones and the nearest, not each."""

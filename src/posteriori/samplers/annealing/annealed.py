@@ -10,17 +10,17 @@ import torch
 from pydantic import BeforeValidator, Field
 from torch import Tensor
 
-from ..config import Strict
-from ..estimates import worst
-from ..numerics import ess, log_mean_exp
-from ..runs.journal import fold, once
-from ..strict import as_tuple
-from ..types import Cost, Draws, Estimate, Guarantee
-from .base import Job, Sampler
-from .findings import log_z_of_populations
+from posteriori.core.estimates import worst
+from posteriori.core.journal.journal import fold, once
+from posteriori.core.numerics import ess, log_mean_exp
+from posteriori.core.settings.strict import Strict, as_tuple
+from posteriori.core.types import Cost, Draws, Estimate, Guarantee
+from posteriori.samplers.base import Job, Sampler
+from posteriori.samplers.mcmc.suffix_moves import SuffixMoves
+from posteriori.samplers.smc.resampling import ancestors
+from posteriori.samplers.weight_findings import log_z_of_populations
+
 from .ladder import check_ladder, pilot
-from .resampling import ancestors
-from .suffix_moves import SuffixMoves
 
 _ROUND = 1024
 """Particles a prompt that are moved together."""

@@ -8,14 +8,14 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError, SamplingError
-from ..numerics import ess
-from ..protocols import LanguageModel
-from ..seeds import generator as stream
-from ..target import Target
-from ..types import Cost
-from .resampling import ancestors
-from .suffix_moves import SuffixMoves
+from posteriori.core.numerics import ess
+from posteriori.core.protocols import LanguageModel
+from posteriori.core.seeds import generator as stream
+from posteriori.core.target import Target
+from posteriori.core.types import Cost
+from posteriori.errors import ConfigError, SamplingError
+from posteriori.samplers.mcmc.suffix_moves import SuffixMoves
+from posteriori.samplers.smc.resampling import ancestors
 
 _MAX_RUNGS = 1000
 

@@ -9,15 +9,16 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError, SamplingError
-from ..estimates import combine, log_mean_weight
-from ..protocols import LanguageModel
-from ..seeds import generator as stream
-from ..target import Target
-from ..tokens import check_outcomes_of
-from ..types import Draws, Estimate
+from posteriori.core.estimates import combine, log_mean_weight
+from posteriori.core.protocols import LanguageModel
+from posteriori.core.same_outcomes import check_outcomes_of
+from posteriori.core.seeds import generator as stream
+from posteriori.core.target import Target
+from posteriori.core.types import Draws, Estimate
+from posteriori.errors import ConfigError, SamplingError
+from posteriori.samplers.mcmc.suffix_moves import SuffixMoves
+
 from .ladder import check_ladder
-from .suffix_moves import SuffixMoves
 
 
 def reverse_annealed_log_z(

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..draw import draw
-from ..types import Draws, Finding
-from .base import Job
+from posteriori.core.draw import draw
+from posteriori.core.types import Draws, Finding
+from posteriori.samplers.base import Job
 
 _LEAST, _MOST = 16, 256
 """Draws a prompt in one round."""

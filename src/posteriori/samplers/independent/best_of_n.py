@@ -10,13 +10,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..config import Strict
-from ..draw import draw
-from ..estimates import combine, mean
-from ..types import Draws, Estimate, Finding, Guarantee
-from .base import Job, Sampler
+from posteriori.core.draw import draw
+from posteriori.core.estimates import combine, mean
+from posteriori.core.settings.strict import Strict
+from posteriori.core.types import Draws, Estimate, Finding, Guarantee
+from posteriori.samplers.base import Job, Sampler
+from posteriori.samplers.weight_findings import log_z_of_pool
+
 from .best_of_n_law import best_of_n_kl, best_of_n_kl_bound
-from .findings import log_z_of_pool
 
 _ROUND = 256
 """Draws of the proposal a prompt between two reports of progress."""

@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from ..estimates import by_prompt
-from ..numerics import variance_of_mean
-from ..types import Draws, Estimate
+from posteriori.core.estimates import by_prompt
+from posteriori.core.numerics import variance_of_mean
+from posteriori.core.types import Draws, Estimate
 
 
 def best_of_n_kl_bound(n: int) -> float:

@@ -6,13 +6,13 @@ import math
 from dataclasses import replace
 from typing import ClassVar
 
-from ..config import Strict
-from ..draw import draw
-from ..numerics import pareto_k, pareto_smooth
-from ..rows_of_prompts import rows_of_prompts
-from ..types import Draws, Finding, Guarantee
-from .base import Job, Sampler
-from .findings import findings_of_weights, log_z_of_pool
+from posteriori.core.draw import draw
+from posteriori.core.numerics import pareto_k, pareto_smooth
+from posteriori.core.rows_of_prompts import rows_of_prompts
+from posteriori.core.settings.strict import Strict
+from posteriori.core.types import Draws, Finding, Guarantee
+from posteriori.samplers.base import Job, Sampler
+from posteriori.samplers.weight_findings import findings_of_weights, log_z_of_pool
 
 _ROUND = 256
 """Draws a prompt between two reports of progress."""
@@ -28,8 +28,8 @@ class Importance(Sampler):
     KL(p*, q_N) <= log(1 + chi^2(p*, q) / N).
 
     `smooth` replaces each prompt's largest weights by what the fitted Pareto tail expects of them,
-    never above the largest raw one (PSIS, the same paper; `numerics.pareto_smooth`). Estimates vary
-    less, and lose what makes them certain: weights that depend on all draws are not properly
+    never above the largest raw one (PSIS, the same paper; `core.numerics.pareto_smooth`). Estimates
+    vary less, and lose what makes them certain: weights that depend on all draws are not properly
     weighted, Z-hat is biased (usually down) and tends to Z only with N. So `log_z` is "consistent"
     and no bound, and the guarantee is "asymptotic". The findings are about the raw weights.
     """

@@ -9,14 +9,15 @@ from typing import ClassVar
 import torch
 from pydantic import Field
 
-from ..config import Strict
-from ..draw import draw
-from ..errors import ConfigError, SamplingError
-from ..estimates import combine, mean
-from ..types import Draws, Estimate, Finding, Guarantee
-from .accepting import Accepted, accepted_draws, equal
-from .base import Job, Sampler
-from .findings import log_z_of_pool
+from posteriori.core.draw import draw
+from posteriori.core.estimates import combine, mean
+from posteriori.core.settings.strict import Strict
+from posteriori.core.types import Draws, Estimate, Finding, Guarantee
+from posteriori.errors import ConfigError, SamplingError
+from posteriori.samplers.base import Job, Sampler
+from posteriori.samplers.weight_findings import log_z_of_pool
+
+from .acceptance_stream import Accepted, accepted_draws, equal
 from .qrs_curve import BEYOND, QRSPoint, curve_at, threshold_for, weights_of_prompt
 
 _ACCEPTANCE = 0.1

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError
-from ..estimates import by_prompt, mean
-from ..numerics import log_mean_exp, variance_of_mean
-from ..types import Draws, Estimate, Finding, Kind
+from posteriori.core.estimates import by_prompt, mean
+from posteriori.core.numerics import log_mean_exp, variance_of_mean
+from posteriori.core.types import Draws, Estimate, Finding, Kind
+from posteriori.errors import ConfigError
 
 _RATES = tuple(0.5**k for k in range(10))
 BEYOND = Finding(

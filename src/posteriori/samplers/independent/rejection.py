@@ -8,12 +8,13 @@ from typing import ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from ..config import Strict
-from ..errors import ConfigError, SamplingError
-from ..estimates import combine
-from ..types import Draws, Estimate, Guarantee
-from .accepting import accepted_draws
-from .base import Job, Sampler
+from posteriori.core.estimates import combine
+from posteriori.core.settings.strict import Strict
+from posteriori.core.types import Draws, Estimate, Guarantee
+from posteriori.errors import ConfigError, SamplingError
+from posteriori.samplers.base import Job, Sampler
+
+from .acceptance_stream import accepted_draws
 
 _ROUNDING = 1e-9
 """Nats by which a log-weight may exceed a bound that was computed in another order."""

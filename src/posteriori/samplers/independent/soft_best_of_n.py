@@ -8,8 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..numerics import ess
-from ..types import Draws, Finding, Guarantee
+from posteriori.core.numerics import ess
+from posteriori.core.types import Draws, Finding, Guarantee
+
 from .best_of_n import BestOfN
 
 

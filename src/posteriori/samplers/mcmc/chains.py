@@ -8,14 +8,15 @@ from dataclasses import replace
 import torch
 from pydantic import Field
 
-from .. import reliability
-from ..config import Strict
-from ..draw import draw
-from ..errors import SamplingError
-from ..numerics import log_mean_exp
-from ..rows_of_prompts import rows_of_prompts
-from ..types import Cost, Draws, Estimate, Finding
-from .base import Job
+from posteriori.core import reliability
+from posteriori.core.draw import draw
+from posteriori.core.numerics import log_mean_exp
+from posteriori.core.rows_of_prompts import rows_of_prompts
+from posteriori.core.settings.strict import Strict
+from posteriori.core.types import Cost, Draws, Estimate, Finding
+from posteriori.errors import SamplingError
+from posteriori.samplers.base import Job
+
 from .mixing import Trace, findings
 
 
@@ -104,7 +105,7 @@ def _out_of_reach(job: Job, draws: Draws, proposed: int) -> list[Finding]:
     """Evidence far above all that chains have been at, which their proposals may have missed.
 
     With Z about 1 / E_p*[1/e] over where they have been, what so many proposals have not shown may
-    hold more than a fifth of the target (`reliability.missed`).
+    hold more than a fifth of the target (`core.reliability.missed`).
     """
     evidence = [draws.log_evidence_N[rows].cpu() for rows in rows_of_prompts(draws.completions)]
     most = reliability.most_evidence(evidence, job.target.max_log_evidence)

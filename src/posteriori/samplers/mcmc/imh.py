@@ -9,11 +9,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..draw import draw
-from ..types import Draws, Guarantee
-from .base import Job, Sampler
+from posteriori.core.draw import draw
+from posteriori.core.types import Draws, Guarantee
+from posteriori.samplers.base import Job, Sampler
+from posteriori.samplers.weight_findings import log_z_of_pool
+
 from .chains import ChainSettings, draws_of, finished, start
-from .findings import log_z_of_pool
 from .mixing import Trace
 from .suffix_moves import without_cost
 

@@ -8,9 +8,10 @@ from typing import ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from ..runs.journal import once
-from ..types import Draws, Guarantee
-from .base import Job, Sampler
+from posteriori.core.journal.journal import once
+from posteriori.core.types import Draws, Guarantee
+from posteriori.samplers.base import Job, Sampler
+
 from .block_moves import BlockMoves
 from .chains import ChainSettings, draws_of, finished, start
 from .mixing import Trace

@@ -11,8 +11,8 @@ import torch
 from arviz_stats.base.array import array_stats
 from torch import Tensor
 
-from ..estimates import worst
-from ..types import Draws, Estimate, Finding
+from posteriori.core.estimates import worst
+from posteriori.core.types import Draws, Estimate, Finding
 
 _FEW = 400
 """Effective draws below which R-hat itself cannot be trusted (Vehtari et al. 2021)."""

@@ -10,13 +10,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..config import Strict
-from ..draw import lm_tokens
-from ..errors import SamplingError
-from ..estimates import combine, mean, worst
-from ..runs.journal import fold, once
-from ..types import Completions, Draws, Estimate, Finding, Guarantee
-from .base import Job, Sampler
+from posteriori.core.draw import lm_tokens
+from posteriori.core.estimates import combine, mean, worst
+from posteriori.core.journal.journal import fold, once
+from posteriori.core.settings.strict import Strict
+from posteriori.core.types import Completions, Draws, Estimate, Finding, Guarantee
+from posteriori.errors import SamplingError
+from posteriori.samplers.base import Job, Sampler
+
 from .suffix_moves import SuffixMoves, suffix_tokens
 
 _ROUND = 256

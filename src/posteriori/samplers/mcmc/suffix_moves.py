@@ -7,12 +7,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..draw import draw, lm_tokens
-from ..protocols import LanguageModel
-from ..spending import counted
-from ..target import Target
-from ..tokens import check_same_outcomes
-from ..types import Completions, Cost, Draws, Prompt
+from posteriori.core.cost import counted
+from posteriori.core.draw import draw, lm_tokens
+from posteriori.core.protocols import LanguageModel
+from posteriori.core.same_outcomes import check_same_outcomes
+from posteriori.core.target import Target
+from posteriori.core.types import Completions, Cost, Draws, Prompt
 
 
 class SuffixMoves:

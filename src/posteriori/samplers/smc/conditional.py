@@ -7,16 +7,17 @@ from typing import Any
 
 import torch
 
-from ..errors import SamplingError
-from ..estimates import combine, log_mean_weight
-from ..protocols import LanguageModel
-from ..target import Target
-from ..tokens import check_outcomes_of
-from ..types import Completions, Draws, Estimate
-from .base import Job, Progress
+from posteriori.core.estimates import combine, log_mean_weight
+from posteriori.core.protocols import LanguageModel
+from posteriori.core.same_outcomes import check_outcomes_of
+from posteriori.core.target import Target
+from posteriori.core.types import Completions, Draws, Estimate
+from posteriori.errors import SamplingError
+from posteriori.samplers.base import Job, Progress
+
+from .make_twist import make_twist
 from .populations import Plan
 from .smc import in_parts
-from .twists import make_twist
 
 
 def conditional_log_z(

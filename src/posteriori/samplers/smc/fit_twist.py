@@ -10,20 +10,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import TwistSettings, parse
-from ..fingerprints.fingerprint import digest
-from ..fingerprints.keeping import keeping
-from ..numerics import ess
-from ..protocols import LanguageModel
-from ..runs.journal import fold
-from ..seeds import derive, generator
-from ..target import Target
-from ..types import Cost
+from posteriori.core.journal.journal import fold
+from posteriori.core.numerics import ess
+from posteriori.core.protocols import LanguageModel
+from posteriori.core.seeds import derive, generator
+from posteriori.core.settings.parse import parse
+from posteriori.core.settings.training import TwistSettings
+from posteriori.core.target import Target
+from posteriori.core.types import Cost
+from posteriori.runs.target_fingerprint import digest
+from posteriori.runs.target_journal import keeping
+
 from .particles import stepping
 from .populations import Plan, Populations
 from .resampling import Choices
 from .twist_head import TwistHead
-from .twist_lessons import Lessons, Run, lessons_of, loss_of
+from .twist_loss import Lessons, Run, lessons_of, loss_of
 
 
 @dataclass

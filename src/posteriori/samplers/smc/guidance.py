@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..models.inverse_cdf import BLOCK, cell_of, in_blocks, search
+from posteriori.models.execution.inverse_cdf import BLOCK, cell_of, in_blocks, search
 
 _LEAST = 1e-30
 """Below this share of the largest psi, sums in float32 have no digits left."""

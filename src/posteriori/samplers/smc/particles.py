@@ -9,9 +9,10 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from ..errors import SamplingError
-from ..protocols import LanguageModel, Rows, SteppingLM
-from ..types import Completions, Prompt
+from posteriori.core.protocols import LanguageModel, Rows, SteppingLM
+from posteriori.core.types import Completions, Prompt
+from posteriori.errors import SamplingError
+
 from .guidance import Foresight, Guided
 from .resampling import Choices
 
@@ -104,7 +105,7 @@ def stepping(lm: LanguageModel) -> SteppingLM:
     if not isinstance(lm, SteppingLM):
         raise SamplingError(
             f"{type(lm).__name__} cannot be run token by token, which smc needs",
-            hint="use another sampler, or give it stepping() (see posteriori.protocols.SteppingLM)",
+            hint="use another sampler, or give it stepping(), as core.protocols.SteppingLM says",
         )
     return lm
 

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..errors import SamplingError
-from ..numerics import ess
-from ..protocols import LanguageModel
-from ..runs.records import storable
-from ..spending import counted
-from ..target import Target
-from ..tokens import check_same_outcomes
-from ..types import Completions, Cost, Draws, Prompt
+from posteriori.core.cost import counted
+from posteriori.core.journal.plain_data import storable
+from posteriori.core.numerics import ess
+from posteriori.core.protocols import LanguageModel
+from posteriori.core.same_outcomes import check_same_outcomes
+from posteriori.core.target import Target
+from posteriori.core.types import Completions, Cost, Draws, Prompt
+from posteriori.errors import SamplingError
+
 from .guidance import Foresight
 from .particles import Lanes, Particles, lanes
 from .resampling import Choices, Scheme

@@ -7,7 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..models.inverse_cdf import draw_tokens
+from posteriori.models.execution.inverse_cdf import draw_tokens
+
 from .guidance import Guided
 
 Scheme = Literal["systematic", "stratified", "multinomial"]

@@ -10,18 +10,20 @@ import torch
 from pydantic import AfterValidator, Field
 from torch import Tensor
 
-from ..config import Strict
-from ..errors import ConfigError
-from ..protocols import TrainableLM
-from ..runs.journal import once
-from ..target import Target
-from ..types import Completions, Draws, Guarantee
-from .base import Job, Sampler
-from .findings import log_z_of_populations
+from posteriori.core.journal.journal import once
+from posteriori.core.protocols import TrainableLM
+from posteriori.core.settings.strict import Strict
+from posteriori.core.target import Target
+from posteriori.core.types import Completions, Draws, Guarantee
+from posteriori.errors import ConfigError
+from posteriori.samplers.base import Job, Sampler
+from posteriori.samplers.weight_findings import log_z_of_populations
+
+from .make_twist import make_twist
 from .particles import stepping
 from .populations import Plan, Populations
 from .resampling import Choices, Scheme
-from .twists import Twist, make_twist
+from .twists import Twist
 
 _REPLICATES = 4
 _ROWS = 4096

@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, silu
 
-from ..errors import ModelError
-from ..protocols import Rows
-from ..seeds import drawing
+from posteriori.core.protocols import Rows
+from posteriori.core.seeds import drawing
+from posteriori.errors import ModelError
+
 from .guidance import Foresight
 from .twists import Twist
 

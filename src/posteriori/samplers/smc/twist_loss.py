@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..errors import SamplingError
-from ..numerics import ess
-from ..runs.records import storable
+from posteriori.core.journal.plain_data import storable
+from posteriori.core.numerics import ess
+from posteriori.errors import SamplingError
+
 from .populations import Moment, Populations
 from .twist_head import TwistHead
 

@@ -16,13 +16,15 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..config import Strict, parse
-from ..errors import ConfigError, did_you_mean
-from ..numerics import log_mean_exp
-from ..protocols import Rows
-from ..spending import counted
-from ..target import Target
-from ..types import Completions, Cost
+from posteriori.core.cost import counted
+from posteriori.core.numerics import log_mean_exp
+from posteriori.core.protocols import Rows
+from posteriori.core.settings.parse import parse
+from posteriori.core.settings.strict import Strict
+from posteriori.core.target import Target
+from posteriori.core.types import Completions, Cost
+from posteriori.errors import ConfigError, did_you_mean
+
 from .guidance import Foresight
 from .particles import Lanes
 from .resampling import Choices

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..types import Finding
+from posteriori.core.types import Finding
 
 Line = Mapping[str, Any]
 """One evaluation of a run, as evaluations.jsonl has it."""

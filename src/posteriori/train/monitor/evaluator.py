@@ -7,15 +7,15 @@ import time
 from functools import cached_property
 from typing import Any
 
-from ..config import FitSettings, prompts_per_step
-from ..diagnostics.evaluate import Report, evaluate
-from ..draw import draw
-from ..evidence.call import CallContext, TrainerState, calling_within
-from ..protocols import LanguageModel
-from ..seeds import derive, generator, undisturbed
-from ..target import Target
-from ..types import Draws
-from .run_dir import estimate_json, finding_json, jsonable
+from posteriori.core.draw import draw
+from posteriori.core.protocols import LanguageModel
+from posteriori.core.seeds import derive, generator, undisturbed
+from posteriori.core.settings.training import FitSettings, prompts_per_step
+from posteriori.core.target import Target
+from posteriori.core.types import Draws
+from posteriori.diagnostics.evaluate.evaluate import Report, evaluate
+from posteriori.evidence.calls.call import CallContext, TrainerState, calling_within
+from posteriori.runs.directory import estimate_json, finding_json, jsonable
 
 FIGURES = (
     *("elbo", "log_z", "kl_to_target", "kl_to_prior", "entropy", "mean_reward"),

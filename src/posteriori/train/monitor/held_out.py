@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..data.prompts import prompts
-from ..errors import ConfigError
-from ..target import PromptSource, Target
+from posteriori.core.target import PromptSource, Target
+from posteriori.data.prompts import prompts
+from posteriori.errors import ConfigError
 
 
 def held_out_target(target: Target, held_out: Target | PromptSource | None) -> Target:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import torch
 
-from ..objectives.pairs import Pairs
-from ..protocols import LanguageModel
-from ..reward_models.calibration import clustered, held_out_figures
-from ..target import Target
-from ..types import Estimate, Finding, prompt_key
+from posteriori.core.protocols import LanguageModel
+from posteriori.core.target import Target
+from posteriori.core.types import Estimate, Finding, prompt_key
+from posteriori.objectives.preference.pairs import Pairs
+from posteriori.reward_models.calibration import clustered, held_out_figures
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ..config import FitSettings
-from ..protocols import LanguageModel
-from ..types import Finding
-from .alarm import alarms
-from .run_dir import RunDirectory
-from .watch import Watch, line_of
+from posteriori.core.protocols import LanguageModel
+from posteriori.core.settings.training import FitSettings
+from posteriori.core.types import Finding
+from posteriori.runs.directory import RunDirectory
+
+from .early_stopping import alarms
+from .evaluator import Watch, line_of
 
 Note = Callable[[str], None]
 EvaluationCallback = Callable[[dict[str, Any]], None]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..types import Completions, Finding, prompt_key
+from posteriori.core.types import Completions, Finding, prompt_key
 
 
 @dataclass

@@ -13,9 +13,9 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from ..config import TrackerName
-from ..errors import ConfigError
-from ..seeds import undisturbed
+from posteriori.core.seeds import undisturbed
+from posteriori.core.settings.training import TrackerName
+from posteriori.errors import ConfigError
 
 _PROJECT = "posteriori"
 

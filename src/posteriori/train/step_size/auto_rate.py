@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from .signal import Signal
+from .step_signal import Signal
 
 MEMORY = 0.8
 """Weight of earlier steps in the averages."""
@@ -19,14 +19,14 @@ class AutoRate:
 
     The policy is prior x exp(l). Were l scaled by 1 + x, the distance to the target would fall by
     x slope - x^2 curvature / 2, with slope = Cov_pi(rho, l) and curvature = Var_pi(l)
-    (`signal.signal_of`): so slope / curvature is Newton's step for the size of the whole
+    (`step_signal.signal_of`): so slope / curvature is Newton's step for the size of the whole
     displacement. It is positive while the run gains nats, 0 where what is spent is worth it, and
     negative where the policy has gone past the target, or has spent KL on noise; there the
     displacement itself is taken back as well (`shrink`), as far as the slope is negative beyond its
     own error. Averages are over about five steps, of draws that no update had used.
 
     It says nothing where the policy is still the prior; how large a first step is in nats is
-    found by `calibrate.calibrated`.
+    found by `first_step.calibrated`.
     """
 
     def __init__(self, rate: float) -> None:

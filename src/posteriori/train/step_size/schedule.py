@@ -6,8 +6,8 @@ import math
 
 import torch
 
-from ..config import FitSettings
-from ..seeds import generator
+from posteriori.core.seeds import generator
+from posteriori.core.settings.training import FitSettings
 
 
 def share_of_rate(settings: FitSettings, step: int) -> float:

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..objectives.base import count_by, log_sum_by
-from ..types import Draws
+from posteriori.core.types import Draws
+from posteriori.objectives.base import count_by, log_sum_by
 
 
 class Signal(NamedTuple):

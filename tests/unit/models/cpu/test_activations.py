@@ -7,7 +7,7 @@ import torch
 from helpers import generator, tiny_lm
 from transformers.activations import NewGELUActivation
 
-from posteriori.models.activations import fused_activations, written_out
+from posteriori.models.cpu.activations import fused_activations, written_out
 
 
 def test_numbers_and_gradients_are_those_of_the_formula():

@@ -8,9 +8,9 @@ from helpers import PROMPTS, generator, tiny_lm
 from torch import nn
 
 from posteriori.errors import ModelError
-from posteriori.models import head_log_prob as module
-from posteriori.models.head import separable_head
-from posteriori.models.head_log_prob import head_log_prob
+from posteriori.models.cpu import head_log_prob as module
+from posteriori.models.cpu.head_log_prob import head_log_prob
+from posteriori.models.cpu.skip_head import separable_head
 
 N, T, D, V = 5, 3, 4, 7
 

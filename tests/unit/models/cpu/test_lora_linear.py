@@ -12,10 +12,10 @@ from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import nn
 
 import posteriori as po
-from posteriori.config import LoraSettings
-from posteriori.models.fused_lora import fused_adapters
-from posteriori.models.lora_linear import plain_adapter
-from posteriori.models.packing import packed_linears
+from posteriori.core.settings.training import LoraSettings
+from posteriori.models.cpu.fused_lora import fused_adapters
+from posteriori.models.cpu.lora_linear import plain_adapter
+from posteriori.models.cpu.packing import packed_linears
 
 
 class Stack(nn.Module):
@@ -174,7 +174,7 @@ def test_a_policys_gradient_is_pefts(monkeypatch):
         nn.init.normal_(parameter.data, std=0.1, generator=generator(at))
     drawn = policy.sample(PROMPTS, 5, 6, generator())
     mine = torch.autograd.grad(policy.log_prob(drawn).sum(), trained)
-    monkeypatch.setattr("posteriori.models.lora_linear.plain_adapter", lambda _module: None)
+    monkeypatch.setattr("posteriori.models.cpu.lora_linear.plain_adapter", lambda _module: None)
     expected = torch.autograd.grad(policy.log_prob(drawn).sum(), trained)
     for a, b in zip(mine, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-5 * float(b.abs().max()))

@@ -10,7 +10,7 @@ import torch
 from helpers import generator
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from posteriori.models import cpu, products
+from posteriori.models.cpu import capabilities, matmul
 
 N, D_IN, D_OUT = 5, 7, 3
 
@@ -19,10 +19,10 @@ N, D_IN, D_OUT = 5, 7, 3
 def taken(request, monkeypatch):
     """Products of any size, as on a CPU that AMD made and on any other; how many oneDNN does."""
     calls = []
-    by_onednn = products._onednn
-    monkeypatch.setattr(products, "has_amds_avx512", lambda: request.param)
-    monkeypatch.setattr(products, "_SMALL", 0)
-    monkeypatch.setattr(products, "_onednn", lambda *args: calls.append(args) or by_onednn(*args))
+    by_onednn = matmul._onednn
+    monkeypatch.setattr(matmul, "has_amds_avx512", lambda: request.param)
+    monkeypatch.setattr(matmul, "_SMALL", 0)
+    monkeypatch.setattr(matmul, "_onednn", lambda *args: calls.append(args) or by_onednn(*args))
     return lambda: bool(calls) == request.param
 
 
@@ -44,7 +44,7 @@ def test_linear_has_the_numbers_and_gradients_of_torchs_own(taken, shape, with_b
     inputs = [x, weight, *([bias] if with_bias else [])]
     slopes = torch.randn(*shape, D_OUT, generator=generator(3))
     values, gradients = [], []
-    for way in (products.linear, torch.nn.functional.linear):
+    for way in (matmul.linear, torch.nn.functional.linear):
         for each in inputs:
             each.requires_grad_()
         values.append(way(*inputs))
@@ -58,10 +58,10 @@ def test_linear_has_the_numbers_and_gradients_of_torchs_own(taken, shape, with_b
 def test_linear_has_gradients_of_what_is_trained_alone(taken):
     x, weight, bias = operands(N)
     bias.requires_grad_()
-    products.linear(x, weight, bias).sum().backward()
+    matmul.linear(x, weight, bias).sum().backward()
     close(bias.grad, torch.full((D_OUT,), float(N)))
     with torch.no_grad():
-        assert not products.linear(x, weight, bias).requires_grad
+        assert not matmul.linear(x, weight, bias).requires_grad
     assert taken()
 
 
@@ -80,12 +80,12 @@ def test_products_of_matrices_however_they_lie_in_memory(taken, of_x, of_weight,
     x, weight, _ = operands(rows)
     x, weight = LAID_OUT[of_x](x), LAID_OUT[of_weight](weight)
     expected = x @ weight.t()
-    close(products.product(x, weight), expected)
-    close(products.product(x, weight, out_NO=torch.empty(rows, D_OUT)), expected)
+    close(matmul.product(x, weight), expected)
+    close(matmul.product(x, weight, out_NO=torch.empty(rows, D_OUT)), expected)
     added = torch.ones(rows, D_OUT)
-    assert products.add_product(added, x, weight) is added
+    assert matmul.add_product(added, x, weight) is added
     close(added, 1 + expected)
-    close(products.linear(x, weight), expected)
+    close(matmul.linear(x, weight), expected)
     assert taken()
 
 
@@ -102,47 +102,45 @@ class Weights(TorchDispatchMode):
 @pytest.mark.parametrize("of_weight", LAID_OUT)
 def test_onednn_is_given_no_matrix_within_a_wider_one(of_x, of_weight, monkeypatch):
     """Of one it makes a product a thousand times as slow."""
-    monkeypatch.setattr(products, "has_amds_avx512", lambda: True)
-    monkeypatch.setattr(products, "_SMALL", 0)
+    monkeypatch.setattr(matmul, "has_amds_avx512", lambda: True)
+    monkeypatch.setattr(matmul, "_SMALL", 0)
     x, weight, bias = operands(50)
     x, weight = LAID_OUT[of_x](x), LAID_OUT[of_weight](weight)
     with Weights() as weights:
-        products.product(x, weight)
-        products.add_product(torch.zeros(50, D_OUT), x, weight)
+        matmul.product(x, weight)
+        matmul.add_product(torch.zeros(50, D_OUT), x, weight)
         with torch.no_grad():
-            products.linear(x, weight, bias)
+            matmul.linear(x, weight, bias)
     assert len(weights.seen) == 3
     assert all(w.is_contiguous() or w.t().is_contiguous() for w in weights.seen)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_other_precisions_are_torchs_own(dtype, monkeypatch):
-    monkeypatch.setattr(products, "has_amds_avx512", lambda: True)
-    monkeypatch.setattr(products, "_SMALL", 0)
-    monkeypatch.setattr(products, "_onednn", None)
+    monkeypatch.setattr(matmul, "has_amds_avx512", lambda: True)
+    monkeypatch.setattr(matmul, "_SMALL", 0)
+    monkeypatch.setattr(matmul, "_onednn", None)
     x, weight, bias = (each.to(dtype) for each in operands(N))
     expected = torch.nn.functional.linear(x, weight, bias)
-    assert torch.equal(products.linear(x, weight, bias), expected)
+    assert torch.equal(matmul.linear(x, weight, bias), expected)
 
 
 def test_autocast_rounds_as_ever(monkeypatch):
-    monkeypatch.setattr(products, "has_amds_avx512", lambda: True)
-    monkeypatch.setattr(products, "_SMALL", 0)
+    monkeypatch.setattr(matmul, "has_amds_avx512", lambda: True)
+    monkeypatch.setattr(matmul, "_SMALL", 0)
     x, weight, bias = operands(N)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        mine = products.linear(x, weight, bias)
+        mine = matmul.linear(x, weight, bias)
         expected = torch.nn.functional.linear(x, weight, bias)
     assert mine.dtype == torch.bfloat16
     assert torch.equal(mine, expected)
 
 
 def test_small_products_stay_with_torch(monkeypatch):
-    monkeypatch.setattr(products, "has_amds_avx512", lambda: True)
-    monkeypatch.setattr(products, "_onednn", None)
+    monkeypatch.setattr(matmul, "has_amds_avx512", lambda: True)
+    monkeypatch.setattr(matmul, "_onednn", None)
     x, weight, bias = operands(N)
-    assert torch.equal(
-        products.linear(x, weight, bias), torch.nn.functional.linear(x, weight, bias)
-    )
+    assert torch.equal(matmul.linear(x, weight, bias), torch.nn.functional.linear(x, weight, bias))
 
 
 @pytest.mark.parametrize(
@@ -156,12 +154,12 @@ def test_small_products_stay_with_torch(monkeypatch):
 )
 def test_who_made_the_cpu(told, amds, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: told, raising=False)
-    assert cpu.has_amds_avx512.__wrapped__() == amds
+    assert capabilities.has_amds_avx512.__wrapped__() == amds
 
 
 def test_an_older_torch_does_not_tell(monkeypatch):
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
-    assert not cpu.has_amds_avx512.__wrapped__()
+    assert not capabilities.has_amds_avx512.__wrapped__()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -170,7 +168,7 @@ def test_products_of_ever_new_shapes_keep_few_kernels():
     shapes kept 0.2 GB and more, with it a quarter of that."""
     script = """
 import ctypes, torch
-import posteriori.models.products
+import posteriori.models.cpu.matmul
 torch.set_num_threads(1)
 weight, x = torch.ones(512, 512), torch.ones(1000, 512)
 

@@ -7,9 +7,9 @@ import torch
 from helpers import tiny_lm
 from peft import LoraConfig, get_peft_model
 
-from posteriori.models import packing
-from posteriori.models.packing import packed_linears, packing_pays
-from posteriori.models.precision import with_output_head
+from posteriori.models.cpu import packing
+from posteriori.models.cpu.packing import packed_linears, packing_pays
+from posteriori.models.cpu.precision import with_output_head
 
 ROUNDING = 1e-5
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import posteriori as po
-from posteriori.config import LoraSettings
-from posteriori.models import precision
-from posteriori.models.precision import OutputHead, gains_from_bfloat16
-from posteriori.seeds import generator
+from posteriori.core.seeds import generator
+from posteriori.core.settings.training import LoraSettings
+from posteriori.models.cpu import precision
+from posteriori.models.cpu.precision import OutputHead, gains_from_bfloat16
 
 PROMPTS = ["The food here is", "You", "My boss is a"]
 

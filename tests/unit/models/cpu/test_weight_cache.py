@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from posteriori.models.head_log_prob import head_log_prob
-from posteriori.models.kept import kept_while_frozen, worked_out
+from posteriori.models.cpu.head_log_prob import head_log_prob
+from posteriori.models.cpu.weight_cache import kept_while_frozen, worked_out
 
 
 class _Counted:

@@ -9,12 +9,12 @@ from helpers import PROMPTS, WORDS, generator, tiny_lm, tiny_model
 from peft import IA3Config, LoraConfig, PromptTuningConfig, get_peft_model
 from torch import nn
 
-from posteriori.models.decoders.forward import DecoderForward
+from posteriori.models.cpu.fused_lora import fused_products
+from posteriori.models.cpu.linear_groups import each_alone
+from posteriori.models.cpu.packing import packed_products
+from posteriori.models.decoders.decoder_forward import DecoderForward
 from posteriori.models.decoders.known import known_decoder
-from posteriori.models.fused_lora import fused_products
-from posteriori.models.packing import packed_products
-from posteriori.models.side_by_side import each_alone
-from posteriori.models.weights import base_model
+from posteriori.models.weights.state import base_model
 
 KNOWN = ("gpt2", "llama", "qwen2")
 CPU = torch.device("cpu")
@@ -291,7 +291,9 @@ def test_a_causal_lm_is_the_same_distribution_either_way(architecture, monkeypat
     results = []
     for way in ("known", "transformers"):
         if way == "transformers":
-            monkeypatch.setattr("posteriori.models.running.known_decoder", lambda *_: None)
+            monkeypatch.setattr(
+                "posteriori.models.execution.running_model.known_decoder", lambda *_: None
+            )
         lm = tiny_lm(architecture).in_float64()
         draws = lm.sample(PROMPTS, 20, 6, generator())
         lm.model.requires_grad_(True)

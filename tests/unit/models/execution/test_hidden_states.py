@@ -7,7 +7,7 @@ import torch
 from helpers import ARCHITECTURES, PROMPTS, WORDS, tiny_lm
 
 import posteriori as po
-from posteriori.config import LoraSettings
+from posteriori.core.settings.training import LoraSettings
 from posteriori.errors import ModelError
 
 

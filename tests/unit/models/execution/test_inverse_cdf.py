@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from posteriori.errors import NonFiniteError
-from posteriori.models.inverse_cdf import draw_tokens
+from posteriori.models.execution.inverse_cdf import draw_tokens
 
 VOCABULARIES = [1, 2, 6, 512, 1024, 1025, 1536, 5000, 50257]
 """One level up to 1,024, two above; whole blocks of 512 and ragged ones."""

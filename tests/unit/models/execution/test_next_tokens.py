@@ -7,7 +7,7 @@ import torch
 from helpers import tiny_lm
 
 import posteriori as po
-from posteriori.seeds import generator
+from posteriori.core.seeds import generator
 
 PROMPTS = ["a", "c d", "e"]
 

@@ -7,7 +7,7 @@ import torch
 from helpers import ARCHITECTURES, EOS, generator, tiny_lm
 
 import posteriori as po
-from posteriori.config import LoraSettings
+from posteriori.core.settings.training import LoraSettings
 
 PROMPTS = ["a b", "c", "d e a c"]
 MOVES = [
@@ -54,7 +54,7 @@ def test_rows_are_what_plain_passes_say(architecture):
 
 
 def test_a_row_that_was_not_moved_is_found(monkeypatch):
-    monkeypatch.setattr("posteriori.models.forward._move", lambda *args: None)
+    monkeypatch.setattr("posteriori.models.passes.forward._move", lambda *args: None)
     lm = tiny_lm()
     with lm.stepping(PROMPTS, PARENTS, 8) as rows, pytest.raises(AssertionError, match="not close"):
         walk(rows, PARENTS, lambda parent, text: plain(lm, rows.prompt_ids[parent], text), 0.1)

@@ -11,7 +11,7 @@ from kernels import KernelMatrix, chi_squared, outcomes_of
 
 import posteriori as po
 from posteriori.errors import ModelError
-from posteriori.samplers.suffix_moves import SuffixMoves, suffix_tokens
+from posteriori.samplers.mcmc.suffix_moves import SuffixMoves, suffix_tokens
 
 
 @pytest.fixture(params=["gpt2", "llama", "min 3 tokens", "table"])

@@ -6,8 +6,8 @@ import pytest
 import torch
 from helpers import tiny_lm
 
-from posteriori.models.attention import Float32Attention
-from posteriori.models.batches import length_sorted_batches
+from posteriori.models.cpu.float32_attention import Float32Attention
+from posteriori.models.passes.batches import length_sorted_batches
 
 
 def completions(lengths, prompts=("a",)):

@@ -10,7 +10,7 @@ from helpers import tiny_lm
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from posteriori.models.cache import RoomyLayer, cache_with_room
+from posteriori.models.passes.kv_cache import RoomyLayer, cache_with_room
 
 
 def _states(rows: int, tokens: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-from posteriori.models.memory import resident_bytes
+from posteriori.models.passes.memory import resident_bytes
 
 _SCRIPT = """
 import torch
 from helpers import tiny_lm
-from posteriori.models.memory import resident_bytes
+from posteriori.models.passes.memory import resident_bytes
 
 lm = tiny_lm("gpt2", memory_gib={memory_gib})
 completions = lm.completions(["a b"], [[1, 0]])

@@ -11,7 +11,7 @@ from transformers.masking_utils import sdpa_mask
 
 import posteriori as po
 from posteriori.errors import ModelError, PromptError
-from posteriori.models import bare
+from posteriori.models.passes import uncached
 
 BLOCK = {
     "vocab_size": 6,
@@ -126,7 +126,9 @@ def test_a_critic_reads_the_same_states_without_a_cache(monkeypatch):
     lm = po.CausalLM(tiny_model("gpt_neox").requires_grad_(False), word_tokenizer())
     batch = lm.completions(["d e a c", "a"], [[1, 4, 2, 0], [2, 0]], 4)
     cached = lm.features(batch)
-    monkeypatch.setattr("posteriori.models.running.can_be_continued", lambda *args: False)
+    monkeypatch.setattr(
+        "posteriori.models.execution.running_model.can_be_continued", lambda *args: False
+    )
     torch.testing.assert_close(lm.features(batch), cached, rtol=0, atol=1e-4)
 
 
@@ -210,7 +212,7 @@ def test_a_compiled_model_is_run_as_it_was_before():
 
 def test_a_row_that_is_gathered_from_the_wrong_column_is_found(monkeypatch):
     """A mutant of the slow way: the last columns of all rows, whatever their lengths."""
-    monkeypatch.setattr(bare, "_last", lambda out, width, lengths, count: out[:, -count:])
+    monkeypatch.setattr(uncached, "_last", lambda out, width, lengths, count: out[:, -count:])
     lm = lm_of("mamba")
     drawn = lm.sample(PROMPTS, 12, 6, generator())
     assert float((drawn.log_prob_N - plain_log_probs(lm.model, drawn)).abs().max()) > 0.1

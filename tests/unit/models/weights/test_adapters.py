@@ -11,7 +11,7 @@ from helpers import PROMPTS, generator, outcome_ids, tiny_lm, tiny_model, word_t
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import posteriori as po
-from posteriori.config import LoraSettings
+from posteriori.core.settings.training import LoraSettings
 from posteriori.errors import ConfigError, ModelError
 
 LORA = LoraSettings(rank=2)

@@ -11,10 +11,10 @@ from helpers import ORACLE, PROMPTS, generator, tiny_model, word_tokenizer
 from safetensors.torch import load_file, save_file
 
 import posteriori as po
-from posteriori.config import LoraSettings
+from posteriori.core.settings.training import LoraSettings
 from posteriori.errors import ModelError
-from posteriori.models import fingerprint
-from posteriori.models.fingerprint import FILE
+from posteriori.models.weights import base_fingerprint
+from posteriori.models.weights.base_fingerprint import FILE
 
 MODEL, EXPERT = ORACLE / "case_1" / "model", ORACLE / "case_1" / "expert"
 
@@ -180,14 +180,14 @@ def test_a_whole_model_is_saved_over_an_adapter(tmp_path):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_a_base_in_half_precision_is_read_as_such_to_be_compared(tmp_path, dtype, monkeypatch):
     read = []
-    plain = fingerprint.AutoModelForCausalLM.from_pretrained
+    plain = base_fingerprint.AutoModelForCausalLM.from_pretrained
 
     def from_pretrained(path, **options):
         read.append(options["dtype"])
         return plain(path, **options)
 
     policy = policy_of(po.load(MODEL, dtype=dtype))
-    monkeypatch.setattr(fingerprint.AutoModelForCausalLM, "from_pretrained", from_pretrained)
+    monkeypatch.setattr(base_fingerprint.AutoModelForCausalLM, "from_pretrained", from_pretrained)
     policy.save_pretrained(tmp_path)
     assert read == [getattr(torch, dtype)]
     assert po.load(tmp_path).adapter == "default"

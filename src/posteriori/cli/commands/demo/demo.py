@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .demo_fits import Job, demo_target, fit_all, one_thread
-from .demo_plan import FULL, QUICK, Scale, make_room, offensiveness, prompts, trials
-from .interrupted import Interrupted
-from .options import AsJson, Quiet, Seed
-from .output import print_json, stdout
+from posteriori.cli.console.interrupted import Interrupted
+from posteriori.cli.console.output import print_json, stdout
+from posteriori.cli.options import AsJson, Quiet, Seed
+
+from .fits import Job, demo_target, fit_all, one_thread
+from .plan import FULL, QUICK, Scale, make_room, offensiveness, prompts, trials
 
 if TYPE_CHECKING:
-    from ..diagnostics.evaluate import Report
+    from posteriori.diagnostics.evaluate.evaluate import Report
 
 
 def demo(
@@ -51,10 +52,11 @@ def _demo(
     as_json: bool,
     quiet: bool,
 ) -> int:
-    from ..models.load import load
-    from .demo_show import print_demo, write_demo
-    from .judge import judge
-    from .progress import hush_transformers, status
+    from posteriori.cli.console.progress_bar import hush_transformers, status
+    from posteriori.cli.files.evaluation import judge
+    from posteriori.models.load import load
+
+    from .show import print_demo, write_demo
 
     with status("loading the bundled model", quiet=quiet):
         prior = load("tiny")

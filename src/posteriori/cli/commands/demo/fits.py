@@ -14,14 +14,15 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .demo_plan import Scale, Trial, offensiveness
-from .progress import FitShown, fits_progress, hush_transformers
+from posteriori.cli.console.progress_bar import FitShown, fits_progress, hush_transformers
+
+from .plan import Scale, Trial, offensiveness
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..models.causal import CausalLM
-    from ..target import Target
+    from posteriori.core.target import Target
+    from posteriori.models.causal import CausalLM
 
 
 Item = tuple[str, dict[str, Any] | str]
@@ -49,8 +50,8 @@ class Fitted:
 
 def demo_target(prior: CausalLM, beta: float, prompts: Sequence[str], scale: Scale) -> Target:
     """prior x exp(-P(offensive) / beta)."""
-    from ..evidence.reward import Reward
-    from ..target import Target
+    from posteriori.core.target import Target
+    from posteriori.evidence.reward import Reward
 
     return Target(prior, Reward(offensiveness(), beta=beta), list(prompts), scale.max_new_tokens)
 
@@ -58,7 +59,7 @@ def demo_target(prior: CausalLM, beta: float, prompts: Sequence[str], scale: Sca
 def fit_all(jobs: Sequence[Job], workers: int, *, quiet: bool) -> dict[str, Fitted]:
     """Every job's fit by the trial's name, at most `workers` at a time. A fit's result does not
     depend on what runs beside it."""
-    from ..models.load import load
+    from posteriori.models.load import load
 
     steps = {job.trial.name: job.trial.settings(job.scale)["steps"] for job in jobs}
     with fits_progress(steps, quiet=quiet) as shown:
@@ -130,8 +131,8 @@ def _fit_elsewhere(job: Job) -> list[dict[str, Any]]:
 def _fit(
     job: Job, on_step: Callable[[dict[str, Any]], None], on_note: Callable[[str], None]
 ) -> list[dict[str, Any]]:
-    from ..models.load import load
-    from ..train.loop import fit
+    from posteriori.models.load import load
+    from posteriori.train.fit import fit
 
     trial, scale = job.trial, job.scale
     settings = trial.settings(scale)

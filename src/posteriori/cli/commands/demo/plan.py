@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError, ConfigError
+from posteriori.errors import CheckpointError, ConfigError
 
 
 @dataclass(frozen=True)

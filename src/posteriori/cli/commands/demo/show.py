@@ -11,18 +11,19 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from ..diagnostics.evaluate import Report
-from ..report import PolicyResult, figure
-from ..target import Target
-from ..train.run_dir import versions, write_whole
-from ..types import Estimate
-from .demo_fits import Fitted
-from .demo_plan import Scale, Trial
-from .demo_words import best_of_prior, conclusion
-from .judge import evaluation_json, write_evaluation
-from .output import visible
-from .run_report import write_page, write_report_files
-from .tables import print_findings, print_table, shown
+from posteriori.cli.console.output import visible
+from posteriori.cli.console.report_table import print_findings, print_table, shown
+from posteriori.cli.files.evaluation import evaluation_json, write_evaluation
+from posteriori.cli.files.run_report import write_page, write_report_files
+from posteriori.core.target import Target
+from posteriori.core.types import Estimate
+from posteriori.diagnostics.evaluate.evaluate import Report
+from posteriori.report import PolicyResult, figure
+from posteriori.runs.directory import versions, write_whole
+
+from .fits import Fitted
+from .plan import Scale, Trial
+from .words import best_of_prior, conclusion
 
 _ROWS = ("kl_to_target", "kl_to_prior", "entropy", "unique_fraction", "distinct_2", "ess", "log_z")
 _DRAWS_SHOWN = 3

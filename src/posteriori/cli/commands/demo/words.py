@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ..diagnostics.best_of_n_points import BestOfN, best_of_n_points
-from ..diagnostics.collapse import collapse
-from ..diagnostics.evaluate import Report
-from ..types import Estimate
-from .demo_plan import Trial
-from .tables import shown
+from posteriori.cli.console.report_table import shown
+from posteriori.core.types import Estimate
+from posteriori.diagnostics.collapse import collapse
+from posteriori.diagnostics.evaluate.evaluate import Report
+from posteriori.diagnostics.frontier.best_of_n_points import BestOfN, best_of_n_points
+
+from .plan import Trial
 
 _COLLAPSED_UNIQUE = 0.5
 """A policy that has collapsed has so little of the prior's distinct completions too."""

@@ -1,0 +1,4 @@
+"""Calling users' functions: their arguments, their answers, caches, pools, time-outs and failures.
+
+Read `call.py` first (one call), then `caller.py` (many). It imports `core`.
+"""

@@ -1,0 +1,5 @@
+"""Balance conditions: the log-ratio of policy and target made constant, on any draws.
+
+Read `vargrad.py` first, then `tb.py`, which learns log Z. It imports `objectives` itself and
+`core`.
+"""

@@ -1,0 +1,4 @@
+"""Pairwise losses against preference data.
+
+Read `pairs.py` first, then `dpo.py`. It imports `objectives` itself, `data` and `core`.
+"""

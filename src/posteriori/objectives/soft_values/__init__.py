@@ -1,0 +1,4 @@
+"""Soft Q-learning from the prior: values of prefixes, distilled into the policy token by token.
+
+Read `soft_q.py` first. It imports `objectives` itself and `core`.
+"""

@@ -1,0 +1,4 @@
+"""Samplers whose draws are independent: importance weights, rejection, best of n.
+
+Read `importance.py` first. It imports `samplers` itself and `core`.
+"""
