@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, ValidationError
 
 from posteriori.core.settings.strict import Strict
+from posteriori.data.is_prompt import is_prompt
 
 
 class PromptSettings(Strict):
@@ -17,22 +18,6 @@ class PromptSettings(Strict):
     prompt_column: str | None = None
     max_prompts: int | None = Field(None, ge=1)
     seed: int = Field(0, ge=0)
-
-
-def is_prompt(value: Any) -> bool:
-    """A string, or a conversation: messages whose role and content are strings."""
-    if isinstance(value, str):
-        return True
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(
-            isinstance(message, dict)
-            and isinstance(message.get("role"), str)
-            and isinstance(message.get("content"), str)
-            for message in value
-        )
-    )
 
 
 def _prompts(value: Any) -> Any:

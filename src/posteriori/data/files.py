@@ -7,13 +7,13 @@ import io
 import json
 import re
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from posteriori.errors import DataError
 
 from .json_lines import json_object, text_lines
+from .optional_packages import needed
 from .values import read_cells
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt")
@@ -153,16 +153,4 @@ def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
         raise DataError(
             f"it cannot be read: {error}", where=str(path), hint="write it by datasets' to_parquet"
-        ) from error
-
-
-def needed(module: str, doing: str, path: Path) -> Any:
-    """An optional package, or the `DataError` that says how to get it."""
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise DataError(
-            f"{doing} needs the package 'datasets'",
-            where=str(path),
-            hint="pip install datasets (it is in the extra posteriori[bench]), or write .jsonl",
         ) from error

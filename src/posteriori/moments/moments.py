@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
@@ -13,37 +12,16 @@ from torch import Tensor
 from posteriori.core.estimates import combine
 from posteriori.core.numerics import t_factor
 from posteriori.core.protocols import Columns, Scores
-from posteriori.core.types import Completions, Cost, Draws, Estimate, Finding
+from posteriori.core.types import Completions, Draws, Estimate, Finding
 from posteriori.errors import ConfigError, did_you_mean
 
 from .tilt import Tilt, feature_values
 
 if TYPE_CHECKING:
     from posteriori.core.target import Target
+from .fitted_moments import FittedMoments
 
 Method = Literal["auto", "draws", "enumerate"]
-
-
-@dataclass(frozen=True)
-class FittedMoments:
-    """lambda as it was fitted, and how far it can be trusted.
-
-    `lambda_` has an `Estimate` a feature, in nats per unit of the feature, with its standard error
-    (and one a prompt inside where each has its own); `lambda_PK` are the numbers. Of the draws that
-    lambda was found with, reweighted to it: `effective_draws` over all prompts and the worst
-    prompt's `pareto_k` (NaN where a sampler's draws depend on each other; both NaN where the
-    outcomes were enumerated). `rounds` is how often draws were made.
-    """
-
-    lambda_: Mapping[str, Estimate]
-    lambda_PK: Tensor
-    method: Literal["draws", "enumerate"]
-    num_draws: int
-    effective_draws: float
-    pareto_k: float
-    rounds: int
-    findings: tuple[Finding, ...]
-    cost: Cost
 
 
 class Moments:

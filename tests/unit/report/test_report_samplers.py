@@ -9,7 +9,6 @@ from pathlib import Path
 
 import matplotlib.style
 import pytest
-from posteriori.config.run_config import SampleSettings
 from report_cases import HOSTILE, estimate, policy_of, sampler_of, subject_of
 
 import posteriori as po
@@ -17,6 +16,7 @@ from posteriori.cli.files.draws_file import write_draws
 from posteriori.cli.files.evaluation import evaluation_json, write_evaluation
 from posteriori.cli.files.run_report import write_report_files
 from posteriori.cli.files.sample_about import write_about
+from posteriori.config.run_config import SampleSettings
 from posteriori.core.registry import find
 from posteriori.errors import CheckpointError, ConfigError
 from posteriori.report import gather, write_report

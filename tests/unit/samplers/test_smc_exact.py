@@ -11,11 +11,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from posteriori.samplers.smc.make_twist import make_twist
 from walk import Walk
 from worlds import WORDS
 
 import posteriori as po
+from posteriori.samplers.smc.make_twist import make_twist
 from posteriori.samplers.smc.particles import Particles
 from posteriori.samplers.smc.populations import Plan, Populations
 from posteriori.samplers.smc.twist_head import TwistHead

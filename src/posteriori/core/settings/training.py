@@ -8,27 +8,18 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
     Field,
     PlainValidator,
-    ValidationError,
 )
 
-from posteriori.config.evidence_settings import ReadyMadeSettings as ReadyMadeSettings
-from posteriori.config.prompt_settings import Prompts
-from posteriori.data.is_prompt import is_prompt as is_prompt
-from posteriori.errors import ConfigError, did_you_mean
-from posteriori.evidence.calls.settings import CallSettings as CallSettings
+from posteriori.errors import ConfigError
 
-from .strict import Strict as Strict
-from .strict import as_tuple
-from .trl_names import name_here
+from .strict import Strict, as_tuple
 
 MOST_GIB = 1_000_000
 """More memory than any machine has."""
@@ -148,99 +139,6 @@ class RewardSettings(Strict):
     seed: int = Field(0, ge=0)
 
 
-class RunRewardSettings(RewardSettings):
-    """`RewardSettings`, and which model is trained on which pairs, and where it goes."""
-
-    model: str = "tiny"
-    pairs: str
-    output: str
-    held_out_pairs: str | None = None
-
-
-class PriorSettings(Strict):
-    """Which language model is the prior, and how it computes; see `posteriori.load`.
-
-    With `prompt_prefix` it is that model with a prefix before every prompt (`posteriori.Prompted`);
-    policies start, and are judged, without it.
-    """
-
-    path: str = "tiny"
-    dtype: Literal["auto", "mixed", "float32", "bfloat16", "float16", "float64"] = "auto"
-    device: str | None = Field(
-        default=None, pattern=r"^(cpu|cuda|mps|xpu|hpu|npu|mtia)(:\d{1,3})?$"
-    )
-    merge_adapter: bool = False
-    trust_remote_code: bool = False
-    revision: str | None = Field(default=None, min_length=1)
-    memory_gib: float = Field(default=1.5, gt=0, le=MOST_GIB)
-    prompt_prefix: str | None = Field(default=None, min_length=1)
-
-
-class FeatureSettings(Strict):
-    """A moment: a function's name, and the mean that it is to have under the target."""
-
-    function: str
-    mean: float
-
-
-class DistributionSettings(Strict):
-    """Evidence about distributions: see `posteriori.Moments`, `Expert` and `Power`. Which key is
-    for which kind is for `config.distributions` to say."""
-
-    features: dict[str, FeatureSettings] | None = None
-    per_prompt: bool | None = None
-    num_samples: int | None = Field(None, ge=2)
-    seed: int | None = Field(None, ge=0)
-    method: Literal["auto", "draws", "enumerate"] | None = None
-    weight: float | None = None
-    prompt_prefix: str | list[dict[str, str]] | None = None
-    over_text: bool | None = None
-    alpha: float | None = Field(None, gt=0)
-
-
-class EvidenceSettings(ReadyMadeSettings, DistributionSettings):
-    """One piece of evidence: its kind, and the function or reward model that says it."""
-
-    kind: str
-    function: str | None = None
-    model: str | None = None
-    beta: float | None = Field(None, gt=0)
-    calls: CallSettings | None = None
-    max_reward: float | None = None
-    uncertainty: Literal["mean", "marginal", "lower"] | None = None
-    kappa: float | None = Field(None, ge=0)
-
-
-class RunFitSettings(FitSettings):
-    """`FitSettings`; which objective they are for, with settings of its own; and the prompts that
-    training is judged on, a file or a list as `prompts` are."""
-
-    objective: str = "auto"
-    objective_settings: dict[str, Any] = Field(default_factory=dict)
-    held_out: Prompts = None
-
-
-class EvaluateSettings(Strict):
-    """How many draws a prompt the policy is judged by, and on how many of the prompts at most; and
-    how many exact draws of the target (by rejection) bound log Z and both KLs from both sides,
-    where the evidence has a largest value."""
-
-    num_samples: int = Field(default=2000, ge=2)
-    max_prompts: int = Field(default=MAX_PROMPTS, ge=1)
-    posterior: int = Field(default=0, ge=0)
-    seed: int = Field(default=0, ge=0)
-
-
-class SampleSettings(Strict):
-    """Which sampler draws, by means of which proposal (a path or hub id; default: the prior)."""
-
-    sampler: str = "importance"
-    num_samples: int = Field(default=256, ge=1)
-    proposal: str | None = None
-    settings: dict[str, Any] = Field(default_factory=dict)
-    seed: int = Field(default=0, ge=0)
-
-
 class TwistSettings(Strict):
     """How `fit_twist` trains the twist of `smc`; see there for what each one does."""
 
@@ -255,78 +153,3 @@ class TwistSettings(Strict):
     guidance: float = Field(default=0.9, ge=0, le=1)
     ess_threshold: float = Field(default=0.0, ge=0, le=1)
     seed: int = Field(default=0, ge=0)
-
-
-class RunConfig(Strict):
-    """A run from a file: the target (prior, evidence, prompts, length), and what to do with it.
-
-    Paths are relative to the file's own directory, so that a run is the same wherever it is started
-    from. `fit` may be missing where a config only says what policies are evaluated against, and
-    `evidence` may be the empty list: the target is the prior then.
-    """
-
-    output_dir: str | None = None
-    prompts: Prompts
-    max_new_tokens: int = Field(ge=1)
-    prior: PriorSettings = PriorSettings()
-    evidence: list[EvidenceSettings]
-    fit: RunFitSettings | None = None
-    sample: SampleSettings = SampleSettings()
-    twist: TwistSettings = TwistSettings()
-    evaluate: EvaluateSettings = EvaluateSettings()
-    reward: RunRewardSettings | None = None
-
-
-SettingsT = TypeVar("SettingsT", bound=BaseModel)
-
-
-_SHOWN = 60
-"""Characters of a refused value that its error shows."""
-
-
-def parse(model: type[SettingsT], values: Mapping[str, Any], *, where: str) -> SettingsT:
-    """`values` as a `model`, or one `ConfigError` about the first thing that is wrong with them."""
-    try:
-        return model.model_validate(dict(values))
-    except ValidationError as error:
-        # A misspelt key is the cause where another one is missing, so it is told first.
-        first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
-        raise ConfigError(_explain(model, first), where=where) from error
-
-
-def _explain(model: type[BaseModel], error: Any) -> str:
-    path = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        known = _fields_at(model, error["loc"][:-1])
-        here = name_here(str(error["loc"][-1]))
-        if here is not None:
-            return f"unknown key '{path}'; {here}"
-        return f"unknown key '{path}'; {did_you_mean(str(error['loc'][-1]), known)}"
-    if error["type"] == "missing":
-        return f"'{path}' is missing; write {path} = ..."
-    shown = repr(error.get("input"))
-    shown = shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "..."
-    message = error["msg"].removeprefix("Value error, ")
-    message = message[0].lower() + message[1:]
-    table = ".".join(part for part in error["loc"] if isinstance(part, str))
-    if error["type"] in ("model_type", "list_type") and _fields_at(model, error["loc"]):
-        several = error["type"] == "list_type" or not isinstance(error["loc"][-1], str)
-        message = f"write it as a table, {f'[[{table}]]' if several else f'[{table}]'}"
-    return f"'{path}' = {shown} is not valid: {message}"
-
-
-def _fields_at(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
-    """The keys that are allowed in the table which `loc` points at."""
-    current: Any = model
-    for part in loc:
-        if isinstance(part, int):
-            continue
-        field = getattr(current, "model_fields", {}).get(part)
-        if field is None:
-            return []
-        inner = [field.annotation, *getattr(field.annotation, "__args__", ())]
-        models = [t for t in inner if isinstance(t, type) and issubclass(t, BaseModel)]
-        if not models:
-            return []
-        current = models[0]
-    return list(current.model_fields)

@@ -23,8 +23,9 @@ from torch import Tensor
 
 from posteriori.core.given_evidence import lacking, missing_argument
 from posteriori.core.protocols import Columns
-from posteriori.core.types import Completions, Message
+from posteriori.core.types import Completions
 from posteriori.core.user_code import place_of_error
+from posteriori.data.completion_text import own_text
 from posteriori.errors import EvidenceCallError, EvidenceError
 
 from .torch_settings import torch_as_it_was
@@ -151,11 +152,6 @@ def ask(
             f"{own_text(texts[0])[:60]!r}" + (f"; see {place}" if place else ""),
         ) from error
     return _as_list(answer, len(texts), name)
-
-
-def own_text(completion: str | list[Message]) -> str:
-    """A completion's own text, of a string or of the assistant's message."""
-    return completion if isinstance(completion, str) else completion[-1]["content"]
 
 
 def numbers(answers: list[Any], completions: Completions, *, name: str, unit: str) -> Tensor:

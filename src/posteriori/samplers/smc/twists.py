@@ -7,9 +7,8 @@ every particle weighs the same. psi may be 0 only where no completion of the pre
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -23,7 +22,7 @@ from posteriori.core.settings.parse import parse
 from posteriori.core.settings.strict import Strict
 from posteriori.core.target import Target
 from posteriori.core.types import Completions, Cost
-from posteriori.errors import ConfigError, did_you_mean
+from posteriori.errors import ConfigError
 
 from .guidance import Foresight
 from .particles import Lanes
@@ -203,30 +202,3 @@ def roll_out(prefixes: Prefixes, num: int) -> tuple[Completions, Tensor, int]:
         log_prior_R,
         drawn_tokens,
     )
-
-
-TWISTS: dict[str, type[Twist]] = {
-    twist.name: twist for twist in (NoTwist, EvidenceTwist, PrefixTwist, Rollouts)
-}
-
-
-def make_twist(twist: Any) -> Twist:
-    """A `Twist` from itself, a name, a table {"name": .., settings}, or where one was saved.
-
-    Raises `ConfigError`.
-    """
-    if isinstance(twist, Twist):
-        return twist
-    if isinstance(twist, str | Path) and Path(twist).suffix == ".safetensors":
-        from .twist_head import TwistHead
-
-        return TwistHead.load(twist)
-    settings = dict(twist) if isinstance(twist, Mapping) else {"name": twist}
-    name = str(settings.pop("name", None))
-    if name not in TWISTS:
-        raise ConfigError(
-            f"unknown twist {name!r}",
-            hint=did_you_mean(name, TWISTS)
-            + " A learned one is the file that fit_twist's result was saved to (.safetensors).",
-        )
-    return TWISTS[name](**settings)

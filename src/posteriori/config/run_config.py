@@ -1,0 +1,135 @@
+"""A run as a file describes it: the target, and what to do with it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import (
+    Field,
+)
+
+from posteriori.core.settings.strict import Strict
+from posteriori.core.settings.training import (
+    MAX_PROMPTS,
+    MOST_GIB,
+    FitSettings,
+    RewardSettings,
+    TwistSettings,
+)
+from posteriori.evidence.calls.settings import CallSettings
+
+from .evidence_settings import ReadyMadeSettings
+from .prompt_settings import Prompts
+
+
+class RunRewardSettings(RewardSettings):
+    """`RewardSettings`, and which model is trained on which pairs, and where it goes."""
+
+    model: str = "tiny"
+    pairs: str
+    output: str
+    held_out_pairs: str | None = None
+
+
+class PriorSettings(Strict):
+    """Which language model is the prior, and how it computes; see `posteriori.load`.
+
+    With `prompt_prefix` it is that model with a prefix before every prompt (`posteriori.Prompted`);
+    policies start, and are judged, without it.
+    """
+
+    path: str = "tiny"
+    dtype: Literal["auto", "mixed", "float32", "bfloat16", "float16", "float64"] = "auto"
+    device: str | None = Field(
+        default=None, pattern=r"^(cpu|cuda|mps|xpu|hpu|npu|mtia)(:\d{1,3})?$"
+    )
+    merge_adapter: bool = False
+    trust_remote_code: bool = False
+    revision: str | None = Field(default=None, min_length=1)
+    memory_gib: float = Field(default=1.5, gt=0, le=MOST_GIB)
+    prompt_prefix: str | None = Field(default=None, min_length=1)
+
+
+class FeatureSettings(Strict):
+    """A moment: a function's name, and the mean that it is to have under the target."""
+
+    function: str
+    mean: float
+
+
+class DistributionSettings(Strict):
+    """Evidence about distributions: see `posteriori.Moments`, `Expert` and `Power`. Which key is
+    for which kind is for `config.distributions` to say."""
+
+    features: dict[str, FeatureSettings] | None = None
+    per_prompt: bool | None = None
+    num_samples: int | None = Field(None, ge=2)
+    seed: int | None = Field(None, ge=0)
+    method: Literal["auto", "draws", "enumerate"] | None = None
+    weight: float | None = None
+    prompt_prefix: str | list[dict[str, str]] | None = None
+    over_text: bool | None = None
+    alpha: float | None = Field(None, gt=0)
+
+
+class EvidenceSettings(ReadyMadeSettings, DistributionSettings):
+    """One piece of evidence: its kind, and the function or reward model that says it."""
+
+    kind: str
+    function: str | None = None
+    model: str | None = None
+    beta: float | None = Field(None, gt=0)
+    calls: CallSettings | None = None
+    max_reward: float | None = None
+    uncertainty: Literal["mean", "marginal", "lower"] | None = None
+    kappa: float | None = Field(None, ge=0)
+
+
+class RunFitSettings(FitSettings):
+    """`FitSettings`; which objective they are for, with settings of its own; and the prompts that
+    training is judged on, a file or a list as `prompts` are."""
+
+    objective: str = "auto"
+    objective_settings: dict[str, Any] = Field(default_factory=dict)
+    held_out: Prompts = None
+
+
+class EvaluateSettings(Strict):
+    """How many draws a prompt the policy is judged by, and on how many of the prompts at most; and
+    how many exact draws of the target (by rejection) bound log Z and both KLs from both sides,
+    where the evidence has a largest value."""
+
+    num_samples: int = Field(default=2000, ge=2)
+    max_prompts: int = Field(default=MAX_PROMPTS, ge=1)
+    posterior: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0)
+
+
+class SampleSettings(Strict):
+    """Which sampler draws, by means of which proposal (a path or hub id; default: the prior)."""
+
+    sampler: str = "importance"
+    num_samples: int = Field(default=256, ge=1)
+    proposal: str | None = None
+    settings: dict[str, Any] = Field(default_factory=dict)
+    seed: int = Field(default=0, ge=0)
+
+
+class RunConfig(Strict):
+    """A run from a file: the target (prior, evidence, prompts, length), and what to do with it.
+
+    Paths are relative to the file's own directory, so that a run is the same wherever it is started
+    from. `fit` may be missing where a config only says what policies are evaluated against, and
+    `evidence` may be the empty list: the target is the prior then.
+    """
+
+    output_dir: str | None = None
+    prompts: Prompts
+    max_new_tokens: int = Field(ge=1)
+    prior: PriorSettings = PriorSettings()
+    evidence: list[EvidenceSettings]
+    fit: RunFitSettings | None = None
+    sample: SampleSettings = SampleSettings()
+    twist: TwistSettings = TwistSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+    reward: RunRewardSettings | None = None
