@@ -203,7 +203,7 @@ KINDS: dict[str, tuple[Callable[[World, int, int, int], Rows], tuple[int, ...], 
     "soft_best_of_n": (drawn("soft_best_of_n"), (20,), 40),
     "mh": (drawn("mh"), (100,), 20),
 }
-"""What is run, for how many draws a prompt, and how often at most."""
+"""What is run, for how many draws per prompt, and how often at most."""
 
 
 def measured(

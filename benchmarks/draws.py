@@ -8,7 +8,7 @@ not when it draws, and would train another distribution than it draws from. Each
 runs at several learning rates; its figure is the fewest draws after which the exact KL, averaged
 over prompts, is below 0.05 nats and stays there, the best of the rates, median over three seeds.
 "Plain DPG" is `dpg` on the policy's own draws, one update a batch. "vargrad, replay" takes four
-draws a prompt and step, keeps those of the last sixty, and makes eight updates a step: draws are
+draws per prompt and step, keeps those of the last sixty, and makes eight updates a step: draws are
 what it saves, not arithmetic.
 """
 
@@ -66,7 +66,7 @@ def first_stay(path: list[tuple[int, float]]) -> float:
 
 
 def ours(oracle: Oracle, name: str, rate: float, seed: int, steps: int, **how) -> float:
-    """`how`: settings of the objective, replay, and draws a prompt and step (`each`)."""
+    """`how`: settings of the objective, replay, and draws per prompt and step (`each`)."""
     path: list[tuple[int, float]] = []
     how = dict(how)
     replay, each = how.pop("replay", 0), how.pop("each", EACH)

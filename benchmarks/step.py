@@ -2,7 +2,7 @@
 
     python benchmarks/step.py [--smollm2 models/smollm2] [--steps 20] [--only rloo grpo dpo]
 
-Same model, prompts, draws a step, length, KL penalty and optimiser; the time per step is the
+Same model, prompts, draws per step, length, KL penalty and optimiser; the time per step is the
 median over the later steps of a run, the first of which are not counted. Ours runs before and after
 TRL's, and the mean of both counts, so that a machine that slows down hits both. Every completion
 runs its full length in both (the reward and the rate are too small to change that). Advantages are

@@ -49,7 +49,8 @@ def prior(seed: int = 0) -> po.TabularLM:
 
 
 def world(beta: float = 0.5, seed: int = 0) -> po.Target:
-    """The prior times exp(reward/beta): 121 outcomes a prompt, so every figure can be summed up."""
+    """The prior times exp(reward/beta): 121 outcomes per prompt, so every figure can be summed
+    up."""
     return po.Target(prior(seed), po.Reward(reward, beta=beta), PROMPTS, DEPTH)
 
 

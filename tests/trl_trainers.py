@@ -47,8 +47,8 @@ def lora():
 
 
 def trainer_of(name: str, case: OracleCase, folder, steps: int, peft=None, **settings) -> Trainer:
-    """A trainer that goes for the oracle's posterior at `BETA`: 48 draws a step of the online ones,
-    and no scaling by the group's standard deviation."""
+    """A trainer that goes for the oracle's posterior at `BETA`: 48 draws per step of the online
+    ones, and no scaling by the group's standard deviation."""
     shared = {
         "model": AutoModelForCausalLM.from_pretrained(case.path),
         "processing_class": AutoTokenizer.from_pretrained(case.path),

@@ -1,4 +1,4 @@
-"""The same figures and findings inside somebody's own run of a TRL trainer.
+"""The same figures and findings inside a run of one of TRL's trainers.
 
 from posteriori.trl import PosterioriCallback
 trainer.add_callback(PosterioriCallback(trainer, target, every=50))
@@ -27,8 +27,8 @@ from posteriori.core.target import Target
 from posteriori.diagnostics.evaluate.evaluate import Report
 from posteriori.models.causal import CausalLM
 from posteriori.models.weights.adapters import activate, forget_active
-from posteriori.train.monitor.early_stopping import alarms
-from posteriori.train.monitor.evaluator import FIGURES, Watch, line_of, trusted
+from posteriori.train.monitor.early_stopping import stopping_findings
+from posteriori.train.monitor.evaluator import FIGURES, Evaluator, line_of, trusted
 
 from .errors import ConfigError, ModelError
 
@@ -42,7 +42,7 @@ class PosterioriCallback(TrainerCallback):
     (another copy of it: the trainer's own weights move).
 
     Before the first step, after every `every` steps, after the trainer's own evaluations and at the
-    end, `posteriori.evaluate` takes `num_samples` draws a prompt of the model. Its figures are
+    end, `posteriori.evaluate` takes `num_samples` draws per prompt of the model. Its figures are
     logged by the trainer as `posteriori/kl_to_target` and so on, each with its standard error as
     `posteriori/kl_to_target_se`, and as `posteriori/kl_to_target_trusted` 1 or 0: whether a finding
     says that it is not to be trusted. So they are in its trackers and its `log_history`; `reports`
@@ -81,7 +81,7 @@ class PosterioriCallback(TrainerCallback):
             )
         _check_whole(trainer)
         self.trainer, self.every, self.on_finding = trainer, every, on_finding
-        self.watch = Watch(target, num_samples, seed)
+        self.evaluator = Evaluator(target, num_samples, seed)
         self.reports: dict[int, Report] = {}
         self._lines: list[dict[str, Any]] = []
         self._told: set[str] = set()
@@ -117,7 +117,7 @@ class PosterioriCallback(TrainerCallback):
             return
         start = time.perf_counter()
         with _as_it_was(_model(self.trainer)):
-            report = self.watch.look(self._policy(), step, state.max_steps)
+            report = self.evaluator.look(self._policy(), step, state.max_steps)
         self.reports[step] = report
         self._lines.append(line_of(report, step, start))
         self._log(report, control)
@@ -139,7 +139,7 @@ class PosterioriCallback(TrainerCallback):
     def _warn(self, control: TrainerControl) -> None:
         if self.on_finding == "off":
             return
-        for finding in alarms(self._lines):
+        for finding in stopping_findings(self._lines):
             if finding.name not in self._told:
                 self._told.add(finding.name)
                 sys.stderr.write(f"{finding}\n")

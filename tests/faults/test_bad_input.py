@@ -155,7 +155,7 @@ class TestTargets:
             target(gpt2, ["a", "b"], columns={"answer": [1]})
 
     def test_too_large_to_enumerate(self, gpt2):
-        with pytest.raises(SpaceTooLargeError, match=r"outcomes a prompt"):
+        with pytest.raises(SpaceTooLargeError, match=r"outcomes per prompt"):
             po.exact(target(gpt2, max_new_tokens=20))
 
 

@@ -1,7 +1,7 @@
 """Samplers that accept or select: chi-squared of their draws against exact laws on the oracle, and
 z-tests of Z-hat and of what they say of themselves over independent seeds.
 
-Chi-squared: a false-alarm rate of 1e-6 a prompt. The number of draws is computed so that a stated
+Chi-squared: a false-alarm rate of 1e-6 per prompt. The number of draws is computed so that a stated
 wrong law is found with probability 1 - 1e-6, and the same draws are then shown not to follow it.
 z-tests: |t| of R = 400 independent replicates is below the 5e-7 quantile of Student's t with R - 1
 degrees of freedom on either side, a false-alarm rate of 1e-6 (the mean of 400 is normal).

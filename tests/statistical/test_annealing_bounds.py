@@ -166,7 +166,7 @@ def test_a_ladder_from_a_pilot_keeps_z_hat_unbiased(sharp):
 
 
 def test_the_way_back_is_unbiased_for_one_over_z(sharp):
-    """E[exp(-lw)] = 1/Z over 5,000 exact draws a prompt: 5.5 standard errors (4e-8 each) find a
+    """E[exp(-lw)] = 1/Z over 5,000 exact draws per prompt: 5.5 standard errors (4e-8 each) find a
     gap of half a nat. At beta 1, where exp(-lw) has no long tail."""
     mild = po.Target(sharp.prior, po.Reward(reward, beta=1.0), sharp.prompts, 3)
     upper = reverse_annealed_log_z(mild, exact_draws(mild, 5000, 1), adapt_ladder(mild), seed=2)

@@ -43,7 +43,7 @@ def build_target(
     """The plan's target. Evidence comes first: it is quick to load, and likely to be wrong.
 
     Raises `PromptError` where a prompt does not fit into the prior's context. Moments are fitted
-    here, so that what cannot be had is told before anything else is done.
+    here, so that unreachable ones are reported before anything else is done.
 
     Where a budget stands in for beta, it is the beta that the run in the config's output_dir has
     found; raises `ConfigError` where none has. Not `priced`, the reward is left without one. What

@@ -1,8 +1,8 @@
 """How much a verb will do and about how long it takes, said before anything is loaded.
 
 Every completion costs at most max_new_tokens passes of the model; a pass of N parameters is 2 N
-operations a token. That the machine does 20 billion a second and core, or 40,000 billion on a GPU,
-is a guess that holds within a factor of a few. Time in functions and judges is not in it.
+operations per token. That the machine does 20 billion a second and core, or 40,000 billion on a
+GPU, is a guess that holds within a factor of a few. Time in functions and judges is not in it.
 """
 
 from __future__ import annotations

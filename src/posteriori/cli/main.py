@@ -119,7 +119,7 @@ def run(arguments: Sequence[str]) -> int:
         _complain(str(error))
         return 1 if isinstance(error, _RUN_FAILED) else 2
     except BrokenPipeError:
-        # Whoever read the output has had enough of it; nothing more may be written there.
+        # The reader of the output has closed it; nothing more may be written there.
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until exit
         return 1
     except OSError as error:

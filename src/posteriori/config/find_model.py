@@ -55,7 +55,7 @@ def find_model(path: str, folder: Path, where: str) -> str:
 
 def _newest_checkpoint(place: Path) -> str | None:
     """A hint for the output directory of a transformers or TRL trainer that saved no model itself.
-    Which of its checkpoints is meant, nobody but the caller knows."""
+    Which of its checkpoints is meant, only the caller knows."""
     found = {
         int(each.name.rpartition("-")[2]): each
         for each in place.glob("checkpoint-*")

@@ -1,7 +1,7 @@
 """A user's reward, likelihood or constraint by name: `file.py:name` or `package.module:name`.
 
-First looked at without running it, so that a misspelt name is told before a model is loaded and
-`--dry-run` executes nothing of the user's; then imported.
+It is first parsed without being run, so that a misspelt name is reported before a model is loaded
+and `--dry-run` executes no code of the user's; then imported.
 """
 
 from __future__ import annotations

@@ -166,8 +166,8 @@ def _build(settings: EvidenceSettings, folder: Path, where: str) -> Any:
         return constraints.length(**settings.length.model_dump(), **calls)
     if settings.json_schema is not None:
         schema = settings.json_schema
-        told = folder / schema if isinstance(schema, str) else schema
-        return constraints.json_schema(told, **calls)
+        resolved = folder / schema if isinstance(schema, str) else schema
+        return constraints.json_schema(resolved, **calls)
     if settings.classifier is not None:
         place = find_model(settings.classifier, folder, f"{where}.classifier")
         return likelihoods.classifier(place, **some, **calls)
@@ -196,8 +196,8 @@ def _build_judge(settings: EvidenceSettings, some: dict[str, Any], folder: Path,
     if settings.url is not None:
         from posteriori.evidence.judge.endpoint import EndpointSettings
 
-        told = parse(EndpointSettings, settings.server or {}, where=f"{where}.server")
-        server = told.model_dump(exclude_unset=True)
+        resolved = parse(EndpointSettings, settings.server or {}, where=f"{where}.server")
+        server = resolved.model_dump(exclude_unset=True)
         return Judge.endpoint(settings.url, settings.model, settings.question, **some, **server)
     return Judge(find_model(settings.model, folder, f"{where}.model"), settings.question, **some)
 

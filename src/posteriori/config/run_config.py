@@ -95,8 +95,8 @@ class RunFitSettings(FitSettings):
 
 
 class EvaluateSettings(Strict):
-    """How many draws a prompt the policy is judged by, and on how many of the prompts at most; and
-    how many exact draws of the target (by rejection) bound log Z and both KLs from both sides,
+    """How many draws per prompt the policy is judged by, and on how many of the prompts at most;
+    and how many exact draws of the target (by rejection) bound log Z and both KLs from both sides,
     where the evidence has a largest value."""
 
     num_samples: int = Field(default=2000, ge=2)

@@ -1,4 +1,4 @@
-"""What judging takes: from the evidence that makes calls and runs models up to whoever counts."""
+"""Cost: from the evidence that makes calls and runs models to the record that counts them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .types import Cost
 
 @dataclass
 class Spent:
-    """What has been told so far."""
+    """What has been reported so far."""
 
     cost: Cost = field(default_factory=Cost)
 
@@ -21,8 +21,8 @@ _counter: ContextVar[Spent | None] = ContextVar("spent", default=None)
 
 
 def spend(*, lm_tokens: int = 0, evidence_calls: int = 0) -> None:
-    """So much more was run. The target tells its calls of evidence; evidence tells the tokens that
-    it runs through language models of its own, and nothing where it knows the answer already."""
+    """Report what was run. The target reports its calls of evidence; evidence reports the tokens
+    that it runs through language models of its own, and nothing for cached answers."""
     spent = _counter.get()
     if spent is not None:
         spent.cost += Cost(lm_tokens, evidence_calls)

@@ -1,4 +1,4 @@
-"""From draws to an estimate, and from one estimate a prompt to their mean."""
+"""From draws to an estimate, and from one estimate per prompt to their mean."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def combine(per_prompt: Sequence[Estimate], kind: Kind) -> Estimate:
     independent. `standard_error_new_prompts` = t s / sqrt(P) with s the spread of the prompts' own
     values: the error if these prompts stand for all that might be asked. It contains the first.
     t is what few prompts add (`t_factor` at P - 1: 6.5 for two prompts, 2.2 for three, 1 from
-    thirty on); likewise errors of few draws a prompt are joined by all their degrees of freedom.
+    thirty on); likewise errors of few draws per prompt are joined by all their degrees of freedom.
     """
     values = torch.tensor([e.value for e in per_prompt], dtype=torch.float64)
     num = len(per_prompt)

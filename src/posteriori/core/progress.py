@@ -1,4 +1,4 @@
-"""Progress: from the loops that do the work up to whoever watches a call."""
+"""Progress: from the loops that do the work to the callback that a call was given."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 Progress = Callable[[int, int], None]
-"""Told how many of how many units of work are done. What has several stages of which nobody knows
-the number begins again with each."""
+"""Called with the units of work that are done and their total. Work with an unknown number of
+stages begins again with each."""
 
 _watcher: ContextVar[Callable[[float], None] | None] = ContextVar("watcher", default=None)
 
@@ -16,8 +16,8 @@ _watcher: ContextVar[Callable[[float], None] | None] = ContextVar("watcher", def
 def advance(completions: float) -> None:
     """So many more completions are drawn, scored or judged; a part of one counts as such.
 
-    Models and evidence say so in their loops. It changes nothing but what is shown, and costs
-    nothing where nobody watches.
+    Models and evidence call it in their loops. It changes nothing but what is shown, and costs
+    nothing without a callback.
     """
     watcher = _watcher.get()
     if watcher is not None:
@@ -26,22 +26,22 @@ def advance(completions: float) -> None:
 
 @contextmanager
 def one_pass(on_progress: Progress | None, completions: int) -> Iterator[None]:
-    """What `advance` is told within is a pass over so many completions, all done at its end.
+    """Calls of `advance` within are one pass over so many completions, all done at its end.
 
-    More than that is not believed: evidence that runs a model of its own makes several passes.
-    Without `on_progress` whoever watches already goes on watching.
+    The count is capped there: evidence that runs a model of its own makes several passes.
+    Without `on_progress` an outer callback goes on receiving them.
     """
     if on_progress is None:
         yield
         return
     done = 0.0
 
-    def told(more: float) -> None:
+    def report(more: float) -> None:
         nonlocal done
         done = min(done + more, completions)
         on_progress(int(done), completions)
 
-    token = _watcher.set(told)
+    token = _watcher.set(report)
     try:
         yield
     finally:
@@ -51,8 +51,8 @@ def one_pass(on_progress: Progress | None, completions: int) -> Iterator[None]:
 
 @contextmanager
 def counted_by(share: float) -> Iterator[None]:
-    """What `advance` is told within counts by `share`: of a completion that is scored several
-    times, each is a part."""
+    """Calls of `advance` within count by `share`: where a completion is scored several times, each
+    time is a part of it."""
     outer = _watcher.get()
     if outer is None:
         yield

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from posteriori.core.settings.training import LoraSettings
 
 Columns = Mapping[str, Sequence[Any]]
-"""Data-set columns, one value a completion."""
+"""Data-set columns, one value per completion."""
 
 
 class NextTokens(NamedTuple):
@@ -57,7 +57,7 @@ class LanguageModel(Protocol):
         max_new_tokens: int,
         generator: torch.Generator | None = None,
     ) -> Completions:
-        """`num_samples` draws a prompt, prompt by prompt, with their log-probs."""
+        """`num_samples` draws per prompt, prompt by prompt, with their log-probs."""
         ...
 
     def resample_suffix(
@@ -190,7 +190,7 @@ class Rows(Protocol):
         ...
 
     def extend(self, token_R: Tensor) -> None:
-        """One more token a row."""
+        """One more token per row."""
         ...
 
     def branch(self, index_R: Tensor) -> Rows:
@@ -239,7 +239,7 @@ class Evidence(Protocol):
 
 @runtime_checkable
 class PrefixEvidence(Evidence, Protocol):
-    """Evidence that can tell, before a completion has ended, what cannot come right any more."""
+    """Evidence that can rule out a completion before it has ended."""
 
     def prefix_log_evidence(self, completions: Completions, columns: Columns) -> Tensor | None:
         """float64 [N], a guess of the log-evidence to come; -inf only where none can come: no
@@ -249,8 +249,8 @@ class PrefixEvidence(Evidence, Protocol):
 
 @runtime_checkable
 class PriorEvidence(Protocol):
-    """Evidence that is a function of log prior(y|c): it is told that of all it scores, so that the
-    prior is not run again."""
+    """Evidence that is a function of log prior(y|c): it is given that of every completion it
+    scores, so that the prior is not run again."""
 
     needs_log_prior: bool
 

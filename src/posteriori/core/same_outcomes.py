@@ -1,4 +1,4 @@
-"""Whether two language models speak of the same outcomes: tokens, ends, and prompts as tokens."""
+"""Whether two language models are over the same outcomes: tokens, ends, and prompts as tokens."""
 
 from __future__ import annotations
 

@@ -234,7 +234,7 @@ class Target:
     def prefix_log_evidence(
         self, completions: Completions, log_prior_N: Tensor | None = None
     ) -> Tensor | None:
-        """What the evidence can tell of completions that have not ended yet, float64 [N] (see
+        """The evidence of completions that have not ended yet, float64 [N] (see
         `PrefixEvidence`); None where none of it can. `log_prior_N` as for `score`."""
         columns = self.columns_of(completions)
         told: list[Tensor | None] = []

@@ -78,7 +78,7 @@ class Completions:
     zeros that mean nothing: `lengths_N` alone says where a row ends, so a padding id can never be
     mistaken for a token. `prompt_index_N` [N] points into `prompt_set`. `ended_N` [N] is true
     where the last token is an end of sequence. `token_log_prob_NL` (nats, float64, zero beyond a
-    row's end) is under the distribution that drew the completion, and None where nobody drew it.
+    row's end) is under the distribution that drew the completion, and None where it was not drawn.
     """
 
     prompt_set: tuple[Prompt, ...]
@@ -237,13 +237,13 @@ class Draws(ShownDraws):
     All tensors are float64 [N] in nats: `log_proposal_N` under the distribution that drew them,
     `log_prior_N`, `log_evidence_N`, and `log_weight` = log prior + log evidence - log proposal.
     `reward_N` [N] is in the units of the user's own function. `cost` is what it took.
-    `log_proposal_N` is NaN where nobody knows what drew a completion (it came from a data set), and
+    `log_proposal_N` is NaN where the proposal is unknown (the completion came from a data set), and
     then so are the log-weights. `token_log_prior_NL` [N, L] is the prior's log-prob token by token.
 
     What a sampler adds: `log_weight_N`, where it is not log p~ - log proposal (draws that were
     accepted or resampled weigh all the same); `group_N`, equal for draws that depend on each other
-    (a population, a chain); `log_z`, its estimate with one a prompt inside; its `guarantee`; and
-    `figures` of the run itself by name, such as the acceptance rate, with one a prompt inside.
+    (a population, a chain); `log_z`, its estimate with one per prompt inside; its `guarantee`; and
+    `figures` of the run itself by name, such as the acceptance rate, with one per prompt inside.
 
     `attached` are tensors [N, ...] that an objective wants to have again with its draws.
     """
@@ -305,7 +305,7 @@ class Draws(ShownDraws):
         )
 
     def resample(self, num_samples: int, seed: int = 0) -> Draws:
-        """`num_samples` draws a prompt, with replacement, in proportion to exp(log_weight).
+        """`num_samples` draws per prompt, with replacement, in proportion to exp(log_weight).
 
         Systematic resampling (Kitagawa 1996), so a draw of share s comes floor or ceil of
         s num_samples times. The result weighs all the same. For weighted draws its law tends to
@@ -395,7 +395,7 @@ class Estimate:
         return self.value
 
     def __str__(self) -> str:
-        """The value and its error; of a figure whose error nobody knows (NaN) the value alone."""
+        """The value and its error; of a figure whose error is unknown (NaN) the value alone."""
         if math.isnan(self.standard_error):
             return f"{self.value:.4g}"
         return f"{self.value:.4g} ± {self.standard_error:.2g}"

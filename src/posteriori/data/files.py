@@ -78,7 +78,7 @@ def _json(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise DataError(
             f"not valid JSON: {error}",
             where=str(path),
-            hint="write a list of objects, or .jsonl with one object a line",
+            hint="write a list of objects, or .jsonl with one object per line",
         ) from error
     if isinstance(found, dict) and all(isinstance(each, list) for each in found.values()):
         if len({len(each) for each in found.values()}) > 1:

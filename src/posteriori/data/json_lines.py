@@ -46,7 +46,7 @@ def json_object(line: str, where: str) -> dict[str, Any]:
         raise DataError(
             f"not valid JSON: {error.msg[0].lower()}{error.msg[1:]} at column {error.colno}",
             where=where,
-            hint='write one object a line, such as {"prompt": "..."}',
+            hint='write one object per line, such as {"prompt": "..."}',
         ) from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"not valid JSON: {error}", where=where, hint="mend that line") from error

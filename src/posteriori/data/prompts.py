@@ -31,7 +31,7 @@ RESERVED = (
 
 @dataclass(frozen=True)
 class PromptData:
-    """Prompts, and one list a column with a value a prompt."""
+    """Prompts, and one list per column with a value per prompt."""
 
     prompts: list[Prompt]
     columns: dict[str, list[Any]] = field(default_factory=dict)
@@ -40,8 +40,8 @@ class PromptData:
         return len(self.prompts)
 
     def __repr__(self) -> str:
-        told = f" with columns {', '.join(self.columns)}" if self.columns else ""
-        return f"PromptData({len(self)} prompts{told})"
+        with_columns = f" with columns {', '.join(self.columns)}" if self.columns else ""
+        return f"PromptData({len(self)} prompts{with_columns})"
 
     def sample(self, most: int, seed: int = 0) -> PromptData:
         """At most `most` of the prompts, drawn without replacement from `seed`, in their order."""
@@ -214,7 +214,7 @@ def _of_rows(rows: Iterable[Row], place: Path | None, prompt_column: str | None)
         for name, value in others.items():
             columns[name].append(value)
     if not found and place is not None:
-        raise DataError("no prompts in the file", where=str(place), hint="write one a line")
+        raise DataError("no prompts in the file", where=str(place), hint="write one per line")
     return PromptData(found, columns or {})
 
 

@@ -96,9 +96,9 @@ def _of_mapping(source: Mapping[str, Any], name: str, split: str | None) -> Any:
     columns = {key: list(values) for key, values in source.items() if is_column(values)}
     sizes = {key: len(values) for key, values in columns.items()}
     if len(columns) != len(source) or len(set(sizes.values())) > 1:
-        told = ", ".join(f"{key} {sizes.get(key, 'no list')}" for key in source)
+        lengths = ", ".join(f"{key} {sizes.get(key, 'no list')}" for key in source)
         raise DataError(
-            f"{name} is a mapping whose values are not columns of one length: {told}",
+            f"{name} is a mapping whose values are not columns of one length: {lengths}",
             hint='write {"prompt": [...], ...}, or a list of rows',
         )
     return [

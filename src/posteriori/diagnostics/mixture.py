@@ -1,6 +1,6 @@
 """log Z and KL(pi, p*) from draws of the policy and of the prior together.
 
-Draws of the policy alone cannot tell where the policy is missing mass: a collapsed policy gives
+Draws of the policy alone cannot show where the policy is missing mass: a collapsed policy gives
 every draw the same weight, and looks perfect. Draws of the prior alone miss what the policy has
 found. So Z is estimated by importance sampling from the even mixture m = (pi + prior) / 2, with as
 many draws of each (deterministic mixture sampling with the balance heuristic: Veach and Guibas

@@ -1,4 +1,5 @@
-"""How far weighted draws tell of prior e^t: by their weights, and by who has been there."""
+"""Whether weighted draws can be trusted at prior x evidence^t: by their weights, and by
+coverage."""
 
 from __future__ import annotations
 

@@ -20,7 +20,8 @@ _UNSEEN = 0.1
 where no draw of the policy comes either, and log Z is off by a tenth then."""
 
 _MOSTLY_UNSEEN = 0.5
-"""More of p*_t than this, and a finding says that the policy's own draws alone tell of it."""
+"""More of p*_t than this, and a finding says that the estimate rests on the policy's own draws
+alone."""
 
 _STRONGEST = 10.0
 """How many times as strong as the target's own evidence to look, as for the frontier."""
@@ -33,7 +34,7 @@ class Wasted:
     """`nats` = min over t >= 0 of mean_c KL(pi, p*_t), p*_t ~ prior e^t, and `beta` = unit / t.
 
     `nats.per_prompt` are the prompts' own KLs at the t that all share. `finding` says where the
-    weights cannot tell; `bound` is true where `nats` is no more than an upper bound then.
+    weights cannot be trusted; `bound` is true where `nats` is no more than an upper bound then.
     """
 
     t: float
@@ -164,7 +165,7 @@ def _unknown(nats: Estimate, beta: Estimate, fault: str) -> Finding:
         "info",
         "wasted_nats_is_a_bound",
         f"wasted_nats is at most {nats.value:.3g}: the policy has more evidence than the "
-        f"posterior at beta {beta.value:.3g}, the strongest that the draws can tell of. At the "
+        f"posterior at beta {beta.value:.3g}, the strongest that the draws can estimate. At the "
         f"nearest one {fault}.",
         "Raise num_samples to see further.",
     )

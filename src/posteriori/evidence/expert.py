@@ -26,9 +26,10 @@ class Expert:
     """log e(c, y) = weight x log pi_expert(y | prefix + c).
 
     The target is a product of experts, prior x pi_expert^weight / Z (Hinton 2002). A negative
-    weight is an anti-expert. With `prompt_prefix` the expert is the model told something first,
-    which may be the prior itself: a string goes before the prompt as it is (before a conversation:
-    as a system message), messages before a conversation's messages; see `posteriori.Prompted`.
+    weight is an anti-expert. With `prompt_prefix` the expert is the model with a text before every
+    prompt, which may be the prior itself: a string goes before the prompt as it is (before a
+    conversation: as a system message), messages before a conversation's messages; see
+    `posteriori.Prompted`.
 
     `lm` is a language model or what `posteriori.load` takes. It must have the target's tokens: the
     same vocabulary and end-of-sequence ids. With `over_text=True` it need not. Then the number is

@@ -18,7 +18,7 @@ class Likelihood:
     `fn` is called like a reward function and returns the probability, in [0, 1], of what has been
     observed (that a classifier finds the text harmless, that a judge says yes), so the target is
     the prior given that observation. Probability 0 rules a completion out; None says that the
-    observation tells nothing of it (probability 1). The evidence is at most 1, so rejection from
+    observation does not depend on it (probability 1). The evidence is at most 1, so rejection from
     the prior is exact.
 
     `calling`: a cache, workers, time-outs, what becomes of failures

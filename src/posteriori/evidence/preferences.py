@@ -35,7 +35,7 @@ class Preferences:
     model knows least; `lower` is pessimistic and stays where it knows (Zhu, Jordan and Jiao 2023,
     arXiv 2301.11270). They part as beta falls.
 
-    r is identified only up to a constant a prompt, which p* does not see. The spread of r is that
+    r is identified only up to a constant per prompt, which p* does not see. The spread of r is that
     of its difference to a reference: the training pairs' mean feature, or, for the prompts of
     `references` (completions, such as draws of the prior), the mean feature of those.
     `calibrated` divides r by the temperature of the held-out pairs first: r is then log-odds.

@@ -108,7 +108,7 @@ class CausalLM(CausalScoring):
         max_new_tokens: int,
         generator: torch.Generator | None = None,
     ) -> Completions:
-        """y ~ pi(.|c): `num_samples` completions a prompt, prompt by prompt, with log pi(y|c).
+        """y ~ pi(.|c): `num_samples` completions per prompt, prompt by prompt, with log pi(y|c).
 
         Raises `PromptError` where a prompt does not fit. With the same generator state the draws
         are the same, whatever else is in the batch, up to rounding.

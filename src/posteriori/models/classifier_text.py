@@ -55,15 +55,15 @@ def token_ids(tokenizer: Any, texts: Sequence[Text]) -> list[list[int]]:
 def padding_id(model: Any, tokenizer: Any) -> int:
     """The token that pads this model's texts: its own, by which it finds where a text ends.
 
-    A model that has none (or none among its tokens) is told the tokenizer's padding, else its end
+    A model that has none (or none among its tokens) gets the tokenizer's padding, else its end
     of sequence.
     """
     config = model.config.get_text_config()
     own = config.pad_token_id
     if own is not None and 0 <= own < model.get_input_embeddings().weight.shape[0]:
         return int(own)
-    told = tokenizer.pad_token_id
-    config.pad_token_id = tokenizer.eos_token_id if told is None else told
+    padding = tokenizer.pad_token_id
+    config.pad_token_id = tokenizer.eos_token_id if padding is None else padding
     if config.pad_token_id is None:
         raise EvidenceError(
             "neither the sequence-classification model nor its tokenizer has a padding token",

@@ -17,7 +17,8 @@ _COLLINEAR = 1e-8
 """The smallest eigenvalue of the features' correlations that is not rounding."""
 
 _UNCERTAIN = 0.1
-"""Standard errors of lambda, in units of 1 / (the feature's standard deviation), that are told."""
+"""Standard errors of lambda, in units of 1 / (the feature's standard deviation), above which a
+finding says so."""
 
 LEAST_EFFECTIVE = 0.1
 """The share of each prompt's draws that is to be effective at lambda."""
@@ -117,7 +118,7 @@ def prompts_covered(dual: Dual, lambda_K: Tensor) -> list[bool]:
     """Whether the weights of each prompt at lambda can be trusted, and a good share of its draws is
     effective. Each is judged alone: a pool of prompts hides those whose draws hold nothing."""
     num = dual.log_w_PN.shape[1]
-    # k-hat is NaN for too few draws with weight, which the share tells, and for dependent ones.
+    # k-hat is NaN for too few draws with weight, which the share shows, and for dependent ones.
     return [
         float(effective) >= LEAST_EFFECTIVE * num and not heavy_tail(k, float(effective), num)
         for effective, k in zip(dual.effective(lambda_K), dual.pareto_k(lambda_K), strict=True)

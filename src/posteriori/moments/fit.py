@@ -63,7 +63,7 @@ def fitted(
     proposal: LanguageModel | None = None,
     on_progress: Progress | None = None,
 ) -> FittedMoments:
-    """lambda of moments that know their target; told by a log line."""
+    """lambda of moments that know their target; a log line reports it."""
     target = moments.own_target
     others = [each for each in target.evidence if each is not moments]
     rest = Target(target.prior, others, target.prompts, target.max_new_tokens, target.columns)
@@ -239,7 +239,7 @@ def _duals(
     group_PN: Tensor | None = None,
     moved_PK: Tensor | None = None,
 ) -> list[Dual]:
-    """One over all prompts, or one a prompt."""
+    """One over all prompts, or one per prompt."""
     mu_K = torch.tensor(list(moments.wanted.values()), dtype=torch.float64)
     phi_PNK = phi_NK.view(*log_w_PN.shape, len(mu_K))
     if not moments.per_prompt:

@@ -16,8 +16,8 @@ class FittedMoments:
     """lambda as it was fitted, and how far it can be trusted.
 
     `lambda_` has an `Estimate` a feature, in nats per unit of the feature, with its standard error
-    (and one a prompt inside where each has its own); `lambda_PK` are the numbers. Of the draws that
-    lambda was found with, reweighted to it: `effective_draws` over all prompts and the worst
+    (and one per prompt inside where each has its own); `lambda_PK` are the numbers. Of the draws
+    that lambda was found with, reweighted to it: `effective_draws` over all prompts and the worst
     prompt's `pareto_k` (NaN where a sampler's draws depend on each other; both NaN where the
     outcomes were enumerated). `rounds` is how often draws were made.
     """

@@ -38,7 +38,7 @@ class Moments:
 
     lambda is fitted when it is first needed, by `posteriori.fit_moments`, to the one target that
     this evidence is part of (a tempered target has the same lambda, times its temper); a log line
-    tells. "enumerate" does it over all outcomes and "draws" over `num_samples` a prompt; "auto"
+    says so. "enumerate" does it over all outcomes and "draws" over `num_samples` a prompt; "auto"
     enumerates where there are no more than 20,000. `fitted` has lambda with its standard error;
     `attained` measures the means on other draws; `frozen` is this lambda as evidence for other
     targets. The same seed gives the same lambda.
@@ -130,7 +130,7 @@ class Moments:
         return self.frozen().score(completions, columns)
 
     def attained(self, draws: Draws | Completions) -> dict[str, Estimate]:
-        """E[phi] by feature, the mean over prompts with one a prompt inside: of the target where
+        """E[phi] by feature, the mean over prompts with one per prompt inside: of the target where
         `draws` are weighted ones, of what drew them where they are `Completions`.
 
         Self-normalised, sum w phi / sum w; the standard error is over independent draws, or groups

@@ -38,7 +38,7 @@ def feature_values(features: Features, completions: Completions, columns: Column
 
 
 class Tilt:
-    """log e(c, y) = lambda . phi(c, y) with lambda given: [1, K], or [P, K] with one a prompt.
+    """log e(c, y) = lambda . phi(c, y) with lambda given: [1, K], or [P, K] with one per prompt.
 
     The reward that is reported is phi itself where there is one feature, and lambda . phi where
     there are several. Raises `EvidenceError` for a prompt that has no lambda.

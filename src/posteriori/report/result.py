@@ -82,7 +82,7 @@ class Curve:
 class Subject:
     """All that a report says. `prompts` by their position in the target; those that have draws.
 
-    `settings` and `versions` are one mapping a run, by the run's name. `samplers` are no
+    `settings` and `versions` are one mapping per run, by the run's name. `samplers` are no
     policies: they have figures and draws, and no training.
     """
 

@@ -34,7 +34,8 @@ from .writer import JOURNAL, Writer, new_directory
 
 @dataclass
 class RewardFit:
-    """The reward model; a record a step; held-out figures; the mean loss of the training pairs."""
+    """The reward model; a record per step; held-out figures; the mean loss of the training
+    pairs."""
 
     model: RewardModel
     history: list[Record]

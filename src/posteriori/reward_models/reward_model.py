@@ -33,7 +33,7 @@ class RewardModel:
     """r(c, y) = w . h(c, y), with what is known of w and the temperature that calibrates it.
 
     r is in nats of log-odds up to `temperature`: P(y1 preferred to y2) = sigmoid((r1 - r2) / T).
-    It is identified up to a constant a prompt, which no posterior p* sees.
+    It is identified up to a constant per prompt, which no posterior p* sees.
     """
 
     def __init__(

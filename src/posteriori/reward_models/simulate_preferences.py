@@ -59,14 +59,16 @@ def simulate_preferences(
     prompts = len(target.prompts)
     rows: list[dict[str, Any]] = []
     shares = [num_pairs // prompts + (at < num_pairs % prompts) for at in range(prompts)]
-    for at, told in enumerate(portions(on_progress, shares)):
-        rows += _pairs(target, proposal or target.prior, at, shares[at], (scale, noise), seed, told)
+    for at, portion in enumerate(portions(on_progress, shares)):
+        rows += _pairs(
+            target, proposal or target.prior, at, shares[at], (scale, noise), seed, portion
+        )
     order = torch.randperm(len(rows), generator=generator(seed, "simulated order"))
     return [rows[at] for at in order.tolist()]
 
 
 def best_accuracy(rows: list[dict[str, Any]], *, scale: float = 1.0, noise: float = 0.0) -> float:
-    """E[accuracy] on these pairs of whoever knows the utility: the mean of the likelier label's
+    """E[accuracy] on these pairs of a judge who knows the utility: the mean of the likelier label's
     probability, eps + (1 - 2 eps) sigmoid(|u1 - u2| / scale)."""
     gaps_N = torch.tensor(
         [row["chosen_utility"] - row["rejected_utility"] for row in rows], dtype=torch.float64
@@ -91,8 +93,8 @@ def _pairs(
             return rows
         stream = generator(seed, "simulated pairs", at, turn)
         # Those that are redrawn, few as a rule, were counted when they were drawn first.
-        told = None if turn else on_progress
-        draws = draw(target, proposal, 2 * missing, stream, [prompt], on_progress=told)
+        portion = None if turn else on_progress
+        draws = draw(target, proposal, 2 * missing, stream, [prompt], on_progress=portion)
         first_N = _first_is_chosen(draws, label, stream)
         utilities, texts = draws.reward_N.tolist(), draws.texts
         for pair, first in enumerate(first_N.tolist()):

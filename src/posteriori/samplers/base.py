@@ -22,7 +22,7 @@ from posteriori.core.types import Draws, Guarantee
 class Job:
     """One call of `posteriori.sample`: what is to be drawn, and what has been so far.
 
-    `num_samples` draws a prompt from `target`, by means of `proposal`. `generator(*key)` makes
+    `num_samples` draws per prompt from `target`, by means of `proposal`. `generator(*key)` makes
     independent streams of random numbers, so that what one part of an algorithm consumes does not
     shift what another part draws. A sampler hands finished draws to `keep` as it goes: they are
     what is left of a run that stops, and `on_keep` sees each.
@@ -72,6 +72,6 @@ class Sampler:
         self.settings: Any = parse(self.Settings, settings, where=f"sampler '{self.name}'")
 
     def run(self, job: Job) -> Draws:
-        """`job.num_samples` draws a prompt (fewer where the algorithm's own budget ends first),
+        """`job.num_samples` draws per prompt (fewer where the algorithm's own budget ends first),
         with weights, an estimate of log Z where there is one, and the cost."""
         raise NotImplementedError

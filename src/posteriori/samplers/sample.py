@@ -46,9 +46,9 @@ def sample(
     policy that `fit` has brought nearer to the target.
 
     What the draws are worth is in the result: `guarantee`, `log_weight`, `log_z` (an `Estimate`
-    with one a prompt inside, None where the algorithm gives none), `findings` in words, and `cost`.
-    Reproducible from `seed`. `on_keep` sees finished draws on the way, where the sampler finishes
-    some before the others.
+    with one per prompt inside, None where the algorithm gives none), `findings` in words, and
+    `cost`. Reproducible from `seed`. `on_keep` sees finished draws on the way, where the sampler
+    finishes some before the others.
 
     `journal` is a folder that has what is finished until all is: with `resume=True` a run that was
     killed goes on from there, and ends with the same bits. The folder stays, to be removed when the

@@ -20,7 +20,7 @@ from posteriori.evidence.constraint import Constraint
 from posteriori.runs.target_journal import keeping
 
 _PILOT = 64
-"""Draws a prompt that tell the reward's scale."""
+"""Draws per prompt from which the reward's scale is estimated."""
 
 _PILOT_PROMPTS = 64
 
@@ -90,7 +90,7 @@ def find_budget(
     resume: bool = False,
 ) -> Budget:
     """beta with KL(p*_beta, prior) = kl_budget, or E_p*_beta[r] = reward_target, by
-    `frontier`: `budget_samples` draws of the prior a prompt, and annealed ones, up to
+    `frontier`: `budget_samples` draws of the prior per prompt, and annealed ones, up to
     `budget_stages` times, until the curve goes so far; means over the target's prompts.
 
     `journal` has what is finished of it until all is, and `resume` takes it up. Raises

@@ -110,7 +110,8 @@ def _interned(value: Any) -> Any:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what a process that died left half-written. Only for whoever holds the run's lock."""
+    """Remove what a process that died left half-written. Only for the process that holds the run's
+    lock."""
     for dead in folder.glob(f"{_INCOMING}*"):
         shutil.rmtree(dead, ignore_errors=True)
 

@@ -24,10 +24,14 @@ from posteriori.objectives.base import Objective
 from posteriori.objectives.preference.pairs import Pairs
 from posteriori.runs.directory import RunDirectory, jsonable, refuse_taken
 from posteriori.runs.target_fingerprint import fingerprint
-from posteriori.train.monitor.evaluator import Watch, samples_of_look
+from posteriori.train.monitor.evaluator import Evaluator, evaluation_samples
 from posteriori.train.monitor.held_out import held_out_target
 from posteriori.train.monitor.pair_metrics import pair_figures
-from posteriori.train.monitor.periodic_evaluation import EvaluationCallback, Lookout, Note
+from posteriori.train.monitor.periodic_evaluation import (
+    EvaluationCallback,
+    Note,
+    PeriodicEvaluation,
+)
 from posteriori.train.monitor.trackers import Trackers
 
 from .budget import check_prices, find_budget, recorded_budget, within
@@ -41,7 +45,7 @@ from .trainer import StepCallback, Trainer
 
 
 def to_stderr(text: str) -> None:
-    """Where notes go unless somebody else takes them."""
+    """Where notes go by default."""
     sys.stderr.write(f"{text}\n")
 
 
@@ -83,12 +87,12 @@ def fit(
 
     kl_budget (nats) or reward_target stand in for the evidence's beta, which is then left out: it
     is the beta whose posterior has that KL to the prior, or that mean reward, on the frontier of
-    `budget_samples` draws of the prior a prompt, and annealed ones up to `budget_stages` times
+    `budget_samples` draws of the prior per prompt, and annealed ones up to `budget_stages` times
     (`posteriori.frontier`), found before training.
 
     evaluate_every (steps; 0, the default: never) has `posteriori.evaluate` judge the policy on the
     way, on the prompts of `held_out` (a list, or `target.asking(prompts, columns)`; the training
-    prompts if left out), by `evaluate_samples` draws a prompt (default: a 25th of those
+    prompts if left out), by `evaluate_samples` draws per prompt (default: a 25th of those
     trained on). on_finding says what follows if it finds the run to diverge or collapse, "off",
     "warn" or "stop". tracker names "tensorboard", "wandb", "trackio" or "mlflow", or several.
 
@@ -103,7 +107,7 @@ def fit(
     of at most `max_prompts`) and leaves evaluation.json and report.html there.
 
     `on_step` sees each step's record, `on_evaluation` each line of
-    evaluations.jsonl, `on_note` is told in words which beta was found, and what is wrong, and
+    evaluations.jsonl, `on_note` receives in words which beta was found, and what is wrong, and
     `on_search` counts the passes over draws that find it, stage by stage.
 
     The gradient of a step is the mean over its draws, whatever the micro-batches. Raises
@@ -163,20 +167,22 @@ def fit(
                 shutil.rmtree(search, ignore_errors=True)
             for note in run.notes:
                 on_note(note)
-        lookout = None
+        periodic_evaluation = None
         if checked.evaluate_every:
             judged = sampled_prompts(judged, checked.max_prompts, checked.seed)
-            samples = samples_of_look(checked, len(target.prompts), len(judged.prompts))
-            watch = Watch(judged, samples, checked.seed)
-            lookout = Lookout(watch, checked, run, on_note, on_evaluation)
-        trainer = Trainer(target, made, checked, run, on_step, lookout, on_note)
+            samples = evaluation_samples(checked, len(target.prompts), len(judged.prompts))
+            evaluator = Evaluator(judged, samples, checked.seed)
+            periodic_evaluation = PeriodicEvaluation(
+                evaluator, checked, run, on_note, on_evaluation
+            )
+        trainer = Trainer(target, made, checked, run, on_step, periodic_evaluation, on_note)
         if checked.tracker:
             cpu = trainer.policy.device.type == "cpu"
             trackers = Trackers(checked.tracker, run and run.path, about, cpu=cpu)
             stack.callback(trackers.finish)
             trainer.observers.append(trackers.step)
-            if lookout is not None:
-                lookout.observers.append(trackers.evaluation)
+            if periodic_evaluation is not None:
+                periodic_evaluation.observers.append(trackers.evaluation)
         watched = stack.enter_context(shown(f"fit: {made.name}", on_step and _elsewhere))
         if on_step is None and watched is not None:
             show = watched

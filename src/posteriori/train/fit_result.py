@@ -28,7 +28,7 @@ OF_THE_RUN = frozenset(
 
 @dataclass(repr=False)
 class Fit:
-    """What `fit` returns: the trained policy, one record a step, and where the run lives.
+    """What `fit` returns: the trained policy, one record per step, and where the run lives.
 
     `target` is the one that was trained for, at the beta that `budget` found if there was one;
     `evaluations` are those made on the way; `stopped` is why the run ended early, if it did.

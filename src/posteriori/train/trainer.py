@@ -22,11 +22,11 @@ from posteriori.core.target import Target
 from posteriori.core.types import Draws, Finding
 from posteriori.errors import PosterioriError
 from posteriori.evidence.calls.call import CallContext, TrainerState, calling_within
-from posteriori.models.cpu.weight_cache import kept_while_frozen
+from posteriori.models.cpu.weight_cache import caching_frozen_weights
 from posteriori.objectives.base import Objective
 from posteriori.runs.directory import RunDirectory, jsonable
 from posteriori.train.monitor.learnable import Learnable
-from posteriori.train.monitor.periodic_evaluation import Lookout, Note
+from posteriori.train.monitor.periodic_evaluation import Note, PeriodicEvaluation
 from posteriori.train.step_size.schedule import prompts_of_step, share_of_rate
 from posteriori.train.step_size.step_signal import signal_of
 
@@ -52,11 +52,11 @@ class Trainer:
         settings: FitSettings,
         run: RunDirectory | None,
         on_step: StepCallback | None,
-        lookout: Lookout | None = None,
+        periodic_evaluation: PeriodicEvaluation | None = None,
         on_note: Note | None = None,
     ) -> None:
         self.target, self.objective, self.settings = target, objective, settings
-        self.run_directory, self.lookout = run, lookout
+        self.run_directory, self.periodic_evaluation = run, periodic_evaluation
         self.observers: list[StepCallback] = [] if on_step is None else [on_step]
         self.policy = self._new_policy()
         objective.prepare(target, self._new_policy, derive(settings.seed, "objective"))
@@ -110,7 +110,7 @@ class Trainer:
         self._resume()
         every = self.settings.checkpoint_every or max(1, self.settings.steps // 10)
         try:
-            with calling_within(self.context), kept_while_frozen():
+            with calling_within(self.context), caching_frozen_weights():
                 stopped = self._look()
                 while self.finished < self.settings.steps and stopped is None:
                     self._streams_before = read_streams()
@@ -132,7 +132,7 @@ class Trainer:
             self.history,
             self.run_directory.path if self.run_directory else None,
             self.target,
-            evaluations=self.lookout.lines if self.lookout else [],
+            evaluations=self.periodic_evaluation.lines if self.periodic_evaluation else [],
             stopped=stopped,
             findings=self.learnable.settled(self.findings),
         )
@@ -168,7 +168,11 @@ class Trainer:
 
     def _look(self) -> Finding | None:
         """Why the run has to stop now, if it has to."""
-        found = self.lookout.at(self.finished, self.policy) if self.lookout else None
+        found = (
+            self.periodic_evaluation.at(self.finished, self.policy)
+            if self.periodic_evaluation
+            else None
+        )
         nothing = self.learnable.verdict
         if found is None and nothing is not None and nothing.level == "stop":
             found = nothing if self.settings.on_finding == "stop" else None
@@ -283,8 +287,8 @@ class Trainer:
             self.updater.rows_that_fit = restored.others["rows_that_fit"]
         run.restore(restored.history if restored else {"metrics": [], "evaluations": []})
         self.history = run.metrics()
-        if self.lookout:
-            self.lookout.resume()
+        if self.periodic_evaluation:
+            self.periodic_evaluation.resume()
 
     def _checkpoint(self) -> None:
         run = self.run_directory
@@ -300,7 +304,7 @@ class Trainer:
             self._streams_before or read_streams(),
             {
                 "metrics": jsonable(self.history),
-                "evaluations": self.lookout.lines if self.lookout else [],
+                "evaluations": self.periodic_evaluation.lines if self.periodic_evaluation else [],
             },
             run.name,
         )

@@ -81,7 +81,7 @@ class TestRefused:
         budget.change("steps = 4", "steps = 4\nevaluate_every = 2")
         told = budget.fit("--dry-run")
         assert told.code == 0
-        assert "400 draws of the prior a prompt to find the beta of kl_budget = 0.05" in told.out
+        assert "400 draws of the prior per prompt to find the beta of kl_budget = 0.05" in told.out
         assert "judged every 2 steps on 2 prompts" in told.out
 
 
@@ -103,7 +103,7 @@ def test_evaluations_are_written_and_shown(job):
 def test_a_run_that_goes_wrong_ends_with_its_reason_and_code_1(job, monkeypatch):
     wrong = Finding("stop", "diverging", "It is rising.")
     monkeypatch.setattr(
-        "posteriori.train.monitor.periodic_evaluation.alarms",
+        "posteriori.train.monitor.periodic_evaluation.stopping_findings",
         lambda lines: [wrong] * (len(lines) > 1),
     )
     job.change("steps = 4", 'steps = 4\nevaluate_every = 1\non_finding = "stop"')

@@ -52,7 +52,7 @@ def test_it_goes_on_from_another_twist(job, tmp_path):
 
 
 def test_an_interrupted_run_keeps_what_it_has_learned(job, tmp_path, monkeypatch):
-    lessons, calls = module.lessons_of, []
+    lessons, calls = module.twist_batches_of, []
 
     def interrupted(*arguments):
         calls.append(1)
@@ -60,7 +60,7 @@ def test_an_interrupted_run_keeps_what_it_has_learned(job, tmp_path, monkeypatch
             raise KeyboardInterrupt
         return lessons(*arguments)
 
-    monkeypatch.setattr(module, "lessons_of", interrupted)
+    monkeypatch.setattr(module, "twist_batches_of", interrupted)
     out = tmp_path / "twist.safetensors"
     result = run_twist(job, "-o", str(out), "-q", "--steps", "9")
     assert result.code == 130

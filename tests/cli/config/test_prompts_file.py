@@ -8,7 +8,7 @@ from posteriori.config.prompts_file import read_prompts
 from posteriori.errors import DataError
 
 GOOD = '{"prompt": "a b", "weight": 1}\n'
-HINT = 'write one object a line, such as {"prompt": "..."}'
+HINT = 'write one object per line, such as {"prompt": "..."}'
 
 BROKEN = {
     "cut short": ('{"prompt": "c", "weight": 1', "expecting ',' delimiter at column 28; " + HINT),
@@ -106,7 +106,7 @@ def test_bytes_that_are_no_text_are_named(tmp_path):
 def test_a_file_without_prompts(tmp_path, name):
     path = tmp_path / name
     path.write_text("\n\n")
-    with pytest.raises(DataError, match="no prompts in the file; write one a line"):
+    with pytest.raises(DataError, match="no prompts in the file; write one per line"):
         read_prompts(path)
 
 

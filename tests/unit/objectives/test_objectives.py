@@ -190,7 +190,7 @@ def test_micro_batches_leave_the_gradient_unchanged(request, case, size, kind):
 
 
 def test_the_loop_descends_the_divergence_it_says(table):
-    """With many draws a step, the exact KL falls at every step."""
+    """With many draws per step, the exact KL falls at every step."""
     flat = po.Reward(lambda completion_ids, **kw: [len(y) / 1.5 for y in completion_ids], beta=0.5)
     target = po.Target(table, flat, table.prompts, 3)
     exact = po.exact(target)

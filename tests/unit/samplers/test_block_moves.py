@@ -102,7 +102,7 @@ def test_hard_evidence_is_never_left(table):
 def p_values(world, block: int, kind: type[BlockMoves] = BlockMoves) -> list[float]:
     """Of one step of the code from every state, against the rows of its matrix.
 
-    The place is drawn once a step for all, so each of `EACH` steps moves every state once.
+    The place is drawn once per step for all, so each of `EACH` steps moves every state once.
     """
     matrix = BlockMatrix(world, block, kind)
     draw = generator(3)

@@ -18,8 +18,8 @@ from posteriori.core.seeds import derive
 from posteriori.core.settings.training import FitSettings
 from posteriori.errors import ConfigError, EvidenceError
 from posteriori.runs.directory import read_metrics
-from posteriori.train.monitor.early_stopping import RISES, alarms
-from posteriori.train.monitor.evaluator import FIGURES, Watch, samples_of_look
+from posteriori.train.monitor.early_stopping import RISES, stopping_findings
+from posteriori.train.monitor.evaluator import FIGURES, Evaluator, evaluation_samples
 
 Z = 4.9
 """Standard errors that a normal estimate passes with a chance of 1e-6."""
@@ -84,7 +84,7 @@ def test_the_figures_are_those_of_evaluate_and_near_the_exact_ones(case_1):
         fitted.policy,
         500,
         derive(3, "watch", 20),
-        prior_draws=Watch(target, 500, 3).prior_draws,
+        prior_draws=Evaluator(target, 500, 3).prior_draws,
     )
     for name in FIGURES:
         assert last[name]["value"] == again[name].value
@@ -106,9 +106,9 @@ def test_the_prior_is_drawn_from_and_judged_once(table):
         asked.append(len(completions))
         return lengths(completions)
 
-    watch = Watch(po.Target(table, po.Reward(counted, beta=1.0), table.prompts, 3), 32, 0)
+    evaluator = Evaluator(po.Target(table, po.Reward(counted, beta=1.0), table.prompts, 3), 32, 0)
     for step in range(3):
-        watch.look(table.as_policy("full", FitSettings(steps=1).lora, 0), step)
+        evaluator.look(table.as_policy("full", FitSettings(steps=1).lora, 0), step)
     assert asked == [64] * 4, "three times the policy's draws, once the prior's"
 
 
@@ -212,7 +212,7 @@ def line(step, kl, error=0.01, findings=(), **others):
 
 
 def names(lines):
-    return [finding.name for finding in alarms(lines)]
+    return [finding.name for finding in stopping_findings(lines)]
 
 
 class TestAlarms:
@@ -296,12 +296,12 @@ class TestOnFinding:
 
 def test_the_default_number_of_draws_is_a_share_of_those_trained_on():
     settings = FitSettings(steps=100, num_samples=16, evaluate_every=50)
-    assert samples_of_look(settings, 8, 8) == 50 * 16 // 25
-    assert samples_of_look(settings, 8, 2) == 4 * 50 * 16 // 25
-    assert samples_of_look(settings, 8, 1000) == 8, "and never fewer than this"
+    assert evaluation_samples(settings, 8, 8) == 50 * 16 // 25
+    assert evaluation_samples(settings, 8, 2) == 4 * 50 * 16 // 25
+    assert evaluation_samples(settings, 8, 1000) == 8, "and never fewer than this"
     some = FitSettings(steps=100, num_samples=16, evaluate_every=50, prompts_per_step=2)
-    assert samples_of_look(some, 8, 8) == 50 * 16 // 100
-    assert samples_of_look(settings.model_copy(update={"evaluate_samples": 7}), 8, 8) == 7
+    assert evaluation_samples(some, 8, 8) == 50 * 16 // 100
+    assert evaluation_samples(settings.model_copy(update={"evaluate_samples": 7}), 8, 8) == 7
 
 
 @pytest.mark.parametrize("name", sorted({case.name for case in CASES}))

@@ -192,7 +192,9 @@ class TestRefused:
 
 def test_a_run_that_goes_wrong_is_stopped(case_1, tmp_path, capsys, monkeypatch):
     wrong = Finding("stop", "diverging", "It is rising.")
-    monkeypatch.setattr("posteriori.trl.alarms", lambda lines: [wrong] * (len(lines) > 2))
+    monkeypatch.setattr(
+        "posteriori.trl.stopping_findings", lambda lines: [wrong] * (len(lines) > 2)
+    )
     for on_finding, steps, said in (("stop", 4, 1), ("warn", 6, 1)):
         trainer = trainer_of("rloo", case_1, tmp_path, 6, logging_strategy="no")
         callback = PosterioriCallback(

@@ -170,8 +170,8 @@ def _extras() -> Iterator[Check]:
         try:
             yield Check(package, "ok", f"{version(package)}, for {use}")
         except PackageNotFoundError:
-            told = f"not installed; only for {use}: pip install '{install}'"
-            yield Check(package, "info", told)
+            advice = f"not installed; only for {use}: pip install '{install}'"
+            yield Check(package, "info", advice)
 
 
 def _disk(folder: Path) -> Iterator[Check]:

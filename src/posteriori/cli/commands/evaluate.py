@@ -25,7 +25,7 @@ def evaluate(
         ),
     ] = None,
     num_samples: Annotated[
-        int | None, typer.Option(min=2, help="Draws a prompt, instead of the config's.")
+        int | None, typer.Option(min=2, help="Draws per prompt, instead of the config's.")
     ] = None,
     max_prompts: Annotated[
         int | None, typer.Option(min=1, help="Prompts to judge on, instead of the config's.")
@@ -70,7 +70,7 @@ def evaluate(
     reports = judge(target, models, **judging, quiet=quiet)
     asked, lines = asked_of(target, reports, pairs_of(plan, target, models))
     evaluation = evaluation_json(reports, **judging, config=str(plan.file), **asked)
-    title = f"against the target of {plan.file}, {judging['num_samples']} draws a prompt"
+    title = f"against the target of {plan.file}, {judging['num_samples']} draws per prompt"
     return show(
         reports,
         evaluation,

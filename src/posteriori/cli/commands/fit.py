@@ -67,7 +67,8 @@ def _in_words(plan: Plan) -> str:
     first = ""
     if plan.budget is not None:
         first = (
-            f"{fit.budget_samples} draws of the prior a prompt to find the beta of {plan.budget} = "
+            f"{fit.budget_samples} draws of the prior per prompt to find the beta "
+            f"of {plan.budget} = "
             f"{getattr(fit, plan.budget):g}; then "
         )
     looks = ""
@@ -78,7 +79,7 @@ def _in_words(plan: Plan) -> str:
     return (
         f"{first}{fit.objective}, {fit.steps} steps of {per_step} of {prompts} prompts x "
         f"{fit.num_samples} draws of at most {config.max_new_tokens} tokens, policy "
-        f"'{fit.policy}' from prior '{plan.prior}'{looks}; then {last} draws a "
+        f"'{fit.policy}' from prior '{plan.prior}'{looks}; then {last} draws per "
         f"prompt to evaluate it; all into '{plan.policy.parent}'; {in_words(plan, of_fit(plan))}"
     )
 

@@ -27,7 +27,9 @@ _ROWS = 12
 
 def frontier(
     config: ConfigFile,
-    num_samples: Annotated[int, typer.Option(min=100, help="Draws of the prior a prompt.")] = 2000,
+    num_samples: Annotated[
+        int, typer.Option(min=100, help="Draws of the prior per prompt.")
+    ] = 2000,
     max_prompts: Annotated[
         int, typer.Option(min=1, help="Prompts that are drawn for, where there are more.")
     ] = MAX_PROMPTS,

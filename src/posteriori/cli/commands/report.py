@@ -45,7 +45,7 @@ def report(
         ),
     ] = None,
     form: Annotated[
-        Format, typer.Option("--format", help="csv writes one file a figure.")
+        Format, typer.Option("--format", help="csv writes one file per figure.")
     ] = Format.HTML,
     as_json: AsJson = False,
     quiet: Quiet = False,

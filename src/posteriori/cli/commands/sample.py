@@ -43,7 +43,7 @@ def sample(
         str | None,
         typer.Option(help="A name of `posteriori ls samplers`.", autocompletion=samplers),
     ] = None,
-    num_samples: Annotated[int | None, typer.Option(min=1, help="Draws a prompt.")] = None,
+    num_samples: Annotated[int | None, typer.Option(min=1, help="Draws per prompt.")] = None,
     proposal: Proposal = None,
     seed: OtherSeed = None,
     resume: Resume = False,
@@ -52,7 +52,7 @@ def sample(
     quiet: Quiet = False,
     yes: Yes = False,
 ) -> int:
-    """Draw from the target of CONFIG, one record a draw, and say what the draws are worth.
+    """Draw from the target of CONFIG, one record per draw, and say what the draws are worth.
 
     Finished draws are in the file while the others are still being drawn, and stay there whatever
     stops the run. --resume goes on from them, and ends with the very draws of a run that was never

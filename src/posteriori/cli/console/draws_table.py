@@ -23,7 +23,7 @@ _WIDTH = 40
 
 
 def print_draws(console: Console, draws: Draws, *, title: str) -> None:
-    """A line a prompt, then the cost and the findings."""
+    """A line per prompt, then the cost and the findings."""
     lines = box.SIMPLE_HEAD if console.is_terminal else None
     table = Table(box=lines, pad_edge=False)
     for header in ("prompt", "draws", "effective", "distinct", "mean reward", "log Z, nats"):

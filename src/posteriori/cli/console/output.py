@@ -1,4 +1,4 @@
-"""What the verbs print with: plain when nobody is watching, and never raw text from a model."""
+"""What the verbs print with: plain text outside a terminal, and never raw text from a model."""
 
 from __future__ import annotations
 

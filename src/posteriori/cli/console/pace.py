@@ -1,4 +1,4 @@
-"""How fast something goes, and how long the rest of it will take."""
+"""Rates, and the time that remains."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _FIRST = 2.0
 
 
 _ROUND_RATE = 100
-"""Units a second from which nobody wants decimals."""
+"""Units per second from which on no decimals are shown."""
 
 
 class Pace:
@@ -35,16 +35,16 @@ class Pace:
     def words(self, done: int, total: int) -> str:
         """The time so far, the rate, and the time left at that rate."""
         seconds = time.perf_counter() - self.start
-        told = [_clock(seconds)]
+        parts = [_clock(seconds)]
         if done and seconds:
-            told.append(rate(done / seconds))
+            parts.append(rate(done / seconds))
             if done < total:
-                told.append(f"{_clock((total - done) * seconds / done)} left")
-        return ", ".join(told)
+                parts.append(f"{_clock((total - done) * seconds / done)} left")
+        return ", ".join(parts)
 
 
 class Parts:
-    """Work whose parts are counted one after another; nobody knows how many there will be."""
+    """Work whose parts are counted one after another, of an unknown number."""
 
     def __init__(self) -> None:
         self.number, self._done = 1, 0
@@ -61,7 +61,7 @@ class Parts:
 
 
 class RateColumn(ProgressColumn):
-    """Units a second, or seconds a unit where they are slow."""
+    """Units per second, or seconds per unit where they are slow."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed

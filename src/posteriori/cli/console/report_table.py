@@ -68,7 +68,7 @@ def print_table(
     first_rows: Mapping[str, Sequence[str]] | None = None,
     rows: Sequence[str] | None = None,
 ) -> None:
-    """A column a policy. `first_rows` come first, then the figures of `rows` (default: all).
+    """A column per policy. `first_rows` come first, then the figures of `rows` (default: all).
 
     Policies that do not fit beside each other on a terminal follow below.
     """
@@ -152,13 +152,13 @@ _CONFIDENCE = 0.95
 def print_intervals(console: Console, reports: Mapping[str, Report]) -> None:
     """Both sides of what exact draws of the target bound, where there were any."""
     for name, report in reports.items():
-        told = [
+        parts = [
             f"{ROWS.get(key, key)}: {low:.3f} to {high:.3f}"
             for key, (low, high) in intervals(report).items()
         ]
-        if told:
+        if parts:
             sure = f"{_CONFIDENCE:.0%} intervals"
-            console.print(Text(visible(f"{name}: {sure}: {'; '.join(told)}")), soft_wrap=True)
+            console.print(Text(visible(f"{name}: {sure}: {'; '.join(parts)}")), soft_wrap=True)
 
 
 def intervals(report: Report) -> dict[str, tuple[float, float]]:

@@ -1,4 +1,4 @@
-"""Draws in a file: JSON lines or Parquet, one record a draw."""
+"""Draws in a file: JSON lines or Parquet, one record per draw."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def _number_of(path: Path) -> int:
 
 
 def records(draws: Draws) -> list[dict[str, Any]]:
-    """One dictionary a draw. `weight` is its share of its prompt's weight; logs are in nats."""
+    """One dictionary per draw. `weight` is its share of its prompt's weight; logs are in nats."""
     from posteriori.core.rows_of_prompts import rows_of_prompts
 
     completions = draws.completions

@@ -35,7 +35,8 @@ def judge(
     quiet: bool,
     max_prompts: int = MAX_PROMPTS,
 ) -> dict[str, Report]:
-    """A report a model, in their order; with `posterior` exact draws a prompt, bounds as well."""
+    """A report per model, in their order; with `posterior` exact draws per prompt, bounds as
+    well."""
     from posteriori.core.draw import draw
     from posteriori.core.seeds import generator
     from posteriori.diagnostics.evaluate.evaluate import evaluate

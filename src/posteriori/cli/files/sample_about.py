@@ -43,7 +43,7 @@ def write_about(
 
     from .goals import moments_json
 
-    told = sampled(target, draws, of_target=made.of_target)
+    placed = sampled(target, draws, of_target=made.of_target)
     record = {
         "sampler": made.name,
         "settings": _plain(made) | settings.settings,
@@ -56,8 +56,8 @@ def write_about(
         "num_prompts": len(target.prompts),
         "num_draws": len(draws),
         "draws_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        "figures": {name: estimate_json(each) for name, each in told.figures.items()},
-        "why_no_kl": told.why,
+        "figures": {name: estimate_json(each) for name, each in placed.figures.items()},
+        "why_no_kl": placed.why,
         "moments": moments_json(target, {"draws": draws}),
         "findings": [finding_json(finding) for finding in draws.findings],
         "cost": vars(draws.cost),

@@ -26,7 +26,7 @@ def parse(model: type[SettingsT], values: Mapping[str, Any], *, where: str) -> S
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
-        # A misspelt key is the cause where another one is missing, so it is told first.
+        # A misspelt key is the cause where another one is missing, so it is reported first.
         first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
         raise ConfigError(_explain(model, first), where=where) from error
 

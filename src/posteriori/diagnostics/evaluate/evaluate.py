@@ -123,13 +123,14 @@ def evaluate(
     prior_draws: Draws | None = None,
     on_progress: Progress | None = None,
 ) -> Report:
-    """How far is `lm` from the target? `num_samples` draws a prompt of `lm`, as many of the prior.
+    """How far is `lm` from the target? `num_samples` draws per prompt of `lm`, as many of the
+    prior.
 
     Of more than `max_prompts` prompts so many are drawn from the seed and judged (None: all). A
     standard error then contains the choice of prompts, and a finding says so.
 
     Figures, in nats per completion unless they say otherwise, each an `Estimate` for the mean over
-    prompts with one a prompt inside:
+    prompts with one per prompt inside:
 
     log_z: log sum_y prior e; elbo = E_pi[log p~ - log pi] = log_z - kl_to_target;
     eubo = E_p*[log p~ - log pi] = log_z + kl_from_target; kl_to_target = KL(pi, p*);
@@ -158,7 +159,7 @@ def evaluate(
     away: eubo is then their mean, unbiased, kl_from_target rests on it, log_z_upper bounds log Z
     from above in expectation (`bounds.log_z_upper`), and `Report.interval` has both sides.
 
-    `prior_draws`, `num_samples` draws of the prior a prompt (`posteriori.core.draw.draw`), are
+    `prior_draws`, `num_samples` draws of the prior per prompt (`posteriori.core.draw.draw`), are
     taken instead of new ones, so that many policies can be judged by the same. `on_progress` counts
     passes over completions: drawing, scoring, asking the evidence.
 

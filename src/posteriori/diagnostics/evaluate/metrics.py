@@ -1,4 +1,4 @@
-"""The figures of a report, each the mean over prompts with one a prompt inside."""
+"""The figures of a report, each the mean over prompts with one per prompt inside."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ FIGURES = (
 def figures_of(
     draws: Draws, mixtures: Sequence[Mixture], waste: Wasted, *, max_reward: float = math.nan
 ) -> dict[str, Estimate]:
-    """All of `FIGURES`. `draws` are the policy's own, `mixtures` one a prompt, and `max_reward` the
-    largest reward there can be, NaN where nobody knows."""
+    """All of `FIGURES`. `draws` are the policy's own, `mixtures` one per prompt, and `max_reward`
+    the largest reward there can be, NaN where nobody knows."""
     num_prompts = len(mixtures)
     texts = [of_prompt(draws, at) for at in range(num_prompts)]
     completions = draws.completions

@@ -13,7 +13,7 @@ from posteriori.core.types import Estimate
 def perplexity(log_prior_n: Tensor, lengths_n: Tensor) -> Estimate:
     """exp(sum_i -log prior(y_i) / sum_i |y_i|): of all tokens of the draws, end of sequence too.
 
-    `log_prior_n` [n] nats a completion, `lengths_n` [n] tokens. Consistent for
+    `log_prior_n` [n] nats per completion, `lengths_n` [n] tokens. Consistent for
     exp(E_pi[-log prior] / E_pi[|y|]); the standard error is the delta method's for that ratio.
     Infinite where the prior cannot write a completion at all.
     """

@@ -40,7 +40,7 @@ class Exact:
 
     @cached_property
     def log_z(self) -> np.ndarray:
-        """log Z(c) = log sum_y prior(y|c) e(c, y), one a prompt, in the order of its prompts."""
+        """log Z(c) = log sum_y prior(y|c) e(c, y), one per prompt, in the order of its prompts."""
         return np.array([float(log_p.logsumexp(0)) for log_p in self._log_unnormalised])
 
     @cached_property
@@ -59,7 +59,7 @@ class Exact:
         return tuple(_scored(lm.in_float64(), outcomes) for outcomes in self.outcomes)
 
     def evaluate(self, lm: LanguageModel, num_samples: int = 2000) -> dict[str, np.ndarray]:
-        """The figures of `posteriori.evaluate`, exact: an array a figure, one value a prompt.
+        """The figures of `posteriori.evaluate`, exact: an array per figure, one value per prompt.
 
         log_z; elbo = E_pi[log p~ - log pi]; eubo = E_p*[log p~ - log pi]; kl_to_target =
         KL(pi, p*); kl_from_target = KL(p*, pi); kl_to_prior = KL(pi, prior); entropy of pi;
@@ -98,7 +98,7 @@ class Exact:
 
 
 def exact(target: Target) -> Exact:
-    """Enumerate every outcome of every prompt; up to a million outcomes a prompt.
+    """Enumerate every outcome of every prompt; up to a million outcomes per prompt.
 
     A float32 model is evaluated in float64. Raises `SpaceTooLargeError` past that size.
     """
@@ -131,7 +131,7 @@ def enumerate_outcomes(target: Target, prompt) -> Completions:
     count = count_outcomes(lm.vocab_size, len(lm.eos_token_ids), depth)
     if count > MAX_OUTCOMES:
         raise SpaceTooLargeError(
-            f"{lm.vocab_size} tokens and max_new_tokens={depth} make {count:.3g} outcomes a "
+            f"{lm.vocab_size} tokens and max_new_tokens={depth} make {count:.3g} outcomes per "
             f"prompt, and enumeration stops at {MAX_OUTCOMES:,}",
             where="exact",
             hint="use posteriori.evaluate, which estimates the same figures with error bars",

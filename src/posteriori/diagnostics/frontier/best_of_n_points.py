@@ -28,7 +28,7 @@ class BestOfN:
 
 
 def best_of_n_points(pool: Draws) -> tuple[BestOfN, ...]:
-    """n = 2, 4, 8, .. as far as an eighth of the draws a prompt."""
+    """n = 2, 4, 8, .. as far as an eighth of the draws per prompt."""
     rows = rows_of_prompts(pool.completions)
     most = min(map(len, rows)) // _DRAWS_EACH
     powers = [2**k for k in range(1, max(1, most).bit_length())]

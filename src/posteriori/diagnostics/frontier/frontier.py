@@ -30,7 +30,7 @@ from posteriori.samplers.sample import sample
 from .best_of_n_points import BestOfN, best_of_n_points
 
 FEWEST = 100
-"""Draws a prompt below which there is no frontier."""
+"""Draws per prompt below which there is no frontier."""
 
 _GRID = 24
 """Points of the curve."""
@@ -51,7 +51,7 @@ _NOTHING = 1e-9
 
 @dataclass(frozen=True)
 class Point:
-    """The posterior at one beta: means over prompts, with one a prompt inside; nats.
+    """The posterior at one beta: means over prompts, with one per prompt inside; nats.
 
     `pareto_k` is that of the worst prompt's weights, `source` "prior", or "annealed" where draws of
     the prior do not reach.
@@ -240,7 +240,7 @@ def frontier(
     journal: Path | str | None = None,
     resume: bool = False,
 ) -> Frontier:
-    """The reward-KL frontier of `target`, from `num_samples` draws of its prior a prompt.
+    """The reward-KL frontier of `target`, from `num_samples` draws of its prior per prompt.
 
     Of more than `max_prompts` prompts so many are drawn from the seed (None: all are taken); the
     standard errors then contain that choice, and a finding says so.
@@ -361,7 +361,7 @@ def _fault(stage: Sequence[Stage], t: float) -> str:
     """What is wrong with any prompt's weights at t; empty if nothing is.
 
     Annealed draws are taken back along the path and never further than they went themselves: what
-    lies beyond and is rare where they are, they have not seen, and no diagnosis tells.
+    lies beyond and is rare where they are, they have not seen, and no diagnostic shows it.
     """
     if 0 < stage[0].t0 < t:
         return "the annealed draws end"

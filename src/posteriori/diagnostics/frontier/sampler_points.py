@@ -1,4 +1,4 @@
-"""Where a sampler's draws lie in the reward-KL plane, and where nobody can tell."""
+"""Where a sampler's draws lie in the reward-KL plane, and where that cannot be estimated."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def sampled(target: Target, draws: Draws, *, of_target: bool = True) -> Sampled:
     Its error is independent of the draws where the guarantee is "exact", since whether a trial is
     accepted says nothing of which outcome was, and the two errors add up as squares; elsewhere the
     same draws may be behind both, so the errors themselves are added, which is an upper bound. With
-    no log Z there is `mean_log_evidence` alone, for somebody who knows log Z: `with_log_z`.
+    no log Z there is `mean_log_evidence` alone, to which a log Z can be added: `with_log_z`.
 
     Where draws follow another law than p* (not `of_target`, or the guarantee is "heuristic") the KL
     is the sampler's own, `draws.figures["kl_to_prior"]`, if it has one.
@@ -151,14 +151,14 @@ def _stage(
     if groups > 1:
         alone = draws.group_N is None and _weighted(draws)
         stage = Stage(draws, mine, 1.0, log_max_evidence, unit, independent=alone)
-        told = stage.at(1.0)
-        return told.log_z, told.reward, told.kl
-    # The values of two copies are those of one, and the error of one cannot be told.
+        summary = stage.at(1.0)
+        return summary.log_z, summary.reward, summary.kl
+    # The values of two copies are those of one, and the error of one draw cannot be estimated.
     twice = mine.nonzero()[:, 0].repeat(2)
-    told = Stage(replace(draws, group_N=None), twice, 1.0).at(1.0)
+    summary = Stage(replace(draws, group_N=None), twice, 1.0).at(1.0)
     log_z, reward, kl = (
         replace(each, standard_error=math.inf, num_draws=int(mine.sum()))
-        for each in (told.log_z, told.reward, told.kl)
+        for each in (summary.log_z, summary.reward, summary.kl)
     )
     return log_z, reward, kl
 
@@ -170,15 +170,15 @@ def _ess(draws: Draws, mine: Tensor) -> Estimate:
 
 def _described(draws: Draws, rows: Sequence[Tensor]) -> dict[str, Estimate]:
     """How alike draws of equal weight are, and what the sampler says of its own run."""
-    told = {name: e for name, e in draws.figures.items() if name != "kl_to_prior"}
-    effective = told.pop("effective_draws", None)
+    summary = {name: e for name, e in draws.figures.items() if name != "kl_to_prior"}
+    effective = summary.pop("effective_draws", None)
     if effective is not None:
-        told["ess"] = effective
+        summary["ess"] = effective
     if draws.guarantee == "properly_weighted":
-        return told
+        return summary
     texts = [draws.completions.select(mine.nonzero()[:, 0]) for mine in rows]
     return {
         "unique_fraction": combine([unique_fraction(each) for each in texts], "heuristic"),
         "distinct_2": by_prompt(len(texts), lambda at: distinct_n(texts[at], 2), "heuristic"),
-        **told,
+        **summary,
     }

@@ -84,12 +84,13 @@ def current_context() -> CallContext:
 def call_user_function(
     fn: Callable[..., Any], completions: Completions, columns: Columns, *, name: str
 ) -> list[Any]:
-    """The function's list of answers, one a completion. Raises `EvidenceError` where it cannot."""
+    """The function's list of answers, one per completion. Raises `EvidenceError` where it
+    cannot."""
     return ask(fn, arguments_of(completions, columns), current_context(), name=name)
 
 
 def arguments_of(completions: Completions, columns: Columns) -> dict[str, Any]:
-    """What a function is told of the completions; plain values, that another process can take.
+    """The arguments of a user's function: plain values, which another process can take.
 
     Lists, dicts, sets and arrays are copies: a function may change what it is given, and neither
     the target nor the next function sees it.
@@ -125,11 +126,11 @@ def own(value: Any) -> Any:
 def ask(
     fn: Callable[..., Any], arguments: dict[str, Any], context: CallContext, *, name: str
 ) -> list[Any]:
-    """The function's answers to `arguments`, one a completion; it logs into `context`.
+    """The function's answers to `arguments`, one per completion; it logs into `context`.
 
     Raises `EvidenceCallError` where the function raises, `EvidenceError` for no list of answers.
     """
-    told = {
+    arguments_given = {
         **arguments,
         "trainer_state": context.trainer_state,
         "log_extra": context.log_extra,
@@ -138,7 +139,7 @@ def ask(
     texts = arguments["completions"]
     try:
         with torch_as_it_was():
-            answer = fn(**_accepted(fn, told, name))
+            answer = fn(**_accepted(fn, arguments_given, name))
             if inspect.isawaitable(answer):
                 answer = _run(answer)
     except EvidenceError:
@@ -205,13 +206,13 @@ def _as_list(answer: Any, expected: int, name: str) -> list[Any]:
         raise EvidenceError(
             f"it returned {type(answer).__name__} {str(answer)[:40]!r}",
             where=name,
-            hint="return a list with one number a completion",
+            hint="return a list with one number per completion",
         )
     if len(answer) != expected:
         raise EvidenceError(
             f"it returned {len(answer)} values for {expected} completions",
             where=name,
-            hint="return one value a completion, in their order",
+            hint="return one value per completion, in their order",
         )
     return answer.tolist() if hasattr(answer, "tolist") else list(answer)
 

@@ -1,4 +1,4 @@
-"""What becomes of calls that fail: fail, retry, drop."""
+"""What is done about calls that fail: fail, retry, drop."""
 
 from __future__ import annotations
 

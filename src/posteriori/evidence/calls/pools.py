@@ -16,7 +16,7 @@ from .call import CallContext, TrainerState, ask
 
 
 class Request(NamedTuple):
-    """One call: what the function is told, by which name it goes, and the run around it."""
+    """One call: the function's arguments, its name, and the run around it."""
 
     arguments: dict[str, Any]
     name: str

@@ -14,10 +14,10 @@ class CallSettings(Strict):
 
     `cache`: nothing is asked for twice (of the `cache_size` completions asked for last);
     `check_repeats` of them a call are asked for again, and have to get the same answer. `workers`:
-    chunks of `chunk_size` completions (one a worker) run beside each other, in a `pool` of threads
-    or processes; each may take `timeout` seconds. `on_failure`: the error goes on up ("fail"), or
-    does so after `retries` more tries, `backoff` 2^k seconds apart ("retry"), or the completion is
-    ruled out, counted and told ("drop").
+    chunks of `chunk_size` completions (one per worker) run beside each other, in a `pool` of
+    threads or processes; each may take `timeout` seconds. `on_failure`: the error goes on up
+    ("fail"), or does so after `retries` more tries, `backoff` 2^k seconds apart ("retry"), or the
+    completion is ruled out, counted and reported ("drop").
     """
 
     cache: bool = False

@@ -25,8 +25,8 @@ class EndpointSettings(Strict):
     """`api`: which of the server's routes, "chat" (chat/completions) or "completions".
 
     `api_key_env` names the environment variable that holds the key (none is sent without it).
-    `top_logprobs`: how many tokens the server tells. `timeout` seconds a request, `retries` more
-    tries, `backoff` 2^k seconds apart, `workers` requests beside each other.
+    `top_logprobs`: how many tokens the server returns. `timeout` seconds per request, `retries`
+    more tries, `backoff` 2^k seconds apart, `workers` requests beside each other.
     """
 
     api: Literal["chat", "completions"] = "chat"
@@ -84,7 +84,7 @@ class Endpoint:
 
 
 class EndpointAnswers:
-    """log p(yes) - log (p(yes) + p(no)) from the tokens that a server tells."""
+    """log p(yes) - log (p(yes) + p(no)) from the tokens that a server returns."""
 
     def __init__(self, server: Endpoint, yes: list[str], no: list[str]) -> None:
         self.server, self.yes, self.no = server, yes, no
@@ -93,15 +93,15 @@ class EndpointAnswers:
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """That one of the two answers was not told, if that happened."""
+        """That the server left out one of the two answers, if that happened."""
         if not self.bounded:
             return ()
         return (
             Finding(
                 "warn",
                 "judge_bounded",
-                f"For {self.bounded} of {self.asked} completions the judge '{self.name}' told the "
-                "probability of one answer alone; the other counts at the most that it can be.",
+                f"For {self.bounded} of {self.asked} completions the judge '{self.name}' returned "
+                "the probability of one answer alone; the other counts at the most that it can be.",
                 "Raise top_logprobs, or give more spellings.",
             ),
         )
@@ -113,7 +113,7 @@ class EndpointAnswers:
         yes, no = _begun(tokens, self.yes), _begun(tokens, self.no)
         log_yes, log_no = _log_sum(tokens, yes - no), _log_sum(tokens, no - yes)
         self.asked += 1
-        if all(told in (None, -math.inf) for told in (log_yes, log_no)):
+        if all(returned in (None, -math.inf) for returned in (log_yes, log_no)):
             first = sorted(tokens, key=lambda token: -tokens[token])[:5]
             raise EvidenceError(
                 f"neither {self.yes} nor {self.no} is among the judge's {len(tokens)} most "
@@ -150,10 +150,10 @@ def _parsed(logprobs: Any) -> dict[str, float]:
 
 def _begun(tokens: Mapping[str, float], spellings: list[str]) -> set[str]:
     """The tokens that begin an answer, without spaces: of each spelling the longest there is."""
-    told = {_plain(token) for token in tokens} - {""}
+    returned = {_plain(token) for token in tokens} - {""}
     begun = set()
     for spelling in spellings:
-        fitting = [each for each in told if spelling.startswith(each)]
+        fitting = [each for each in returned if spelling.startswith(each)]
         if fitting:
             begun.add(max(fitting, key=len))
     return begun
@@ -172,8 +172,8 @@ def _log_sum(tokens: Mapping[str, float], chosen: set[str]) -> float | None:
 
 
 def _most_of_others(tokens: Mapping[str, float]) -> float:
-    """log of the most that a token which is not told can have: no more than the least one that is,
-    nor than what is left of 1."""
+    """log of the largest probability of a token that was not returned: at most the least returned
+    one, and at most what is left of 1."""
     least = min(tokens.values())
     left = 1.0 - math.fsum(math.exp(log_p) for log_p in tokens.values())
     return min(least, math.log(left)) if left > 0 else least

@@ -15,7 +15,7 @@ from posteriori.evidence.calls.answer_cache import Cache
 from posteriori.evidence.calls.caller import CallCounts
 
 TEMPLATE = "Text: {prompt}{completion}\n\nQuestion: {question} Answer with {yes} or {no}."
-"""What the judge is told. A model without a chat template is told "Answer:" after it."""
+"""The judge's prompt. A model without a chat template gets "Answer:" after it."""
 
 
 class Answers(Protocol):
@@ -40,7 +40,7 @@ class Judge:
     space before it; a token that `yes` and `no` share counts for neither.
 
     `lm` is a `CausalLM`, what `posteriori.load` takes, or a server (`Judge.endpoint`). `template`
-    says what it is told, with {prompt}, {completion} (wanted), {question}, {yes}, {no} in it; it
+    is its prompt, with {prompt}, {completion} (wanted), {question}, {yes}, {no} in it; it
     goes through the tokenizer's chat template where there is one. Texts are judged in batches of
     similar length, and the last `cache_size` answers are kept.
 
@@ -90,8 +90,9 @@ class Judge:
         """A judge behind an OpenAI-compatible server at `url` ("http://localhost:8000/v1"), which
         has to return log-probs; `settings` are those of `endpoint.EndpointSettings`.
 
-        The server tells the `top_logprobs` tokens alone. Where one answer is not among them, its
-        probability counts at the most that it can be; where neither is, that is an error.
+        The server returns the `top_logprobs` most likely tokens alone. Where one answer is not
+        among them, its probability counts at the most that it can be; where neither is, that is an
+        error.
         """
         from .endpoint import Endpoint
 
@@ -114,7 +115,7 @@ class Judge:
         return Scores(log_e_N, log_e_N.exp())
 
     def text(self, prompt: Prompt, completion: str) -> str:
-        """What the judge is told of a completion."""
+        """The judge's prompt for a completion."""
         if not isinstance(prompt, str):
             said = "".join(f"{each['role']}: {each['content']}\n" for each in prompt)
             prompt = f"{said}assistant: "
@@ -141,13 +142,13 @@ def _spellings(name: str, answer: str | Sequence[str]) -> list[str]:
 
 def _checked_template(template: str) -> str:
     try:
-        told = template.format(prompt="", completion="\0", question="", yes="", no="")
+        filled = template.format(prompt="", completion="\0", question="", yes="", no="")
     except (KeyError, IndexError, ValueError) as error:
         raise ConfigError(
             f"the template cannot be filled in: {type(error).__name__} {error}",
             where="Judge",
             hint="it knows {prompt}, {completion}, {question}, {yes}, {no}; write {{ for a brace",
         ) from error
-    if "\0" not in told:
+    if "\0" not in filled:
         raise ConfigError("the template has no {completion}", where="Judge", hint="add it")
     return template

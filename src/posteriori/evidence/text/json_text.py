@@ -55,27 +55,27 @@ class JsonText:
                 where="json_schema",
                 hint="pip install jsonschema",
             ) from error
-        told = _read(Path(schema)) if isinstance(schema, str | Path) else schema
-        kind = validators.validator_for(told, default=validators.Draft202012Validator)
+        parsed = _read(Path(schema)) if isinstance(schema, str | Path) else schema
+        kind = validators.validator_for(parsed, default=validators.Draft202012Validator)
         try:
-            kind.check_schema(told)
+            kind.check_schema(parsed)
         except errors.SchemaError as error:
             raise ConfigError(
                 f"it is no JSON Schema: {error.message} (at {error.json_path})",
                 where="json_schema",
                 hint='write one such as {"type": "object", "required": ["name"]}',
             ) from error
-        _check_references(told)
-        for pattern in patterns_of(told):
+        _check_references(parsed)
+        for pattern in patterns_of(parsed):
             check_pattern_size(pattern, "json_schema")
         # Every pattern of the schema is matched by an engine that can be stopped.
         extended = validators.extend(
             kind, {"pattern": _pattern, "patternProperties": _pattern_properties}
         )
         # A registry that retrieves nothing: no reference goes to the net or to a file.
-        self._valid = extended(told, registry=referencing.Registry()).is_valid
+        self._valid = extended(parsed, registry=referencing.Registry()).is_valid
         self._unresolvable = (referencing.exceptions.Unresolvable, RecursionError)
-        types = told.get("type", list(_FIRST)) if isinstance(told, Mapping) else list(_FIRST)
+        types = parsed.get("type", list(_FIRST)) if isinstance(parsed, Mapping) else list(_FIRST)
         self._first = {_FIRST[each] for each in ([types] if isinstance(types, str) else types)}
 
     def allows(self, text: str) -> bool:

@@ -9,7 +9,7 @@ from functools import partial
 from torch import nn
 from transformers.activations import NewGELUActivation
 
-from .patched import is_changed
+from .patched import is_patched
 
 
 def written_out(model: nn.Module) -> list[nn.Module]:
@@ -20,9 +20,9 @@ def written_out(model: nn.Module) -> list[nn.Module]:
 
 @contextlib.contextmanager
 def fused_activations(activations: Sequence[nn.Module]) -> Iterator[None]:
-    """Within it they are torch's own; one that somebody else has a hand in is left alone. Numbers
-    are the same up to rounding."""
-    untouched = [module for module in activations if not is_changed(module)]
+    """Within it they are torch's own; a patched one is left alone. Numbers are the same up to
+    rounding."""
+    untouched = [module for module in activations if not is_patched(module)]
     for module in untouched:
         vars(module)["forward"] = partial(nn.functional.gelu, approximate="tanh")
     try:

@@ -9,6 +9,9 @@ import torch
 
 @functools.cache
 def has_amds_avx512() -> bool:
-    """Whether it is AMD's, from Zen 4 on. To an older torch, which does not tell, none is."""
-    told = getattr(torch.cpu, "get_capabilities", dict)()
-    return str(told.get("cpu_name", "")).startswith("AMD") and bool(told.get("avx512_f"))
+    """Whether it is AMD's, from Zen 4 on. With an older torch, which does not report it, none
+    is."""
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return str(capabilities.get("cpu_name", "")).startswith("AMD") and bool(
+        capabilities.get("avx512_f")
+    )

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .matmul import add_product, product
-from .weight_cache import worked_out
+from .weight_cache import from_weight_cache
 
 _ROWS, _BLOCK = 1024, 2048
 """Rows and tokens of the vocabulary at once: the more of both, the better they are multiplied, and
@@ -51,7 +51,7 @@ class _HeadLogProb(torch.autograd.Function):
         trained = ctx.needs_input_grad[1]
         rounded_VD = slope_RD = None
         if ctx.needs_input_grad[0] and not trained:
-            rounded_VD = worked_out(weight_VD, dtype, lambda: weight_VD.to(dtype))
+            rounded_VD = from_weight_cache(weight_VD, dtype, lambda: weight_VD.to(dtype))
             slope_RD = torch.empty_like(hidden_RD)
         logits = _Logits(hidden_RD, weight_VD)
         log_prob_R1 = torch.empty(len(hidden_RD), 1, dtype=torch.float64)

@@ -13,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from .lora_linear import bare_if_off
 from .matmul import linear
-from .patched import is_changed
+from .patched import is_patched
 
 Products = Callable[[Tensor], Sequence[Tensor]]
 """x [.., I] -> what each of a few linear layers makes of it, [.., O] each."""
@@ -33,8 +33,8 @@ def each_alone(*layers: nn.Module) -> Products:
 
 def _way_to(layer: nn.Module) -> Callable[[Tensor], Tensor]:
     layer = bare_if_off(layer)
-    if not is_changed(layer) and type(layer) is nn.Linear:
+    if not is_patched(layer) and type(layer) is nn.Linear:
         return lambda x: linear(x, layer.weight, layer.bias)
-    if not is_changed(layer) and type(layer) is Conv1D:
+    if not is_patched(layer) and type(layer) is Conv1D:
         return lambda x: linear(x, layer.weight.t(), layer.bias)
     return layer

@@ -9,7 +9,7 @@ from peft.tuners.lora.layer import Linear as LoraLinear
 from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
 
-from .patched import is_changed
+from .patched import is_patched
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def plain_adapter(module: nn.Module) -> Adapter | None:
         and a.bias is None
         and b.bias is None
         and (isinstance(dropout, nn.Identity) or not dropout.training)
-        and not any(is_changed(part) for part in (module, base, a, b))
+        and not any(is_patched(part) for part in (module, base, a, b))
     )
     if not plain:
         return None
@@ -53,8 +53,8 @@ def plain_adapter(module: nn.Module) -> Adapter | None:
 
 
 def bare_if_off(layer: nn.Module) -> nn.Module:
-    """The layer under an adapter that is off and that nobody has a hand in; else the layer."""
-    if not isinstance(layer, LoraLayer) or is_changed(cast(nn.Module, layer)):
+    """The layer under an adapter that is off and not patched; else the layer."""
+    if not isinstance(layer, LoraLayer) or is_patched(cast(nn.Module, layer)):
         return layer
     off = layer.disable_adapters and not layer.merged
     return cast(nn.Module, layer.get_base_layer()) if off else layer

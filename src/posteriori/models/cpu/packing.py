@@ -19,7 +19,7 @@ from .capabilities import has_amds_avx512
 from .linear_groups import Products
 from .lora_linear import bare_if_off, plain_adapter
 from .precision import LARGE, OutputHead
-from .weight_cache import worked_out
+from .weight_cache import from_weight_cache
 
 _STEPS = {torch.bfloat16: 12, torch.float32: 33}
 """Steps of sampling after which the time that packing takes has come back: later in float32, whose
@@ -38,7 +38,7 @@ def packed_product(
     weight_OI: Tensor, bias_O: Tensor | None, rows: int
 ) -> Callable[[Tensor], Tensor]:
     """x -> x W' + b with a copy of the weights that is laid out for batches of `rows`."""
-    packed = worked_out(
+    packed = from_weight_cache(
         weight_OI,
         ("packed", rows),
         lambda: torch.ops.mkldnn._reorder_linear_weight(weight_OI.detach(), rows),

@@ -9,7 +9,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from .patched import is_changed
+from .patched import is_patched
 from .precision import OutputHead
 
 _KNOWN = "_posteriori_separable"
@@ -41,7 +41,7 @@ def _is_plain(head: object) -> TypeGuard[nn.Linear]:
         and head.bias is None
         and head.weight.device.type == "cpu"
         and head.weight.dtype == torch.float32
-        and not is_changed(head)
+        and not is_patched(head)
     )
 
 

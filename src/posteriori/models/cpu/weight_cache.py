@@ -1,4 +1,4 @@
-"""What is worked out from weights that nobody trains, kept for as long as a run goes on.
+"""A cache of what is computed from frozen weights, for as long as a run lasts.
 
 A fit with LoRA multiplies with the same output head at every step. To lay the matrix out for the
 sampler's product, and to round it for the gradient's, takes a twentieth of the step, for a result
@@ -18,8 +18,9 @@ _kept: ContextVar[dict[_Key, tuple[Tensor, int, Tensor]] | None] = ContextVar("k
 
 
 @contextlib.contextmanager
-def kept_while_frozen() -> Iterator[None]:
-    """Within it, `worked_out` makes each thing once, as long as its weights stay the same."""
+def caching_frozen_weights() -> Iterator[None]:
+    """Within it, `from_weight_cache` computes each value once, as long as its weights stay the
+    same."""
     token = _kept.set({})
     try:
         yield
@@ -27,9 +28,9 @@ def kept_while_frozen() -> Iterator[None]:
         _kept.reset(token)
 
 
-def worked_out(weight: Tensor, what: Hashable, make: Callable[[], Tensor]) -> Tensor:
-    """`make()`, which depends on `weight` and `what` alone; within `kept_while_frozen` perhaps as
-    it was made before.
+def from_weight_cache(weight: Tensor, what: Hashable, make: Callable[[], Tensor]) -> Tensor:
+    """`make()`, which depends on `weight` and `what` alone; within `caching_frozen_weights` perhaps
+    as it was made before.
 
     Kept is only what comes from a parameter that is not trained. One that is written to
     nevertheless counts its versions, and is worked out again.

@@ -11,7 +11,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask,
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from posteriori.models.cpu.linear_groups import MakeProducts, each_alone
-from posteriori.models.cpu.patched import is_changed
+from posteriori.models.cpu.patched import is_patched
 from posteriori.models.passes.memory import embedding_weight
 from posteriori.models.weights.state import Model, base_model
 
@@ -36,13 +36,13 @@ _TRIED = ((1, 2, 0), (2, 1))
 def known_decoder(model: Model, products_of: MakeProducts = each_alone) -> Decoder | None:
     """The arithmetic of `model` by its own layers, if it is a decoder that is known.
 
-    None too where somebody has a hand in the modules that would be passed by, where adapters do
+    None too where modules that would be bypassed are patched, where adapters do
     more than LoRA, off the CPU, and for weights that are all in reduced precision. The first time,
     decoder and model are both run on two small prompts and have to agree, because a release of
     transformers may change what a class computes.
     """
     base = base_model(model)
-    if is_changed(model) or not _is_plain(model, base):
+    if is_patched(model) or not _is_plain(model, base):
         return None
     if _AGREES not in vars(base):
         plain = _written_out(base, each_alone)
@@ -63,12 +63,12 @@ def _is_plain(model: Model, base: PreTrainedModel) -> bool:
         return False
     if isinstance(model, PeftModel) and not _only_lora(model):
         return False
-    return not any(is_changed(module) for module in base.modules() if _is_passed_by(module))
+    return not any(is_patched(module) for module in base.modules() if _is_passed_by(module))
 
 
 def _attends_by_itself(base: PreTrainedModel) -> bool:
-    """Whether its attention is transformers' own. One that somebody registered may be anything, and
-    the decoders' attention would pass it by."""
+    """Whether its attention is transformers' own. A registered one may be anything, and
+    the decoders' attention would bypass it."""
     name = base.config._attn_implementation
     own = name == "eager" or ALL_ATTENTION_FUNCTIONS.get(name) is sdpa_attention_forward
     return own and ALL_MASK_ATTENTION_FUNCTIONS.get(name) in (eager_mask, sdpa_mask)

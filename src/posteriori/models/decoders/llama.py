@@ -21,7 +21,7 @@ from transformers.models.mistral.modeling_mistral import MistralRMSNorm
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
 
 from posteriori.models.cpu.linear_groups import MakeProducts
-from posteriori.models.cpu.patched import is_changed
+from posteriori.models.cpu.patched import is_patched
 from posteriori.models.passes.memory import embedding_weight
 
 from .decoder import Decoder
@@ -97,7 +97,7 @@ def _turned(x_MHE: Tensor, turn: Turn) -> Tensor:
 
 def _rms_norm(norm: nn.Module) -> Callable[[Tensor], Tensor]:
     """w x / sqrt(mean x^2 + eps) of float32; of float64 transformers' own, which rounds it."""
-    if type(norm) not in _RMS_NORMS or is_changed(norm) or norm.weight.dtype != torch.float32:
+    if type(norm) not in _RMS_NORMS or is_patched(norm) or norm.weight.dtype != torch.float32:
         return norm
     assert isinstance(norm, _RMS_NORMS)
     weight, eps = norm.weight, norm.variance_epsilon

@@ -1,4 +1,4 @@
-"""What a transformers model knows of each prefix: the hidden states that enter its output head."""
+"""The hidden states of each prefix that enter a transformers model's output head."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Drawing from rows of categorical distributions by inverting their cumulative sums.
 
-One uniform number a draw: the draw is a function of (distribution, number), so it does not depend
+One uniform number per draw: the draw is a function of (distribution, number), so it does not depend
 on which other rows share the batch, in which order they come, or how the batch is split.
 """
 

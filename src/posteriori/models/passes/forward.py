@@ -61,7 +61,7 @@ class Prefilled:
         return replace(self, cache=deepcopy(self.cache))
 
     def grow(self, width: int) -> Tensor:
-        """Let through so many more tokens a row; their positions [R, width]."""
+        """Let through so many more tokens per row; their positions [R, width]."""
         position_RT = self.length_R[:, None] + torch.arange(width, device=self.length_R.device)
         self.mask_RL = nn.functional.pad(self.mask_RL, (0, width), value=1)
         self.length_R = self.length_R + width
@@ -127,7 +127,7 @@ class Forward:
         return rows
 
     def extend(self, rows: Prefilled, ids_RT: Tensor) -> Tensor:
-        """Feed T more tokens a row; the logits after each, [R, T, V]."""
+        """Feed T more tokens per row; the logits after each, [R, T, V]."""
         width = ids_RT.shape[1]
         position_RT = rows.grow(width)
         logits_RTV = self(ids_RT, rows.mask_RL, position_RT, width, rows.cache)

@@ -44,7 +44,7 @@ _WORTH_GIVING_BACK = 2**26
 
 
 def resident_bytes() -> int:
-    """The memory of this process that is in RAM; 0 where the system does not tell."""
+    """The memory of this process that is in RAM; 0 where the system does not report it."""
     if not _STATM.exists():
         return 0
     return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

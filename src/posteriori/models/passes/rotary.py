@@ -38,9 +38,9 @@ def check_positions(
 def switches(config: PreTrainedConfig) -> list[tuple[str, int]]:
     """(kind, length) of every set of rotary parameters whose frequencies depend on the length."""
     config = config.get_text_config()
-    told = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     # Models with several kinds of layers have a set of parameters for each.
-    every = [told, *(each for each in told.values() if isinstance(each, Mapping))]
+    every = [rope, *(each for each in rope.values() if isinstance(each, Mapping))]
     found = []
     for each in every:
         kind = each.get("rope_type", each.get("type"))

@@ -1,4 +1,5 @@
-"""One model under several threads: whoever runs it, adapts it or reads its adapters holds its lock.
+"""One model under several threads: a thread that runs it, adapts it or reads its adapters holds its
+lock.
 
 A pass switches the adapter and replaces single modules' `forward` while it lasts, and PEFT changes
 a model in place. The lock is held for one pass, never while other code is called.

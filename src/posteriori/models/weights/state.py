@@ -141,7 +141,7 @@ def save(model: Model, adapter: str | None, directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=directory, prefix=".incoming-") as incoming:
         model.save_pretrained(incoming, selected_adapters=[adapter])
-        # PEFT puts an adapter with a name of its own into a sub-folder, where nobody looks for it.
+        # PEFT puts an adapter with a name of its own into a sub-folder, where it is not looked for.
         nested = Path(incoming) / adapter
         saved = nested if nested.is_dir() else Path(incoming)
         base_fingerprint.write(base, saved)

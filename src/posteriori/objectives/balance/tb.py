@@ -26,7 +26,7 @@ class TB(AnyProposal):
     earlier steps (`replay`), or an update after the first of a step (`epochs`) give the gradient
     of E_q[(rho - log Z_theta)^2] / 2 instead, with q the mixture of all that drew.
 
-    log Z_theta is one number a prompt of the target. It descends the same loss, by plain gradient
+    log Z_theta is one number per prompt of the target. It descends the same loss, by plain gradient
     steps on its prompt's fresh draws: log Z_theta += rate x (mean rho - log Z_theta), rate 1 being
     Newton's. (Adam's steps would not know how rarely a prompt's turn comes.) On-policy it follows
     the ELBO, log Z - KL(pi, p*), and so ends at log Z; its mean over the prompts that have had a

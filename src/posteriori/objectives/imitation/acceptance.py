@@ -1,4 +1,4 @@
-"""Who of a step's draws is accepted: of the prior's by e / M, of the policy's by p~ / (M pi)."""
+"""Which of a step's draws are accepted: of the prior's by e / M, of the policy's by p~ / (M pi)."""
 
 from __future__ import annotations
 

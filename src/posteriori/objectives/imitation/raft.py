@@ -28,7 +28,7 @@ class RAFT(Offline):
 
     By `proposal`, with w = p~(y|c) / q(y|c):
 
-    "prior": w = e. What is accepted are exact draws from the target. With n draws a prompt the
+    "prior": w = e. What is accepted are exact draws from the target. With n draws per prompt the
     expected gradient is [1 - (1 - Z(c)/M)^n] grad KL(p*, pi) for each prompt: that of KL(p*, pi),
     in nats, times the probability that any draw is accepted. M is `max_log_evidence`, in nats:
     log M = r_max / beta for a reward. It need not be given for likelihoods and constraints, where
@@ -142,10 +142,12 @@ class RAFT(Offline):
         accepted_N = ~draws.log_weight.isneginf()
         chance_N = draws.log_weight.exp() if self.controlled else accepted_N.double()
         prompt_N = draws.completions.prompt_index_N
-        told = {} if self.accept is None else self.accept.observe(replace(draws, log_weight_N=None))
+        observed = (
+            {} if self.accept is None else self.accept.observe(replace(draws, log_weight_N=None))
+        )
         return {
             **super().observe(draws, log_prob_N),
-            **told,
+            **observed,
             "accepted_share": float(chance_N.mean()),
             "prompts_without_accepted": len(prompt_N.unique()) - len(prompt_N[accepted_N].unique()),
         }

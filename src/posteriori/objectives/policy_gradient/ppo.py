@@ -36,10 +36,11 @@ class PPO(Objective):
     raises `ObjectiveError`.
 
     The critic predicts rho of the whole outcome from each prefix; the rewards already in are known,
-    and V_t = U_t - what is in is the usual value to go. So its answer at p* is one number a prompt,
-    log Z(c). It reads the *prior's* hidden states, which never change: they are computed once a
-    step (one pass more of the prior), several updates run no backbone for values, and nothing that
-    the critic learns disturbs the policy. They are kept for the step: 4 bytes x N x L x D.
+    and V_t = U_t - what is in is the usual value to go. So its answer at p* is one number per
+    prompt, log Z(c). It reads the *prior's* hidden states, which never change: they are computed
+    once per step (one pass more of the prior), several updates run no backbone for values, and
+    nothing that the critic learns disturbs the policy. They are kept for the step: 4 bytes x N x L
+    x D.
 
     Sources: InstructGPT, arXiv 2203.02155, appendix C; PPO, 1707.06347; GAE, 1506.02438.
     """

@@ -49,7 +49,7 @@ class Pairs(Objective):
     probability, which has the same expected gradient and less variance.
 
     Raises `ObjectiveError` for evidence of zero (the log-odds are infinite, or, of two such draws,
-    undefined) and for an odd number of draws a prompt.
+    undefined) and for an odd number of draws per prompt.
     """
 
     rows_together: ClassVar[int] = 2
@@ -186,7 +186,7 @@ class Pairs(Objective):
         }
 
     def _from_data(self, data: PreferenceData, target: Target, count: int) -> Draws:
-        """The next pairs. Nobody knows what drew them, and the evidence is not asked: NaN."""
+        """The next pairs. What drew them is unknown, and the evidence is not called: NaN."""
         rows = data.rows(int(self._taken), count)
         completions = data.completions(rows)
         log_prior_N = self._log_prior_R[rows].to(completions.tokens_NL.device)

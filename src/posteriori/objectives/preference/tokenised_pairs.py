@@ -1,4 +1,4 @@
-"""Pairs of completions from preference data: their tokens, and whose turn it is."""
+"""Pairs of completions from preference data: their tokens, and which come next."""
 
 from __future__ import annotations
 

@@ -100,38 +100,38 @@ def _uri(svg: str) -> str:
 
 
 def _plane_caption(everyone: Sequence[PolicyResult], curve: Curve | None) -> str:
-    told = (
+    sentence = (
         "What each policy gained, and what it paid in nats. Bars: two standard errors either way."
     )
     if curve is not None and curve.points:
-        told += (
+        sentence += (
             " The frontier is the most reward that each nat can buy, predicted from draws of the"
             " prior; its band is two standard errors. A dotted gap is what a policy wasted."
         )
         if curve.best_of_n:
-            told += " Stars: best of n, with n beside them."
-    told += _of_samplers([each for each in everyone if each.sampler is not None])
+            sentence += " Stars: best of n, with n beside them."
+    sentence += _of_samplers([each for each in everyone if each.sampler is not None])
     beyond = logarithmic_beyond(everyone, curve)
     if beyond is not None:
-        told += f" Beyond {number(beyond[0], 2)} nats, dotted, the axis is logarithmic."
+        sentence += f" Beyond {number(beyond[0], 2)} nats, dotted, the axis is logarithmic."
     missing: dict[str, list[str]] = {}
     for each in everyone:
         if not on_plane(each):
             missing.setdefault(why_not(each), []).append(one_line(each.name))
     left_out = (f" Not on it, for {why}: {', '.join(names)}." for why, names in missing.items())
-    return told + "".join(left_out)
+    return sentence + "".join(left_out)
 
 
 def _of_samplers(samplers: Sequence[PolicyResult]) -> str:
     if not any(on_plane(each) for each in samplers):
         return ""
-    told = " Hollow: samplers, at what they draw."
+    sentence = " Hollow: samplers, at what they draw."
     if any(on_plane(each) and each.sampler and each.sampler.of_target for each in samplers):
-        told += (
+        sentence += (
             " One that draws the target has nothing to waste: its distance from the frontier is"
             " chance, or draws that are not yet the target's."
         )
-    return told
+    return sentence
 
 
 def _plane_words(everyone: Sequence[PolicyResult], curve: Curve | None) -> str:
@@ -140,13 +140,13 @@ def _plane_words(everyone: Sequence[PolicyResult], curve: Curve | None) -> str:
         paid, reward = (policy.figures.get(key) for key in ("kl_to_prior", "mean_reward"))
         spent = "not measured" if paid is None else f"{with_error(paid)} nats"
         gained = "not measured" if reward is None else with_error(reward)
-        told = f"{one_line(policy.name)}: KL to the prior {spent}, mean reward {gained}"
+        sentence = f"{one_line(policy.name)}: KL to the prior {spent}, mean reward {gained}"
         least = least_kl(policy, curve)
         if least is not None and paid is not None and paid.value > least:
-            told += f", {number(paid.value - least, 2)} nats of it wasted"
+            sentence += f", {number(paid.value - least, 2)} nats of it wasted"
         if policy.sampler is not None and not on_plane(policy):
-            told += f" (not on it, for {why_not(policy)})"
-        words.append(told)
+            sentence += f" (not on it, for {why_not(policy)})"
+        words.append(sentence)
     if curve is not None and curve.points:
         last = curve.points[-1]
         words.append(

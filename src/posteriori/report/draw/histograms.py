@@ -64,8 +64,8 @@ def rows(
         best = max(judged, key=lambda policy: policy.drawn.effective)
         if best.drawn.effective < FEWEST_EFFECTIVE:
             continue
-        told = f"target{f', {name}' if name else ''} ({one_line(best.name, NAME)} weighted)"
-        weighted = _row(told, best.drawn.reward_N, best.drawn.share_N, None, target=True)
+        series = f"target{f', {name}' if name else ''} ({one_line(best.name, NAME)} weighted)"
+        weighted = _row(series, best.drawn.reward_N, best.drawn.share_N, None, target=True)
         found.append(weighted)
     return found
 

@@ -1,4 +1,4 @@
-"""The reward-KL plane: the frontier, who is on it or below it, and what each one wasted."""
+"""The reward-KL plane: the frontier, which policies lie on it or below it, and what each wasted."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ _SHARES = ("unique_fraction",)
 def training(
     results: Sequence[PolicyResult], prior: PolicyResult | None, key: str, theme: Theme
 ) -> Figure:
-    """One figure over training steps, a line a policy."""
+    """One figure over training steps, a line per policy."""
     drawn = Figure(figsize=SIZE, layout="constrained")
     axes = drawn.subplots()
     draw_training(axes, results, prior, key, theme)

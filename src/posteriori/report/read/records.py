@@ -114,12 +114,12 @@ class DuringTraining(_Record):
         """Whatever has a value and a standard error is a figure, nested or not."""
         if not isinstance(line, dict) or not isinstance(line.get("figures", line), dict):
             return line
-        told = {
+        recorded = {
             name: value
             for name, value in line.get("figures", line).items()
             if isinstance(value, dict) and {"value", "standard_error"} <= value.keys()
         }
-        return {"step": line.get("step"), "figures": told}
+        return {"step": line.get("step"), "figures": recorded}
 
 
 class _PointRecord(_Record):

@@ -1,4 +1,5 @@
-"""Samplers beside runs: may they be put together, what are they called, and where do they lie?"""
+"""Samplers in a report: whether they are comparable with its runs, their names, and their
+places."""
 
 from __future__ import annotations
 
@@ -55,8 +56,8 @@ def check_comparable(
         silent = [name for name, config in runs.items() if key not in config]
         if draws and silent:
             raise ConfigError(
-                f"the run '{silent[0]}' does not say its '{key}', so nobody can tell if the draws "
-                "are of its target",
+                f"the run '{silent[0]}' does not say its '{key}', so it is unknown whether "
+                "the draws are of its target",
                 hint="report on them one by one",
             )
         known = [(n, c[key]) for n, c in {**runs, **draws}.items() if key in c]
@@ -87,7 +88,7 @@ def with_samplers(
     first = settings_of(next(iter(runs.values()))) if runs else configs[0]
     num_prompts = max(each.about.num_prompts for each in draws.values())
     betas = {b for config in configs if (b := beta_of(config)) is not None}
-    told = about(
+    record = about(
         first,
         len(subject.results),
         num_prompts,
@@ -100,7 +101,7 @@ def with_samplers(
     return replace(
         subject,
         title=subject.title or _title(list(names.values()), base_model(configs[0])),
-        about=told,
+        about=record,
         samplers=samplers,
         prompts=prompts_of([*subject.everyone, *samplers]),
         num_prompts=max(subject.num_prompts, num_prompts),
@@ -111,7 +112,7 @@ def with_samplers(
 
 
 def prompts_of(everyone: Sequence[PolicyResult]) -> dict[int, Prompt]:
-    """Those that somebody has draws of, by their position in the target."""
+    """The prompts with draws, by their position in the target."""
     found: dict[int, Prompt] = {}
     for each in everyone:
         found |= each.drawn.prompts
@@ -134,10 +135,10 @@ def _title(names: Sequence[str], prior: str) -> str:
 def _result(
     name: str, file: DrawsFile, runs: Mapping[str, RunFiles], draws: Mapping[str, DrawsFile]
 ) -> PolicyResult:
-    told = file.about
-    figures, why, findings = told.estimates, told.why_no_kl, list(told.findings)
+    record = file.about
+    figures, why, findings = record.estimates, record.why_no_kl, list(record.findings)
     if why == NO_LOG_Z and "mean_log_evidence" in figures:
-        others = _log_z_of_runs(told, runs) | _log_z_of_draws(told, draws)
+        others = _log_z_of_runs(record, runs) | _log_z_of_draws(record, draws)
         if others:
             source, log_z = min(others.items(), key=lambda each: each[1].standard_error)
             figures, why = with_log_z(figures, log_z), ""
@@ -151,29 +152,29 @@ def _result(
             )
         else:
             why = f"{NO_LOG_Z}, its own or one of the same target beside it"
-    beta = beta_of(told.config)
+    beta = beta_of(record.config)
     at = "" if beta is None else f"beta {number(beta)}"
-    law = "the target" if told.of_target else "a law of its own, not the target"
-    kind = _DRAWS[told.guarantee] if told.of_target else "draws"
+    law = "the target" if record.of_target else "a law of its own, not the target"
+    kind = _DRAWS[record.guarantee] if record.of_target else "draws"
     return PolicyResult(
         name,
         figures,
         [],
         f"sampler; {kind} of {law}{f' at {at}' if at else ''}",
         findings,
-        told.cost,
+        record.cost,
         file.drawn,
-        told.num_draws,
+        record.num_draws,
         (),
         at,
-        SamplerNote(told.guarantee, told.of_target, _in_words(_settings(told)), why),
+        SamplerNote(record.guarantee, record.of_target, _in_words(_settings(record)), why),
     )
 
 
-def _settings(told: SampleRecord) -> dict[str, Any]:
-    own = {key: value for key, value in told.settings.items() if value is not None}
-    proposal = {} if told.proposal is None else {"proposal": told.proposal}
-    return {"num_samples": told.num_samples, "seed": told.seed, **proposal, **own}
+def _settings(record: SampleRecord) -> dict[str, Any]:
+    own = {key: value for key, value in record.settings.items() if value is not None}
+    proposal = {} if record.proposal is None else {"proposal": record.proposal}
+    return {"num_samples": record.num_samples, "seed": record.seed, **proposal, **own}
 
 
 def _in_words(settings: Mapping[str, Any]) -> str:
@@ -185,29 +186,29 @@ def _same_target(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     return one.get("evidence") == other.get("evidence") and beta_of(one) == beta_of(other)
 
 
-def _log_z_of_runs(told: SampleRecord, runs: Mapping[str, RunFiles]) -> dict[str, Estimate]:
+def _log_z_of_runs(record: SampleRecord, runs: Mapping[str, RunFiles]) -> dict[str, Estimate]:
     return {
         f"the evaluation of {policy} in {name}": log_z
         for name, run in runs.items()
-        if run.run is not None and _same_target(told.config, run.config)
+        if run.run is not None and _same_target(record.config, run.config)
         for policy, judged in run.run.policies.items()
         if (log_z := judged.estimates.get("log_z")) is not None
-        and _usable(log_z, judged.findings, told)
+        and _usable(log_z, judged.findings, record)
     }
 
 
-def _log_z_of_draws(told: SampleRecord, draws: Mapping[str, DrawsFile]) -> dict[str, Estimate]:
+def _log_z_of_draws(record: SampleRecord, draws: Mapping[str, DrawsFile]) -> dict[str, Estimate]:
     return {
         f"{each.about.sampler} in {name}": log_z
         for name, each in draws.items()
-        if each.about.of_target and _same_target(told.config, each.about.config)
+        if each.about.of_target and _same_target(record.config, each.about.config)
         if not each.about.why_no_kl
         and (log_z := each.about.estimates.get("log_z")) is not None
-        and _usable(log_z, each.about.findings, told)
+        and _usable(log_z, each.about.findings, record)
     }
 
 
-def _usable(log_z: Estimate, findings: Sequence[Finding], told: SampleRecord) -> bool:
+def _usable(log_z: Estimate, findings: Sequence[Finding], record: SampleRecord) -> bool:
     doubted = any(finding.name in _UNTRUSTED for finding in findings)
-    same = (len(log_z.per_prompt) or 1) == told.num_prompts
+    same = (len(log_z.per_prompt) or 1) == record.num_prompts
     return same and not doubted and abs(log_z.value) + log_z.standard_error < float("inf")

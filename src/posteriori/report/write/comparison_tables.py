@@ -70,7 +70,7 @@ KINDS = {
 
 
 def comparison(policies: Sequence[PolicyResult]) -> list[dict[str, Any]]:
-    """One row a figure and one cell a policy. Figures that have no entry above come last."""
+    """One row per figure and one cell per policy. Figures that have no entry above come last."""
     present = {key for policy in policies for key in policy.figures}
     keys = [k for k in MEANINGS if k in present] + sorted(present - set(MEANINGS))
     return [_row(key, [policy.figures.get(key) for policy in policies]) for key in keys]

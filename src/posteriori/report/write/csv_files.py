@@ -1,4 +1,4 @@
-"""Every figure's numbers as CSV, one file a figure."""
+"""Every figure's numbers as CSV, one file per figure."""
 
 from __future__ import annotations
 

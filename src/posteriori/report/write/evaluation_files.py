@@ -111,7 +111,7 @@ def write_report_files(folder: Path, target: Target, reports: Mapping[str, Repor
 def write_page(folder: Path, *, card: bool) -> Path:
     """report.html, as `posteriori report` makes it of the folder's files; returns its path.
 
-    With `card` also policy/README.md, what is known of the policy, unless somebody else wrote one.
+    With `card` also policy/README.md, what is known of the policy, unless one was written by hand.
     """
     subject = gather([folder])
     readme = folder / "policy" / "README.md"

@@ -13,7 +13,7 @@ _MISSING = "not set"
 def settings(
     runs: Mapping[str, Mapping[str, Any]],
 ) -> tuple[list[tuple[str, str]], list[tuple[str, list[str]]]]:
-    """What all runs share, and what differs with one value a run."""
+    """What all runs share, and what differs with one value per run."""
     columns = [dict(flat(each)) for each in runs.values()]
     keys = list(dict.fromkeys(key for column in columns for key in column))
     rows = [(key, [column.get(key, _MISSING) for column in columns]) for key in keys]

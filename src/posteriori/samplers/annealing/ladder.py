@@ -42,7 +42,7 @@ def adapt_ladder(
 def pilot(
     kernel: SuffixMoves, num: int, moves: int, rung_ess: float, generator: torch.Generator
 ) -> tuple[tuple[float, ...], Cost]:
-    """The ladder, from `num` particles a prompt that are resampled at each rung; and the cost."""
+    """The ladder, from `num` particles per prompt that are resampled at each rung; and the cost."""
     states = kernel.start(num, generator)
     num_prompts = len(kernel.target.prompts)
     first_P1 = num * torch.arange(num_prompts, device=states.log_prior_N.device)[:, None]

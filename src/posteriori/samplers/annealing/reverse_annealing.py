@@ -39,7 +39,7 @@ def reverse_annealed_log_z(
     ruled out: the bound holds, and stays above log Z by at least -log P_q(w > 0).
 
     `exact_draws`: independent draws of p* itself, which is what makes the bound certain:
-    `rejection` gives them, or enumeration. One estimate a prompt, with the standard error over
+    `rejection` gives them, or enumeration. One estimate per prompt, with the standard error over
     draws (delta method). Raises `ConfigError` for draws that are not exact or a ladder that does
     not climb from 0 to 1, `SamplingError` where a prompt has no draw.
 

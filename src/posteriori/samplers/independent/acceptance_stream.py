@@ -14,7 +14,7 @@ from posteriori.core.types import Draws, Finding
 from posteriori.samplers.base import Job
 
 _LEAST, _MOST = 16, 256
-"""Draws a prompt in one round."""
+"""Draws per prompt in one round."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ def accepted_draws(
     A prompt's draws and coins are independent of each other, and it keeps its first accepted ones,
     so they are independent draws of the law q(y) exp(log_accept(y)), normalised, whatever the
     rounds were and wherever they ended: neither depends on which outcomes were accepted. At least
-    two acceptances are waited for, because one tells nothing of the rate. `max_draws` a prompt is
-    the budget: by default a hundred a draw that is asked for, and at least 10,000.
+    two acceptances are waited for, because one acceptance does not determine the rate. `max_draws`
+    per prompt is the budget: by default a hundred per draw that is asked for, and at least 10,000.
     """
     prompts, wanted = job.target.prompts, job.num_samples
     enough = max(2, wanted)

@@ -15,7 +15,7 @@ from posteriori.samplers.base import Job, Sampler
 from posteriori.samplers.weight_findings import findings_of_weights, log_z_of_pool
 
 _ROUND = 256
-"""Draws a prompt between two reports of progress."""
+"""Draws per prompt between two reports of progress."""
 
 
 class Importance(Sampler):
@@ -47,10 +47,10 @@ class Importance(Sampler):
             size = min(_ROUND, job.num_samples - start)
             seeded = job.generator("importance", start)
 
-            def told(done: int, total: int, start: int = start, size: int = size) -> None:
+            def report(done: int, total: int, start: int = start, size: int = size) -> None:
                 job.progress(start + size * done // total, job.num_samples)
 
-            job.keep(draw(job.target, job.proposal, size, seeded, on_progress=told))
+            job.keep(draw(job.target, job.proposal, size, seeded, on_progress=report))
         draws = Draws.concat(job.kept)
         if self.settings.smooth:
             draws = _smoothed(draws, job)

@@ -27,7 +27,7 @@ BEYOND = Finding(
 class QRSPoint:
     """Acceptance with min(1, w/b): log b of each prompt (nats), the rate at which draws of q are
     accepted, and the distance of what is accepted from the target, TV(p*, p_b) and KL(p*, p_b) in
-    nats; each an estimate with one a prompt inside."""
+    nats; each an estimate with one per prompt inside."""
 
     log_threshold: tuple[float, ...]
     acceptance: Estimate
@@ -52,7 +52,7 @@ def qrs_curve(draws: Draws, log_thresholds: Sequence[float] | None = None) -> tu
     """
     if draws.log_weight_N is not None or bool(draws.log_proposal_N.isnan().any()):
         raise ConfigError(
-            "these draws do not weigh p~/q, or nobody knows what drew them",
+            "these draws do not weigh p~/q, or their proposal is unknown",
             where="qrs_curve",
             hint='give it po.sample(target, "importance", ...), without smooth',
         )

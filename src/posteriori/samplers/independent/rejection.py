@@ -28,7 +28,7 @@ class Rejection(Sampler):
     that states its `max_reward`. For any other proposal the bound is yours to give:
     `max_log_weight` = log M, in nats. About M/Z draws of q are made for each one that is accepted.
 
-    Draws come in rounds until every prompt has as many as asked for, or `max_draws` a prompt have
+    Draws come in rounds until every prompt has as many as asked for, or `max_draws` per prompt have
     been made: a finding then says how many there are, and these are exact too. Z-hat is unbiased,
     though a prompt's trials stop at an acceptance: it takes (k - 1)/(n - 1) for the k-th acceptance
     at trial n, and accepted/made where the budget ends first (`Accepted.log_rate`; Girshick,

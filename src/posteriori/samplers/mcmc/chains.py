@@ -23,7 +23,7 @@ from .mixing import Trace, findings
 class ChainSettings(Strict):
     """`chains` a prompt, never more than draws; after `burn_in` steps every `thin`-th is a draw.
 
-    Chains start from draws of the proposal that have evidence: at most `start_budget` draws a
+    Chains start from draws of the proposal that have evidence: at most `start_budget` draws per
     prompt are made to find them.
     """
 

@@ -44,7 +44,7 @@ class Trace:
 
     def figures(self) -> dict[str, Estimate]:
         """`r_hat` (the largest) and `effective_draws` (the fewest) over reward, log-prob and
-        length, and the `acceptance` rate; each with one a prompt inside."""
+        length, and the `acceptance` rate; each with one per prompt inside."""
         steps = len(self.values)
         by_chain = torch.stack(self.values).view(steps, self.num_prompts, -1, 3)
         rate_P = torch.stack(self.accepted).view(steps, self.num_prompts, -1).mean((0, 2))
@@ -126,7 +126,7 @@ def findings(figures: dict[str, Estimate], chains: int, num_samples: int) -> lis
             Finding(
                 "warn",
                 "few_effective_draws",
-                f"The chains are worth {effective:.0f} independent draws a prompt "
+                f"The chains are worth {effective:.0f} independent draws per prompt "
                 f"(acceptance {figures['acceptance'].value:.0%}); wanted are {asked}.",
                 "Raise thin, or use a proposal that is nearer to the target.",
             )

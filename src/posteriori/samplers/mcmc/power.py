@@ -21,10 +21,10 @@ from posteriori.samplers.base import Job, Sampler
 from .suffix_moves import SuffixMoves, suffix_tokens
 
 _ROUND = 256
-"""Draws a prompt that are made together."""
+"""Draws per prompt that are made together."""
 
 _SURE = 4.0
-"""Standard errors of a drift: passed by chains at rest with probability 6e-5 a prompt."""
+"""Standard errors of a drift: passed by chains at rest with probability 6e-5 per prompt."""
 
 _Stage = tuple[Draws | None, Tensor, list[Tensor]]
 """The chains so far; log prior half way through the moves; acceptance rates, one per move."""
@@ -45,7 +45,7 @@ class Power(Sampler):
 
     Asymptotic: each stage's kernel leaves the stage's target invariant, and the law of y tends to p
     as `moves` grows. Draws are independent chains, so they weigh the same and do not depend on each
-    other. No estimate of log Z. About moves T^2 / (4 B) tokens a draw; `block` None is T / 16, as
+    other. No estimate of log Z. About moves T^2 / (4 B) tokens per draw; `block` None is T / 16, as
     in the paper. A chain that ends on a text which the evidence rules out gives no draw, and the
     findings say so; `SamplingError` where all of a prompt's do. `figures` has the acceptance rate
     and `drift`: E[log prior(y)] at the end less half way through the last stage, which is zero for
@@ -98,7 +98,7 @@ class Power(Sampler):
     def _chains(
         self, job: Job, size: int, generator: torch.Generator
     ) -> tuple[Draws, Tensor, Tensor]:
-        """`size` chains a prompt, from the first block to whole texts; the acceptance rates; and
+        """`size` chains per prompt, from the first block to whole texts; the acceptance rates; and
         by how much log prior(y) grew over the second half of the last stage's moves."""
         target, length = job.target, job.target.max_new_tokens
         block = self.settings.block or math.ceil(length / 16)

@@ -114,5 +114,5 @@ def suffix_tokens(old: Completions, new: Completions, start_N: Tensor) -> int:
 
 
 def without_cost(states: Draws) -> Draws:
-    """The states, once what they cost so far has been told."""
+    """The states, once their cost so far has been counted."""
     return replace(states, cost=Cost())

@@ -25,7 +25,7 @@ from .particles import stepping
 from .populations import Plan, Populations
 from .resampling import Choices
 from .twist_head import TwistHead
-from .twist_loss import Lessons, Run, lessons_of, loss_of
+from .twist_loss import Run, TwistBatches, loss_of, twist_batches_of
 
 
 @dataclass
@@ -54,7 +54,7 @@ def fit_twist(
 
     log psi_t of prefixes rises under the posterior and falls under the twisted model,
     pi_t^psi ~ prior psi_t; it is zero at psi_t = E_prior[e | prefix], the best there is. Each of
-    `steps` runs SMC with the twist as it is, `num_samples` particles a prompt, and both
+    `steps` runs SMC with the twist as it is, `num_samples` particles per prompt, and both
     expectations are over the particles of the last `replay` runs at each t, which weigh what the
     twist of now would give them: all runs together weigh properly, whatever twist steered them.
     Completions that ended before t take part with their evidence, which ties psi to its scale.
@@ -69,10 +69,10 @@ def fit_twist(
     `start`: a twist to go on from. `journal` is a folder that has what is finished until all is:
     with `resume=True` a run that was killed goes on from there, and ends with the same bits. The
     folder stays, to be removed when the twist is kept elsewhere. The loss is the cross-entropy in
-    nats a token between the two weightings. Consistent in `num_samples`, biased at few; that biases
-    no draw, it makes them dearer. Raises `ConfigError` for wrong settings and `SamplingError` where
-    in a step no particle of any prompt has any weight.
-    Source: Zhao et al. 2024 (arXiv 2404.17546, section 4).
+    nats per token between the two weightings. Consistent in `num_samples`, biased at few; that
+    biases no draw, it makes them dearer. Raises `ConfigError` for wrong settings and
+    `SamplingError` where in a step no particle of any prompt has any weight. Source: Zhao et al.
+    2024 (arXiv 2404.17546, section 4).
     """
     chosen = parse(TwistSettings, settings, where="fit_twist")
     head = start or new_head(target, chosen)
@@ -120,16 +120,16 @@ def _fit(
         populations = Populations(plan, target.prompts, parent_P, size_P, choices)
         draws = populations.run(trace=True)
         replayed = [*replayed, Run.of(populations)][-chosen.replay :]
-        lessons = lessons_of(replayed, chosen.least_share)
+        batches = twist_batches_of(replayed, chosen.least_share)
         losses = []
         optimizer = torch.optim.LBFGS(
             head.parameters(), max_iter=chosen.updates, line_search_fn="strong_wolfe"
         )
 
-        def closure(lessons: Lessons = lessons, losses: list[float] = losses) -> Tensor:
-            loss = loss_of(lessons, head, target.max_new_tokens)
+        def closure(batches: TwistBatches = batches, losses: list[float] = losses) -> Tensor:
+            loss = loss_of(batches, head, target.max_new_tokens)
             losses.append(loss.item())
-            loss = loss + _penalty(head, origin) * chosen.ridge / lessons.effective
+            loss = loss + _penalty(head, origin) * chosen.ridge / batches.effective
             head.zero_grad()
             loss.backward()
             return loss
@@ -139,7 +139,7 @@ def _fit(
         record = {
             "step": step,
             "loss": losses[0],
-            "power": float(lessons.power_P.mean()),
+            "power": float(batches.power_P.mean()),
             "effective_share": float(ess(log_w_PK).mean()) / chosen.num_samples,
             "log_z": float(populations.log_z().mean()),
         }

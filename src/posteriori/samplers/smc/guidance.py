@@ -1,4 +1,4 @@
-"""A twist that knows every next token, and the proposal that it guides."""
+"""A twist evaluated at every next token, and the proposal that it guides."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LEAST = 1e-30
 
 
 @dataclass(frozen=True)
-class Foresight:
+class NextTokenTwist:
     """log psi_t of every next token v of every row r, in nats:
 
         log psi [R, V] = row_R + token_V (+ row_RK . token_VK, of a twist that has it).
@@ -35,9 +35,9 @@ class Foresight:
             log_psi_L += (self.row_RK[row_L] * self.token_VK[token_L]).sum(-1).double()
         return log_psi_L
 
-    def select(self, row_L: Tensor) -> Foresight:
+    def select(self, row_L: Tensor) -> NextTokenTwist:
         row_LK = None if self.row_RK is None else self.row_RK[row_L]
-        return Foresight(self.row_R[row_L], self.token_V, row_LK, self.token_VK)
+        return NextTokenTwist(self.row_R[row_L], self.token_V, row_LK, self.token_VK)
 
     def finite(self) -> bool:
         parts = (self.row_R, self.token_V, self.row_RK, self.token_VK)
@@ -61,11 +61,13 @@ class Guided:
     g psi(v) / S), so one pass of exponentials serves the draw, log q and log p.
     """
 
-    def __init__(self, logits_RV: Tensor, foresight: Foresight, guidance: float) -> None:
+    def __init__(
+        self, logits_RV: Tensor, next_token_twist: NextTokenTwist, guidance: float
+    ) -> None:
         self.logits_RV = logits_RV
         self.top_R = logits_RV.amax(-1)
         self.mass_RBb = in_blocks((logits_RV - self.top_R[:, None]).exp_())
-        self.psi_RBb = in_blocks(foresight.relative())
+        self.psi_RBb = in_blocks(next_token_twist.relative())
         self.mass_RB = self.mass_RBb.sum(-1).double()
         self.tilted_RB = self._tilted().double()
         self.total_R = self.mass_RB.sum(-1)
@@ -75,7 +77,7 @@ class Guided:
         self.of_psi_R = torch.where(g_R > 0, g_R / tilted_R, 0.0)
 
     def draw(self, uniform_R: Tensor) -> Tensor:
-        """A token a row, each a function of its own uniform number; float64 in [0, 1)."""
+        """A token per row, each a function of its own uniform number; float64 in [0, 1)."""
         every_R = torch.arange(len(uniform_R), device=self.mass_RB.device)
         q_RB = self.of_prior_R[:, None] * self.mass_RB + self.of_psi_R[:, None] * self.tilted_RB
         block_R, rest_R, _ = search(q_RB, uniform_R)

@@ -13,11 +13,11 @@ from posteriori.core.protocols import LanguageModel, Rows, SteppingLM
 from posteriori.core.types import Completions, Prompt
 from posteriori.errors import SamplingError
 
-from .guidance import Foresight, Guided
+from .guidance import Guided, NextTokenTwist
 from .resampling import Choices
 
 _LEAST_LIVE = 0.8
-"""Rows that nobody stands in are dropped when fewer than this share are in use: moving the cache
+"""Rows that hold no particle are dropped when fewer than this share are in use: moving the cache
 costs about as much as a fifth of a batch costs in one step."""
 
 
@@ -110,8 +110,8 @@ def stepping(lm: LanguageModel) -> SteppingLM:
     return lm
 
 
-class Lanes:
-    """Which row of the language models each live particle stands in.
+class CacheSlots:
+    """Cache slots: which row of the language models holds each live particle.
 
     Rows of particles that have ended, or have no descendants, are where new copies go: a particle
     with children leaves its row to the first of them, and only the others' caches are copied.
@@ -123,8 +123,8 @@ class Lanes:
         self.num_rows = int(there_N.sum())
 
     def rows_of(self, at: Tensor | slice) -> Tensor | None:
-        """Where particles `at` stand, if that is fewer than all rows: a copy of the logits is saved
-        where every row is in use."""
+        """The rows of particles `at`, if these are fewer than all rows: a copy of the logits is
+        saved where every row is in use."""
         row_L = self.row_N[at]
         return row_L if len(row_L) < self.num_rows else None
 
@@ -137,14 +137,14 @@ class Lanes:
         return token_R[self.row_N[at]], log_q_R[self.row_N[at]]
 
     def guided(
-        self, at: Tensor | slice, foresight: Foresight, guidance: float
+        self, at: Tensor | slice, next_token_twist: NextTokenTwist, guidance: float
     ) -> tuple[Guided, Tensor]:
         """Next tokens of the prior's rows, guided, and which of these rows are those of `at`."""
         row_L, logits_RV = self.rows_of(at), self.prior.logits_RV
         if row_L is None:
-            return Guided(logits_RV, foresight, guidance), self.row_N[at]
+            return Guided(logits_RV, next_token_twist, guidance), self.row_N[at]
         place_L = torch.arange(len(row_L), device=row_L.device)
-        return Guided(logits_RV[row_L], foresight.select(row_L), guidance), place_L
+        return Guided(logits_RV[row_L], next_token_twist.select(row_L), guidance), place_L
 
     def log_prob(self, rows: Rows, at: Tensor | slice, token_L: Tensor) -> Tensor:
         """log softmax(logits)[token] for particles `at`, float64 [L]."""
@@ -161,7 +161,7 @@ class Lanes:
         self._each(lambda rows: rows.extend(token_R))
 
     def tidy(self, live_N: Tensor) -> None:
-        """Drop rows that nobody stands in, if they are many."""
+        """Drop rows that hold no particle, if they are many."""
         if int(live_N.sum()) < _LEAST_LIVE * self.num_rows:
             self.follow(torch.arange(len(live_N), device=live_N.device), live_N)
 
@@ -196,7 +196,7 @@ class Lanes:
 
 
 @contextlib.contextmanager
-def lanes(
+def cache_slots(
     prior: LanguageModel,
     proposal: LanguageModel,
     prompts: Sequence[Prompt],
@@ -204,7 +204,7 @@ def lanes(
     there_N: Tensor,
     length: int,
     hidden: bool,
-) -> Iterator[Lanes]:
+) -> Iterator[CacheSlots]:
     """Rows of the prior, and of the proposal where it is another language model."""
     parent_R = parent_N[there_N]
     with contextlib.ExitStack() as stack:
@@ -212,4 +212,4 @@ def lanes(
         q = p
         if proposal is not prior:
             q = stack.enter_context(stepping(proposal).stepping(prompts, parent_R, length))
-        yield Lanes(q, p, there_N)
+        yield CacheSlots(q, p, there_N)

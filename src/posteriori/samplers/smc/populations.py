@@ -17,8 +17,8 @@ from posteriori.core.target import Target
 from posteriori.core.types import Completions, Cost, Draws, Prompt
 from posteriori.errors import SamplingError
 
-from .guidance import Foresight
-from .particles import Lanes, Particles, lanes
+from .guidance import NextTokenTwist
+from .particles import CacheSlots, Particles, cache_slots
 from .resampling import Choices, Scheme
 from .twists import Prefixes, Twist
 
@@ -55,7 +55,7 @@ class Plan:
 
 @storable
 @dataclass
-class Moment:
+class StepTrace:
     """All particles at their t-th token: what `fit_twist` learns from.
 
     Particles `at_L` have drawn `token_L` where the prior's state was `hidden_LD`; the others had
@@ -81,7 +81,7 @@ class Populations:
         where ESS < threshold x size: Z-hat *= mean w, resample, w = 1
 
     with q the proposal; where that is the prior and psi_t is known of every token beforehand
-    (`Twist.foresight`), q = prior (1 - guidance + guidance psi_t / E_prior[psi_t]),
+    (`Twist.next_token_twist`), q = prior (1 - guidance + guidance psi_t / E_prior[psi_t]),
 
     until every particle has ended (`run`). Those that end early stay in the pool, with the twist
     that `Twist.of_ended` gives them until the others have ended too. `pinned` holds one outcome a
@@ -110,15 +110,15 @@ class Populations:
         self.log_z_G = torch.zeros(len(size_G), dtype=torch.float64, device=size_G.device)
         self.eos = torch.tensor(plan.target.prior.eos_token_ids, device=size_G.device)
         self.cost = Cost()
-        self.foresight: Callable[[float], Foresight] | None = None
-        self.moments: list[Moment] = []
+        self.next_token_twist: Callable[[float], NextTokenTwist] | None = None
+        self.step_traces: list[StepTrace] = []
         self.token_features_VD: Tensor | None = None
         self.prompt_ids: tuple[tuple[int, ...], ...] = ()
 
     def run(self, trace: bool = False, on_step: Callable[[int], None] | None = None) -> Draws:
         """All particles as draws, with log w = log Z-hat so far + log w since."""
         plan, p = self.plan, self.p
-        with lanes(
+        with cache_slots(
             plan.target.prior,
             plan.proposal,
             self.prompts,
@@ -127,7 +127,7 @@ class Populations:
             self.length,
             plan.twist.reads_hidden,
         ) as rows:
-            self.foresight = plan.twist.foresight(rows.prior)
+            self.next_token_twist = plan.twist.next_token_twist(rows.prior)
             self.token_features_VD = rows.prior.token_features_VD if trace else None
             self.prompt_ids = rows.prior.prompt_ids
             self._tokens(sum(len(ids) for ids in self.prompt_ids))
@@ -142,13 +142,13 @@ class Populations:
             p.weigh(slice(None), 0.0, p.log_evidence_N)
         return self._draws()
 
-    def _step(self, rows: Lanes, t: int) -> bool:
+    def _step(self, rows: CacheSlots, t: int) -> bool:
         """One token a live particle, and what it weighs; False where all weigh as before."""
         p = self.p
         live_L = p.live_N.nonzero()[:, 0]
         at = slice(None) if len(live_L) == len(p.live_N) else live_L
-        foresight = self._foreseen(t)
-        token_L, log_q_L, log_p_L = self._draw(rows, at, live_L, t, foresight)
+        next_token_twist = self._next_token_twist(t)
+        token_L, log_q_L, log_p_L = self._draw(rows, at, live_L, t, next_token_twist)
         p.tokens_NT[at, t], p.lengths_N[at] = token_L, t + 1
         p.log_q_NT[at, t], p.log_p_NT[at, t] = log_q_L, log_p_L
         self._tokens(len(live_L))
@@ -165,10 +165,10 @@ class Populations:
         if not bool(done_L.all()):
             on = live_L[~done_L] if some_done else at
             on_token_L = token_L[~done_L] if some_done else token_L
-            if foresight is not None:
-                twisted_L = foresight.of(rows.row_N[on], on_token_L)
+            if next_token_twist is not None:
+                twisted_L = next_token_twist.of(rows.row_N[on], on_token_L)
             self._go_on(rows, on, on_token_L)
-            if foresight is None:
+            if next_token_twist is None:
                 twisted_L = self._twist(rows, on)
             if twisted_L is not None:
                 log_psi_L[~done_L] = twisted_L
@@ -181,11 +181,16 @@ class Populations:
         return True
 
     def _draw(
-        self, rows: Lanes, at: Tensor | slice, live_L: Tensor, t: int, foresight: Foresight | None
+        self,
+        rows: CacheSlots,
+        at: Tensor | slice,
+        live_L: Tensor,
+        t: int,
+        next_token_twist: NextTokenTwist | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The t-th token of the live particles, with log q and log p of it."""
-        if self.guided and foresight is not None:
-            q, place_L = rows.guided(at, foresight, self.plan.guidance)
+        if self.guided and next_token_twist is not None:
+            q, place_L = rows.guided(at, next_token_twist, self.plan.guidance)
             token_L = self._pinned(live_L, t, self.choices.guided(q)[place_L])
             return token_L, *q.log_prob(place_L, token_L)
         token_L, log_q_L = rows.draw(self.choices, at)
@@ -217,7 +222,7 @@ class Populations:
         log_e_N = p.log_evidence_N.index_fill(0, live_L, 0.0)
         itself_N = torch.arange(len(log_base_N), device=live_L.device)
         seen = (hidden_LD, token_L, live_L, done_L, log_psi_L.clone())
-        self.moments.append(Moment(*seen, log_base_N, log_e_N, itself_N))
+        self.step_traces.append(StepTrace(*seen, log_base_N, log_e_N, itself_N))
 
     def _finish(self, done_L: Tensor) -> Tensor:
         """Particles that have just ended: their evidence, and the twist that they wait with."""
@@ -229,21 +234,21 @@ class Populations:
         p.log_evidence_N[done_L], p.reward_N[done_L] = scores
         return self.plan.twist.of_ended(scores.log_evidence)
 
-    def _foreseen(self, t: int) -> Foresight | None:
+    def _next_token_twist(self, t: int) -> NextTokenTwist | None:
         """psi of every row's next token, where the twist knows it."""
-        if self.foresight is None:
+        if self.next_token_twist is None:
             return None
-        foresight = self.foresight((self.length - t - 1) / self.length)
-        if not foresight.finite():
+        next_token_twist = self.next_token_twist((self.length - t - 1) / self.length)
+        if not next_token_twist.finite():
             raise self._no_twist()
-        return foresight
+        return next_token_twist
 
-    def _go_on(self, rows: Lanes, at: Tensor | slice, token_L: Tensor) -> None:
+    def _go_on(self, rows: CacheSlots, at: Tensor | slice, token_L: Tensor) -> None:
         """Run the token of the others through the language models."""
         rows.tidy(self.p.live_N)
         rows.extend(at, token_L)
 
-    def _twist(self, rows: Lanes, at: Tensor | slice) -> Tensor | None:
+    def _twist(self, rows: CacheSlots, at: Tensor | slice) -> Tensor | None:
         """The twist of prefixes that are there already."""
         log_prior_L = self.p.log_p_NT[at].sum(-1)
         prefixes = Prefixes(
@@ -261,7 +266,7 @@ class Populations:
             hint="a twist is a finite number of nats, or -inf where there is no hope",
         )
 
-    def _resample(self, rows: Lanes) -> None:
+    def _resample(self, rows: CacheSlots) -> None:
         """Where few particles carry the weight, and some still go on."""
         p, plan, width = self.p, self.plan, self.width
         log_w_GK = p.log_w_N.view(-1, width)
@@ -282,8 +287,8 @@ class Populations:
         p.keep(ancestor_N)
         p.log_w_N.view(-1, width)[due_G] = 0.0
         p.log_w_N[~self.there_N] = -torch.inf
-        if self.moments:
-            self.moments[-1].ancestor_N = ancestor_N
+        if self.step_traces:
+            self.step_traces[-1].ancestor_N = ancestor_N
         if bool(p.live_N.any()):
             rows.follow(ancestor_N, p.live_N)
 

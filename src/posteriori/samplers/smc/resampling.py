@@ -29,7 +29,7 @@ def ancestors(scheme: Scheme, log_w_GK: Tensor, size_G: Tensor, uniform_GU: Tens
         stratified    (k + u_k) / n   one point a stratum
         systematic    (k + u) / n     as many children as floor or ceil of n W_j
 
-    `uniform_GU` holds `uniforms_needed` numbers in [0, 1). Places from `size_G` on belong to nobody
+    `uniform_GU` holds `uniforms_needed` numbers in [0, 1). Places from `size_G` on hold no particle
     and stay where they are. A particle without weight has no child; each population needs one that
     has some. Douc, Cappe and Moulines 2005 (arXiv cs/0507025).
     """
@@ -54,12 +54,12 @@ class Choices:
         self.generator = generator
 
     def tokens(self, logits_RV: Tensor) -> tuple[Tensor, Tensor]:
-        """A token a row, with probability softmax(logits), and its log-prob; [R] each."""
+        """A token per row, with probability softmax(logits), and its log-prob; [R] each."""
         uniform_R = self._uniform(len(logits_RV)).to(logits_RV.device)
         return draw_tokens(logits_RV, uniform_R)
 
     def guided(self, q: Guided) -> Tensor:
-        """A token a row of q, [R]."""
+        """A token per row of q, [R]."""
         rows = q.logits_RV
         return q.draw(self._uniform(len(rows)).to(rows.device))
 

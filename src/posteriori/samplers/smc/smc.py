@@ -44,7 +44,7 @@ def twist_for(target: Target) -> Twist:
 
 
 class SMCSettings(Strict, arbitrary_types_allowed=True):
-    """`replicates`: populations a prompt, 4 unless there are fewer draws; see `SMC`."""
+    """`replicates`: populations per prompt, 4 unless there are fewer draws; see `SMC`."""
 
     replicates: int | None = Field(None, ge=1)
     ess_threshold: float | None = Field(None, ge=0, le=1)
@@ -74,7 +74,7 @@ class SMC(Sampler):
     {"name": "evidence", "temper": 0.5}, with settings. `guidance`: where a learned twist
     meets the prior as proposal it steers that too, q = prior (1 - guidance + guidance psi_t /
     E_prior[psi_t]); 0 leaves the prior as it is. `ess_threshold` is 0.5 unless it is
-    given, and 0 (never) under a twist that steers: half-way its weights tell for the most part how
+    given, and 0 (never) under a twist that steers: half-way its weights mostly show how
     much the twist contradicts itself from token to token, and resampling copies few by that.
 
     Raises `ConfigError` for more replicates than draws, and `SamplingError` for language models

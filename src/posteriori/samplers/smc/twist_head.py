@@ -18,7 +18,7 @@ from posteriori.core.protocols import Rows
 from posteriori.core.seeds import drawing
 from posteriori.errors import ModelError
 
-from .guidance import Foresight
+from .guidance import NextTokenTwist
 from .twists import Twist
 
 
@@ -27,7 +27,7 @@ class TwistHead(nn.Module, Twist):
 
     h the input of the prior's output head before y_t is drawn, x(y) that head's weights for token
     y, both normalised and of length 1, s = (T - t) / T. What is in brackets is there for a `width`
-    above 0: (a, b) = MLP(h, s), one hidden layer of that width, `rank` numbers a token. It starts
+    above 0: (a, b) = MLP(h, s), one hidden layer of that width, `rank` numbers per token. It starts
     as psi = 1.
 
     It costs no pass of its own and knows psi of all next tokens, so where the proposal is the
@@ -64,7 +64,7 @@ class TwistHead(nn.Module, Twist):
             log_psi_L = log_psi_L + (a_LK * x_LK).sum(-1)
         return log_psi_L.double()
 
-    def foresight(self, rows: Rows) -> Callable[[float], Foresight]:
+    def next_token_twist(self, rows: Rows) -> Callable[[float], NextTokenTwist]:
         """As `forward`, of every next token of every row. Raises `ModelError` for another prior."""
         wanted = (self.of_state.in_features - 1, self.of_token.in_features)
         found = (rows.hidden_RD.shape[1], rows.token_features_VD.shape[1])
@@ -77,10 +77,10 @@ class TwistHead(nn.Module, Twist):
         with torch.no_grad():
             u_V, x_VK = self._token(rows.token_features_VD)
 
-        def ahead(left: float) -> Foresight:
+        def ahead(left: float) -> NextTokenTwist:
             with torch.no_grad():
                 b_R, a_RK = self._state(rows.hidden_RD, left)
-                return Foresight(b_R, u_V, a_RK, x_VK)
+                return NextTokenTwist(b_R, u_V, a_RK, x_VK)
 
         return ahead
 

@@ -24,8 +24,8 @@ from posteriori.core.target import Target
 from posteriori.core.types import Completions, Cost
 from posteriori.errors import ConfigError
 
-from .guidance import Foresight
-from .particles import Lanes
+from .guidance import NextTokenTwist
+from .particles import CacheSlots
 from .resampling import Choices
 
 
@@ -37,7 +37,7 @@ class Prefixes:
     completions: Completions
     log_prior_L: Tensor
     at: Tensor | slice
-    lanes: Lanes
+    cache_slots: CacheSlots
     choices: Choices
     cost: Cost = field(default_factory=Cost)
 
@@ -47,7 +47,7 @@ class Twist:
 
     name: ClassVar[str]
     reads_hidden: ClassVar[bool] = False
-    """Whether it needs the prior's hidden states: see `foresight`."""
+    """Whether it needs the prior's hidden states: see `next_token_twist`."""
     Settings: ClassVar[type[Strict]] = Strict
 
     def __init__(self, **settings: Any) -> None:
@@ -57,7 +57,7 @@ class Twist:
         """float64 [L], nats; None stands for psi = 1. What it costs is added to `prefixes.cost`."""
         raise NotImplementedError
 
-    def foresight(self, rows: Rows) -> Callable[[float], Foresight] | None:  # noqa: ARG002
+    def next_token_twist(self, rows: Rows) -> Callable[[float], NextTokenTwist] | None:  # noqa: ARG002
         """For a twist that knows psi_t of every next token before one is drawn: called with the
         share of the tokens that will be left then, it says log psi of all of them for what the
         prior's rows hold now. `log_psi` is not asked then. None for others."""
@@ -161,9 +161,9 @@ class Rollouts(Twist):
 def roll_out(prefixes: Prefixes, num: int) -> tuple[Completions, Tensor, int]:
     """`num` completions of each prefix, drawn from the prior, with their log prior, and how many
     tokens they took."""
-    lanes, start = prefixes.lanes, prefixes.completions
-    row_R = lanes.row_N[prefixes.at].repeat_interleave(num)
-    rows = lanes.prior.branch(row_R)
+    cache_slots, start = prefixes.cache_slots, prefixes.completions
+    row_R = cache_slots.row_N[prefixes.at].repeat_interleave(num)
+    rows = cache_slots.prior.branch(row_R)
     at_R = torch.arange(len(start), device=row_R.device).repeat_interleave(num)
     drawn, log_prior_R = start.select(at_R), prefixes.log_prior_L[at_R]
     eos = torch.tensor(prefixes.target.prior.eos_token_ids, device=row_R.device)

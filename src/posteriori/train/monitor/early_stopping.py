@@ -1,4 +1,4 @@
-"""When a run goes wrong: it diverges, or it collapses."""
+"""Early stopping: findings that a run diverges or collapses."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _HAVE_TO_BE_FINITE = ("entropy", "kl_to_prior")
 """Of any policy. kl_to_target is infinite wherever the evidence rules a draw out."""
 
 
-def alarms(lines: Sequence[Line]) -> list[Finding]:
+def stopping_findings(lines: Sequence[Line]) -> list[Finding]:
     """What is wrong with a run whose evaluations were `lines`, of level stop.
 
     A finding of level stop counts when two evaluations in a row have it: one alone, of few draws,

@@ -1,4 +1,4 @@
-"""Looking at a policy while it is trained, without disturbing its training."""
+"""Evaluation of a policy while it is trained, which leaves its training as it is."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FIGURES = (
     *("elbo", "log_z", "kl_to_target", "kl_to_prior", "entropy", "mean_reward"),
     *("wasted_nats", "ess"),
 )
-"""What is kept of each look, where `evaluate` has it."""
+"""What is recorded of each evaluation, where `evaluate` has it."""
 
 _DOUBTED_BY = {
     "log_z": ("weights_not_trusted", "few_effective_draws", "evidence_never_satisfied"),
@@ -35,14 +35,14 @@ _SHARE = 25
 _FEWEST = 8
 
 
-class Watch:
+class Evaluator:
     """`posteriori.evaluate` of a policy that changes, by the same draws of the prior every time.
 
-    They are drawn, scored by the prior and put before the evidence once, at the first look; a look
-    then takes `num_samples` draws of the policy a prompt, the prior's and the evidence's word on
-    them, and the policy's log-prob of the prior's draws. It leaves the global random streams where
-    they were and logs into a context of its own, so a run is the same, bit for bit, with and
-    without it. The errors of two looks are not independent: they share the prior's draws.
+    They are drawn and scored once, at the first evaluation; an evaluation
+    then takes `num_samples` draws of the policy a prompt, their log-prior and log-evidence, and the
+    policy's log-prob of the prior's draws. It leaves the global random streams where they were and
+    logs into a context of its own, so a run is the same, bit for bit, with and without it. The
+    errors of two evaluations are not independent: they share the prior's draws.
     """
 
     def __init__(self, target: Target, num_samples: int, seed: int) -> None:
@@ -74,9 +74,10 @@ def trusted(report: Report, name: str) -> bool:
     return math.isfinite(figure.standard_error) and not doubts and not of_its_own
 
 
-def samples_of_look(settings: FitSettings, num_prompts: int, num_held_out: int) -> int:
-    """Draws a prompt of a look, unless they are given: a twenty-fifth of the draws that are trained
-    on between two looks, at least 8. A draw is looked at for less than it is trained on for."""
+def evaluation_samples(settings: FitSettings, num_prompts: int, num_held_out: int) -> int:
+    """Draws per prompt of an evaluation, unless they are given: a twenty-fifth of the draws that
+    are trained on between two evaluations, at least 8. Evaluating a draw costs less than training
+    on it."""
     if settings.evaluate_samples is not None:
         return settings.evaluate_samples
     per_step = settings.num_samples * prompts_per_step(settings, num_prompts)

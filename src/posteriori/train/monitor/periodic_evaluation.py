@@ -1,4 +1,4 @@
-"""Evaluation at intervals: lines, a file of them, notes, and whether to go on."""
+"""Periodic evaluation: a record every few steps, its findings, and whether training goes on."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from posteriori.core.settings.training import FitSettings
 from posteriori.core.types import Finding
 from posteriori.runs.directory import RunDirectory
 
-from .early_stopping import alarms
-from .evaluator import Watch, line_of
+from .early_stopping import stopping_findings
+from .evaluator import Evaluator, line_of
 
 Note = Callable[[str], None]
 EvaluationCallback = Callable[[dict[str, Any]], None]
 
 
-class Lookout:
-    """Looks at the policy after every `evaluate_every` steps, the first time before any.
+class PeriodicEvaluation:
+    """Evaluates the policy before the first step and after every `evaluate_every` steps.
 
-    `lines` are all evaluations so far. What is alarming about them is a function of the lines
-    alone, so a run that is resumed decides as one that never stopped.
+    `lines` are all evaluations so far. Whether to stop is a function of the lines alone, so
+    a resumed run decides as one that was never interrupted.
     """
 
     def __init__(
         self,
-        watch: Watch,
+        evaluator: Evaluator,
         settings: FitSettings,
         run: RunDirectory | None,
         note: Note,
         on_evaluation: EvaluationCallback | None,
     ) -> None:
-        self.watch, self.settings, self.run = watch, settings, run
+        self.evaluator, self.settings, self.run = evaluator, settings, run
         self.note = note
         self.observers = [] if on_evaluation is None else [on_evaluation]
         self.lines: list[dict[str, Any]] = []
-        self._told: set[str] = set()
+        self._noted: set[str] = set()
 
     def resume(self) -> None:
         """Take up the lines that the run's directory holds."""
@@ -45,23 +45,23 @@ class Lookout:
             self.lines = self.run.evaluations()
 
     def at(self, step: int, policy: LanguageModel) -> Finding | None:
-        """Look, if it is time to; returns why the run has to stop, if it has to."""
+        """Evaluate, if `step` is due; returns the finding that stops the run, if there is one."""
         if step % self.settings.evaluate_every:
             return None
         if not (self.lines and self.lines[-1]["step"] == step):
             self._look(step, policy)
         if self.settings.on_finding == "off":
             return None
-        found = alarms(self.lines)
+        found = stopping_findings(self.lines)
         for finding in found:
-            if finding.name not in self._told:
-                self._told.add(finding.name)
+            if finding.name not in self._noted:
+                self._noted.add(finding.name)
                 self.note(str(finding))
         return found[0] if found and self.settings.on_finding == "stop" else None
 
     def _look(self, step: int, policy: LanguageModel) -> None:
         start = time.perf_counter()
-        line = line_of(self.watch.look(policy, step, self.settings.steps), step, start)
+        line = line_of(self.evaluator.look(policy, step, self.settings.steps), step, start)
         self.lines.append(line)
         if self.run is not None:
             self.run.append_evaluation(line)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from posteriori.models.cpu.head_log_prob import head_log_prob
-from posteriori.models.cpu.weight_cache import kept_while_frozen, worked_out
+from posteriori.models.cpu.weight_cache import caching_frozen_weights, from_weight_cache
 
 
 class _Counted:
@@ -25,28 +25,28 @@ def _frozen() -> nn.Parameter:
 def test_it_is_made_once_for_each_thing_and_not_again_until_the_weights_change():
     weight = _frozen()
     double = _Counted(weight)
-    with kept_while_frozen():
-        first = worked_out(weight, "double", double)
-        assert worked_out(weight, "double", double) is first
-        worked_out(weight, "another", double)
+    with caching_frozen_weights():
+        first = from_weight_cache(weight, "double", double)
+        assert from_weight_cache(weight, "double", double) is first
+        from_weight_cache(weight, "another", double)
         assert double.times == 2
         with torch.no_grad():
             weight.add_(1)
-        assert torch.equal(worked_out(weight, "double", double), weight * 2)
+        assert torch.equal(from_weight_cache(weight, "double", double), weight * 2)
     assert double.times == 3
 
 
 def test_outside_and_of_trained_weights_nothing_is_kept():
     weight = _frozen()
     double = _Counted(weight)
-    worked_out(weight, "double", double)
-    worked_out(weight, "double", double)
+    from_weight_cache(weight, "double", double)
+    from_weight_cache(weight, "double", double)
     assert double.times == 2
     trained = _Counted(nn.Parameter(torch.ones(2)))
     computed = _Counted(torch.ones(2))
-    with kept_while_frozen():
+    with caching_frozen_weights():
         for counted in (trained, trained, computed, computed):
-            worked_out(counted.weight, "double", counted)
+            from_weight_cache(counted.weight, "double", counted)
     assert trained.times == computed.times == 2
 
 
@@ -56,7 +56,7 @@ def test_a_frozen_head_that_is_written_to_gives_the_new_log_probs():
     # Enough rows for the head to be laid out for the product.
     hidden = torch.randn(4, 160, 8, generator=generator)
     token = torch.randint(50, (4, 160), generator=generator)
-    with kept_while_frozen():
+    with caching_frozen_weights():
         for scale in (1.0, -0.5):
             with torch.no_grad():
                 weight.mul_(scale)

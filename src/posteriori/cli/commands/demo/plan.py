@@ -1,4 +1,4 @@
-"""What the demo runs: its evidence, prompts, scale, and a place that holds nobody's files."""
+"""What the demo runs: its evidence, prompts, scale, and a folder without files of others."""
 
 from __future__ import annotations
 

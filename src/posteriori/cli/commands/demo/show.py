@@ -1,4 +1,5 @@
-"""What the demo says in the end: the table, three draws a policy, the findings, the conclusion."""
+"""What the demo says in the end: the table, three draws per policy, the findings, the
+conclusion."""
 
 from __future__ import annotations
 

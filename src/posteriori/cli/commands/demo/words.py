@@ -40,9 +40,9 @@ def conclusion(
             "about the prior did not: it is inference, and kl_to_target says how far it got."
         )
     else:
-        told = ", ".join(fell) or "nothing"
+        listed = ", ".join(fell) or "nothing"
         parts.append(
-            f"This run does not show the paper's claim (collapsed: {told}; nearer to its target "
+            f"This run does not show the paper's claim (collapsed: {listed}; nearer to its target "
             f"than rl: {', '.join(nearer) or 'nothing'}): it is too short, or has gone astray."
         )
     return " ".join(parts)
