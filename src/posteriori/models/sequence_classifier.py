@@ -34,7 +34,7 @@ class SequenceClassifier:
         path = str(model) if isinstance(model, str | Path) else model.config.name_or_path
         missing: list[str] = []
         if isinstance(model, str | Path):
-            check_model_name(path, (), kind="a sequence-classification model")
+            check_model_name(path, (), self.where, kind="a sequence-classification model")
         try:
             if isinstance(model, str | Path):
                 with loading() as options:

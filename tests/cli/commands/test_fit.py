@@ -142,14 +142,15 @@ def test_overrides_reach_every_depth(job):
         "--set",
         "fit.objective=rl",
         "--set",
-        'prompts=["a", "b"]',
+        'prompts=[{prompt = "a", weight = 1}, {prompt = "b", weight = 2}]',
     )
     config = result.json["config"]
     assert config["fit"]["learning_rate"] == 1e-3
     assert config["fit"]["objective"] == "rl"
     assert config["fit"]["lora"]["rank"] == 4
     assert config["evidence"][0]["beta"] == 0.25
-    assert config["prompts"] == ["a", "b"]
+    rows = [{"prompt": "a", "weight": 1}, {"prompt": "b", "weight": 2}]
+    assert config["prompts"] == rows
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,9 @@ def _no_policy() -> Any:
 def asked_of(
     target: Target, reports: Mapping[str, Report], pairs: Mapping[str, PairFigures]
 ) -> tuple[dict[str, Any], list[str]]:
-    """What an evaluation says of it, for programs and in lines."""
+    """What an evaluation says of it, for JSON and in lines."""
+    from posteriori.runs.directory import jsonable
+
     had = {name: report.draws.completions for name, report in reports.items()}
     moments = moments_json(target, had)
     told = {"moments": moments} if moments else {}
@@ -104,7 +106,7 @@ def asked_of(
                 "The target has no evidence: it is the prior, so the pairs judge the policies, and "
                 "what would relate them to a target is left out."
             )
-    return told, lines
+    return jsonable(told), lines
 
 
 def pairs_json(pairs: Mapping[str, PairFigures]) -> dict[str, Any]:

@@ -158,7 +158,7 @@ def _unfinished(run: RunFiles) -> PolicyResult:
     if done == steps and (run.path / "policy").is_dir():
         finding = Finding(
             "warn",
-            "not_evaluated",
+            "finished_not_evaluated",
             f"The run is finished, {of}, and its policy has not been evaluated.",
             "Evaluate it: fit(..., report=True), or posteriori.report(prior=evaluate(target, prior)"
             ", policy=evaluate(target, policy)).",

@@ -58,7 +58,7 @@ def _drew(sampler: PolicyResult) -> str:
 
 def _distance(result: PolicyResult) -> str:
     if not result.evaluated:
-        if any("is finished" in each.message for each in result.findings):
+        if any(each.name == "finished_not_evaluated" for each in result.findings):
             return "has not been evaluated, though its run is finished"
         return "has not been evaluated: its run was stopped, or is under way"
     kl = result.figures.get("kl_to_target")
