@@ -172,12 +172,14 @@ def test_errors_on_the_frontier_are_those_at_what_is_held_fixed():
 
 
 def test_the_error_at_a_reward_is_that_of_log_z_and_at_a_kl_beta_times_it():
-    """The envelope theorem, where the reward is beta log e."""
-    pool = draw(NEAR.target, NEAR.target.prior, 2000, generator(6))
+    """The envelope theorem, where the reward is beta log e. It holds for small changes: with so
+    many draws that what they may have missed is one."""
+    pool = draw(NEAR.target, NEAR.target.prior, 20_000, generator(6))
     curve = frontier_of(NEAR.target, pool, strongest=0.9)
     at_reward, at_kl = curve.at_reward(NEAR.mean_e(0.3)), curve.at_kl(NEAR.kl(0.3))
     own = at_reward.log_z.standard_error
     assert at_reward.kl.standard_error == pytest.approx(own, rel=0.02)
-    assert curve.at_beta(at_reward.beta).kl.standard_error > 1.5 * own
+    at_beta = curve.at_beta(at_reward.beta).kl.standard_error
+    assert not 0.5 * own < at_beta < 1.5 * own, "the error at a fixed beta is another"
     expected = at_kl.beta * at_kl.log_z.standard_error
     assert at_kl.reward.standard_error == pytest.approx(expected, rel=0.02)

@@ -104,7 +104,8 @@ def check_reachable(dual: Dual, names: list[str], where: str, what: str) -> None
                 where=where,
                 hint="to make a feature always or never true use a Constraint"
                 if at_edge
-                else f"want a mean between {low:.4g} and {high:.4g}",
+                else f"want a mean between {low:.4g} and {high:.4g}"
+                + (", or set num_samples higher to see more of them" if what == "draws" else ""),
             )
     wanted = ", ".join(f"'{n}' {float(mu):g}" for n, mu in zip(names, dual.mu_K, strict=True))
     raise EvidenceError(

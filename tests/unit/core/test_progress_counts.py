@@ -207,7 +207,7 @@ def test_the_search_for_a_beta(prior):
 
 
 def test_moments_begin_again_with_each_round(prior):
-    moments = po.Moments({"a": (count_a, 1.6)}, num_samples=200, method="draws")
+    moments = po.Moments({"a": (count_a, 1.6)}, num_samples=1000, method="draws")
     told = Told()
     found = po.fit_moments(po.Target(prior, moments, PROMPTS, LENGTH), on_progress=told)
     assert found.rounds > 1

@@ -192,4 +192,5 @@ def test_a_steps_graph_is_freed():
         return sum(type(each) is torch.Tensor for each in gc.get_objects())
 
     tensors_after_a_step()
-    assert tensors_after_a_step() == tensors_after_a_step()
+    # Fewer is what earlier tests have left, and is no concern of this one.
+    assert tensors_after_a_step() >= tensors_after_a_step()
