@@ -44,7 +44,15 @@ ARMED: dict[str, int] = {}
 
 @pytest.fixture(autouse=True)
 def disarmed():
+    """And Python's own answers to signals: a run under nohup, or in a shell's background, has some
+    ignored, which is kept."""
     ARMED.update(calls=0, at=0, number=signal.SIGTERM)
+    own = {getattr(signal, name): signal.SIG_DFL for name in NAMES}
+    own[signal.SIGINT] = signal.default_int_handler
+    before = {number: signal.signal(number, answer) for number, answer in own.items()}
+    yield
+    for number, answer in before.items():
+        signal.signal(number, answer)
 
 
 @pytest.fixture
