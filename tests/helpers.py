@@ -223,3 +223,22 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def rms(values) -> float:
     return math.sqrt(float(np.mean(np.square(values))))
+
+
+def tiny_bert(kind: str, folder: Path, **settings) -> Path:
+    """A transformers BERT of one layer with its tokenizer, saved; its head is drawn by seed 0."""
+    config = transformers.BertConfig(
+        vocab_size=6,
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        pad_token_id=0,
+        initializer_range=1.0,
+        **settings,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        getattr(transformers, kind).from_config(config).save_pretrained(folder)
+    word_tokenizer(words=("<pad>", *"abcde")).save_pretrained(folder)
+    return folder

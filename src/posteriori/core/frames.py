@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from posteriori.errors import ConfigError
 
 from .rows_of_prompts import rows_of_prompts
@@ -93,7 +95,7 @@ def inference_data_of_draws(draws: Draws) -> Any:
 
     def table(values_N: Any) -> Any:
         by_prompt = [values_N[each].cpu().numpy().reshape(chains, size // chains) for each in rows]
-        return import_module("numpy").stack(by_prompt, -1)
+        return np.stack(by_prompt, -1)
 
     groups = {
         "posterior": {

@@ -17,10 +17,10 @@ class ShownDraws:
 
     def __repr__(self) -> str:
         draws: Draws = self  # pyright: ignore[reportAssignmentType]
-        told = [f"{len(draws):,} of {_counted(len(draws.completions.prompt_set), 'prompt')}"]
+        told = [f"{len(draws):,} of {counted(len(draws.completions.prompt_set), 'prompt')}"]
         told += [str(draws.guarantee)] if draws.guarantee else []
         told += [f"log Z {draws.log_z}"] if draws.log_z is not None else []
-        told += [_counted(len(draws.findings), "finding")] if draws.findings else []
+        told += [counted(len(draws.findings), "finding")] if draws.findings else []
         return f"Draws({', '.join(told)})"
 
     def _repr_html_(self) -> str:
@@ -118,11 +118,8 @@ def _error(estimate: Estimate) -> float:
     return error if error == error and error < 1e300 else 0.0
 
 
-def _counted(number: int, word: str) -> str:
+def counted(number: int, word: str) -> str:
     return f"{number:,} {word}{'' if number == 1 else 's'}"
-
-
-counted = _counted
 
 
 def _line(prompt: Any) -> str:

@@ -44,25 +44,6 @@ def cat_padded(parts_NL: Sequence[Tensor]) -> Tensor:
     )
 
 
-def with_text_contents(messages: list[Message]) -> list[Message]:
-    """The messages with contents in parts, [{"type": "text", "text": ..}, ..], joined to strings.
-
-    Parts of other kinds stay as they are, for templates that know them.
-    """
-    return [
-        {**message, "content": "".join(part["text"] for part in message["content"])}
-        if _is_all_text(message.get("content"))
-        else message
-        for message in messages
-    ]
-
-
-def _is_all_text(content: Any) -> bool:
-    return isinstance(content, list | tuple) and all(
-        isinstance(part, Mapping) and isinstance(part.get("text"), str) for part in content
-    )
-
-
 Kind = Literal["exact", "unbiased", "consistent", "lower_bound", "upper_bound", "heuristic"]
 Level = Literal["info", "warn", "stop"]
 Guarantee = Literal["exact", "properly_weighted", "asymptotic", "heuristic"]

@@ -37,3 +37,22 @@ def answered(messages: Sequence[dict[str, Any]], reply: str) -> list[dict[str, A
     if last.get("role") == "assistant" and isinstance(last.get("content"), str):
         return [*messages[:-1], {**last, "content": last["content"] + reply}]
     return [*messages, {"role": "assistant", "content": reply}]
+
+
+def with_text_contents(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The messages with contents in parts, [{"type": "text", "text": ..}, ..], joined to strings.
+
+    Parts of other kinds stay as they are, for templates that know them.
+    """
+    return [
+        {**message, "content": "".join(part["text"] for part in message["content"])}
+        if _is_all_text(message.get("content"))
+        else message
+        for message in messages
+    ]
+
+
+def _is_all_text(content: Any) -> bool:
+    return isinstance(content, list | tuple) and all(
+        isinstance(part, Mapping) and isinstance(part.get("text"), str) for part in content
+    )

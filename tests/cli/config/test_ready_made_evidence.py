@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import joblib
 import pytest
-import torch
-import transformers
-from helpers import tiny_lm, word_tokenizer
+from helpers import tiny_bert, tiny_lm
 
 import posteriori as po
 from posteriori.cli.build import build_target
@@ -49,23 +46,6 @@ def test_constraints(job, text, expected):
     assert constraint.prefix is not None
 
 
-def bert(folder: Path, kind: str, **settings) -> None:
-    config = transformers.BertConfig(
-        vocab_size=6,
-        hidden_size=8,
-        intermediate_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=1,
-        pad_token_id=0,
-        initializer_range=1.0,
-        **settings,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        getattr(transformers, kind).from_config(config).save_pretrained(folder)
-    word_tokenizer(words=("<pad>", *"abcde")).save_pretrained(folder)
-
-
 def test_likelihoods(job):
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.linear_model import LogisticRegression
@@ -73,13 +53,13 @@ def test_likelihoods(job):
 
     pipeline = make_pipeline(CountVectorizer(token_pattern=r"\w"), LogisticRegression())
     joblib.dump(pipeline.fit(["a", "b"], ["x", "y"]), job.folder / "xy.joblib")
-    bert(
-        job.folder / "mood",
+    tiny_bert(
         "AutoModelForSequenceClassification",
+        job.folder / "mood",
         id2label={0: "angry", 1: "calm"},
         label2id={"angry": 0, "calm": 1},
     )
-    bert(job.folder / "encoder", "AutoModel")
+    tiny_bert("AutoModel", job.folder / "encoder")
     tables = {
         'classifier = "mood"\nlabel = "calm"\nread = "completion"': po.likelihoods.classifier(
             job.folder / "mood", "calm", read="completion"

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 
 import joblib
 import pytest
 import torch
 import transformers
-from helpers import word_tokenizer
+from helpers import tiny_bert
 
 import posteriori as po
 from posteriori.errors import ConfigError, EvidenceError, ModelError, UnknownNameError
@@ -31,25 +30,6 @@ def probabilities(likelihood, completions) -> list[float]:
     return scores.reward.tolist()
 
 
-def tiny_bert(kind: str, folder: Path, **settings) -> Path:
-    config = transformers.BertConfig(
-        vocab_size=6,
-        hidden_size=8,
-        intermediate_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=1,
-        pad_token_id=0,
-        initializer_range=1.0,
-        max_position_embeddings=16,
-        **settings,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        getattr(transformers, kind).from_config(config).save_pretrained(folder)
-    word_tokenizer(words=("<pad>", *"abcde")).save_pretrained(folder)
-    return folder
-
-
 class TestClassifiers:
     @pytest.fixture(params=["single_label_classification", "multi_label_classification", None])
     def folder(self, request, tmp_path):
@@ -60,6 +40,7 @@ class TestClassifiers:
             id2label=LABELS,
             label2id={name: at for at, name in LABELS.items()},
             problem_type=request.param,
+            max_position_embeddings=16,
         )
 
     @torch.no_grad()
@@ -92,7 +73,9 @@ class TestClassifiers:
             po.likelihoods.classifier(folder, label)
 
     def test_are_no_regressions(self, tmp_path):
-        tiny_bert("AutoModelForSequenceClassification", tmp_path, num_labels=1)
+        tiny_bert(
+            "AutoModelForSequenceClassification", tmp_path, num_labels=1, max_position_embeddings=16
+        )
         with pytest.raises(ModelError, match=r"single score.*Reward\(model, beta\)"):
             po.likelihoods.classifier(tmp_path, 0)
 
@@ -184,7 +167,7 @@ class TestSimilarity:
         return torch.nn.functional.normalize(torch.stack(means).double(), dim=-1)
 
     def test_is_a_logistic_function_of_the_nearest_cosine(self, tmp_path, completions):
-        folder = tiny_bert("AutoModel", tmp_path)
+        folder = tiny_bert("AutoModel", tmp_path, max_position_embeddings=16)
         some = completions.select([0, 1, 3])
         likelihood = po.likelihoods.similarity(
             ["d e", "b"], folder, threshold=0.2, temperature=0.5, batch_size=2
@@ -203,7 +186,7 @@ class TestSimilarity:
         assert p == pytest.approx([sure, opposite], abs=1e-6)
 
     def test_refuses_what_makes_no_sense(self, tmp_path):
-        folder = tiny_bert("AutoModel", tmp_path)
+        folder = tiny_bert("AutoModel", tmp_path, max_position_embeddings=16)
         with pytest.raises(ConfigError, match="no text to compare with"):
             po.likelihoods.similarity([], folder)
         with pytest.raises(ConfigError, match="temperature positive"):
