@@ -14,7 +14,7 @@ from posteriori.core.types import Completions, Finding
 from posteriori.errors import EvidenceError
 from posteriori.evidence.calls.call import function_name
 from posteriori.evidence.calls.caller import CallCounts, Caller, call_settings
-from posteriori.evidence.text.grammar import Grammar
+from posteriori.evidence.grammar import Grammar
 
 
 class Constraint:

@@ -19,8 +19,8 @@ from pydantic import BaseModel
 from posteriori.data.completion_text import own_text
 from posteriori.errors import ConfigError
 from posteriori.evidence.constraint import Constraint
+from posteriori.evidence.grammar import Grammar
 
-from .grammar import Grammar
 from .json_text import JsonText
 from .pattern_size import check_pattern_size
 from .word_list import word_pattern
