@@ -95,10 +95,6 @@ def _root(
 
 def main() -> None:
     """What the `posteriori` command calls."""
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
-            # It was closed before the start: what is said goes nowhere, and the work is done.
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - until exit
     try:
         code = run(sys.argv[1:])
     except Exception as error:  # a fault of ours: a person gets a line, and we the traceback
@@ -114,6 +110,10 @@ def main() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; returns its exit code."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            # It was closed before the start: what is said goes nowhere, and the work is done.
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - until exit
     with lasting_stderr():
         try:
             os.getcwd()
