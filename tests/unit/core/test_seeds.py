@@ -7,7 +7,6 @@ import threading
 import pytest
 import torch
 from torch import nn
-
 from transformers.initialization import guard_torch_init_functions
 
 from posteriori.core.seeds import drawing
