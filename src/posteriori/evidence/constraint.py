@@ -14,7 +14,8 @@ from posteriori.core.types import Completions, Finding
 from posteriori.data.given_numbers import in_short
 from posteriori.errors import EvidenceError
 from posteriori.evidence.calls.call import function_name
-from posteriori.evidence.calls.caller import CallCounts, Caller, call_settings
+from posteriori.evidence.calls.caller import CallCounts, Caller
+from posteriori.evidence.calls.settings import call_settings
 
 
 class Constraint:
