@@ -74,6 +74,13 @@ def fold(
     return state
 
 
+def apart(work: Callable[[], T]) -> T:
+    """`work`, whose pieces may be of another number when it is done again (how many rows fit in
+    memory, say): they are counted by themselves, and have to say what they are of."""
+    pieces = _current.get()
+    return work() if pieces is None else _within(pieces.apart(), work)
+
+
 def _within(pieces: Pieces, work: Callable[[], T]) -> T:
     token = _current.set(pieces)
     try:

@@ -15,6 +15,7 @@ from posteriori.core.default_progress import with_progress
 from posteriori.core.draw import draw, lm_tokens
 from posteriori.core.estimates import combine
 from posteriori.core.frames import frame_of_figures
+from posteriori.core.journal.journal import once
 from posteriori.core.progress import Progress, one_pass, portions
 from posteriori.core.protocols import LanguageModel
 from posteriori.core.registry import language_model
@@ -279,4 +280,4 @@ def _unique(draws: Draws, prompts: range) -> Estimate:
 
 def _log_prob(lm: LanguageModel, draws: Draws, on_progress: Progress | None) -> Tensor:
     with torch.no_grad(), one_pass(on_progress, len(draws)):
-        return lm.log_prob(draws.completions).double()
+        return once(lambda: lm.log_prob(draws.completions).double())
