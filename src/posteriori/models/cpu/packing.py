@@ -9,7 +9,7 @@ copies live only inside `packed_linears`: weights may change between two calls, 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeGuard
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from .capabilities import has_amds_avx512
 from .linear_groups import Products
 from .lora_linear import bare_if_off, plain_adapter
+from .patched import replaced
 from .precision import LARGE, OutputHead
 from .weight_cache import from_weight_cache
 
@@ -49,12 +50,13 @@ def packed_product(
 
 @contextlib.contextmanager
 def packed_linears(model: nn.Module, rows: int, dtype: torch.dtype) -> Iterator[None]:
-    """Within it, the linear layers of `model` multiply weights laid out for batches of `rows`.
+    """Within it, the linear layers of `model`, whose modules are the pass's own, multiply weights
+    laid out for batches of `rows`.
 
     Products are in `dtype` (the autocast's, if one is on), an `OutputHead`'s in its own. Numbers
     are those of the plain layers up to rounding. No gradients. Off the CPU nothing changes.
     """
-    with _replaced(dict(_packed_forwards(model, rows, dtype))):
+    with replaced(dict(_packed_forwards(model, rows, dtype))):
         yield
 
 
@@ -64,19 +66,8 @@ def packed_head(head: nn.Module, rows: int) -> Iterator[None]:
     forwards: dict[nn.Module, Callable[[Tensor], Tensor]] = {}
     if isinstance(head, OutputHead) and _can_be_packed(head):
         forwards[head] = _packed_head(head, rows)
-    with _replaced(forwards):
+    with replaced(forwards):
         yield
-
-
-@contextlib.contextmanager
-def _replaced(forwards: Mapping[nn.Module, Callable[[Tensor], Tensor]]) -> Iterator[None]:
-    for module, forward in forwards.items():
-        vars(module)["forward"] = forward
-    try:
-        yield
-    finally:
-        for module in forwards:
-            del vars(module)["forward"]
 
 
 def _packed_forwards(

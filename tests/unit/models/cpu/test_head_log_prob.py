@@ -86,20 +86,20 @@ def test_autocast_rounds_the_gradient_and_not_the_log_prob():
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "opt", "bloom"])
 def test_models_whose_logits_are_the_heads_output(architecture):
     model = tiny_lm(architecture).model
-    assert separable_head(model) is model.get_output_embeddings()
+    assert separable_head(model, {}) is model.get_output_embeddings()
 
 
 class TestFallsBack:
     def test_where_logits_are_capped(self):
-        assert separable_head(tiny_lm("gemma2, window of 3").model) is None
+        assert separable_head(tiny_lm("gemma2, window of 3").model, {}) is None
 
     def test_where_the_head_has_a_bias(self):
-        assert separable_head(tiny_lm("phi").model) is None
+        assert separable_head(tiny_lm("phi").model, {}) is None
 
     def test_where_the_head_has_a_hook(self):
         model = tiny_lm("llama").model
         model.lm_head.register_forward_hook(lambda _m, _i, out: 2 * out)
-        assert separable_head(model) is None
+        assert separable_head(model, {}) is None
 
     def test_where_the_head_is_not_a_plain_linear(self):
         class Doubled(nn.Linear):
@@ -108,16 +108,16 @@ class TestFallsBack:
 
         model = tiny_lm("llama").model
         model.lm_head.__class__ = Doubled
-        assert separable_head(model) is None
+        assert separable_head(model, {}) is None
 
     def test_in_float64(self):
-        assert separable_head(tiny_lm("llama").in_float64().model) is None
+        assert separable_head(tiny_lm("llama").in_float64().model, {}) is None
 
     def test_where_autocast_would_round_the_logits(self):
         model = tiny_lm("llama").model
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            assert separable_head(model) is None
-        assert separable_head(model) is not None
+            assert separable_head(model, {}) is None
+        assert separable_head(model, {}) is not None
 
     def test_a_warp_is_scored_with_logits(self):
         lm = tiny_lm("llama").warped(temperature=2.0)
