@@ -248,6 +248,11 @@ class CausalLM(CausalScoring):
         share_facts(state_module.base_model(adapted), self._run.base)
         return self._like(adapted, adapters.ADAPTER)
 
+    def caching_frozen_weights(self) -> contextlib.AbstractContextManager[None]:
+        """Within it, what is computed from weights that are not trained is computed once, for this
+        model and the policies that were made of it: for the length of a run."""
+        return self._run.weight_cache.open()
+
     def trained_state(self) -> dict[str, Tensor]:
         """The adapter's tensors, or all weights of a model without one."""
         return state_module.trained_state(self.model, self.adapter)
@@ -318,7 +323,7 @@ class CausalLM(CausalScoring):
     def _like(
         self, model: state_module.Model, adapter: str | None, dtype: torch.dtype | None = None
     ) -> CausalLM:
-        return CausalLM(
+        other = CausalLM(
             model,
             self.tokenizer,
             compute_dtype=dtype or self.compute_dtype,
@@ -326,3 +331,5 @@ class CausalLM(CausalScoring):
             warp=self.warp,
             memory_gib=self.memory_gib,
         )
+        other._run.weight_cache = self._run.weight_cache
+        return other

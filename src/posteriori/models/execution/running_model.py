@@ -18,6 +18,7 @@ from posteriori.models.cpu.linear_groups import MakeProducts, Products, each_alo
 from posteriori.models.cpu.packing import packed_head, packed_linears, packed_products, packing_pays
 from posteriori.models.cpu.precision import lost_in_padding, runs
 from posteriori.models.cpu.skip_head import separable_head
+from posteriori.models.cpu.weight_cache import WeightCache
 from posteriori.models.decoders.decoder_forward import DecoderForward
 from posteriori.models.decoders.known import known_decoder
 from posteriori.models.passes import memory
@@ -37,7 +38,8 @@ Computing = Callable[[], contextlib.AbstractContextManager[None]]
 
 class RunningModel:
     """`model` with PEFT adapter `adapter` (None: the bare weights), whose matrix products are in
-    `compute_dtype` (None: the weights' own). `model` is read and never changed.
+    `compute_dtype` (None: the weights' own). `model` is read and never changed. `weight_cache` may
+    be replaced by that of a model on whose weights this one stands.
 
     Raises `ModelError` for a model that cannot be run in float64, and is to be.
     """
@@ -47,6 +49,7 @@ class RunningModel:
     ) -> None:
         self.model: state.Model = unwrapped(model)
         self.adapter = adapter
+        self.weight_cache = WeightCache()
         self._views = Views(self.model, adapter)
         self.compute_dtype = compute_dtype or memory.embedding_weight(self.base).dtype
         self._arguments = frozenset(inspect.signature(self.base.forward).parameters)
@@ -137,9 +140,11 @@ class RunningModel:
             with self.computing(view):
                 forward = self._forward(view, products_of=packed if pays else None)
                 if pays and isinstance(forward, DecoderForward):
-                    ways.enter_context(packed_head(forward.head, rows))
+                    ways.enter_context(packed_head(forward.head, rows, self.weight_cache))
                 elif pays:
-                    ways.enter_context(packed_linears(view.model, rows, self.compute_dtype))
+                    ways.enter_context(
+                        packed_linears(view.model, rows, self.compute_dtype, self.weight_cache)
+                    )
             yield forward, partial(self.computing, view)
 
     def _products_of(self, *layers: nn.Module) -> Products:

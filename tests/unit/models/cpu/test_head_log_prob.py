@@ -11,6 +11,7 @@ from posteriori.errors import ModelError
 from posteriori.models.cpu import head_log_prob as module
 from posteriori.models.cpu.head_log_prob import head_log_prob
 from posteriori.models.cpu.skip_head import separable_head
+from posteriori.models.cpu.weight_cache import WeightCache
 
 N, T, D, V = 5, 3, 4, 7
 
@@ -54,7 +55,7 @@ def test_numbers_and_gradients_are_those_of_log_softmax(trained):
 def test_improbable_tokens_keep_their_log_prob():
     """Where exp(log p) is zero in float32, log p is still right."""
     hidden, weight = torch.tensor([[[1.0]]]), torch.tensor([[0.0], [-300.0]])
-    got = head_log_prob(hidden, weight, torch.tensor([[1]]))
+    got = head_log_prob(hidden, weight, torch.tensor([[1]]), WeightCache())
     assert float(got) == pytest.approx(-300.0, abs=1e-4)
 
 
@@ -65,7 +66,10 @@ def test_logits_that_grow_from_block_to_block_do_not_overflow():
     weight = torch.linspace(-1000, 1000, V, dtype=torch.float64)[:, None]
     for each in (weight, weight.flip(0)):
         token = torch.tensor([[int(each.argmax()), 2]])
-        mine, expected = head_log_prob(hidden, each, token), plain(hidden, each, token)
+        mine, expected = (
+            head_log_prob(hidden, each, token, WeightCache()),
+            plain(hidden, each, token),
+        )
         torch.testing.assert_close(mine, expected, rtol=1e-12, atol=1e-12)
         slopes = [torch.autograd.grad(x.sum(), hidden)[0] for x in (mine, expected)]
         torch.testing.assert_close(*slopes, rtol=1e-10, atol=1e-12)
@@ -75,7 +79,7 @@ def test_autocast_rounds_the_gradient_and_not_the_log_prob():
     hidden, weight, token = operands(torch.float32)
     hidden.requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        mine = head_log_prob(hidden, weight, token)
+        mine = head_log_prob(hidden, weight, token, WeightCache())
     expected = plain(hidden, weight, token)
     torch.testing.assert_close(mine.float(), expected, rtol=1e-6, atol=1e-6)
     (got,) = torch.autograd.grad(mine.sum(), hidden)
