@@ -22,6 +22,10 @@ def operands(dtype=torch.float64):
     return hidden, weight, torch.randint(0, V, (N, T), generator=generator(3))
 
 
+def fused(hidden, weight, token):
+    return head_log_prob(hidden, weight, token, WeightCache())
+
+
 def plain(hidden, weight, token):
     return (hidden @ weight.t()).log_softmax(-1).gather(-1, token[..., None])[..., 0]
 
@@ -43,7 +47,7 @@ def test_numbers_and_gradients_are_those_of_log_softmax(trained):
     inputs = [x.requires_grad_(on) for x, on in zip((hidden, weight), trained, strict=True)]
     slopes = torch.randn(N, T, dtype=torch.float64, generator=generator(4))
     values, gradients = [], []
-    for way in (head_log_prob, plain):
+    for way in (fused, plain):
         values.append(way(hidden, weight, token))
         wanted = [x for x in inputs if x.requires_grad]
         gradients.append(torch.autograd.grad((values[-1] * slopes).sum(), wanted))
@@ -55,7 +59,7 @@ def test_numbers_and_gradients_are_those_of_log_softmax(trained):
 def test_improbable_tokens_keep_their_log_prob():
     """Where exp(log p) is zero in float32, log p is still right."""
     hidden, weight = torch.tensor([[[1.0]]]), torch.tensor([[0.0], [-300.0]])
-    got = head_log_prob(hidden, weight, torch.tensor([[1]]), WeightCache())
+    got = fused(hidden, weight, torch.tensor([[1]]))
     assert float(got) == pytest.approx(-300.0, abs=1e-4)
 
 
@@ -67,7 +71,7 @@ def test_logits_that_grow_from_block_to_block_do_not_overflow():
     for each in (weight, weight.flip(0)):
         token = torch.tensor([[int(each.argmax()), 2]])
         mine, expected = (
-            head_log_prob(hidden, each, token, WeightCache()),
+            fused(hidden, each, token),
             plain(hidden, each, token),
         )
         torch.testing.assert_close(mine, expected, rtol=1e-12, atol=1e-12)
@@ -79,7 +83,7 @@ def test_autocast_rounds_the_gradient_and_not_the_log_prob():
     hidden, weight, token = operands(torch.float32)
     hidden.requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        mine = head_log_prob(hidden, weight, token, WeightCache())
+        mine = fused(hidden, weight, token)
     expected = plain(hidden, weight, token)
     torch.testing.assert_close(mine.float(), expected, rtol=1e-6, atol=1e-6)
     (got,) = torch.autograd.grad(mine.sum(), hidden)
