@@ -9,13 +9,14 @@ from contextlib import closing
 from dataclasses import astuple, dataclass
 from typing import Any
 
+from posteriori.core.call_context import CallContext, current_calls
 from posteriori.core.progress import advance
 from posteriori.core.protocols import Columns
 from posteriori.core.types import Completions, Finding
 from posteriori.errors import EvidenceCallError, EvidenceError
 
 from .answer_cache import Cache, completion_keys
-from .call import CallContext, arguments_of, call_user_function, current_context
+from .call import arguments_of, call_user_function
 from .failures import DROPPED, Chunk, FailurePolicy
 from .pools import Reply, Request, Slot, ThreadSlot, reply, run
 from .settings import CallSettings
@@ -111,7 +112,7 @@ class Caller:
             except EvidenceError:
                 self.counts.failures += 1
                 raise
-        context = current_context()
+        context = current_calls()
         policy = FailurePolicy(self.settings)
         answers: list[Any] = [DROPPED] * len(completions)
         replies: list[tuple[Chunk, Reply]] = []
