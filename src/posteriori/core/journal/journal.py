@@ -75,7 +75,7 @@ def fold(
 def apart(work: Callable[[], T]) -> T:
     """`work`, whose pieces may be of another number when it is done again (how many rows fit in
     memory, say): they are counted by themselves, and have to say what they are of."""
-    pieces = _current.get()
+    pieces = current().pieces
     return work() if pieces is None else _within(pieces.apart(), work)
 
 
