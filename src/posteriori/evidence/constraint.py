@@ -11,9 +11,11 @@ from torch import Tensor
 
 from posteriori.core.protocols import Columns, NextTokenHints, Scores
 from posteriori.core.types import Completions, Finding
+from posteriori.data.given_numbers import in_short
 from posteriori.errors import EvidenceError
 from posteriori.evidence.calls.call import function_name
-from posteriori.evidence.calls.caller import CallCounts, Caller, call_settings
+from posteriori.evidence.calls.caller import CallCounts, Caller
+from posteriori.evidence.calls.settings import call_settings
 from posteriori.evidence.grammar import Grammar
 
 
@@ -103,7 +105,7 @@ class Constraint:
         for row, answer in enumerate(answers):
             if answer not in (True, False):
                 raise EvidenceError(
-                    f"it returned {answer!r} for completion {row} "
+                    f"it returned {in_short(answer)} for completion {row} "
                     f"({completions.texts[row][:60]!r})",
                     where=self.name,
                     hint=self.answers,

@@ -44,18 +44,18 @@ def twist_for(target: Target) -> Twist:
     return make_twist("prefix" if judges else "none")
 
 
-class SMCSettings(Strict, arbitrary_types_allowed=True):
+class SMCConfig(Strict, arbitrary_types_allowed=True):
     """`replicates`: populations per prompt, 4 unless there are fewer draws; see `SMC`."""
 
-    replicates: int | None = Field(None, ge=1)
-    ess_threshold: float | None = Field(None, ge=0, le=1)
+    replicates: int | None = Field(default=None, ge=1)
+    ess_threshold: float | None = Field(default=None, ge=0, le=1)
     resampling: Scheme = "systematic"
-    guidance: float = Field(0.9, ge=0, le=1)
+    guidance: float = Field(default=0.9, ge=0, le=1)
     twist: Annotated[Any, AfterValidator(_twist)] = _AUTO
     lookahead: Literal["auto"] | Annotated[int, Field(ge=0)] = _AUTO
 
 
-class SMC(Sampler):
+class SMC(Sampler[SMCConfig]):
     """K particles a population, t = 1 .. T, psi_0 = 1, psi_T = e(c, y):
 
         y_t ~ q(.|c, y_<t),   w *= prior(y_t|c, y_<t) psi_t(y_<=t) / (psi_t-1(y_<t) q(y_t|c, y_<t))
@@ -91,7 +91,7 @@ class SMC(Sampler):
 
     name = "smc"
     guarantee: ClassVar[Guarantee] = "properly_weighted"
-    Settings = SMCSettings
+    Settings = SMCConfig
     paths: ClassVar[tuple[str, ...]] = ("twist",)
 
     def run(self, job: Job) -> Draws:
