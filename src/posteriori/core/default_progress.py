@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Literal, TypeVar, get_args
 
+from posteriori.distributed.world import is_first
 from posteriori.errors import ConfigError, did_you_mean
 
 from .progress import Progress
@@ -40,7 +41,7 @@ def show_progress(mode: Mode) -> None:
 
 def is_shown() -> bool:
     """Whether a function that starts now shows its progress."""
-    if _within.get():
+    if _within.get() or not is_first():
         return False
     mode = _mode or os.environ.get("POSTERIORI_PROGRESS", "auto")
     if mode in ("on", "off"):

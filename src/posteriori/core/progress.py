@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from posteriori.distributed.world import sharing
+
 Progress = Callable[[int, int], None]
 """Called with the units of work that are done and their total. Work with an unknown number of
 stages begins again with each."""
@@ -21,7 +23,8 @@ def advance(completions: float) -> None:
     """
     watcher = _watcher.get()
     if watcher is not None:
-        watcher(completions)
+        # A share of the rows is done while the other processes do theirs.
+        watcher(completions * sharing())
 
 
 @contextmanager

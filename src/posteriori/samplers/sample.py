@@ -16,6 +16,7 @@ from posteriori.core.protocols import LanguageModel
 from posteriori.core.registry import language_model, make
 from posteriori.core.same_outcomes import check_same_outcomes
 from posteriori.core.target import Target
+from posteriori.core.together import on_every_process
 from posteriori.core.types import Draws, Guarantee
 from posteriori.errors import ConfigError, PosterioriError, SamplingStopped
 from posteriori.runs.target_fingerprint import digest
@@ -25,6 +26,7 @@ from .base import Job, Progress, Sampler
 from .weight_findings import findings_of_draws
 
 
+@on_every_process
 @with_progress("sampling")
 def sample(
     target: Target,

@@ -6,17 +6,25 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 from posteriori.core.progress import advance
 from posteriori.core.protocols import Columns
 from posteriori.core.settings.parse import parse
 from posteriori.core.types import Completions, Finding
+from posteriori.distributed.exchange import by_rows
+from posteriori.distributed.world import current
 from posteriori.errors import ConfigError, EvidenceCallError, EvidenceError
 
 from .answer_cache import Cache, completion_keys
-from .call import CallContext, arguments_of, call_user_function, current_context
+from .call import (
+    CallContext,
+    arguments_of,
+    call_user_function,
+    calling_within,
+    current_context,
+)
 from .failures import DROPPED, Chunk, FailurePolicy
 from .pools import Reply, Request, Slot, ThreadSlot, reply, run
 from .settings import CallSettings
@@ -56,7 +64,7 @@ class Caller:
 
     def __call__(self, completions: Completions, columns: Columns) -> list[Any]:
         if self._cache is None:
-            answers = self._ask(completions, columns)
+            answers = self._shared(completions, columns, range(len(completions)))
         else:
             answers = self._through(self._cache, completions, columns)
         num = sum(answer is DROPPED for answer in answers)
@@ -89,7 +97,7 @@ class Caller:
 
     def _through(self, cache: Cache, completions: Completions, columns: Columns) -> list[Any]:
         def ask(rows: list[int]) -> list[Any]:
-            return self._ask(*_rows(completions, columns, rows))
+            return self._shared(completions, columns, rows)
 
         keys = completion_keys(completions, columns, self.name)
         repeats = cache.known(keys, self.settings.check_repeats)
@@ -101,6 +109,38 @@ class Caller:
             )
         answers = cache.answers(keys, ask, keep=lambda answer: answer is not DROPPED)
         self.counts.cache_hits = cache.hits
+        return answers
+
+    def _shared(self, completions: Completions, columns: Columns, rows: Sequence[int]) -> list[Any]:
+        """The answers to `rows`. With several processes each asks about those that it drew; what
+        the functions log, and the counts, are those of all together."""
+        if current() is None or not rows:
+            return self._ask(*_rows(completions, columns, rows))
+        before = replace(self.counts)
+
+        def ask(share: slice) -> tuple[list[int], Reply, CallCounts]:
+            mine = [at for at, row in enumerate(rows) if share.start <= row < share.stop]
+            around = current_context()
+            context = CallContext(around.trainer_state, reserved=around.reserved)
+            self.counts = CallCounts()
+            answers: list[Any] = []
+            if mine:
+                asked = _rows(completions, columns, [rows[at] for at in mine])
+                with calling_within(context):
+                    answers = self._ask(*asked)
+            return mine, Reply(answers, context.metrics, context.extra), self.counts
+
+        try:
+            parts = by_rows(len(completions), ask)
+        finally:
+            self.counts = before
+        self.counts = sum((counts for _, _, counts in parts), before)
+        replies = [(mine, reply) for mine, reply, _ in parts if mine]
+        answers: list[Any] = [DROPPED] * len(rows)
+        for mine, each in replies:
+            for at, answer in zip(mine, each.answers, strict=True):
+                answers[at] = answer
+        _log(current_context(), replies, len(rows))
         return answers
 
     def _ask(self, completions: Completions, columns: Columns) -> list[Any]:

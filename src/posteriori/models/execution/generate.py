@@ -44,6 +44,16 @@ class Rows:
             torch.zeros(rows, max_new_tokens, dtype=torch.float64, device=device),
         )
 
+    def tensors(self) -> tuple[Tensor, ...]:
+        return self.tokens_RT, self.lengths_R, self.ended_R, self.log_prob_RT
+
+    @staticmethod
+    def joined(parts: Sequence[tuple[Tensor, ...]], device: torch.device) -> Rows:
+        """Of `tensors` of several batches, one after another."""
+        if len(parts) == 1:
+            return Rows(*parts[0])
+        return Rows(*(torch.cat(each).to(device) for each in zip(*parts, strict=True)))
+
 
 def generate(
     forward: AnyForward,
