@@ -28,6 +28,7 @@ from posteriori.cli.commands.twist import twist
 from posteriori.cli.console.interrupted import Interrupted
 from posteriori.cli.console.output import visible
 from posteriori.cli.console.unexpected import keep_traceback
+from posteriori.cli.several import arguments_now, silence, speaker
 from posteriori.core.signals import Signals, signal_behind
 from posteriori.errors import (
     EvidenceError,
@@ -93,6 +94,7 @@ def main() -> None:
         if getattr(sys, name) is None:
             # It was closed before the start: what is said goes nowhere, and the work is done.
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - until exit
+    silence()
     try:
         code = run(sys.argv[1:])
     except Exception as error:  # a fault of ours: a person gets a line, and we the traceback
@@ -109,6 +111,7 @@ def main() -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; returns its exit code."""
     signals = Signals()
+    arguments_now.set(tuple(arguments))
     try:
         with signals:
             code = app(args=list(arguments), prog_name="posteriori", standalone_mode=False)
@@ -169,4 +172,4 @@ def _complain(text: str) -> None:
     if len(line) > _LONGEST:
         # It quotes something of the user's that goes on and on.
         line = f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
-    sys.stderr.write(f"error: {line}\n")
+    sys.stderr.write(f"error: {speaker()}{line}\n")

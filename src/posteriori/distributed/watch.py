@@ -139,7 +139,7 @@ class Watch:
         machines."""
         if len({peer.machine for peer in self.peers}) == 1:
             return None
-        from torch.distributed import TCPStore
+        from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
         host, patience = self.peers[0].host, timedelta(seconds=60)
         if self.rank == 0:

@@ -9,6 +9,8 @@ from typing import Any
 
 from rich.console import Console
 
+from posteriori.distributed.world import is_first
+
 _PLAIN_WIDTH = 200
 """Columns of a table that goes to a file or a pipe, where a terminal's width means nothing."""
 
@@ -19,7 +21,9 @@ def stdout() -> Console:
 
 
 def stderr() -> Console:
-    """For progress and errors."""
+    """For progress and notes, which the first of several processes shows."""
+    if not is_first():
+        return Console(file=io.StringIO(), width=_PLAIN_WIDTH)
     return _console(sys.stderr)
 
 
