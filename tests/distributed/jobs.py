@@ -23,7 +23,9 @@ def worth(completions: list[str], **_: Any) -> list[float]:
 def target() -> po.Target:
     """A model without biases of its keys: those have a gradient of nothing but rounding errors, of
     which AdamW makes steps of full size in any direction."""
-    return po.Target(po.load("tiny"), po.Reward(worth, beta=0.1), ["the", "a man", ""], 6)
+    return po.Target(
+        po.load("tiny"), po.Reward(worth, beta=0.3, max_reward=1.0), ["the", "a man", ""], 6
+    )
 
 
 def objective_run(number: int) -> dict[str, Any]:

@@ -65,6 +65,7 @@ def generate(
     warp: Warp,
     rows_at_once: int,
     offset_R: Tensor | None = None,
+    every_prompt: bool = False,
 ) -> Rows:
     """Draw one completion a row: row i continues prompt `prompt_of_row[i]`.
 
