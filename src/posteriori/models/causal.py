@@ -34,6 +34,9 @@ from .warp import Warp
 from .weights import adapters
 from .weights import state as state_module
 
+_FEW_TOKENS = 2048
+"""Prompts of so many tokens together cost nothing to run, beside what is drawn for them."""
+
 
 class CausalLM(CausalScoring):
     """pi(y|c) = prod_t softmax(f(c, y_<t))[y_t], over the outcome space of `posteriori.core.types`.
@@ -304,6 +307,7 @@ class CausalLM(CausalScoring):
                 rows[share],
                 uniform_RT[share].to(self.device),
                 None if offset_R is None else offset_R[share],
+                share.stop - share.start < len(rows),
             ),
         )
         return Rows.joined(parts, self.device)
@@ -314,6 +318,7 @@ class CausalLM(CausalScoring):
         rows: list[int],
         uniform_RT: Tensor,
         offset_R: Tensor | None,
+        is_share: bool,
     ) -> tuple[Tensor, ...]:
         max_new_tokens = uniform_RT.shape[1]
         longest = max(len(ids) for ids in prompt_ids) + max_new_tokens
@@ -333,6 +338,7 @@ class CausalLM(CausalScoring):
                 warp=self.warp,
                 rows_at_once=at_once,
                 offset_R=offset_R,
+                every_prompt=is_share and sum(map(len, prompt_ids)) <= _FEW_TOKENS,
             ).tensors()
 
     def _check_length(

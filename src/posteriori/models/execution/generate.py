@@ -71,7 +71,9 @@ def generate(
 
     `uniform_RT` [R, T] (float64, in [0, 1)) decides every token; T is `max_new_tokens`. Where the
     "prompts" end with tokens of a completion already, `offset_R` says with how many (fewer than
-    T): row i then draws up to T - `offset_R[i]` more, which stand from column 0 on.
+    T): row i then draws up to T - `offset_R[i]` more, which stand from column 0 on. `every_prompt`
+    runs those without a row too: a prompt's numbers then do not depend, even by rounding, on which
+    rows are drawn here and which by another process.
     """
     num_rows, max_new_tokens = uniform_RT.shape
     result = Rows.empty(num_rows, max_new_tokens, forward.device)
@@ -82,6 +84,8 @@ def generate(
     for start in range(0, num_rows, rows_at_once):
         chunk = by_length[start : start + rows_at_once]
         used = sorted({prompt_of_row[row] for row in chunk})
+        if every_prompt:
+            used = list(range(len(prompt_ids)))
         place = {prompt: at for at, prompt in enumerate(used)}
         row_index = torch.tensor(chunk, device=forward.device)
         parent = torch.tensor([place[prompt_of_row[row]] for row in chunk], device=forward.device)
