@@ -87,7 +87,9 @@ class CausalLM(CausalScoring):
         there is one."""
         if self.adapter is None:
             return self.model
-        return adapters.OwnParameters(state_module.adapter_parameters(self.model, self.adapter))
+        with lock_of(self._run.base):
+            own = state_module.adapter_parameters(self.model, self.adapter)
+        return adapters.OwnParameters(own)
 
     @property
     def vocab_size(self) -> int:
@@ -220,9 +222,9 @@ class CausalLM(CausalScoring):
         A reduced-precision model is left as it is: there rounding is part of the distribution. So
         is one whose attention is float32 whatever its weights are (Bloom).
         """
-        if self.compute_dtype != torch.float32 or state_module.quantisation(self.model):
-            return self
         with lock_of(self._run.base):
+            if self.compute_dtype != torch.float32 or state_module.quantisation(self.model):
+                return self
             copied = state_module.own_copy(self.model).double()
         state_module.without_fused_experts(copied)
         if not runs(copied, self.device) or lost_in_padding(copied, self.device):
@@ -241,7 +243,8 @@ class CausalLM(CausalScoring):
                 "a warped model cannot be trained: its log-prob is not that of its weights",
                 hint="load the prior without temperature, top_k, top_p and min_new_tokens",
             )
-        state_module.check_trainable(self.model)
+        with lock_of(self._run.base):
+            state_module.check_trainable(self.model)
         if kind == "full":
             with lock_of(self._run.base):
                 return self._like(state_module.full_copy(self.model, self.adapter), None)
@@ -256,11 +259,13 @@ class CausalLM(CausalScoring):
 
     def trained_state(self) -> dict[str, Tensor]:
         """The adapter's tensors, or all weights of a model without one."""
-        return state_module.trained_state(self.model, self.adapter)
+        with lock_of(self._run.base):
+            return state_module.trained_state(self.model, self.adapter)
 
     def load_trained_state(self, state: Mapping[str, Tensor]) -> None:
         """Put back what `trained_state` returned, bit for bit."""
-        state_module.load_trained_state(self.model, self.adapter, state)
+        with lock_of(self._run.base):
+            state_module.load_trained_state(self.model, self.adapter, state)
 
     def save_pretrained(self, directory: Path | str) -> None:
         """Model (or adapter) and tokenizer, as plain transformers and PEFT load them."""

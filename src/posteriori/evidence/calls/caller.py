@@ -11,11 +11,10 @@ from typing import Any
 
 from posteriori.core.progress import advance
 from posteriori.core.protocols import Columns
-from posteriori.core.settings.parse import parse
 from posteriori.core.types import Completions, Finding
 from posteriori.distributed.exchange import by_rows
 from posteriori.distributed.world import current
-from posteriori.errors import ConfigError, EvidenceCallError, EvidenceError
+from posteriori.errors import EvidenceCallError, EvidenceError
 
 from .answer_cache import Cache, completion_keys
 from .call import (
@@ -196,21 +195,6 @@ class Caller:
         """Of `chunk_size`, or as many as there are workers."""
         size = self.settings.chunk_size or -(-num // max(1, len(self._slots)))
         return [list(range(start, min(start + size, num))) for start in range(0, num, size)]
-
-
-def call_settings(values: dict[str, Any], where: str) -> CallSettings:
-    """Raises `ConfigError` for settings that would do nothing."""
-    settings = parse(CallSettings, values, where=where)
-    needs = {
-        "check_repeats": ("cache=True", settings.cache),
-        "cache_size": ("cache=True", settings.cache),
-        "retries": ("on_failure='retry'", settings.on_failure == "retry"),
-        "backoff": ("on_failure='retry'", settings.on_failure == "retry"),
-    }
-    for name, (needed, is_there) in needs.items():
-        if name in values and not is_there:
-            raise ConfigError(f"{name} does nothing without {needed}", where=where)
-    return settings
 
 
 def _make_slots(fn: Callable[..., Any], name: str, settings: CallSettings) -> list[Slot]:

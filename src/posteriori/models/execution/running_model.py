@@ -42,13 +42,15 @@ class RunningModel:
     def __init__(
         self, model: state.Model, adapter: str | None, compute_dtype: torch.dtype | None
     ) -> None:
-        self.given = as_it_was(model).eval()
+        self.given = as_it_was(model)
+        with lock_of(self.base):
+            self.given.eval()
+            # Looked for once: `computing` is entered at every token.
+            self._written_out = written_out(self.given)
         self.adapter = adapter
         self._handle = adapters.handle_of(self.given, adapter)
         self.compute_dtype = compute_dtype or memory.embedding_weight(self.base).dtype
         self._arguments = frozenset(inspect.signature(self.base.forward).parameters)
-        # Looked for once: `computing` is entered at every token.
-        self._written_out = written_out(self.given)
         wide = self.compute_dtype == torch.float64
         if wide and runs(self.given, self.device) and lost_in_padding(self.given, self.device):
             raise ModelError(
