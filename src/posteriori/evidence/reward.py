@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
+from posteriori.core.call_context import current_calls
 from posteriori.core.protocols import Columns, Scores
 from posteriori.core.types import Completions, Finding
 from posteriori.errors import ConfigError, EvidenceError
-from posteriori.evidence.calls.call import current_context, function_name, numbers
+from posteriori.evidence.calls.call import function_name, numbers
 from posteriori.evidence.calls.caller import CallCounts, Caller
 from posteriori.evidence.calls.settings import CallSettings, call_settings
 
@@ -141,7 +142,7 @@ class Reward:
 
 def _tell(name: str, completions: Completions, each_N: torch.Tensor) -> None:
     """The run around of what one of several rewards is."""
-    context = current_context()
+    context = current_calls()
     if context.on_reward is not None:
         context.on_reward(name, completions, each_N)
     if not bool(each_N.isnan().all()):

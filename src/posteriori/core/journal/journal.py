@@ -11,12 +11,12 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
+from posteriori.core.run_context import current, within
 from posteriori.distributed.exchange import by_first
 from posteriori.distributed.world import sharing
 from posteriori.errors import CheckpointError
@@ -29,8 +29,6 @@ from .plain_data import Decode
 T = TypeVar("T")
 S = TypeVar("S")
 X = TypeVar("X")
-
-_current: ContextVar[Pieces | None] = ContextVar("journal", default=None)
 
 
 def once(work: Callable[[], T], *generators: torch.Generator | None) -> T:
@@ -78,15 +76,12 @@ def fold(
 
 def _pieces() -> Pieces | None:
     """None in a share of the work too: the pieces of processes are not each other's."""
-    return _current.get() if sharing() == 1 else None
+    return current().pieces if sharing() == 1 else None
 
 
 def _within(pieces: Pieces, work: Callable[[], T]) -> T:
-    token = _current.set(pieces)
-    try:
+    with within(pieces=pieces):
         return work()
-    finally:
-        _current.reset(token)
 
 
 class Journal:
@@ -155,11 +150,8 @@ class Journal:
         """Pieces of work inside are kept. `decode` is of completions among them; what each piece
         adds to the `counts` of `counters` is added again where it is not done again."""
         pieces = Pieces(self.folder, decode, counters, self._note)
-        token = _current.set(pieces)
-        try:
+        with within(pieces=pieces):
             yield
-        finally:
-            _current.reset(token)
 
     def _note(self, note: str) -> None:
         if note not in self.notes:

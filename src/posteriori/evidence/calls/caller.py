@@ -9,21 +9,17 @@ from contextlib import closing
 from dataclasses import astuple, dataclass, replace
 from typing import Any
 
+from posteriori.core.call_context import CallContext, calling_within, current_calls
+from posteriori.core.cost import counted, spend
 from posteriori.core.progress import advance
 from posteriori.core.protocols import Columns
-from posteriori.core.types import Completions, Finding
+from posteriori.core.types import Completions, Cost, Finding
 from posteriori.distributed.exchange import by_rows
 from posteriori.distributed.world import current
 from posteriori.errors import EvidenceCallError, EvidenceError
 
 from .answer_cache import Cache, completion_keys
-from .call import (
-    CallContext,
-    arguments_of,
-    call_user_function,
-    calling_within,
-    current_context,
-)
+from .call import arguments_of, call_user_function
 from .failures import DROPPED, Chunk, FailurePolicy
 from .pools import Reply, Request, Slot, ThreadSlot, reply, run
 from .settings import CallSettings
@@ -117,29 +113,33 @@ class Caller:
             return self._ask(*_rows(completions, columns, rows))
         before = replace(self.counts)
 
-        def ask(share: slice) -> tuple[list[int], Reply, CallCounts]:
+        def ask(share: slice) -> tuple[list[int], Reply, CallCounts, Cost]:
             mine = [at for at, row in enumerate(rows) if share.start <= row < share.stop]
-            around = current_context()
+            around = current_calls()
             context = CallContext(around.trainer_state, reserved=around.reserved)
             self.counts = CallCounts()
             answers: list[Any] = []
+            cost = Cost()
             if mine:
                 asked = _rows(completions, columns, [rows[at] for at in mine])
-                with calling_within(context):
+                with calling_within(context), counted() as spent:
                     answers = self._ask(*asked)
-            return mine, Reply(answers, context.metrics, context.extra), self.counts
+                cost = spent.cost
+            return mine, Reply(answers, context.metrics, context.extra), self.counts, cost
 
         try:
             parts = by_rows(len(completions), ask)
         finally:
             self.counts = before
-        self.counts = sum((counts for _, _, counts in parts), before)
-        replies = [(mine, reply) for mine, reply, _ in parts if mine]
+        self.counts = sum((counts for _, _, counts, _ in parts), before)
+        cost = sum((each for *_, each in parts), Cost())
+        spend(lm_tokens=cost.lm_tokens, evidence_calls=cost.evidence_calls)
+        replies = [(mine, reply) for mine, reply, *_ in parts if mine]
         answers: list[Any] = [DROPPED] * len(rows)
         for mine, each in replies:
             for at, answer in zip(mine, each.answers, strict=True):
                 answers[at] = answer
-        _log(current_context(), replies, len(rows))
+        _log(current_calls(), replies, len(rows))
         return answers
 
     def _ask(self, completions: Completions, columns: Columns) -> list[Any]:
@@ -151,7 +151,7 @@ class Caller:
             except EvidenceError:
                 self.counts.failures += 1
                 raise
-        context = current_context()
+        context = current_calls()
         policy = FailurePolicy(self.settings)
         answers: list[Any] = [DROPPED] * len(completions)
         replies: list[tuple[Chunk, Reply]] = []
