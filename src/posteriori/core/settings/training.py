@@ -99,6 +99,10 @@ class FitSettings(Strict):
     tracker: Annotated[tuple[TrackerName, ...], BeforeValidator(_one_or_more)] = ()
     seed: int = Field(default=0, ge=0)
 
+    def recorded(self) -> dict[str, Any]:
+        """As plain data, for the record of a run."""
+        return self.model_dump(mode="json", include=set(FitSettings.model_fields))
+
 
 def prompts_per_step(settings: FitSettings, num_prompts: int) -> int:
     """As given; all prompts if left out, and 64 where there are more."""

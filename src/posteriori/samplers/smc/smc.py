@@ -43,7 +43,7 @@ def twist_for(target: Target) -> Twist:
     return make_twist("prefix" if judges else "none")
 
 
-class SMCSettings(Strict, arbitrary_types_allowed=True):
+class SMCConfig(Strict, arbitrary_types_allowed=True):
     """`replicates`: populations per prompt, 4 unless there are fewer draws; see `SMC`."""
 
     replicates: int | None = Field(default=None, ge=1)
@@ -53,7 +53,7 @@ class SMCSettings(Strict, arbitrary_types_allowed=True):
     twist: Annotated[Any, AfterValidator(_twist)] = _AUTO
 
 
-class SMC(Sampler):
+class SMC(Sampler[SMCConfig]):
     """K particles a population, t = 1 .. T, psi_0 = 1, psi_T = e(c, y):
 
         y_t ~ q(.|c, y_<t),   w *= prior(y_t|c, y_<t) psi_t(y_<=t) / (psi_t-1(y_<t) q(y_t|c, y_<t))
@@ -84,7 +84,7 @@ class SMC(Sampler):
 
     name = "smc"
     guarantee: ClassVar[Guarantee] = "properly_weighted"
-    Settings = SMCSettings
+    Settings = SMCConfig
     paths: ClassVar[tuple[str, ...]] = ("twist",)
 
     def run(self, job: Job) -> Draws:
