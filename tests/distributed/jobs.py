@@ -83,7 +83,7 @@ def lora(folder: Path) -> dict[str, Any]:
 def verbs(folder: Path) -> dict[str, Any]:
     del folder
     aim = target()
-    report = po.evaluate(aim, aim.prior.warped(temperature=0.9), num_samples=16, seed=3)
+    report = po.evaluate(aim, aim.prior.warped(temperature=0.9), num_samples=64, seed=3)
     curve = po.frontier(aim, num_samples=100, seed=4, stages=0)
     found: dict[str, Any] = {
         "evaluate": {name: (each.value, each.standard_error) for name, each in report.items()},
@@ -91,7 +91,7 @@ def verbs(folder: Path) -> dict[str, Any]:
         "frontier": [(p.beta, p.kl.value, p.reward.value) for p in curve.points],
     }
     for name in ("importance", "rejection", "mh", "best_of_n"):
-        draws = po.sample(aim, name, num_samples=4, seed=5)
+        draws = po.sample(aim, name, num_samples=64, seed=5)
         found[name] = (draws.completion_ids, draws.log_weight, draws.cost.evidence_calls)
     return found
 

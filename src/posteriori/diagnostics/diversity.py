@@ -67,7 +67,7 @@ def self_bleu(completions: Completions) -> Estimate:
         for start in range(0, len(shown), together)
         for score in _against_others(shown[start : start + together])
     ]
-    score_G = torch.tensor(score_N).double().reshape(groups, together).mean(1) / 100
+    score_G = torch.tensor(score_N, dtype=torch.float64).reshape(groups, together).mean(1) / 100
     error = math.sqrt(float(variance_of_mean(score_G))) if groups > 1 else math.nan
     return Estimate(float(score_G.mean()), error, "heuristic", len(shown))
 
@@ -101,18 +101,25 @@ def _against_others(texts: list[list[int]]) -> list[float]:
             total[len(gram) - 1] += count
         lengths = [len(other) for at, other in enumerate(texts) if at != owner]
         closest = min(lengths, key=lambda length: (abs(length - len(text)), length), default=0)
-        found_score = BLEU.compute_bleu(
-            correct, total, len(text), closest, effective_order=True, max_ngram_order=_LONGEST
+        made = BLEU.compute_bleu(
+            correct,
+            total,
+            len(text),
+            closest,
+            smooth_method="exp",
+            effective_order=True,
+            max_ngram_order=_LONGEST,
         )
-        scores.append(found_score.score)
+        scores.append(made.score)
     return scores
 
 
 def _grams(text: list[int]) -> Counter[tuple[int, ...]]:
     """Every run of up to four tokens."""
-    return Counter(
-        tuple(text[at : at + n]) for n in range(1, _LONGEST + 1) for at in range(len(text) - n + 1)
-    )
+    found: Counter[tuple[int, ...]] = Counter()
+    for n in range(1, _LONGEST + 1):
+        found.update(zip(*(text[start:] for start in range(n)), strict=False))
+    return found
 
 
 def _jackknife(distinct: float, total: float, lost_N: Tensor, size_N: Tensor) -> Estimate:

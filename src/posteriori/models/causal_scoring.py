@@ -24,6 +24,10 @@ from .passes import memory
 from .prompt_tokens import check_length
 from .warp import Warp
 
+_TOO_FEW = 512
+"""Tokens that one process runs as soon as several have run and exchanged their shares; and their
+log-probs are then those of one process to the bit."""
+
 
 class CausalScoring:
     """What `CausalLM` does with completions that are there already."""
@@ -160,9 +164,11 @@ class CausalScoring:
     ) -> tuple[Tensor, ...]:
         """`work` on all rows, with several processes a share in each, of about as many tokens.
         Where there is a gradient it is all done here: whoever wants one shares rows out itself."""
-        if torch.is_grad_enabled() or current() is None or not len(completions):
+        if torch.is_grad_enabled() or current() is None:
             return work(completions)
         lengths_N = completions.lengths_N.tolist()
+        if sum(lengths_N) <= _TOO_FEW:
+            return work(completions)
         parts = by_rows(
             len(completions),
             lambda share: work(completions.select(share)),
