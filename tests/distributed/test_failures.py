@@ -93,7 +93,7 @@ def test_a_verb_of_one_process_refuses_in_one_line(tmp_path):
     port = free_port()
     running = [
         subprocess.Popen(
-            [sys.executable, "-m", "posteriori.cli", "report", str(tmp_path)],
+            [sys.executable, "-m", "posteriori", "report", str(tmp_path)],
             env=environment(rank, 2, port),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -33,7 +33,7 @@ def shared(verb: Callable[..., int]) -> Callable[..., int]:
         if there is None and processes > 1:
             from posteriori.distributed.launch import launch
 
-            return launch(processes, "posteriori.cli", without_processes(line))
+            return launch(processes, "posteriori", without_processes(line))
         if there is not None and processes not in (1, there.size):
             raise ConfigError(
                 f"--processes {processes} in one of {there.size} processes",

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from posteriori.core.protocols import Columns, Scores
 from posteriori.core.types import Completions, Finding
+from posteriori.data.given_numbers import in_short
 from posteriori.errors import EvidenceError
 from posteriori.evidence.calls.call import function_name
 from posteriori.evidence.calls.caller import CallCounts, Caller
@@ -82,7 +83,7 @@ class Constraint:
         for row, answer in enumerate(answers):
             if answer not in (True, False):
                 raise EvidenceError(
-                    f"it returned {answer!r} for completion {row} "
+                    f"it returned {in_short(answer)} for completion {row} "
                     f"({completions.texts[row][:60]!r})",
                     where=self.name,
                     hint=self.answers,

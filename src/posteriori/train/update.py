@@ -17,6 +17,7 @@ from posteriori.core.types import Completions, Draws, Finding
 from posteriori.distributed.exchange import gathered, sum_gradients
 from posteriori.distributed.shares import shares
 from posteriori.distributed.world import current
+from posteriori.errors import ConfigError
 from posteriori.objectives.base import Constants, Objective, policy_log_prob
 from posteriori.train.step_size.auto_rate import AutoRate
 from posteriori.train.step_size.first_step import calibrated
@@ -54,11 +55,19 @@ class Updater:
         groups += [{"weight_decay": 0.0, **group} for group in objective.parameter_groups()]
         self._own_rates = [group["lr"] for group in groups[1:]]
         # Said here, for accelerate takes both from the environment otherwise.
-        self.accelerator = Accelerator(
-            cpu=policy.device.type == "cpu",
-            mixed_precision="no",
-            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-        )
+        try:
+            self.accelerator = Accelerator(
+                cpu=policy.device.type == "cpu",
+                mixed_precision="no",
+                gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+            )
+        except (ImportError, ValueError, NotImplementedError) as error:
+            raise ConfigError(
+                f"accelerate does not start: {error}",
+                where="fit",
+                hint="unset what a launcher has left in the environment (ACCELERATE_*), or install "
+                "what it asks for",
+            ) from error
         self.optimizer = self.accelerator.prepare(
             torch.optim.AdamW(groups, weight_decay=settings.weight_decay, fused=True)
         )

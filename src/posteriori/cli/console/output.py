@@ -11,6 +11,8 @@ from rich.console import Console
 
 from posteriori.distributed.world import is_first
 
+from .lasting import Lasting
+
 _PLAIN_WIDTH = 200
 """Columns of a table that goes to a file or a pipe, where a terminal's width means nothing."""
 
@@ -35,6 +37,7 @@ def _console(stream: Any) -> Console:
 
 def _escape_what_it_cannot_write(stream: Any) -> None:
     """A terminal or pipe in ASCII gets escapes for other characters, instead of an error."""
+    stream = stream.stream if isinstance(stream, Lasting) else stream
     # In the C locale Python's own choice is "surrogateescape", which fails as "strict" does.
     if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
         stream.reconfigure(errors="backslashreplace")
