@@ -25,8 +25,7 @@ TRAINING = {
     ),
     "kl_to_prior": (
         "KL to the prior while training",
-        "What the policy has spent, in nats. The figure of reward against KL says how much of it"
-        " was wasted.",
+        'What the policy has spent, in nats. "Reward against KL" says how much of it was wasted.',
     ),
     "elbo": (
         "ELBO while training",
