@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from posteriori.core.numerics import Spread, pareto_k
-from posteriori.core.reliability import beyond, missed
+from posteriori.core.reliability import beyond, missed, missed_of_mean
 from posteriori.core.types import Estimate, Kind
 
 from .control_variates import control_variate, log_shares
@@ -150,8 +150,11 @@ class Mixture:
         num = len(self.policy.log_pi_n)
         if self.log_z_value == -math.inf:
             return Estimate(0.0, math.inf, "consistent", self.num_draws)
+        # What has no weight has no say, and may be what the policy never writes: 0 times 0/0.
         log_terms = [
-            w - self.log_z_value + s.log_target_n - s.log_pi_n - self.log_z_value
+            (w - self.log_z_value + s.log_target_n - s.log_pi_n - self.log_z_value).masked_fill(
+                w.isneginf(), -math.inf
+            )
             for w, s in zip(self.log_counted, self.strata, strict=True)
         ]
         pooled = torch.cat(log_terms)
@@ -161,7 +164,10 @@ class Mixture:
             self.share * (2 * v - (term - log_moment).exp())
             for v, term in zip(self._relative_weights(), log_terms, strict=True)
         ]
-        return self.estimate(value, [value * each for each in influence])
+        # Near the target the first order vanishes, and the second is what is left.
+        of_log_z = self.log_z().standard_error
+        more = (1.0 - value / num) * self.missed() + 2.0 * of_log_z**2
+        return self.estimate(value, [value * each for each in influence], missed=value * more)
 
     def target_mean(self, values: list[Tensor]) -> Estimate:
         """E_p*[f] = E_m[v f], v = p*/m; `values` are f of each stratum's draws. Consistent."""
@@ -202,7 +208,7 @@ class Mixture:
         missed: float = 0.0,
     ) -> Estimate:
         """A figure with the error that the influence of each stratum's draws makes, and with what
-        they may have `missed`.
+        they may have `missed`: by the rule of three, and by what is `missed` of log Z.
 
         Of an influence what the control variate foretells is taken out. `minus_n`: a plain mean
         over the policy's draws that is subtracted from the figure.
@@ -215,7 +221,9 @@ class Mixture:
             influence = [f_n - slope * c_n for f_n, c_n in pairs]
         if minus_n is not None:
             influence = [influence[0] - minus_n, *influence[1:]]
-        error, degrees = Spread.of_means(influence, missed)
+        # As far from their mean as the farthest of the draws, more may be of what has not been seen.
+        seen = max(missed_of_mean(f_n, math.nan) for f_n in influence)
+        error, degrees = Spread.of_means(influence, max(seen, missed))
         return Estimate(value, error, kind, self.num_draws, degrees_of_freedom=degrees)
 
     def log_policy_ratio(self) -> list[Tensor]:

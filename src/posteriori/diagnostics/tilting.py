@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from posteriori.core.numerics import Spread, pareto_k
-from posteriori.core.reliability import NORMAL, RULE_OF_THREE, jumps, missed
+from posteriori.core.reliability import NORMAL, RULE_OF_THREE, is_known, jumps, missed
 from posteriori.core.target import Target
 from posteriori.core.types import Draws, Estimate, Kind
 
@@ -67,7 +67,7 @@ class Stage:
     (`core.reliability.missed`) at `log_max_evidence`, the most log e there may be, or at the most
     that was seen. `unit`: how much reward there is in a nat of it; `independent`: whether the draws
     are independent ones of a proposal (those of the prior are, t0 = 0), and no particles that have
-    looked for evidence by steps. What hard evidence rules out is ruled out for every t > 0.
+    looked for evidence by steps; `stated`: the bound that the target states. What hard evidence rules out is ruled out for every t > 0.
     """
 
     def __init__(
@@ -79,6 +79,7 @@ class Stage:
         unit: float = 0.0,
         *,
         independent: bool | None = None,
+        stated: float | None = None,
     ) -> None:
         self.t0 = t0
         self.log_e_n = draws.log_evidence_N[rows].cpu()
@@ -94,6 +95,7 @@ class Stage:
         # What particles look for by steps, a gap alone can hide from them.
         alone = t0 == 0 if independent is None else independent
         self.may_miss = alone or jumps(self.log_e_n, most)
+        self.known = t0 == 0 and is_known(self.log_e_n, stated)
         self.farthest = most if self.may_miss else seen
         self.farthest_reward = float(self.reward_n[top])
         if self.farthest > seen > -math.inf:
@@ -173,10 +175,12 @@ class Stage:
     def _estimate(
         self, value: float, influence_n: Tensor, more: float, kind: Kind = "consistent"
     ) -> Estimate:
-        means = influence_n
+        error, degrees = Spread.of_means([influence_n], abs(more))
         if self.group_n is not None:
             groups = int(self.group_n.max()) + 1
             sum_G = torch.zeros(groups, dtype=torch.float64).index_add(0, self.group_n, influence_n)
-            means = sum_G * groups / len(influence_n)
-        error, degrees = Spread.of_means([means], abs(more))
+            # No less than of independent draws: a few groups agree by chance.
+            own = Spread.of_means([sum_G * groups / len(influence_n)], abs(more))
+            if not own.error < error:
+                error, degrees = own
         return Estimate(value, error, kind, len(influence_n), degrees_of_freedom=degrees)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from posteriori.core.estimates import at_least_zero, by_prompt, combine, mean, worst
-from posteriori.core.reliability import missed_of_mean
+from posteriori.core.reliability import missed_of_mean, rarest
 from posteriori.core.rows_of_prompts import rows_of_prompts, split_rows
 from posteriori.core.target import Target
 from posteriori.core.types import Completions, Draws, Estimate
@@ -74,7 +74,7 @@ def figures_of(
         "wasted_nats": waste.nats,
         "effective_beta": waste.beta,
         "kl_to_prior": near["kl_to_prior"],
-        "entropy": mean_over_draws(-draws.log_proposal_N),
+        "entropy": _entropy(draws, num_prompts),
         "target_entropy": at_least_zero(
             combine([divergences.target_entropy(m) for m in mixtures], "consistent")
         ),
@@ -104,11 +104,15 @@ def distances_of(draws: Draws, mixtures: Sequence[Mixture]) -> dict[str, Estimat
     """log_z, elbo, kl_to_target and kl_to_prior of `FIGURES`."""
     farthest = [m.farthest_evidence() for m in mixtures]
     from_prior_N = draws.log_proposal_N - draws.log_prior_N
+    # Where neither has been near the most evidence the policy may write it as much more often.
+    by_evidence = [most - m.log_z_value for most, m in zip(farthest, mixtures, strict=True)]
+    if all(len(m.strata) == 1 for m in mixtures):
+        by_evidence = [math.nan] * len(mixtures)
     return {
         "log_z": combine([m.log_z() for m in mixtures], "lower_bound"),
         "elbo": _means(draws, draws.log_weight, farthest),
         "kl_to_target": at_least_zero(combine([m.kl_to_target() for m in mixtures], "consistent")),
-        "kl_to_prior": at_least_zero(_means(draws, from_prior_N, [math.nan] * len(mixtures))),
+        "kl_to_prior": at_least_zero(_means(draws, from_prior_N, by_evidence)),
     }
 
 
@@ -121,6 +125,17 @@ def _means(draws: Draws, values_N: Tensor, farthest: Sequence[float]) -> Estimat
         return mean(values_n, missed_of_mean(values_n, farthest[at]))
 
     return by_prompt(len(farthest), of, "unbiased")
+
+
+def _entropy(draws: Draws, num_prompts: int) -> Estimate:
+    """E_pi[-log pi]. An outcome that n draws have missed has a probability of at most 3/n, and so a
+    -log pi of at least log(n/3)."""
+
+    def of(at: int) -> Estimate:
+        surprise_n = -draws.log_proposal_N[rows(draws, at)]
+        return mean(surprise_n, missed_of_mean(surprise_n, rarest(surprise_n)))
+
+    return by_prompt(num_prompts, of, "unbiased")
 
 
 def bounded(

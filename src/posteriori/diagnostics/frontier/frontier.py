@@ -339,7 +339,11 @@ def _stage(target: Target, draws: Draws, t0: float) -> list[Stage]:
     most = most_evidence(evidence, target.max_log_evidence)
     unit = beta_of(target)
     unit = unit if proportional(draws, unit) else 0.0
-    return [Stage(draws, each, t0, bound, unit) for each, bound in zip(rows, most, strict=True)]
+    stated = target.max_log_evidence
+    return [
+        Stage(draws, each, t0, bound, unit, stated=stated)
+        for each, bound in zip(rows, most, strict=True)
+    ]
 
 
 def _end(stages: Sequence[Sequence[Stage]], strongest: float) -> tuple[float, str]:
@@ -366,7 +370,10 @@ def _fault(stage: Sequence[Stage], t: float) -> str:
     if 0 < stage[0].t0 < t:
         return "the annealed draws end"
     tilted = ((each, each.at(t)) for each in stage)
-    faults = (fault_of(each.log_weight(t), at.log_z, at.pareto_k, at.missed) for each, at in tilted)
+    faults = (
+        fault_of(each.log_weight(t), at.log_z, at.pareto_k, at.missed, known=each.known)
+        for each, at in tilted
+    )
     return next(filter(None, faults), "")
 
 
