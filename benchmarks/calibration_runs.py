@@ -103,9 +103,7 @@ def drawn(name: str, **settings: Any) -> Runs:
             return
         for at in range(runs):
             try:
-                draws = po.sample(
-                    world.target, name, num, seed=derive(seed, name, at), **settings
-                )
+                draws = po.sample(world.target, name, num, seed=derive(seed, name, at), **settings)
             except SamplingError:
                 continue
             yield from _of_draws(world, draws)

@@ -54,9 +54,7 @@ class World:
         evidence: list[Any] = [po.Reward(reward, beta=beta, max_reward=most)]
         if not bool(allowed_PV.all()):
             evidence.append(po.Constraint(may_be))
-        self.target = po.Target(
-            self.table(self.log_prior_PV), evidence, list(self.prompts), depth
-        )
+        self.target = po.Target(self.table(self.log_prior_PV), evidence, list(self.prompts), depth)
 
     def _place(self, ids: list[int]) -> int:
         place = 0

@@ -8,7 +8,7 @@ cannot see what no draw has shown: that is what `missed` is for.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
@@ -37,17 +37,29 @@ NEVER_SATISFIED = "evidence_never_satisfied"
 ONLY_A_BOUND = "wasted_nats_is_a_bound"
 """The figure is known, as a bound of what it is named after."""
 
-DOUBTED = (NOT_TRUSTED, LOG_Z_NOT_TRUSTED, NEVER_SATISFIED)
-"""Findings on a run after which its log Z is likely too low."""
+WASTE_NOT_TRUSTED = "wasted_nats_not_trusted"
+"""The weights at the strength of the evidence that is nearest to the policy are not trusted."""
 
 NEVER_VARIES = "evidence_never_varies"
 """All draws have one and the same evidence, of which nobody knows a bound."""
 
-RESTS_ON_WEIGHTS = (
-    *("log_z", "eubo", "kl_to_target", "kl_from_target", "tv", "js", "target_entropy", "ess"),
+RESTS_ON_WEIGHTS = frozenset(
+    ("log_z", "eubo", "kl_to_target", "kl_from_target", "tv", "js", "target_entropy", "ess")
 )
 """The figures of an evaluation that the weights at the target are behind. The others are means of
 the policy's own draws, or judged at another strength of the evidence (`wasted_nats`)."""
+
+_OF_WASTE = frozenset(("wasted_nats", "effective_beta"))
+
+DOUBTS = {
+    NOT_TRUSTED: RESTS_ON_WEIGHTS,
+    NEVER_SATISFIED: RESTS_ON_WEIGHTS,
+    NEVER_VARIES: RESTS_ON_WEIGHTS,
+    LOG_Z_NOT_TRUSTED: frozenset(("log_z",)),
+    WASTE_NOT_TRUSTED: _OF_WASTE,
+    ONLY_A_BOUND: _OF_WASTE,
+}
+"""What may be off by more than its error after a finding of this name."""
 
 NO_WEIGHT = (
     f"fewer than {FEWEST_FOR_A_TAIL} draws of a prompt have any weight, too few to judge them"
@@ -123,9 +135,9 @@ def large(error: float) -> str:
 
 @lru_cache(maxsize=256)
 def _by_chance(degrees_of_freedom: int) -> float:
-    """By how much more than itself an error of so many degrees of freedom is once in forty times:
-    1.77 of four values, 1.35 of sixteen."""
-    return math.sqrt(float(chdtri(degrees_of_freedom, 0.025)) / degrees_of_freedom)
+    """By how much more than itself an error of so many degrees of freedom is once in ten times: 1.44
+    of four values, 1.22 of sixteen."""
+    return math.sqrt(float(chdtri(degrees_of_freedom, 0.1)) / degrees_of_freedom)
 
 
 def heavy_tail(k: float, effective: float, num_draws: int) -> bool:
@@ -147,17 +159,17 @@ def fault_of(
     The error is judged without what Student's t adds to it: few values make a wide interval, which
     is right, and no sign of anything.
     """
-    if not bool((log_w_n > -math.inf).any()):
+    if int((log_w_n > -math.inf).sum()) < FEWEST_FOR_A_TAIL:
         return NO_WEIGHT
-    k = pareto_k(log_w_n) if k is None else k
+    effective = float(ess(log_w_n))
+    if k is None:
+        nearly_equal = effective >= NEARLY_EQUAL * len(log_w_n)
+        k = -math.inf if nearly_equal else pareto_k(log_w_n)
     error = log_z.standard_error
     if math.isfinite(error) and error > missed:
         own = math.sqrt(error**2 - missed**2) / t_factor(log_z.degrees_of_freedom)
         error = math.hypot(own, missed)
-    effective = float(ess(log_w_n))
-    return fault(
-        k, effective, len(log_w_n), error, missed, known=known, populations=populations
-    )
+    return fault(k, effective, len(log_w_n), error, missed, known=known, populations=populations)
 
 
 def fault_of_groups(log_w_n: Tensor, value_n: Tensor, group_n: Tensor) -> str:
@@ -195,23 +207,23 @@ def finding(faults: Sequence[str], what: str, hint: str, name: str = NOT_TRUSTED
     )
 
 
-def judged(
-    figures: Mapping[str, Estimate], found: Finding | None, names: Collection[str]
-) -> dict[str, Estimate]:
-    """The figures with a finding on those of these names."""
-    if found is None:
-        return dict(figures)
+def judged(figures: Mapping[str, Estimate], found: Sequence[Finding]) -> dict[str, Estimate]:
+    """The figures, each with those of the findings that are about it (`DOUBTS`)."""
+    about = {
+        name: tuple(each for each in found if name in DOUBTS.get(each.name, ())) for name in figures
+    }
     return {
-        name: replace(e, findings=(*e.findings, found)) if name in names else e
+        name: replace(e, findings=(*e.findings, *about[name])) if about[name] else e
         for name, e in figures.items()
     }
 
 
-def trusted(figure: Estimate) -> bool:
+def trusted(name: str, figure: Estimate, found: Sequence[Finding] = ()) -> bool:
     """Whether a figure may be taken at its standard error: that is finite, and no finding on the
-    figure says otherwise."""
-    doubted = any(each.level != "info" or each.name == ONLY_A_BOUND for each in figure.findings)
-    return math.isfinite(figure.standard_error) and not doubted
+    figure, or `found` on all of them, says otherwise."""
+    doubted = any(name in DOUBTS.get(each.name, ()) for each in found)
+    of_its_own = any(each.level != "info" or each.name in DOUBTS for each in figure.findings)
+    return math.isfinite(figure.standard_error) and not doubted and not of_its_own
 
 
 def missed(log_z: float, log_max_weight: float, num_draws: int) -> float:

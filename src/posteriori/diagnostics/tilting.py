@@ -10,7 +10,15 @@ import torch
 from torch import Tensor
 
 from posteriori.core.numerics import Spread, pareto_k
-from posteriori.core.reliability import NORMAL, RULE_OF_THREE, is_known, jumps, missed
+from posteriori.core.reliability import (
+    NO_WEIGHT,
+    NORMAL,
+    RULE_OF_THREE,
+    fault_of,
+    is_known,
+    jumps,
+    missed,
+)
 from posteriori.core.target import Target
 from posteriori.core.types import Draws, Estimate, Kind
 
@@ -42,8 +50,7 @@ _ROUNDING = 1e-6
 class Tilted:
     """p_t ~ prior e^t of one prompt: log Z(t), E_t[r], KL(p_t, prior), and k-hat of its weights.
 
-    `kl_slope` and `reward_slope` are the derivatives in t, and `missed` is the part of log Z's
-    error by what no draw has shown.
+    `kl_slope` and `reward_slope` are the derivatives in t.
     """
 
     log_z: Estimate
@@ -52,7 +59,6 @@ class Tilted:
     pareto_k: float
     kl_slope: float = math.nan
     reward_slope: float = math.nan
-    missed: float = math.inf
 
 
 class Stage:
@@ -125,8 +131,20 @@ class Stage:
             pareto_k(log_w_n),
             t * float((v_n * (log_e_n - mean_log_e).square()).mean()),
             float((v_n * (log_e_n - mean_log_e) * (reward_n - reward)).mean()),
-            more[0],
         )
+
+    def fault(self, t: float) -> str:
+        """What is wrong with the weights at t (`core.reliability.fault`); empty if nothing is."""
+        log_w_n = self.log_weight(t)
+        log_z = float(log_w_n.logsumexp(0)) - math.log(len(log_w_n))
+        if log_z == -math.inf:
+            return NO_WEIGHT
+        more = 0.0
+        if t != 0 and self.may_miss:
+            more = missed(log_z, t * self.farthest, len(log_w_n))
+        found = self._estimate(log_z, (log_w_n - log_z).exp(), more, "lower_bound")
+        groups = 0 if self.group_n is None else int(self.group_n.max()) + 1
+        return fault_of(log_w_n, found, None, more, known=self.known, populations=groups)
 
     def kl_less_reward(self, t: float, rate: float) -> Estimate:
         """KL(t) - rate E_t[r], whose error is that of KL where the reward is held fixed and

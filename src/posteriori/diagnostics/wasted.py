@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from posteriori.core.estimates import at_least_zero, combine, mean
-from posteriori.core.reliability import NORMAL, ONLY_A_BOUND
+from posteriori.core.reliability import NORMAL, ONLY_A_BOUND, WASTE_NOT_TRUSTED
 from posteriori.core.types import Estimate, Finding
 
 from .mixture import Mixture
@@ -157,7 +157,7 @@ def _on_its_own(mixtures: Sequence[Mixture], t: float) -> Finding | None:
 def _doubtful(fault: str) -> Finding:
     return Finding(
         "warn",
-        "wasted_nats_not_trusted",
+        WASTE_NOT_TRUSTED,
         f"wasted_nats and effective_beta rest on few of the draws: {fault}.",
         "Raise num_samples, or evaluate a policy that is nearer to the target.",
     )

@@ -19,7 +19,6 @@ from posteriori.core.progress import Progress, one_pass, portions
 from posteriori.core.protocols import LanguageModel
 from posteriori.core.registry import language_model
 from posteriori.core.reliability import (
-    RESTS_ON_WEIGHTS,
     judged,
     most_evidence,
     never_varies,
@@ -228,24 +227,12 @@ def evaluate(
         never_varies(evidence, target.max_log_evidence),
     )
     figures = of_all_prompts(figures, len(target.prompts) / len(whole.prompts))
-    of_weights, of_others = findings_of(figures, of_policy, beside)
-    figures = _judged(figures, of_weights, waste.finding, posterior is not None)
-    findings = [*of_weights, *of_others, *target.findings]
+    findings = findings_of(figures, of_policy, beside)
+    of_exact = {"eubo": figures["eubo"]} if posterior is not None else {}
+    figures = judged(figures, findings) | of_exact
+    findings += target.findings
     findings += sampled_finding(target, whole)
     return Report(figures, findings, of_policy, cost)
-
-
-def _judged(
-    figures: dict[str, Estimate],
-    of_weights: Sequence[Finding],
-    of_waste: Finding | None,
-    has_posterior: bool,
-) -> dict[str, Estimate]:
-    """Each figure with the findings on it."""
-    names = set(RESTS_ON_WEIGHTS) - ({"eubo"} if has_posterior else set())
-    for found in of_weights:
-        figures = judged(figures, found, names)
-    return judged(figures, of_waste, ("wasted_nats", "effective_beta"))
 
 
 def _check(

@@ -33,34 +33,25 @@ class Beside:
     never_varies: Finding | None = None
 
 
-def findings_of(
-    figures: Mapping[str, Estimate], draws: Draws, beside: Beside
-) -> tuple[list[Finding], list[Finding]]:
-    """The findings on the weights, and those on one policy. Those that compare it with its target
-    never speak of a policy that is the target, but for one chance in a million, nor of the prior
-    for being the prior."""
-    of_weights = [
+def findings_of(figures: Mapping[str, Estimate], draws: Draws, beside: Beside) -> list[Finding]:
+    """The findings on one policy. Those that compare it with its target never speak of a policy
+    that is the target, but for one chance in a million, nor of the prior for being the prior."""
+    found = [
         _evidence_never_seen(figures["log_z"]),
+        _ruled_out(draws),
         reliability.finding(
             beside.faults,
             "log_z rests on few of the draws and is likely too low, and kl_to_target with it.",
             "Raise num_samples, or evaluate a policy that is nearer to the target.",
         ),
         beside.never_varies,
-    ]
-    of_policy = [
-        _ruled_out(draws),
         beside.waste.finding,
         _collapsed(figures, beside.prior_unique),
         _elsewhere(figures, beside.waste),
         _over_optimised(figures, beside.waste),
         _truncated(figures, beside.target_truncated),
     ]
-    return _found(of_weights), _found(of_policy)
-
-
-def _found(findings: Sequence[Finding | None]) -> list[Finding]:
-    return [finding for finding in findings if finding is not None]
+    return [finding for finding in found if finding is not None]
 
 
 def _evidence_never_seen(log_z: Estimate) -> Finding | None:

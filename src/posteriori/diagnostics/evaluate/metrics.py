@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from posteriori.core.estimates import at_least_zero, by_prompt, combine, mean, worst
@@ -102,18 +103,41 @@ def figures_of(
 
 def distances_of(draws: Draws, mixtures: Sequence[Mixture]) -> dict[str, Estimate]:
     """log_z, elbo, kl_to_target and kl_to_prior of `FIGURES`."""
-    farthest = [m.farthest_evidence() for m in mixtures]
-    from_prior_N = draws.log_proposal_N - draws.log_prior_N
-    # Where neither has been near the most evidence the policy may write it as much more often.
-    by_evidence = [most - m.log_z_value for most, m in zip(farthest, mixtures, strict=True)]
-    if all(len(m.strata) == 1 for m in mixtures):
-        by_evidence = [math.nan] * len(mixtures)
+    elbo = [_mean_log_ratio(m, of_evidence=True) for m in mixtures]
+    from_prior = [_mean_log_ratio(m, of_evidence=False) for m in mixtures]
     return {
         "log_z": combine([m.log_z() for m in mixtures], "lower_bound"),
-        "elbo": _means(draws, draws.log_weight, farthest),
+        "elbo": combine(elbo, "unbiased"),
         "kl_to_target": at_least_zero(combine([m.kl_to_target() for m in mixtures], "consistent")),
-        "kl_to_prior": at_least_zero(_means(draws, from_prior_N, by_evidence)),
+        "kl_to_prior": at_least_zero(combine(from_prior, "unbiased")),
     }
+
+
+def _mean_log_ratio(mixture: Mixture, *, of_evidence: bool) -> Estimate:
+    """E_pi[log p~ - log pi], or KL(pi, prior) = E_pi[log pi - log prior], by the policy's draws.
+
+    They may have missed what draws of the prior show and the policy writes no less often than the
+    prior, and the most evidence there is where neither has been near it.
+    """
+
+    def value(s: Stratum) -> Tensor:
+        return s.log_target_n - s.log_pi_n if of_evidence else s.log_pi_n - s.log_prior_n
+
+    value_n = value(mixture.policy)
+    most = mixture.farthest_evidence()
+    shown_n = torch.tensor([most if of_evidence else most - mixture.log_z_value]).double()
+    if len(mixture.strata) > 1:
+        of_prior = mixture.strata[1]
+        written_n = of_prior.log_pi_n >= of_prior.log_prior_n
+        shown_n = torch.cat([shown_n, value(of_prior)[written_n]])
+    elif not of_evidence:
+        # Of the prior itself every ratio is 1.
+        shown_n = shown_n[:0]
+    shown_n = shown_n[shown_n.isfinite()]
+    farthest = math.nan
+    if len(shown_n):
+        farthest = float(shown_n[(shown_n - value_n.mean()).abs().argmax()])
+    return mean(value_n, missed_of_mean(value_n, farthest))
 
 
 def _means(draws: Draws, values_N: Tensor, farthest: Sequence[float]) -> Estimate:

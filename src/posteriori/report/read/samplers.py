@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from posteriori.core.reliability import DOUBTED
+from posteriori.core.reliability import DOUBTS
 from posteriori.core.types import Estimate, Finding, Prompt
 from posteriori.diagnostics.frontier.sampler_points import NO_LOG_Z, with_log_z
 from posteriori.errors import ConfigError
@@ -207,6 +207,6 @@ def _log_z_of_draws(record: SampleRecord, draws: Mapping[str, DrawsFile]) -> dic
 
 
 def _usable(log_z: Estimate, findings: Sequence[Finding], record: SampleRecord) -> bool:
-    doubted = any(finding.name in DOUBTED for finding in findings)
+    doubted = any("log_z" in DOUBTS.get(finding.name, ()) for finding in findings)
     same = (len(log_z.per_prompt) or 1) == record.num_prompts
     return same and not doubted and abs(log_z.value) + log_z.standard_error < float("inf")

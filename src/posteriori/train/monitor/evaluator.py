@@ -59,7 +59,7 @@ class Evaluator:
 
 def trusted(report: Report, name: str) -> bool:
     """Whether a figure may be taken at its standard error (`core.reliability.trusted`)."""
-    return reliability.trusted(report[name])
+    return reliability.trusted(name, report[name], report.findings)
 
 
 def evaluation_samples(settings: FitSettings, num_prompts: int, num_held_out: int) -> int:
