@@ -21,9 +21,7 @@ from posteriori.core.numerics import log_mean_exp
 from posteriori.core.seeds import derive, generator
 from posteriori.diagnostics.frontier.frontier import Frontier, frontier_of
 from posteriori.diagnostics.frontier.sampler_points import sampled
-from posteriori.errors import FrontierError, SamplingError
-from posteriori.samplers.mcmc.chains import finished
-from posteriori.samplers.mcmc.mixing import Trace
+from posteriori.errors import EvidenceError, FrontierError, SamplingError
 from posteriori.samplers.weight_findings import (
     findings_of_draws,
     log_z_of_pool,
@@ -65,7 +63,9 @@ def evaluated(policy: str) -> Runs:
             report = po.evaluate(world.target, lm, num, derive(seed, policy, at))
             for name, value in truth.items():
                 e = report[name]
-                yield name, (e.value, e.standard_error, value, flagged(e.findings))
+                # Of a figure whose error is unknown (NaN) nothing is claimed.
+                claims = not math.isnan(e.standard_error)
+                yield name, (e.value, e.standard_error, value, flagged(e.findings) or not claims)
 
     return run
 
@@ -172,3 +172,56 @@ def _of_curve(world: World, curve: Frontier) -> Rows:
 
 def _kl_at(curve: Frontier, t: float) -> po.Estimate:
     return curve.at_beta(curve.unit / t).kl
+
+
+def lambdas(world: World, num: int, runs: int, seed: int) -> Rows:
+    """lambda of a feature that half of p* is to have: the upper fifth of the evidence."""
+    cut_P1 = world.log_e_PV.quantile(0.8, dim=-1, keepdim=True)
+    if not bool(cut_P1.isfinite().all()):
+        return
+    of_world = _feature(world, world.log_e_PV >= cut_P1)
+    truth = None
+    for at in range(runs):
+        found = []
+        for method in ("enumerate", "draws") if truth is None else ("draws",):
+            moments = po.Moments(
+                {"upper": (of_world, 0.5)}, num_samples=num, seed=derive(seed, at), method=method
+            )
+            po.Target(world.target.prior, moments, list(world.prompts), world.depth)
+            try:
+                found.append(moments.fitted)
+            except EvidenceError:
+                found.append(None)
+        if truth is None:
+            truth = found[0].lambda_["upper"].value if found[0] is not None else math.nan
+        if math.isnan(truth):
+            return
+        fitted = found[-1]
+        if fitted is None:
+            yield "lambda", (math.nan, math.nan, truth, True)
+            continue
+        e = fitted.lambda_["upper"]
+        yield "lambda", (e.value, e.standard_error, truth, flagged(fitted.findings))
+
+
+def pass_at(world: World, num: int, runs: int, seed: int) -> Rows:
+    """pass@1 and pass@8 of the prior: what is in the upper fifth of the evidence is right."""
+    right_PV = world.log_e_PV >= world.log_e_PV.quantile(0.8, dim=-1, keepdim=True)
+    verifier = po.Verifier(_feature(world, right_PV))
+    target = po.Target(world.target.prior, verifier, list(world.prompts), world.depth)
+    p_P = torch.where(right_PV, world.log_prior_PV.exp(), 0.0).sum(-1)
+    for at in range(runs):
+        found = po.pass_at_k(target, None, (1, 8), num, derive(seed, at))["prior"]
+        for k, e in found.figures.items():
+            truth = float((1 - (1 - p_P) ** k).mean())
+            yield f"pass@{k}", (e.value, e.standard_error, truth, flagged(e.findings))
+
+
+def _feature(world: World, is_PV: torch.Tensor) -> Callable[..., list[bool]]:
+    rows = is_PV.tolist()
+
+    def feature(prompts, completion_ids, **_):
+        pairs = zip(prompts, completion_ids, strict=True)
+        return [rows[int(prompt[1:])][world.place(ids)] for prompt, ids in pairs]
+
+    return feature

@@ -44,11 +44,11 @@ class World:
 
         def reward(prompts, completion_ids, **_):
             pairs = zip(prompts, completion_ids, strict=True)
-            return [rows[int(prompt[1:])][self._place(ids)] for prompt, ids in pairs]
+            return [rows[int(prompt[1:])][self.place(ids)] for prompt, ids in pairs]
 
         def may_be(prompts, completion_ids, **_):
             pairs = zip(prompts, completion_ids, strict=True)
-            return [allowed[int(prompt[1:])][self._place(ids)] for prompt, ids in pairs]
+            return [allowed[int(prompt[1:])][self.place(ids)] for prompt, ids in pairs]
 
         most = beta * float(self.log_e_PV.max()) if stated else None
         evidence: list[Any] = [po.Reward(reward, beta=beta, max_reward=most)]
@@ -56,7 +56,7 @@ class World:
             evidence.append(po.Constraint(may_be))
         self.target = po.Target(self.table(self.log_prior_PV), evidence, list(self.prompts), depth)
 
-    def _place(self, ids: list[int]) -> int:
+    def place(self, ids: list[int]) -> int:
         place = 0
         for token in ids:
             place = place * self.num_tokens + token - 1

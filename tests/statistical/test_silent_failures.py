@@ -131,7 +131,7 @@ def test_evaluating_the_prior_is_not_wrong_in_silence(world):
         if any(faults_of(mixtures)):
             continue
         for name, value in truth.items():
-            e = distances_of(draws, mixtures)[name]
+            e = distances_of(mixtures)[name]
             counts[name] += abs(e.value - value) > 5 * e.standard_error
     assert max(counts.values()) <= MOST_SILENT
 

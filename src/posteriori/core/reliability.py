@@ -135,8 +135,8 @@ def large(error: float) -> str:
 
 @lru_cache(maxsize=256)
 def _by_chance(degrees_of_freedom: int) -> float:
-    """By how much more than itself an error of so many degrees of freedom is once in ten times: 1.44
-    of four values, 1.22 of sixteen."""
+    """By how much more than itself an error of so many degrees of freedom is once in ten times:
+    1.44 of four values, 1.22 of sixteen."""
     return math.sqrt(float(chdtri(degrees_of_freedom, 0.1)) / degrees_of_freedom)
 
 

@@ -221,7 +221,7 @@ class Mixture:
             influence = [f_n - slope * c_n for f_n, c_n in pairs]
         if minus_n is not None:
             influence = [influence[0] - minus_n, *influence[1:]]
-        # As far from their mean as the farthest of the draws, more may be of what has not been seen.
+        # What has not been seen may be as far from the mean as the farthest of the draws.
         seen = max(missed_of_mean(f_n, math.nan) for f_n in influence)
         error, degrees = Spread.of_means(influence, max(seen, missed))
         return Estimate(value, error, kind, self.num_draws, degrees_of_freedom=degrees)

@@ -73,7 +73,8 @@ class Stage:
     (`core.reliability.missed`) at `log_max_evidence`, the most log e there may be, or at the most
     that was seen. `unit`: how much reward there is in a nat of it; `independent`: whether the draws
     are independent ones of a proposal (those of the prior are, t0 = 0), and no particles that have
-    looked for evidence by steps; `stated`: the bound that the target states. What hard evidence rules out is ruled out for every t > 0.
+    looked for evidence by steps; `stated`: the bound that the target states. What hard
+    evidence rules out is ruled out for every t > 0.
     """
 
     def __init__(

@@ -57,7 +57,7 @@ def figures_of(
     texts = [of_prompt(draws, at) for at in range(num_prompts)]
     completions = draws.completions
 
-    near = distances_of(draws, mixtures)
+    near = distances_of(mixtures)
 
     def mean_over_draws(values_N: Tensor, most: float = math.nan) -> Estimate:
         return _means(draws, values_N, [most] * num_prompts)
@@ -101,7 +101,7 @@ def figures_of(
     }
 
 
-def distances_of(draws: Draws, mixtures: Sequence[Mixture]) -> dict[str, Estimate]:
+def distances_of(mixtures: Sequence[Mixture]) -> dict[str, Estimate]:
     """log_z, elbo, kl_to_target and kl_to_prior of `FIGURES`."""
     elbo = [_mean_log_ratio(m, of_evidence=True) for m in mixtures]
     from_prior = [_mean_log_ratio(m, of_evidence=False) for m in mixtures]
