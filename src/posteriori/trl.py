@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Literal
 
 from peft import PeftModel
@@ -26,7 +24,6 @@ from posteriori.core.same_outcomes import difference_in_outcomes
 from posteriori.core.target import Target
 from posteriori.diagnostics.evaluate.evaluate import Report
 from posteriori.models.causal import CausalLM
-from posteriori.models.weights.adapters import activate, forget_active
 from posteriori.train.monitor.early_stopping import stopping_findings
 from posteriori.train.monitor.evaluator import FIGURES, Evaluator, line_of, trusted
 
@@ -85,8 +82,7 @@ class PosterioriCallback(TrainerCallback):
         self.reports: dict[int, Report] = {}
         self._lines: list[dict[str, Any]] = []
         self._told: set[str] = set()
-        with _as_it_was(_model(trainer)):
-            _check_same_tokens(self._policy(), target)
+        _check_same_tokens(self._policy(), target)
 
     def on_step_end(
         self,
@@ -116,8 +112,7 @@ class PosterioriCallback(TrainerCallback):
         if step in self.reports or not state.is_world_process_zero:
             return
         start = time.perf_counter()
-        with _as_it_was(_model(self.trainer)):
-            report = self.evaluator.look(self._policy(), step, state.max_steps)
+        report = self.evaluator.look(self._policy(), step, state.max_steps)
         self.reports[step] = report
         self._lines.append(line_of(report, step, start))
         self._log(report, control)
@@ -172,24 +167,6 @@ def _active(model: Any) -> str | None:
             hint="train a single adapter",
         )
     return active
-
-
-@contextmanager
-def _as_it_was(model: Any) -> Iterator[None]:
-    """Training modes, the active adapter and what needs a gradient are afterwards as before."""
-    modes = [(module, module.training) for module in model.modules()]
-    needs = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    adapter = _active(model)
-    try:
-        yield
-    finally:
-        if adapter is not None:
-            activate(model, adapter)
-            forget_active(model)
-        for module, mode in modes:
-            module.training = mode
-        for parameter, need in needs:
-            parameter.requires_grad_(need)
 
 
 def _check_whole(trainer: Trainer) -> None:

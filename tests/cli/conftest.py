@@ -150,4 +150,4 @@ def nothing_loads(monkeypatch) -> None:
         raise AssertionError("something was loaded")
 
     monkeypatch.setattr("posteriori.cli.build.load", refuse)
-    monkeypatch.setattr("posteriori.cli.build.load_function", refuse)
+    monkeypatch.setattr("posteriori.config.site.load_function", refuse)

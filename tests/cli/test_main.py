@@ -16,8 +16,8 @@ import posteriori
 from posteriori.cli import main as main_module
 from posteriori.cli.commands.doctor import EXTRAS
 from posteriori.cli.console.output import visible
-from posteriori.config.ready_made import WAYS
-from posteriori.core.registry import names
+from posteriori.core.registry import EVIDENCE, configured, names
+from posteriori.core.settings.ways import Ways
 
 doctor_module = importlib.import_module("posteriori.cli.commands.doctor")
 
@@ -117,9 +117,11 @@ def test_listings_are_one_line_each(cli):
 
 def test_ready_made_evidence_has_its_line(cli):
     listed = cli("ls", "evidence", "--json").json["evidence"]
-    for kind, ways in WAYS.items():
-        for own in ways:
-            assert f"{own} = ...: " in listed[f"{kind}.{own}"]
+    kinds = {name: configured("evidence", name) for name in EVIDENCE}
+    for name, kind in kinds.items():
+        for way in kind.ways if issubclass(kind, Ways) else ():
+            assert (f"{name}.{way.own}" in listed) == bool(way.says)
+            assert not way.says or f"{way.own} = ...: " in listed[f"{name}.{way.own}"]
     assert {"constraint.regex", "likelihood.classifier", "judge.url", "preferences"} <= set(listed)
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from helpers import ORACLE, PROMPTS, generator
+from helpers import ORACLE, PROMPTS, generator, tiny_model, word_tokenizer
 
 import posteriori as po
 from posteriori.core.settings.training import LoraSettings
@@ -66,6 +65,7 @@ def test_a_hundred_operations_in_eight_threads_are_those_made_alone():
     target = po.Target(prior, po.Reward(length, beta=0.5), list(PROMPTS), 4)
     settings = {"steps": 2, "num_samples": 4, "learning_rate": 0.1}
     policy = po.fit(target, "rloo", policy="lora", lora={"rank": 2}, **settings).policy
+    names = [name for name, _ in prior.model.named_parameters()]
     ids = [[1 + at % 5, 0] for at in range(20)]
     batch = prior.completions(["a b"] * 20, ids, 4)
     works = operations(prior, policy, batch, target)
@@ -80,9 +80,60 @@ def test_a_hundred_operations_in_eight_threads_are_those_made_alone():
         if want.shape != got.shape or not torch.allclose(want, got, rtol=0, atol=1e-6)
     ]
     assert not wrong
-    del together
-    gc.collect()
-    last = prior.as_policy("lora", LoraSettings(rank=2), seed=0)
-    # The policy's, the last one's and at most one that PEFT needs to have an adapter at all.
-    assert len(prior.model.peft_config) <= 3, "unused adapters go when the next one is made"
-    assert last.trained_state()
+    assert [name for name, _ in prior.model.named_parameters()] == names
+
+
+FOUR_HUNDRED = 400
+
+
+@pytest.mark.moves_rng
+@pytest.mark.parametrize("architecture", ["gpt_neox", "llama"])
+def test_four_hundred_calls_of_one_model_in_eight_threads(architecture):
+    """GPT-NeoX runs by transformers' own code, Llama as a known decoder."""
+    model = tiny_model(architecture)
+    prior = po.CausalLM(model, word_tokenizer())
+    policy = prior.as_policy("lora", LoraSettings(rank=2), 0)
+    with torch.no_grad():
+        for at, tensor in enumerate(policy.trained_state().values()):
+            tensor.add_(0.3 * torch.randn(tensor.shape, generator=generator(at)))
+    batch = prior.completions(["a b"] * 20, [[1 + at % 5, 0] for at in range(20)], 4)
+
+    def slope(lm, parameters):
+        gradients = torch.autograd.grad(lm.log_prob(batch).sum(), parameters)
+        return torch.cat([g.flatten() for g in gradients])
+
+    def steps(lm, seed):
+        with lm.stepping(["a b", "c"], torch.tensor([0, 0, 1]), 3, hidden=True) as rows:
+            rows.extend(torch.tensor([1, 2, 1 + seed % 3]))
+            return torch.cat([rows.logits_RV, rows.hidden_RD], dim=1)
+
+    kinds = [
+        lambda lm, seed: lm.log_prob(batch).detach(),
+        lambda lm, seed: lm.sample(list(PROMPTS), 5, 4, generator(seed)).log_prob_N,
+        lambda lm, seed: lm.features(batch),
+        lambda lm, seed: slope(policy, list(policy.module.parameters())),
+        lambda lm, seed: slope(prior, list(model.parameters())),
+        steps,
+        lambda lm, seed: model(torch.tensor([[1, 2, 3]])).logits.detach(),
+        lambda lm, seed: torch.cat(
+            [
+                t.flatten()
+                for t in prior.as_policy("lora", LoraSettings(rank=2), seed)
+                .trained_state()
+                .values()
+            ]
+        ),
+    ]
+    jobs = [(kinds[at % len(kinds)], (prior, policy)[at % 3 == 0], at % 7) for at in range(56)]
+    alone = [kind(lm, seed) for kind, lm, seed in jobs]
+    with ThreadPoolExecutor(8) as threads:
+        together = list(
+            threads.map(lambda at: jobs[at % 56][0](*jobs[at % 56][1:]), range(FOUR_HUNDRED))
+        )
+    wrong = [
+        at
+        for at, got in enumerate(together)
+        if not torch.allclose(got, alone[at % 56], rtol=0, atol=1e-5)
+    ]
+    assert len(together) == FOUR_HUNDRED
+    assert not wrong

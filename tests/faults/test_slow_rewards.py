@@ -27,8 +27,8 @@ from slow_rewards import (
 )
 
 import posteriori as po
+from posteriori.core.call_context import CallContext, TrainerState, calling_within
 from posteriori.errors import ConfigError, EvidenceCallError, EvidenceError
-from posteriori.evidence.calls.call import CallContext, TrainerState, calling_within
 
 IDS = [[1, 0], [2, 2, 0], [0], [3, 1, 2], [1, 1, 0]]  # "a", "b b", "", "c a b", "a a"
 LENGTHS = [1.0, 3.0, 0.0, 5.0, 3.0]

@@ -11,10 +11,7 @@ from typing import Any
 
 from posteriori.cli.console.output import stderr, visible
 from posteriori.cli.console.progress_bar import count_progress, status
-from posteriori.config.check import Plan, find_model
-from posteriori.config.distributions import KEYS, build_distribution
-from posteriori.config.functions import load_function
-from posteriori.config.ready_made import build_ready_made, calls_of, is_ready_made
+from posteriori.config.check import Plan
 from posteriori.config.run_config import RunFitSettings
 from posteriori.core.prompted import Prompted, with_prefix
 from posteriori.core.protocols import LanguageModel
@@ -22,8 +19,6 @@ from posteriori.core.registry import find
 from posteriori.core.target import Target
 from posteriori.core.types import Prompt
 from posteriori.errors import ConfigError, ModelError
-from posteriori.evidence.preferences import Preferences
-from posteriori.evidence.reward import Reward
 from posteriori.models.causal import CausalLM
 from posteriori.models.load import base_of_adapter, is_gone, load
 from posteriori.models.prompt_tokens import check_length
@@ -60,7 +55,10 @@ def build_target(
                 hint="run `posteriori fit` first, or give the evidence a beta",
             )
     with status(f"loading '{plan.prior}'", quiet=quiet):
-        evidence = [_build_evidence(plan, index) for index in range(len(plan.config.evidence))]
+        evidence = [
+            each.build(plan.site(index, lambda path: load_model(plan, path)))
+            for index, each in enumerate(plan.config.evidence)
+        ]
         prior = _prior(plan)
     steps = plan.config.max_new_tokens
     _check_lengths(prior, plan.data.prompts, steps)
@@ -159,7 +157,7 @@ def about(plan: Plan) -> dict[str, Any]:
     data = json.dumps([[each.prompts, each.columns] for each in told], sort_keys=True, default=str)
     return {
         "prior": config.prior.model_dump(mode="json", exclude_none=True),
-        "evidence": [each.model_dump(mode="json", exclude_none=True) for each in config.evidence],
+        "evidence": [each.written() for each in config.evidence],
         "prompts": config.prompts,
         "prompts_sha256": hashlib.sha256(data.encode()).hexdigest(),
         "max_new_tokens": config.max_new_tokens,
@@ -178,26 +176,3 @@ def objective_settings(fit: RunFitSettings, folder: Path) -> dict[str, Any]:
         if isinstance(settings[key], str)
     }
     return {**settings, **named}
-
-
-def _build_evidence(plan: Plan, index: int) -> Any:
-    settings = plan.config.evidence[index]
-    where = f"{plan.file}: evidence.{index}"
-    if settings.kind in KEYS:
-        return build_distribution(settings, plan.folder, where, lambda path: load_model(plan, path))
-    if is_ready_made(settings):
-        return build_ready_made(settings, plan.folder, where)
-    calls = calls_of(settings)
-    if settings.model is not None:
-        model = find_model(settings.model, plan.folder, f"{where}.model")
-        if settings.kind == "preferences":
-            given = settings.model_dump(include={"uncertainty", "kappa"}, exclude_none=True)
-            return Preferences(model, settings.beta, **given)
-        return Reward(model, beta=settings.beta, max_reward=settings.max_reward, **calls)
-    assert settings.function is not None
-    function = load_function(settings.function, plan.folder, f"{where}.function")
-    kind = find("evidence", settings.kind)
-    if settings.kind != "reward":
-        return kind(function, **calls)
-    bound = {} if settings.max_reward is None else {"max_reward": settings.max_reward}
-    return kind(function, beta=settings.beta, **bound, **calls)

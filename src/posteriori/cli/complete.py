@@ -8,8 +8,9 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 
+from posteriori.config.evidence_table import EvidenceTable
 from posteriori.config.run_config import RunConfig
-from posteriori.core.registry import names
+from posteriori.core.registry import EVIDENCE, configured, names
 from posteriori.models.bundled import bundled_models, describe
 
 from .listed import listed
@@ -68,8 +69,11 @@ def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any
         annotation = field.annotation
         inner = [annotation, *get_args(annotation)]
         tables = [each for each in inner if isinstance(each, type) and issubclass(each, BaseModel)]
-        if tables:
-            first = "0." if get_origin(annotation) is list else ""
-            yield from _fields(tables[0], f"{prefix}{name}.{first}")
-        else:
+        first = "0." if get_origin(annotation) is list else ""
+        if EvidenceTable in inner:
+            yield f"{prefix}{name}.{first}kind", str
+            tables = [each for kind in EVIDENCE for each in configured("evidence", kind).models()]
+        elif not tables:
             yield f"{prefix}{name}", annotation
+        found = [each for table in tables for each in _fields(table, f"{prefix}{name}.{first}")]
+        yield from dict(found).items()

@@ -7,8 +7,8 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from posteriori.config.ready_made import WAYS
 from posteriori.core import registry
+from posteriori.core.settings.ways import Way
 from posteriori.models.bundled import bundled_models, describe
 
 KINDS = ("objectives", "samplers", "evidence", "models")
@@ -29,9 +29,10 @@ def _ready_made() -> dict[str, str]:
     """Evidence that needs no function of one's own: `constraint.regex` is kind = "constraint" with
     the key regex."""
     return {
-        f"{kind}.{own}": f"Ready-made, {own} = ...: {way.says}"
-        for kind, ways in WAYS.items()
-        for own, way in ways.items()
+        f"{kind}.{way.own}": f"Ready-made, {way.own} = ...: {way.says}"
+        for kind in registry.EVIDENCE
+        for way in registry.configured("evidence", kind).models()
+        if issubclass(way, Way) and way.says
     }
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from posteriori.core import registry
 from posteriori.core.settings.training import budget_of
@@ -12,14 +13,15 @@ from posteriori.data.files import is_hub_id
 from posteriori.data.prompts import PromptData, prompts
 from posteriori.errors import CheckpointError, ConfigError, DataError, PosterioriError, unknown_name
 
-from .distributions import KEYS, check_distribution, check_elsewhere
 from .find_model import find_model
-from .functions import check_function, check_needs
 from .places import check_place
 from .prompt_settings import PromptSettings
 from .read_config import read_config
-from .ready_made import check_calls, check_ready_made, is_ready_made
-from .run_config import EvidenceSettings, RunConfig, RunFitSettings
+from .run_config import RunConfig, RunFitSettings
+from .site import ConfigSite
+
+if TYPE_CHECKING:
+    from posteriori.core.protocols import LanguageModel
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,10 @@ class Plan:
     def folder(self) -> Path:
         return self.file.parent
 
+    def site(self, index: int, load: Callable[[str], LanguageModel] | None = None) -> ConfigSite:
+        """The place of a piece of evidence, for building it."""
+        return ConfigSite(self.folder, f"{self.file}: evidence.{index}", self.budget, load)
+
     @property
     def policy(self) -> Path:
         """Where `fit` leaves the policy."""
@@ -63,11 +69,12 @@ def make_plan(path: Path, overrides: list[str]) -> Plan:
         _check_objective(config.fit, f"{path}: fit")
     _known("sampler", config.sample.sampler, f"{path}: sample.sampler")
     budget = None if config.fit is None else budget_of(config.fit)
-    for index, evidence in enumerate(config.evidence):
-        where = f"{path}: evidence.{index}"
-        _check_evidence(
-            evidence if budget is None else _at_any_beta(evidence, where), folder, where
-        )
+    sites = [
+        ConfigSite(folder, f"{path}: evidence.{index}", budget)
+        for index in range(len(config.evidence))
+    ]
+    for evidence, site in zip(config.evidence, sites, strict=True):
+        evidence.check(site)
     if config.prior.trust_remote_code and config.prior.revision is None:
         raise ConfigError(
             "trust_remote_code runs the checkpoint's own code, and no revision says which",
@@ -85,9 +92,8 @@ def make_plan(path: Path, overrides: list[str]) -> Plan:
                 where=f"{path}: fit.held_out",
                 hint=f"give them: {', '.join(data.columns) or 'none'}",
             )
-    for index, evidence in enumerate(config.evidence):
-        for key, name in _functions(evidence):
-            check_needs(name, folder, f"{path}: evidence.{index}.{key}", list(data.columns))
+    for site in sites:
+        site.check_columns(list(data.columns))
     output_dir = None if config.output_dir is None else folder / config.output_dir
     return Plan(config, path, data, prior, output_dir, held_out)
 
@@ -123,94 +129,6 @@ def check_fit(plan: Plan, *, resume: bool) -> None:
             hint="go on with it by --resume, or choose another output_dir "
             "(--set output_dir=runs/other)",
         )
-
-
-def _check_evidence(evidence: EvidenceSettings, folder: Path, where: str) -> None:
-    kind = evidence.kind
-    _known("evidence", kind, f"{where}.kind")
-    check_calls(evidence, where)
-    if kind in KEYS:
-        check_distribution(evidence, folder, where)
-        return
-    check_elsewhere(evidence, where)
-    if is_ready_made(evidence):
-        check_ready_made(evidence, folder, where)
-        return
-    if kind in _PRICED and evidence.beta is None:
-        raise ConfigError(
-            "'beta' is missing", where=where, hint="a reward needs it; write beta = 0.1"
-        )
-    if kind == "preferences":
-        _check_preferences(evidence, folder, where)
-        return
-    for name in ("uncertainty", "kappa"):
-        if getattr(evidence, name) is not None:
-            raise ConfigError(
-                f"a {kind} has no '{name}'", where=where, hint='it is for kind = "preferences"'
-            )
-    if kind != "reward" and evidence.beta is not None:
-        raise ConfigError(
-            f"a {kind} has no 'beta'", where=where, hint="remove it; only a reward has a price"
-        )
-    if kind != "reward" and evidence.max_reward is not None:
-        raise ConfigError(
-            f"a {kind} has no 'max_reward'", where=where, hint="remove it; it bounds a reward"
-        )
-    if kind != "reward" and evidence.model is not None:
-        raise ConfigError(
-            f"a {kind} cannot be a 'model'", where=where, hint="give it as function = ..."
-        )
-    if (evidence.function is None) == (evidence.model is None):
-        what = "both 'function' and 'model'" if evidence.function else "'function' is missing"
-        raise ConfigError(
-            what if evidence.function is None else f"{what} are given",
-            where=where,
-            hint='write function = "my_reward.py:score"'
-            + (' or model = "a sequence-classification model"' if kind == "reward" else ""),
-        )
-    if evidence.function is not None:
-        check_function(evidence.function, folder, f"{where}.function")
-    if evidence.model is not None:
-        find_model(evidence.model, folder, f"{where}.model")
-
-
-def _functions(evidence: EvidenceSettings) -> list[tuple[str, str]]:
-    """The functions that a piece of evidence names, each with its key."""
-    found = [] if evidence.function is None else [("function", evidence.function)]
-    found += [(f"functions.{at}", name) for at, name in enumerate(evidence.functions or [])]
-    features = (evidence.features or {}).items()
-    return [*found, *((f"features.{name}.function", each.function) for name, each in features)]
-
-
-def _at_any_beta(evidence: EvidenceSettings, where: str) -> EvidenceSettings:
-    """Evidence whose beta a budget is to find, for the checks that want one."""
-    if evidence.kind not in _PRICED:
-        return evidence
-    if evidence.beta is not None:
-        raise ConfigError(
-            f"'beta' = {evidence.beta:g} is given beside a budget of 'fit'",
-            where=where,
-            hint="remove beta, or kl_budget and reward_target",
-        )
-    return evidence.model_copy(update={"beta": 1.0})
-
-
-def _check_preferences(evidence: EvidenceSettings, folder: Path, where: str) -> None:
-    if evidence.model is None or evidence.function is not None:
-        raise ConfigError(
-            "'function' is given" if evidence.function else "'model' is missing",
-            where=where,
-            hint='preferences speak through model = "a directory that posteriori reward wrote"',
-        )
-    if evidence.kappa is not None and evidence.uncertainty != "lower":
-        raise ConfigError(
-            "'kappa' has no effect", where=where, hint='write uncertainty = "lower" beside it'
-        )
-    find_model(evidence.model, folder, f"{where}.model")
-
-
-_PRICED = ("reward", "preferences")
-"""Kinds of evidence that are in units of their own, with a beta that turns them into nats."""
 
 
 def _with_paths(config: RunConfig, folder: Path) -> RunConfig:

@@ -16,8 +16,8 @@ class PromptSettings(Strict):
     path: str
     split: str | None = None
     prompt_column: str | None = None
-    max_prompts: int | None = Field(None, ge=1)
-    seed: int = Field(0, ge=0)
+    max_prompts: int | None = Field(default=None, ge=1)
+    seed: int = Field(default=0, ge=0)
 
 
 def _prompts(value: Any) -> Any:

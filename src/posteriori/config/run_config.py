@@ -16,9 +16,8 @@ from posteriori.core.settings.training import (
     RewardSettings,
     TwistSettings,
 )
-from posteriori.evidence.calls.settings import CallSettings
 
-from .evidence_settings import ReadyMadeSettings
+from .evidence_table import EvidenceTable
 from .prompt_settings import Prompts
 
 
@@ -48,41 +47,6 @@ class PriorSettings(Strict):
     revision: str | None = Field(default=None, min_length=1)
     memory_gib: float = Field(default=1.5, gt=0, le=MOST_GIB)
     prompt_prefix: str | None = Field(default=None, min_length=1)
-
-
-class FeatureSettings(Strict):
-    """A moment: a function's name, and the mean that it is to have under the target."""
-
-    function: str
-    mean: float
-
-
-class DistributionSettings(Strict):
-    """Evidence about distributions: see `posteriori.Moments`, `Expert` and `Power`. Which key is
-    for which kind is for `config.distributions` to say."""
-
-    features: dict[str, FeatureSettings] | None = None
-    per_prompt: bool | None = None
-    num_samples: int | None = Field(None, ge=2)
-    seed: int | None = Field(None, ge=0)
-    method: Literal["auto", "draws", "enumerate"] | None = None
-    weight: float | None = None
-    prompt_prefix: str | list[dict[str, str]] | None = None
-    over_text: bool | None = None
-    alpha: float | None = Field(None, gt=0)
-
-
-class EvidenceSettings(ReadyMadeSettings, DistributionSettings):
-    """One piece of evidence: its kind, and the function or reward model that says it."""
-
-    kind: str
-    function: str | None = None
-    model: str | None = None
-    beta: float | None = Field(None, gt=0)
-    calls: CallSettings | None = None
-    max_reward: float | None = None
-    uncertainty: Literal["mean", "marginal", "lower"] | None = None
-    kappa: float | None = Field(None, ge=0)
 
 
 class RunFitSettings(FitSettings):
@@ -127,7 +91,7 @@ class RunConfig(Strict):
     prompts: Prompts
     max_new_tokens: int = Field(ge=1)
     prior: PriorSettings = PriorSettings()
-    evidence: list[EvidenceSettings]
+    evidence: list[EvidenceTable]
     fit: RunFitSettings | None = None
     sample: SampleSettings = SampleSettings()
     twist: TwistSettings = TwistSettings()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 
+from .run_context import current, within
 from .types import Cost
 
 
@@ -17,13 +17,10 @@ class Spent:
     cost: Cost = field(default_factory=Cost)
 
 
-_counter: ContextVar[Spent | None] = ContextVar("spent", default=None)
-
-
 def spend(*, lm_tokens: int = 0, evidence_calls: int = 0) -> None:
     """Report what was run. The target reports its calls of evidence; evidence reports the tokens
     that it runs through language models of its own, and nothing for cached answers."""
-    spent = _counter.get()
+    spent = current().spent
     if spent is not None:
         spent.cost += Cost(lm_tokens, evidence_calls)
 
@@ -32,8 +29,5 @@ def spend(*, lm_tokens: int = 0, evidence_calls: int = 0) -> None:
 def counted() -> Iterator[Spent]:
     """What is spent within. What is counted there is not counted once more around it."""
     spent = Spent()
-    token = _counter.set(spent)
-    try:
+    with within(spent=spent):
         yield spent
-    finally:
-        _counter.reset(token)

@@ -14,12 +14,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any, Literal, TypeVar, get_args
 
 from posteriori.errors import ConfigError, did_you_mean
 
 from .progress import Progress
+from .run_context import current, within
 
 Mode = Literal["auto", "on", "off"]
 
@@ -27,7 +27,6 @@ _SECONDS = 1.0
 """Work that is done sooner shows nothing."""
 
 _mode: Mode | None = None
-_within: ContextVar[bool] = ContextVar("posteriori_progress_within", default=False)
 
 
 def show_progress(mode: Mode) -> None:
@@ -40,7 +39,7 @@ def show_progress(mode: Mode) -> None:
 
 def is_shown() -> bool:
     """Whether a function that starts now shows its progress."""
-    if _within.get():
+    if current().shows_progress:
         return False
     mode = _mode or os.environ.get("POSTERIORI_PROGRESS", "auto")
     if mode in ("on", "off"):
@@ -60,18 +59,14 @@ def _in_notebook() -> bool:
 def shown(name: str, given: Progress | None) -> Iterator[Progress | None]:
     """An `on_progress` for one function: the one that was given, or a bar of its own."""
     if given is not None or not is_shown():
-        token = _within.set(True)
-        try:
+        with within(shows_progress=True):
             yield given
-        finally:
-            _within.reset(token)
         return
     bar = _Bar(name)
-    token = _within.set(True)
     try:
-        yield bar
+        with within(shows_progress=True):
+            yield bar
     finally:
-        _within.reset(token)
         bar.close()
 
 

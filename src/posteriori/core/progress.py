@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
+
+from .run_context import current, within
 
 Progress = Callable[[int, int], None]
 """Called with the units of work that are done and their total. Work with an unknown number of
 stages begins again with each."""
-
-_watcher: ContextVar[Callable[[float], None] | None] = ContextVar("watcher", default=None)
 
 
 def advance(completions: float) -> None:
@@ -19,9 +18,9 @@ def advance(completions: float) -> None:
     Models and evidence call it in their loops. It changes nothing but what is shown, and costs
     nothing without a callback.
     """
-    watcher = _watcher.get()
-    if watcher is not None:
-        watcher(completions)
+    watched = current().advance
+    if watched is not None:
+        watched(completions)
 
 
 @contextmanager
@@ -41,11 +40,8 @@ def one_pass(on_progress: Progress | None, completions: int) -> Iterator[None]:
         done = min(done + more, completions)
         on_progress(int(done), completions)
 
-    token = _watcher.set(report)
-    try:
+    with within(advance=report):
         yield
-    finally:
-        _watcher.reset(token)
     on_progress(completions, completions)
 
 
@@ -53,15 +49,12 @@ def one_pass(on_progress: Progress | None, completions: int) -> Iterator[None]:
 def counted_by(share: float) -> Iterator[None]:
     """Calls of `advance` within count by `share`: where a completion is scored several times, each
     time is a part of it."""
-    outer = _watcher.get()
+    outer = current().advance
     if outer is None:
         yield
         return
-    token = _watcher.set(lambda more: outer(share * more))
-    try:
+    with within(advance=lambda more: outer(share * more)):
         yield
-    finally:
-        _watcher.reset(token)
 
 
 def portions(on_progress: Progress | None, sizes: Sequence[int]) -> list[Progress | None]:

@@ -164,6 +164,14 @@ class TrainableLM(LanguageModel, Protocol):
         ...
 
 
+@runtime_checkable
+class CachesWeights(Protocol):
+    """A language model that keeps, for the length of a run, what it computes from weights that are
+    not trained."""
+
+    def caching_frozen_weights(self) -> AbstractContextManager[None]: ...
+
+
 class Rows(Protocol):
     """R prefixes under a language model, to be extended one token at a time. No gradients."""
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from posteriori.errors import ConfigError, unknown_name
 
+from .settings.configured import Configured
+
 if TYPE_CHECKING:
     from .protocols import LanguageModel
 
@@ -35,15 +37,15 @@ OBJECTIVES = {
     "ipo": "posteriori.objectives.preference.ipo:IPO",
 }
 EVIDENCE = {
-    "reward": "posteriori.evidence.reward:Reward",
-    "likelihood": "posteriori.evidence.likelihood:Likelihood",
-    "verifier": "posteriori.evidence.verifier:Verifier",
-    "constraint": "posteriori.evidence.constraint:Constraint",
-    "judge": "posteriori.evidence.judge.judge:Judge",
-    "moments": "posteriori.moments.moments:Moments",
-    "expert": "posteriori.evidence.expert:Expert",
-    "power": "posteriori.evidence.power:Power",
-    "preferences": "posteriori.evidence.preferences:Preferences",
+    "reward": "posteriori.evidence.kinds.reward:RewardKind",
+    "likelihood": "posteriori.evidence.kinds.likelihood:LikelihoodKind",
+    "verifier": "posteriori.evidence.kinds.verifier:VerifierKind",
+    "constraint": "posteriori.evidence.kinds.constraint:ConstraintKind",
+    "judge": "posteriori.evidence.kinds.judge:JudgeKind",
+    "moments": "posteriori.moments.kind:MomentsKind",
+    "expert": "posteriori.evidence.kinds.expert:ExpertKind",
+    "power": "posteriori.evidence.kinds.power:PowerKind",
+    "preferences": "posteriori.evidence.kinds.preferences:PreferencesKind",
 }
 SAMPLERS = {
     "importance": "posteriori.samplers.independent.importance:Importance",
@@ -78,6 +80,18 @@ def find(kind: str, name: str) -> Any:
         raise unknown_name(kind, name, known)
     module, _, attribute = known[name].partition(":")
     return getattr(import_module(module), attribute)
+
+
+def configured(kind: str, name: str) -> type[Configured]:
+    """What `name` stands for, where a config can name it. Raises `ConfigError` for a plugin's class
+    that is not `Configured`."""
+    found = find(kind, name)
+    if not (isinstance(found, type) and issubclass(found, Configured)):
+        raise ConfigError(
+            f"the {kind} '{name}' ({names(kind)[name]}) cannot be made from a config",
+            hint="its class has to be a posteriori.Configured, with Settings of its own",
+        )
+    return found
 
 
 def make(kind: str, given: str | MadeT, settings: Mapping[str, Any], said: str) -> MadeT:

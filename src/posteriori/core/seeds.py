@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
+
+from .process_wide import one_at_a_time
 
 
 def derive(seed: int, *names: str | int) -> int:
@@ -47,19 +49,21 @@ def drawing(seed: int) -> Iterator[None]:
     """Within it this thread's weights are drawn as `torch.manual_seed(seed)` would have it.
 
     The global stream belongs to all threads, and another one may seed it or put it back in the
-    middle; so what is drawn on the CPU comes from a generator of its own.
+    middle; so what is drawn on the CPU comes from a generator of its own. No other thread loads a
+    model meanwhile (`one_at_a_time`): that would change how weights are made in this one.
     """
-    with torch.random.fork_rng(devices=[]), _OwnStream(seed):
+    with one_at_a_time(), torch.random.fork_rng(devices=[]), _OwnStream(seed):
         torch.manual_seed(seed)
         yield
 
 
-_DRAWS = {
-    *(torch.rand, torch.randn, Tensor.uniform_, Tensor.normal_),
-    *(nn.init.uniform_, nn.init.normal_, nn.init.trunc_normal_),
-    *(nn.init.kaiming_uniform_, nn.init.kaiming_normal_),
-    *(nn.init.xavier_uniform_, nn.init.xavier_normal_, nn.init.orthogonal_),
+_DRAWS = (torch.rand, torch.randn, Tensor.uniform_, Tensor.normal_)
+_INITIALISERS = {
+    *("uniform_", "normal_", "trunc_normal_", "orthogonal_"),
+    *("kaiming_uniform_", "kaiming_normal_", "xavier_uniform_", "xavier_normal_"),
 }
+"""Of `torch.nn.init`, known by their names: while a model is loaded, in whichever thread,
+transformers has put functions of its own in their places."""
 
 
 class _OwnStream(TorchFunctionMode):
@@ -75,7 +79,8 @@ class _OwnStream(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = dict(kwargs or {})
-        if func in _DRAWS and kwargs.get("generator") is None and _is_on_cpu(args, kwargs):
+        draws = func in _DRAWS or getattr(func, "__name__", "") in _INITIALISERS
+        if draws and kwargs.get("generator") is None and _is_on_cpu(args, kwargs):
             kwargs["generator"] = self._generator
         return func(*args, **kwargs)
 

@@ -9,7 +9,8 @@ from posteriori.core.protocols import Columns, Scores
 from posteriori.core.types import Completions, Finding
 from posteriori.errors import EvidenceError
 from posteriori.evidence.calls.call import function_name, numbers
-from posteriori.evidence.calls.caller import CallCounts, Caller, call_settings
+from posteriori.evidence.calls.caller import CallCounts, Caller
+from posteriori.evidence.calls.settings import call_settings
 
 
 class Likelihood:

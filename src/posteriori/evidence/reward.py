@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
+from posteriori.core.call_context import current_calls
 from posteriori.core.protocols import Columns, Scores
 from posteriori.core.types import Completions, Finding
 from posteriori.errors import ConfigError, EvidenceError
-from posteriori.evidence.calls.call import current_context, function_name, numbers
-from posteriori.evidence.calls.caller import CallCounts, Caller, call_settings
-from posteriori.evidence.calls.settings import CallSettings
+from posteriori.evidence.calls.call import function_name, numbers
+from posteriori.evidence.calls.caller import CallCounts, Caller
+from posteriori.evidence.calls.settings import CallSettings, call_settings
 
 from .beta import check_beta, price
 
@@ -77,7 +78,8 @@ class Reward:
         self.weights = _checked_weights(weights, len(fns))
         self.beta = None if beta is None else check_beta(beta, "Reward")
         self.max_reward = max_reward
-        known = {name: settings.pop(name) for name in CallSettings.model_fields if name in settings}
+        of_calls = settings.keys() & {*CallSettings.model_fields, "calls"}
+        known = {name: settings.pop(name) for name in of_calls}
         calling = call_settings(known, "Reward")
         self.fns = [_as_function(each, settings) for each in fns]
         self.names = _names(self.fns)
@@ -140,7 +142,7 @@ class Reward:
 
 def _tell(name: str, completions: Completions, each_N: torch.Tensor) -> None:
     """The run around of what one of several rewards is."""
-    context = current_context()
+    context = current_calls()
     if context.on_reward is not None:
         context.on_reward(name, completions, each_N)
     if not bool(each_N.isnan().all()):

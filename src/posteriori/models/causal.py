@@ -21,7 +21,7 @@ from posteriori.models.execution.running_model import RunningModel
 from posteriori.models.execution.stepping import CausalRows, output_head
 from posteriori.models.execution.suffix import distinct_prefixes, splice
 from posteriori.models.passes.rotary import check_positions
-from posteriori.models.weights.model_lock import lock_of
+from posteriori.models.weights.facts import share_facts
 
 from .causal_scoring import CausalScoring
 from .generating import texts_of
@@ -37,7 +37,9 @@ class CausalLM(CausalScoring):
     """pi(y|c) = prod_t softmax(f(c, y_<t))[y_t], over the outcome space of `posteriori.core.types`.
 
     `model` and `tokenizer` are plain transformers objects. Dropout is off, whatever the mode: the
-    log-probs have to be those of the distribution that draws. Sampling settings of the checkpoint
+    log-probs have to be those of the distribution that draws. `model` is read and never changed:
+    its mode, its modules and what hangs on them stay as they are, and threads may use it at once,
+    this object included. Sampling settings of the checkpoint
     (a generation config's temperature or repetition penalty) are ignored; to change the
     distribution pass a `Warp`, which counts in `log_prob` as well.
 
@@ -46,7 +48,8 @@ class CausalLM(CausalScoring):
     logits in float32 at least and come as float64.
 
     `adapter` names the PEFT adapter that is part of this distribution (None: the bare weights).
-    Several `CausalLM` may share one PEFT model, each with an adapter of its own.
+    Several `CausalLM` may share one PEFT model, each with an adapter of its own. The `model` of a
+    LoRA policy is a PEFT model of its own modules around the prior's tensors.
     """
 
     def __init__(
@@ -167,18 +170,18 @@ class CausalLM(CausalScoring):
         """
         prompt_ids = [self.encode(prompt) for prompt in prompts]
         self._check_length(prompts, prompt_ids, max_new_tokens)
-        # Packed layers would hold this adapter where another one's turn comes in between.
-        steps = max_new_tokens if self.adapter is None else 0
-        with self._run.sampling(len(parent_R), steps) as forward:
+        if hidden:
+            output_head(self._run.base)
+        with self._run.sampling(len(parent_R), max_new_tokens) as (forward, computing):
             yield CausalRows(
                 forward,
-                self._run.computing,
+                computing,
                 prompt_ids,
                 parent_R.to(self.device),
                 max_new_tokens,
                 torch.tensor(self.eos_token_ids, device=self.device),
                 self.warp,
-                output_head(self._run.base) if hidden else None,
+                hidden,
             )
 
     def rows_at_once(self, prompts: Sequence[Prompt], max_new_tokens: int) -> int:
@@ -215,8 +218,7 @@ class CausalLM(CausalScoring):
         """
         if self.compute_dtype != torch.float32 or state_module.quantisation(self.model):
             return self
-        with lock_of(self._run.base):
-            copied = state_module.own_copy(self.model).double()
+        copied = state_module.own_copy(self.model).double()
         state_module.without_fused_experts(copied)
         if not runs(copied, self.device) or lost_in_padding(copied, self.device):
             return self
@@ -236,16 +238,20 @@ class CausalLM(CausalScoring):
             )
         state_module.check_trainable(self.model)
         if kind == "full":
-            with lock_of(self._run.base):
-                return self._like(state_module.full_copy(self.model, self.adapter), None)
+            return self._like(state_module.full_copy(self.model, self.adapter), None)
         if self.adapter is not None:
             raise ModelError(
                 "a LoRA policy needs plain weights below it, and this model is an adapter",
                 hint="load it with posteriori.load(path, merge_adapter=True)",
             )
-        with lock_of(self._run.base):
-            model, name, _handle = adapters.add_adapter(self.model, lora, seed)
-            return self._like(model, name)
+        adapted = adapters.with_adapter(self.model, lora, seed)
+        share_facts(state_module.base_model(adapted), self._run.base)
+        return self._like(adapted, adapters.ADAPTER)
+
+    def caching_frozen_weights(self) -> contextlib.AbstractContextManager[None]:
+        """Within it, what is computed from weights that are not trained is computed once, for this
+        model and the policies that were made of it: for the length of a run."""
+        return self._run.weight_cache.open()
 
     def trained_state(self) -> dict[str, Tensor]:
         """The adapter's tensors, or all weights of a model without one."""
@@ -257,8 +263,7 @@ class CausalLM(CausalScoring):
 
     def save_pretrained(self, directory: Path | str) -> None:
         """Model (or adapter) and tokenizer, as plain transformers and PEFT load them."""
-        with lock_of(self._run.base):
-            state_module.save(self.model, self.adapter, Path(directory))
+        state_module.save(self.model, self.adapter, Path(directory))
         self.tokenizer.save_pretrained(directory)
 
     def token_power(self, alpha: float) -> CausalLM:
@@ -294,8 +299,8 @@ class CausalLM(CausalScoring):
         steps = max_new_tokens * -(-len(rows) // at_once)
         with (
             torch.no_grad(),
-            self._run.computing(),
-            self._run.sampling(min(len(rows), at_once), steps) as forward,
+            self._run.sampling(min(len(rows), at_once), steps) as (forward, computing),
+            computing(),
         ):
             return generate(
                 forward,
@@ -318,7 +323,7 @@ class CausalLM(CausalScoring):
     def _like(
         self, model: state_module.Model, adapter: str | None, dtype: torch.dtype | None = None
     ) -> CausalLM:
-        return CausalLM(
+        other = CausalLM(
             model,
             self.tokenizer,
             compute_dtype=dtype or self.compute_dtype,
@@ -326,3 +331,5 @@ class CausalLM(CausalScoring):
             warp=self.warp,
             memory_gib=self.memory_gib,
         )
+        other._run.weight_cache = self._run.weight_cache
+        return other

@@ -75,7 +75,9 @@ class CausalScoring:
             parts = []
             for batch in batches:
                 self._footprint.keep_within(self.memory_gib)
-                part = token_log_prob(forward, completions.select(batch), eos, self.warp)
+                part = token_log_prob(
+                    forward, completions.select(batch), eos, self.warp, self._run.weight_cache
+                )
                 parts.append(part.double())
                 advance(len(batch))
         return in_order(parts, batches, completions.tokens_NL.shape[1])

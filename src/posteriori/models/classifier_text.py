@@ -13,6 +13,7 @@ from posteriori.core.types import Prompt
 from posteriori.data.completion_text import own_text
 from posteriori.data.conversation import answered, with_text_contents
 from posteriori.errors import EvidenceError
+from posteriori.models.weights.shared_copy import shared_copy
 
 
 class Text(NamedTuple):
@@ -81,6 +82,15 @@ def padded(ids: Sequence[Sequence[int]], pad: int, device: torch.device) -> dict
         "input_ids": torch.tensor(rows, device=device),
         "attention_mask": torch.tensor(mask, device=device),
     }
+
+
+def for_reading(model: Any) -> Any:
+    """The model in float32 and without dropout, of modules of its own: a user's object keeps its
+    mode."""
+    own = shared_copy(in_float32(model))
+    # A trainer's wrapper around it would go on calling the original.
+    vars(own).pop("forward", None)
+    return own
 
 
 def in_float32(model: Any) -> Any:

@@ -13,7 +13,7 @@ from posteriori.core.progress import advance
 from posteriori.core.types import Prompt
 from posteriori.errors import EvidenceError, ModelError
 
-from .classifier_text import Text, in_float32, padded, padding_id, text_of, token_ids
+from .classifier_text import Text, for_reading, padded, padding_id, text_of, token_ids
 from .hub import check_model_name
 from .transformers_loading import UNREADABLE, first_line, loading
 
@@ -58,7 +58,7 @@ class SequenceClassifier:
                 hint="give a model that was trained for sequence classification",
             )
         self.path = path
-        self.model = in_float32(model).eval()
+        self.model = for_reading(model)
         self.batch_size = batch_size
         self.__name__ = Path(path or "sequence classifier").name
         self._pad = padding_id(self.model, self.tokenizer)

@@ -3,7 +3,6 @@ checkpoint's own code."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,15 +10,12 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
+from posteriori.core.process_wide import one_at_a_time
 from posteriori.errors import ConfigError
 
 UNREADABLE = (Exception,)
 """What transformers, PEFT, torch, safetensors and tokenizers raise for files that are damaged or do
 not belong together: errors of all kinds, and tokenizers' are `Exception` itself."""
-
-_ONE_AT_A_TIME = threading.RLock()
-"""While transformers loads a model it changes torch's and its own settings for the whole process:
-two loads at once fail, and leave these settings changed."""
 
 
 @contextmanager
@@ -30,7 +26,7 @@ def loading() -> Iterator[dict[str, Any]]:
     transformers with a ValueError. Left open, transformers would ask on the terminal.
     """
     # Some architectures draw weights before they read them: nobody's random state but its own.
-    with _ONE_AT_A_TIME, torch.random.fork_rng(devices=[]):
+    with one_at_a_time(), torch.random.fork_rng(devices=[]):
         verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
         logging.set_verbosity_error()
         logging.disable_progress_bar()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -18,6 +19,7 @@ from posteriori.core.types import Finding, prompt_key
 from posteriori.errors import ConfigError, ModelError
 from posteriori.models.load import BUNDLED
 from posteriori.models.weights.adapters import drawing_adapters, lora_config
+from posteriori.models.weights.shared_copy import shared_copy
 from posteriori.runs.directory import jsonable, versions
 from posteriori.runs.target_fingerprint import digest
 
@@ -80,7 +82,8 @@ def fit_reward(
         P(chosen preferred to rejected | c) = sigmoid(r(c, chosen) - r(c, rejected)),
         loss = -log sigmoid(r(c, chosen) - r(c, rejected) - margin), nats a pair.
 
-    `model`: "tiny", a directory, a hub id, or a sequence-classification model with its `tokenizer`.
+    `model`: "tiny", a directory, a hub id, or a sequence-classification model with its `tokenizer`,
+    which is left as it is.
     `pairs`: rows of prompt, chosen, rejected, as text or conversations, in a .jsonl or .parquet
     file, a folder of `datasets`, or a list. Optional columns: `label`, P(chosen is preferred), 0.5
     for a tie, with the cross-entropy as the loss; `margin`. `held_out_pairs` judge the model;
@@ -113,7 +116,7 @@ def fit_reward(
     if resume and output_dir is None:
         raise ConfigError("resume=True needs the run's output_dir", where="fit_reward")
     place = None if output_dir is None else new_directory(output_dir, resume=resume)
-    backbone = with_device(_backbone(model, tokenizer, checked.seed), device)
+    backbone = with_device(_backbone(model, tokenizer, checked.tuning, checked.seed), device)
     train_data, held_out_data = TokenPairs(backbone, train), TokenPairs(backbone, held_out)
     about = {
         **{name: digest(value) for name, value in checked.model_dump().items()},
@@ -252,7 +255,7 @@ def _pairs(
     return split_by_prompt(pairs, settings.held_out, settings.seed)
 
 
-def _backbone(model: Any, tokenizer: Any, seed: int) -> Backbone:
+def _backbone(model: Any, tokenizer: Any, tuning: str, seed: int) -> Backbone:
     if isinstance(model, str | Path):
         return load_backbone(BUNDLED.get(str(model), model), tokenizer, seed)
     if tokenizer is None:
@@ -261,7 +264,9 @@ def _backbone(model: Any, tokenizer: Any, seed: int) -> Backbone:
             where="fit_reward",
             hint="pass tokenizer=",
         )
-    return Backbone(model, tokenizer)
+    # Its head is taken out and its weights are trained in place: the user keeps the model.
+    own = copy.deepcopy(model) if tuning == "full" else shared_copy(model, frozen=True)
+    return Backbone(own, tokenizer)
 
 
 def _prepare(backbone: Backbone, settings: RewardSettings) -> None:

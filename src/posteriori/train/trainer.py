@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from posteriori.core.call_context import CallContext, TrainerState, calling_within
 from posteriori.core.draw import lm_tokens
 from posteriori.core.journal.files import save_folder
 from posteriori.core.journal.random_streams import Streams, read_streams
 from posteriori.core.out_of_memory import explained
-from posteriori.core.protocols import TrainableLM
+from posteriori.core.protocols import CachesWeights, TrainableLM
 from posteriori.core.seeds import derive, generator
 from posteriori.core.settings.training import FitSettings, prompts_per_step
 from posteriori.core.signals import Signalled, Signals
 from posteriori.core.target import Target
 from posteriori.core.types import Draws, Finding
 from posteriori.errors import PosterioriError
-from posteriori.evidence.calls.call import CallContext, TrainerState, calling_within
-from posteriori.models.cpu.weight_cache import caching_frozen_weights
 from posteriori.objectives.base import Objective
 from posteriori.runs.directory import RunDirectory, jsonable
 from posteriori.train.monitor.learnable import Learnable
@@ -110,7 +109,7 @@ class Trainer:
         self._resume()
         every = self.settings.checkpoint_every or max(1, self.settings.steps // 10)
         try:
-            with calling_within(self.context), caching_frozen_weights():
+            with calling_within(self.context), self._caching():
                 stopped = self._look()
                 while self.finished < self.settings.steps and stopped is None:
                     self._streams_before = read_streams()
@@ -136,6 +135,15 @@ class Trainer:
             stopped=stopped,
             findings=self.learnable.settled(self.findings),
         )
+
+    @contextlib.contextmanager
+    def _caching(self) -> Iterator[None]:
+        """No weight but the policy's changes in a run."""
+        with contextlib.ExitStack() as stack:
+            for lm in (self.policy, self.target.prior):
+                if isinstance(lm, CachesWeights):
+                    stack.enter_context(lm.caching_frozen_weights())
+            yield
 
     def _hand_back(self) -> None:
         """Save the policy; where an earlier one was nearer, that one, and the last beside it."""

@@ -7,6 +7,7 @@ import threading
 import pytest
 import torch
 from torch import nn
+from transformers.initialization import guard_torch_init_functions
 
 from posteriori.core.seeds import drawing
 
@@ -38,4 +39,15 @@ def test_another_thread_that_seeds_in_between_changes_nothing():
         thread.start()
         thread.join()
         got.append(torch.rand(2))
+    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+
+
+@pytest.mark.moves_rng
+def test_nor_does_one_that_loads_a_model():
+    """transformers puts functions of its own into `torch.nn.init` for as long as it loads."""
+    with drawing(3):
+        want = layers()
+    with drawing(3), guard_torch_init_functions():
+        torch.manual_seed(77)
+        got = layers()
     assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))

@@ -11,12 +11,12 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
+from posteriori.core.run_context import current, within
 from posteriori.errors import CheckpointError
 
 from .files import write_whole
@@ -28,8 +28,6 @@ T = TypeVar("T")
 S = TypeVar("S")
 X = TypeVar("X")
 
-_current: ContextVar[Pieces | None] = ContextVar("journal", default=None)
-
 
 def once(work: Callable[[], T], *generators: torch.Generator | None) -> T:
     """What `work` returns, or returned before a kill; `generators` are those that it draws from.
@@ -37,7 +35,7 @@ def once(work: Callable[[], T], *generators: torch.Generator | None) -> T:
     Inside `keeping` a journal. Outside, it is just done. Pieces may have pieces of their own, which
     are forgotten when the outer one is finished.
     """
-    pieces = _current.get()
+    pieces = current().pieces
     if pieces is None:
         return work()
     return pieces.once(lambda inner: _within(inner, work), generators)
@@ -57,7 +55,7 @@ def fold(
     makes it plain values and tensors, and `unpack` a state of these. A step may have pieces of its
     own.
     """
-    pieces = _current.get()
+    pieces = current().pieces
     at = 0
     if pieces is None:
         for item in items:
@@ -75,11 +73,8 @@ def fold(
 
 
 def _within(pieces: Pieces, work: Callable[[], T]) -> T:
-    token = _current.set(pieces)
-    try:
+    with within(pieces=pieces):
         return work()
-    finally:
-        _current.reset(token)
 
 
 class Journal:
@@ -143,11 +138,8 @@ class Journal:
         """Pieces of work inside are kept. `decode` is of completions among them; what each piece
         adds to the `counts` of `counters` is added again where it is not done again."""
         pieces = Pieces(self.folder, decode, counters, self._note)
-        token = _current.set(pieces)
-        try:
+        with within(pieces=pieces):
             yield
-        finally:
-            _current.reset(token)
 
     def _note(self, note: str) -> None:
         if note not in self.notes:

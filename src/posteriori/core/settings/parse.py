@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from pydantic import (
-    BaseModel,
-    ValidationError,
-)
+from pydantic import BaseModel, ValidationError
 
 from posteriori.errors import ConfigError, did_you_mean
 
+from .refused import REFUSED, UNKNOWN_KEY, fields_at
 from .trl_names import name_here
 
 SettingsT = TypeVar("SettingsT", bound=BaseModel)
@@ -26,15 +24,26 @@ def parse(model: type[SettingsT], values: Mapping[str, Any], *, where: str) -> S
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
-        # A misspelt key is the cause where another one is missing, so it is reported first.
-        first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
-        raise ConfigError(_explain(model, first), where=where) from error
+        raise config_error(model, error, where) from error
+
+
+def config_error(model: type[BaseModel], error: ValidationError, where: str) -> ConfigError:
+    """What is wrong with values for a `model`, in a line."""
+    # A misspelt key is the cause where another one is missing, so it is reported first.
+    first: Any = min(error.errors(), key=lambda each: each["type"] != UNKNOWN_KEY)
+    if first["type"] == REFUSED:
+        place = ".".join(map(str, first["loc"]))
+        context = first["ctx"]
+        where = f"{where}: {place}" if place else where
+        return ConfigError(context["what"], where=where, hint=context["hint"])
+    return ConfigError(_explain(model, first), where=where)
 
 
 def _explain(model: type[BaseModel], error: Any) -> str:
     path = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        known = _fields_at(model, error["loc"][:-1])
+    known = (error.get("ctx") or {}).get("known")
+    if error["type"] == UNKNOWN_KEY:
+        known = fields_at(model, error["loc"][:-1]) if known is None else known
         here = name_here(str(error["loc"][-1]))
         if here is not None:
             return f"unknown key '{path}'; {here}"
@@ -46,24 +55,9 @@ def _explain(model: type[BaseModel], error: Any) -> str:
     message = error["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     table = ".".join(part for part in error["loc"] if isinstance(part, str))
-    if error["type"] in ("model_type", "list_type") and _fields_at(model, error["loc"]):
-        several = error["type"] == "list_type" or not isinstance(error["loc"][-1], str)
-        message = f"write it as a table, {f'[[{table}]]' if several else f'[{table}]'}"
+    if error["type"] in ("model_type", "list_type"):
+        known = fields_at(model, error["loc"]) if known is None else known
+        if known:
+            several = error["type"] == "list_type" or not isinstance(error["loc"][-1], str)
+            message = f"write it as a table, {f'[[{table}]]' if several else f'[{table}]'}"
     return f"'{path}' = {shown} is not valid: {message}"
-
-
-def _fields_at(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
-    """The keys that are allowed in the table which `loc` points at."""
-    current: Any = model
-    for part in loc:
-        if isinstance(part, int):
-            continue
-        field = getattr(current, "model_fields", {}).get(part)
-        if field is None:
-            return []
-        inner = [field.annotation, *getattr(field.annotation, "__args__", ())]
-        models = [t for t in inner if isinstance(t, type) and issubclass(t, BaseModel)]
-        if not models:
-            return []
-        current = models[0]
-    return list(current.model_fields)

@@ -74,30 +74,30 @@ class FitSettings(Strict):
     """How `fit` trains. Draws, steps and rates; see `posteriori.fit` for what each one does."""
 
     steps: int = Field(ge=1)
-    num_samples: int = Field(16, ge=1)
-    prompts_per_step: int | None = Field(None, ge=1)
+    num_samples: int = Field(default=16, ge=1)
+    prompts_per_step: int | None = Field(default=None, ge=1)
     learning_rate: Annotated[float | Literal["auto"], PlainValidator(_rate)] = "auto"
-    first_rate: float = Field(1e-4, gt=0)
-    warmup_steps: int = Field(0, ge=0)
+    first_rate: float = Field(default=1e-4, gt=0)
+    warmup_steps: int = Field(default=0, ge=0)
     decay: Literal["linear", "cosine", "late", "none"] | None = None
-    max_grad_norm: float | None = Field(1.0, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float | None = Field(default=1.0, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
     policy: Literal["full", "lora"] = "full"
     lora: LoraSettings = LoraSettings()
-    micro_batch_size: int | None = Field(None, ge=1)
-    checkpoint_every: int | None = Field(None, ge=1)
-    keep_checkpoints: int = Field(2, ge=1)
-    replay: int | None = Field(None, ge=0)
-    kl_budget: float | None = Field(None, gt=0)
+    micro_batch_size: int | None = Field(default=None, ge=1)
+    checkpoint_every: int | None = Field(default=None, ge=1)
+    keep_checkpoints: int = Field(default=2, ge=1)
+    replay: int | None = Field(default=None, ge=0)
+    kl_budget: float | None = Field(default=None, gt=0)
     reward_target: float | None = None
-    budget_samples: int = Field(2000, ge=100)
-    budget_stages: int = Field(8, ge=0)
-    max_prompts: int = Field(MAX_PROMPTS, ge=1)
-    evaluate_every: int = Field(0, ge=0)
-    evaluate_samples: int | None = Field(None, ge=2)
+    budget_samples: int = Field(default=2000, ge=100)
+    budget_stages: int = Field(default=8, ge=0)
+    max_prompts: int = Field(default=MAX_PROMPTS, ge=1)
+    evaluate_every: int = Field(default=0, ge=0)
+    evaluate_samples: int | None = Field(default=None, ge=2)
     on_finding: Literal["off", "warn", "stop"] = "warn"
     tracker: Annotated[tuple[TrackerName, ...], BeforeValidator(_one_or_more)] = ()
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
 
 
 def prompts_per_step(settings: FitSettings, num_prompts: int) -> int:
@@ -122,21 +122,21 @@ class RewardSettings(Strict):
     tuning: Literal["full", "lora", "head"] = "full"
     lora: LoraSettings = LoraSettings()
     merge: bool = True
-    epochs: int = Field(3, ge=1)
-    batch_size: int = Field(16, ge=1)
-    learning_rate: float = Field(1e-4, gt=0)
-    warmup: float = Field(0.05, ge=0, le=1)
+    epochs: int = Field(default=3, ge=1)
+    batch_size: int = Field(default=16, ge=1)
+    learning_rate: float = Field(default=1e-4, gt=0)
+    warmup: float = Field(default=0.05, ge=0, le=1)
     decay: Literal["linear", "cosine", "none"] = "linear"
-    weight_decay: float = Field(0.0, ge=0)
-    max_grad_norm: float = Field(1.0, gt=0)
-    label_noise: float = Field(0.0, ge=0, lt=0.5)
-    held_out: float = Field(0.1, gt=0, lt=1)
-    evaluate_every: int | None = Field(None, ge=1)
-    patience: int = Field(4, ge=1)
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    label_noise: float = Field(default=0.0, ge=0, lt=0.5)
+    held_out: float = Field(default=0.1, gt=0, lt=1)
+    evaluate_every: int | None = Field(default=None, ge=1)
+    patience: int = Field(default=4, ge=1)
     uncertainty: Literal["none", "ensemble", "laplace"] = "none"
-    members: int = Field(8, ge=2)
-    prior_precision: float | None = Field(None, gt=0)
-    seed: int = Field(0, ge=0)
+    members: int = Field(default=8, ge=2)
+    prior_precision: float | None = Field(default=None, gt=0)
+    seed: int = Field(default=0, ge=0)
 
 
 class TwistSettings(Strict):

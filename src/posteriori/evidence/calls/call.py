@@ -10,17 +10,15 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from posteriori.core.call_context import CallContext, current_calls
 from posteriori.core.given_evidence import lacking, missing_argument
 from posteriori.core.protocols import Columns
 from posteriori.core.types import Completions
@@ -31,62 +29,12 @@ from posteriori.errors import EvidenceCallError, EvidenceError
 from .torch_settings import torch_as_it_was
 
 
-@dataclass
-class TrainerState:
-    """What a reward function may read of the run that calls it."""
-
-    global_step: int = 0
-    max_steps: int = 0
-
-
-@dataclass
-class CallContext:
-    """The run around the evidence: its state, and what functions log through it, by names other
-    than the `reserved` ones of the run's own figures."""
-
-    trainer_state: TrainerState = field(default_factory=TrainerState)
-    metrics: dict[str, float] = field(default_factory=dict)
-    extra: dict[str, list[Any]] = field(default_factory=dict)
-    reserved: frozenset[str] = frozenset()
-    on_reward: Callable[[str, Completions, Tensor], None] | None = None
-    """Hears what each of several reward functions answered: its name, [N] values, NaN for None."""
-
-    def log_metric(self, name: str, value: float) -> None:
-        if name in self.reserved:
-            raise EvidenceError(
-                f"log_metric({name!r}) would overwrite a figure of the run itself",
-                hint=f"log it by another name, such as 'my_{name}'",
-            )
-        self.metrics[name] = float(value)
-
-    def log_extra(self, column: str, values: Iterable[Any]) -> None:
-        self.extra[column] = list(values)
-
-
-_context: ContextVar[CallContext | None] = ContextVar("posteriori_call_context", default=None)
-
-
-@contextmanager
-def calling_within(context: CallContext):
-    """Functions called inside see `context` as their trainer state and log into it."""
-    token = _context.set(context)
-    try:
-        yield context
-    finally:
-        _context.reset(token)
-
-
-def current_context() -> CallContext:
-    """That of the run around, or an empty one where there is none."""
-    return _context.get() or CallContext()
-
-
 def call_user_function(
     fn: Callable[..., Any], completions: Completions, columns: Columns, *, name: str
 ) -> list[Any]:
     """The function's list of answers, one per completion. Raises `EvidenceError` where it
     cannot."""
-    return ask(fn, arguments_of(completions, columns), current_context(), name=name)
+    return ask(fn, arguments_of(completions, columns), current_calls(), name=name)
 
 
 def arguments_of(completions: Completions, columns: Columns) -> dict[str, Any]:

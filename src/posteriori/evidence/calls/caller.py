@@ -9,14 +9,14 @@ from contextlib import closing
 from dataclasses import astuple, dataclass
 from typing import Any
 
+from posteriori.core.call_context import CallContext, current_calls
 from posteriori.core.progress import advance
 from posteriori.core.protocols import Columns
-from posteriori.core.settings.parse import parse
 from posteriori.core.types import Completions, Finding
-from posteriori.errors import ConfigError, EvidenceCallError, EvidenceError
+from posteriori.errors import EvidenceCallError, EvidenceError
 
 from .answer_cache import Cache, completion_keys
-from .call import CallContext, arguments_of, call_user_function, current_context
+from .call import arguments_of, call_user_function
 from .failures import DROPPED, Chunk, FailurePolicy
 from .pools import Reply, Request, Slot, ThreadSlot, reply, run
 from .settings import CallSettings
@@ -112,7 +112,7 @@ class Caller:
             except EvidenceError:
                 self.counts.failures += 1
                 raise
-        context = current_context()
+        context = current_calls()
         policy = FailurePolicy(self.settings)
         answers: list[Any] = [DROPPED] * len(completions)
         replies: list[tuple[Chunk, Reply]] = []
@@ -156,21 +156,6 @@ class Caller:
         """Of `chunk_size`, or as many as there are workers."""
         size = self.settings.chunk_size or -(-num // max(1, len(self._slots)))
         return [list(range(start, min(start + size, num))) for start in range(0, num, size)]
-
-
-def call_settings(values: dict[str, Any], where: str) -> CallSettings:
-    """Raises `ConfigError` for settings that would do nothing."""
-    settings = parse(CallSettings, values, where=where)
-    needs = {
-        "check_repeats": ("cache=True", settings.cache),
-        "cache_size": ("cache=True", settings.cache),
-        "retries": ("on_failure='retry'", settings.on_failure == "retry"),
-        "backoff": ("on_failure='retry'", settings.on_failure == "retry"),
-    }
-    for name, (needed, is_there) in needs.items():
-        if name in values and not is_there:
-            raise ConfigError(f"{name} does nothing without {needed}", where=where)
-    return settings
 
 
 def _make_slots(fn: Callable[..., Any], name: str, settings: CallSettings) -> list[Slot]:

@@ -10,9 +10,10 @@ from collections.abc import Callable, Generator, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, Protocol
 
+from posteriori.core.call_context import CallContext, TrainerState
 from posteriori.errors import EvidenceCallError, EvidenceError
 
-from .call import CallContext, TrainerState, ask
+from .call import ask
 
 
 class Request(NamedTuple):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import Field
 
+from posteriori.core.settings.combined import combined
 from posteriori.core.settings.strict import Strict
+from posteriori.errors import ConfigError
 
 
 class CallSettings(Strict):
@@ -21,12 +24,34 @@ class CallSettings(Strict):
     """
 
     cache: bool = False
-    cache_size: int = Field(100_000, ge=1)
-    check_repeats: int = Field(0, ge=0)
-    workers: int | None = Field(None, ge=1)
-    chunk_size: int | None = Field(None, ge=1)
-    timeout: float | None = Field(None, gt=0)
+    cache_size: int = Field(default=100_000, ge=1)
+    check_repeats: int = Field(default=0, ge=0)
+    workers: int | None = Field(default=None, ge=1)
+    chunk_size: int | None = Field(default=None, ge=1)
+    timeout: float | None = Field(default=None, gt=0)
     pool: Literal["thread", "process"] = "thread"
     on_failure: Literal["fail", "retry", "drop"] = "fail"
-    retries: int = Field(3, ge=1)
-    backoff: float = Field(0.5, ge=0)
+    retries: int = Field(default=3, ge=1)
+    backoff: float = Field(default=0.5, ge=0)
+
+
+def call_settings(given: Mapping[str, Any], where: str) -> CallSettings:
+    """The settings of calls among the keywords that evidence was `given`: each by its name, or all
+    of them as `calls`. Raises `ConfigError` for settings that would do nothing."""
+    keywords = dict(given)
+    settings = combined(CallSettings, keywords.pop("calls", None), keywords, "calls", where)
+    check_idle_calls(settings, where)
+    return settings
+
+
+def check_idle_calls(settings: CallSettings, where: str) -> None:
+    """Raises `ConfigError` for settings that would do nothing."""
+    needs = {
+        "check_repeats": ("cache=True", settings.cache),
+        "cache_size": ("cache=True", settings.cache),
+        "retries": ("on_failure='retry'", settings.on_failure == "retry"),
+        "backoff": ("on_failure='retry'", settings.on_failure == "retry"),
+    }
+    for name, (needed, is_there) in needs.items():
+        if name in settings.model_fields_set and not is_there:
+            raise ConfigError(f"{name} does nothing without {needed}", where=where)

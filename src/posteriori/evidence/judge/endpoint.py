@@ -5,45 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal
-
-from pydantic import Field
+from typing import Any
 
 from posteriori.core.progress import advance
-from posteriori.core.settings.parse import parse
-from posteriori.core.settings.strict import Strict
+from posteriori.core.settings.combined import combined
 from posteriori.core.types import Finding
 from posteriori.errors import EvidenceError
 
 from .http_json import Post
+from .settings import EndpointSettings
 
 _SPACES = str.maketrans("\u0120\u2581", "  ")
 """How byte-level and sentencepiece vocabularies write a space."""
-
-
-class EndpointSettings(Strict):
-    """`api`: which of the server's routes, "chat" (chat/completions) or "completions".
-
-    `api_key_env` names the environment variable that holds the key (none is sent without it).
-    `top_logprobs`: how many tokens the server returns. `timeout` seconds per request, `retries`
-    more tries, `backoff` 2^k seconds apart, `workers` requests beside each other.
-    """
-
-    api: Literal["chat", "completions"] = "chat"
-    api_key_env: str | None = None
-    top_logprobs: int = Field(20, ge=2)
-    timeout: float = Field(60.0, gt=0)
-    retries: int = Field(4, ge=0)
-    backoff: float = Field(1.0, ge=0)
-    workers: int = Field(8, ge=1)
 
 
 class Endpoint:
     """The most probable first tokens of a server's answers. Raises `ConfigError` for settings that
     make no sense, and `EvidenceError` where the server does not answer with log-probs."""
 
-    def __init__(self, url: str, model: str, **settings: Any) -> None:
-        self.settings = parse(EndpointSettings, settings, where="Judge.endpoint")
+    def __init__(
+        self, url: str, model: str, server: EndpointSettings | None = None, **settings: Any
+    ) -> None:
+        self.settings = combined(EndpointSettings, server, settings, "server", "Judge.endpoint")
         route = "chat/completions" if self.settings.api == "chat" else "completions"
         self.url, self.model = f"{url.rstrip('/')}/{route}", model
         self.post = Post(

@@ -14,6 +14,8 @@ from posteriori.errors import ConfigError
 from posteriori.evidence.calls.answer_cache import Cache
 from posteriori.evidence.calls.caller import CallCounts
 
+from .settings import EndpointSettings
+
 TEMPLATE = "Text: {prompt}{completion}\n\nQuestion: {question} Answer with {yes} or {no}."
 """The judge's prompt. A model without a chat template gets "Answer:" after it."""
 
@@ -85,10 +87,12 @@ class Judge:
         template: str | None = None,
         *,
         cache_size: int = 100_000,
+        server: EndpointSettings | None = None,
         **settings: Any,
     ) -> Judge:
         """A judge behind an OpenAI-compatible server at `url` ("http://localhost:8000/v1"), which
-        has to return log-probs; `settings` are those of `endpoint.EndpointSettings`.
+        has to return log-probs; `settings` are the fields of `EndpointSettings`, and
+        `server` is one of these.
 
         The server returns the `top_logprobs` most likely tokens alone. Where one answer is not
         among them, its probability counts at the most that it can be; where neither is, that is an
@@ -96,8 +100,8 @@ class Judge:
         """
         from .endpoint import Endpoint
 
-        server = Endpoint(url, model, **settings)
-        return cls(server, question, yes, no, template, cache_size=cache_size)
+        endpoint = Endpoint(url, model, server, **settings)
+        return cls(endpoint, question, yes, no, template, cache_size=cache_size)
 
     @property
     def findings(self) -> tuple[Finding, ...]:

@@ -21,27 +21,28 @@ from torch.autograd.function import once_differentiable
 from .linear_groups import Products
 from .lora_linear import Adapter, plain_adapter
 from .matmul import add_product, linear, product
+from .patched import replaced
 
 
 @contextlib.contextmanager
 def fused_adapters(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """Within it, plain LoRA layers on frozen CPU weights of `model` compute as said above.
+    """Within it, plain LoRA layers on frozen CPU weights of `model`, whose modules are the pass's
+    own, compute as said above.
 
     Products are in `dtype`. Values and gradients are PEFT's up to its rounding.
     """
     rounded = _Rounded(dtype)
-    changed: list[nn.Module] = []
-    for module in model.modules():
-        adapters = _fusible([module])
-        if adapters is not None:
-            vars(module)["forward"] = _fused_forward(adapters, rounded)
-            changed.append(module)
+    found = [(module, _fusible([module])) for module in model.modules()]
+    forwards = {
+        module: _fused_forward(adapters, rounded)
+        for module, adapters in found
+        if adapters is not None
+    }
     try:
-        yield
+        with replaced(forwards):
+            yield
     finally:
         rounded.forget()
-        for module in changed:
-            del vars(module)["forward"]
 
 
 def _fused_forward(adapters: Sequence[Adapter], rounded: _Rounded) -> Callable[[Tensor], Tensor]:

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .matmul import add_product, product
-from .weight_cache import from_weight_cache
+from .weight_cache import WeightCache
 
 _ROWS, _BLOCK = 1024, 2048
 """Rows and tokens of the vocabulary at once: the more of both, the better they are multiplied, and
@@ -31,27 +31,36 @@ _FEW_ROWS = 512
 memory."""
 
 
-def head_log_prob(hidden_NTD: Tensor, weight_VD: Tensor, token_NT: Tensor) -> Tensor:
+def head_log_prob(
+    hidden_NTD: Tensor, weight_VD: Tensor, token_NT: Tensor, cache: WeightCache
+) -> Tensor:
     """log softmax(W h)[token], float64 [N, T], from logits in the weights' precision.
 
-    Under autocast the product of the gradient is in its dtype; that of the log-prob never is.
+    `cache` may have W as the gradient multiplies it. Under autocast the product of the gradient is
+    in its dtype; that of the log-prob never is.
     """
     dtype = weight_VD.dtype
     if torch.is_autocast_enabled("cpu"):
         dtype = torch.get_autocast_dtype("cpu")
-    log_prob = _HeadLogProb.apply(hidden_NTD.flatten(0, 1), weight_VD, token_NT.flatten(), dtype)
+    hidden_RD, token_R = hidden_NTD.flatten(0, 1), token_NT.flatten()
+    log_prob = _HeadLogProb.apply(hidden_RD, weight_VD, token_R, dtype, cache)
     return log_prob.view_as(token_NT)
 
 
 class _HeadLogProb(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden_RD: Tensor, weight_VD: Tensor, token_R: Tensor, dtype: torch.dtype
+        ctx: Any,
+        hidden_RD: Tensor,
+        weight_VD: Tensor,
+        token_R: Tensor,
+        dtype: torch.dtype,
+        cache: WeightCache,
     ) -> Tensor:
         trained = ctx.needs_input_grad[1]
         rounded_VD = slope_RD = None
         if ctx.needs_input_grad[0] and not trained:
-            rounded_VD = from_weight_cache(weight_VD, dtype, lambda: weight_VD.to(dtype))
+            rounded_VD = cache.get(weight_VD, dtype, lambda: weight_VD.to(dtype))
             slope_RD = torch.empty_like(hidden_RD)
         logits = _Logits(hidden_RD, weight_VD)
         log_prob_R1 = torch.empty(len(hidden_RD), 1, dtype=torch.float64)
@@ -78,10 +87,10 @@ class _HeadLogProb(torch.autograd.Function):
         g_R1 = grad_outputs[0][:, None]
         if len(ctx.saved_tensors) == 1:
             (slope_RD,) = ctx.saved_tensors
-            return slope_RD * g_R1.to(slope_RD.dtype), None, None, None
+            return slope_RD * g_R1.to(slope_RD.dtype), None, None, None, None
         with torch.autocast("cpu", enabled=False):
             dh_RD, dw_VD = _both(g_R1, *ctx.saved_tensors)
-            return dh_RD, dw_VD, None, None
+            return dh_RD, dw_VD, None, None, None
 
 
 class _Logits:

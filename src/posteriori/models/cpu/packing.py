@@ -3,13 +3,13 @@
 A step of sampling multiplies a few dozen rows with every matrix of the model, and a good part of
 that time goes into rearranging the matrix. oneDNN can rearrange it once instead. The rearranged
 copies live only inside `packed_linears`: weights may change between two calls, never within one.
-(A frozen output head's is `kept` longer.)
+(A frozen output head's may be in a `WeightCache`.)
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeGuard
 
 import torch
@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from .capabilities import has_amds_avx512
 from .linear_groups import Products
 from .lora_linear import bare_if_off, plain_adapter
+from .patched import replaced
 from .precision import LARGE, OutputHead
-from .weight_cache import from_weight_cache
+from .weight_cache import WeightCache
 
 _STEPS = {torch.bfloat16: 12, torch.float32: 33}
 """Steps of sampling after which the time that packing takes has come back: later in float32, whose
@@ -35,59 +36,52 @@ def packing_pays(num_parameters: int, steps: int, dtype: torch.dtype) -> bool:
 
 
 def packed_product(
-    weight_OI: Tensor, bias_O: Tensor | None, rows: int
+    weight_OI: Tensor, bias_O: Tensor | None, rows: int, cache: WeightCache | None = None
 ) -> Callable[[Tensor], Tensor]:
     """x -> x W' + b with a copy of the weights that is laid out for batches of `rows`."""
-    packed = from_weight_cache(
-        weight_OI,
-        ("packed", rows),
-        lambda: torch.ops.mkldnn._reorder_linear_weight(weight_OI.detach(), rows),
-    )
+
+    def pack() -> Tensor:
+        return torch.ops.mkldnn._reorder_linear_weight(weight_OI.detach(), rows)
+
+    packed = pack() if cache is None else cache.get(weight_OI, ("packed", rows), pack)
     bias = None if bias_O is None else bias_O.detach()
     return lambda x: torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
 
 
 @contextlib.contextmanager
-def packed_linears(model: nn.Module, rows: int, dtype: torch.dtype) -> Iterator[None]:
-    """Within it, the linear layers of `model` multiply weights laid out for batches of `rows`.
+def packed_linears(
+    model: nn.Module, rows: int, dtype: torch.dtype, cache: WeightCache
+) -> Iterator[None]:
+    """Within it, the linear layers of `model`, whose modules are the pass's own, multiply weights
+    laid out for batches of `rows`.
 
-    Products are in `dtype` (the autocast's, if one is on), an `OutputHead`'s in its own. Numbers
-    are those of the plain layers up to rounding. No gradients. Off the CPU nothing changes.
+    Products are in `dtype` (the autocast's, if one is on), an `OutputHead`'s in its own, from the
+    cache where it has it. Numbers are those of the plain layers up to rounding. No gradients. Off
+    the CPU nothing changes.
     """
-    with _replaced(dict(_packed_forwards(model, rows, dtype))):
+    with replaced(dict(_packed_forwards(model, rows, dtype, cache))):
         yield
 
 
 @contextlib.contextmanager
-def packed_head(head: nn.Module, rows: int) -> Iterator[None]:
+def packed_head(head: nn.Module, rows: int, cache: WeightCache) -> Iterator[None]:
     """As `packed_linears`, for an `OutputHead` alone; any other stays as it is."""
     forwards: dict[nn.Module, Callable[[Tensor], Tensor]] = {}
     if isinstance(head, OutputHead) and _can_be_packed(head):
-        forwards[head] = _packed_head(head, rows)
-    with _replaced(forwards):
+        forwards[head] = _packed_head(head, rows, cache)
+    with replaced(forwards):
         yield
-
-
-@contextlib.contextmanager
-def _replaced(forwards: Mapping[nn.Module, Callable[[Tensor], Tensor]]) -> Iterator[None]:
-    for module, forward in forwards.items():
-        vars(module)["forward"] = forward
-    try:
-        yield
-    finally:
-        for module in forwards:
-            del vars(module)["forward"]
 
 
 def _packed_forwards(
-    model: nn.Module, rows: int, dtype: torch.dtype
+    model: nn.Module, rows: int, dtype: torch.dtype, cache: WeightCache
 ) -> Iterator[tuple[nn.Module, Callable[[Tensor], Tensor]]]:
     done: set[nn.Module] = set()
     for module in model.modules():
         if module in done:
             continue
         if isinstance(module, OutputHead) and _can_be_packed(module):
-            yield module, _packed_head(module, rows)
+            yield module, _packed_head(module, rows, cache)
             continue
         products = packed_products([module], rows, dtype)
         if products is not None:
@@ -106,8 +100,8 @@ def _can_be_packed(module: nn.Module) -> TypeGuard[nn.Linear]:
     )
 
 
-def _packed_head(head: nn.Linear, rows: int) -> Callable[[Tensor], Tensor]:
-    product = packed_product(head.weight, head.bias, rows)
+def _packed_head(head: nn.Linear, rows: int, cache: WeightCache) -> Callable[[Tensor], Tensor]:
+    product = packed_product(head.weight, head.bias, rows, cache)
     return lambda x: product(x.to(head.weight.dtype))
 
 

@@ -9,25 +9,23 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from .patched import is_patched
+from .patched import is_patched, replaced
 from .precision import OutputHead
 
-_KNOWN = "_posteriori_separable"
-"""Where a head keeps what was found out about it."""
 
-
-def separable_head(model: nn.Module) -> nn.Linear | None:
+def separable_head(model: nn.Module, facts: dict[Any, Any]) -> nn.Linear | None:
     """The output head of `model` if its logits are exactly what the head returns; else None.
 
-    Found out by watching one token pass, because models also cap, scale or mask their logits. Only
-    a float32 linear head on the CPU, without bias, is taken; not one with an adapter.
+    Found out by watching one token pass, because models also cap, scale or mask their logits, and
+    kept among the `facts` about it. Only a float32 linear head on the CPU, without bias, is taken;
+    not one with an adapter.
     """
     head = getattr(model, "get_output_embeddings", lambda: None)()
     if not _is_plain(head):
         return None
-    known = vars(head).get(_KNOWN)
+    known = facts.get("separable head")
     if known is None:
-        known = vars(head)[_KNOWN] = _watch(model, head)
+        known = facts["separable head"] = _watch(model, head)
     return head if known else None
 
 
@@ -47,31 +45,27 @@ def _is_plain(head: object) -> TypeGuard[nn.Linear]:
 
 def _watch(model: nn.Module, head: nn.Linear) -> bool:
     returned: list[Tensor] = []
+    plain = head.forward
 
-    def record(_module: nn.Module, _input: Any, output: Tensor) -> None:
-        returned.append(output)
+    def record(hidden: Tensor) -> Tensor:
+        returned.append(plain(hidden))
+        return returned[-1]
 
-    hook = head.register_forward_hook(record)
-    try:
-        with torch.no_grad():
-            ids = torch.zeros(1, 1, dtype=torch.long)
-            out = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
-    finally:
-        hook.remove()
+    with torch.no_grad(), replaced({head: record}):
+        ids = torch.zeros(1, 1, dtype=torch.long)
+        out = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
     return len(returned) == 1 and out.logits is returned[0]
 
 
 @contextlib.contextmanager
 def left_out(head: nn.Linear) -> Iterator[list[Tensor]]:
-    """Within it, `head` returns its input (and lists it), so a model returns hidden states."""
+    """Within it, `head`, a module of the pass's own, returns its input (and lists it), so a model
+    returns hidden states."""
     seen: list[Tensor] = []
 
     def forward(input: Tensor) -> Tensor:  # noqa: A002 - the name is nn.Linear's
         seen.append(input.to(head.weight.dtype).contiguous())
         return seen[-1]
 
-    vars(head)["forward"] = forward
-    try:
+    with replaced({head: forward}):
         yield seen
-    finally:
-        del vars(head)["forward"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from peft import LoraConfig, LoraModel, PeftModel
 from torch import nn
@@ -22,9 +24,6 @@ from .llama import llama
 
 _KNOWN = (llama, gpt2)
 
-_AGREES = "_posteriori_known_decoder"
-"""Where a model keeps what was found out about it."""
-
 _FAR, _FAR_IF_ROUNDED = 1e-3, 0.2
 """Shares of the largest logit by which two ways through one model never differ, in float32 and
 where autocast rounds their products; two architectures differ by all of it."""
@@ -33,21 +32,24 @@ _TRIED = ((1, 2, 0), (2, 1))
 """Prompts with one more token each."""
 
 
-def known_decoder(model: Model, products_of: MakeProducts = each_alone) -> Decoder | None:
+def known_decoder(
+    model: Model, facts: dict[Any, Any], products_of: MakeProducts = each_alone
+) -> Decoder | None:
     """The arithmetic of `model` by its own layers, if it is a decoder that is known.
 
     None too where modules that would be bypassed are patched, where adapters do
     more than LoRA, off the CPU, and for weights that are all in reduced precision. The first time,
     decoder and model are both run on two small prompts and have to agree, because a release of
-    transformers may change what a class computes.
+    transformers may change what a class computes; the answer is kept among the `facts` about it.
     """
     base = base_model(model)
     if is_patched(model) or not _is_plain(model, base):
         return None
-    if _AGREES not in vars(base):
+    agrees = facts.get("known decoder")
+    if agrees is None:
         plain = _written_out(base, each_alone)
-        vars(base)[_AGREES] = plain is not None and _agree(plain, model)
-    return _written_out(base, products_of) if vars(base)[_AGREES] else None
+        agrees = facts["known decoder"] = plain is not None and _agree(plain, model)
+    return _written_out(base, products_of) if agrees else None
 
 
 def _written_out(base: PreTrainedModel, products_of: MakeProducts) -> Decoder | None:

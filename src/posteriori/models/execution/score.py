@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from posteriori.core.types import Completions
 from posteriori.models.cpu.head_log_prob import head_log_prob
+from posteriori.models.cpu.weight_cache import WeightCache
 from posteriori.models.warp import Warp
 
 from .running_model import AnyForward
 
 
 def token_log_prob(
-    forward: AnyForward, completions: Completions, eos: Tensor, warp: Warp
+    forward: AnyForward, completions: Completions, eos: Tensor, warp: Warp, cache: WeightCache
 ) -> Tensor:
     """log pi(y_t | c, y_<t) [N, L], at least float32, zero beyond each completion's length."""
     device = forward.device
@@ -28,7 +29,8 @@ def token_log_prob(
     outputs = forward.continued(prompt_ids, parent_N.to(device), tokens_NT[:, :-1])
     if forward.hidden:
         assert isinstance(forward.head, nn.Linear)
-        chosen_NT = head_log_prob(torch.cat(outputs, dim=1), forward.head.weight, tokens_NT)
+        hidden_NTD = torch.cat(outputs, dim=1)
+        chosen_NT = head_log_prob(hidden_NTD, forward.head.weight, tokens_NT, cache)
     else:
         parts, first = [], 0
         for logits_NTV in outputs:

@@ -8,18 +8,17 @@ Rows are told apart by their masks, so prompts of different lengths go together,
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from posteriori.errors import ModelError, SamplingError
+from posteriori.models.passes.forward import inputs_of
 from posteriori.models.warp import Warp
 
-from .running_model import AnyForward
-
-Computing = Callable[[], contextlib.AbstractContextManager[None]]
+from .running_model import AnyForward, Computing
 
 
 class CausalRows:
@@ -34,11 +33,11 @@ class CausalRows:
         max_new_tokens: int,
         eos: Tensor,
         warp: Warp,
-        head: nn.Module | None,
+        hidden: bool,
     ) -> None:
         self.prompt_ids = tuple(prompt_ids)
         self._forward, self._computing, self._eos, self._warp = forward, computing, eos, warp
-        self._head = head
+        self._head = forward.head if hidden else None
         self._hidden: Tensor | None = None
         self._position = torch.zeros((), dtype=torch.long, device=forward.device)
         with self._running():
@@ -85,18 +84,14 @@ class CausalRows:
 
     @contextlib.contextmanager
     def _running(self) -> Iterator[None]:
-        """No gradient, the right adapter and precision, and the head's last input remembered."""
-
-        def remember(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            self._hidden = inputs[0][:, -1].float()
-
-        hook = self._head.register_forward_pre_hook(remember) if self._head is not None else None
-        try:
-            with torch.no_grad(), self._computing():
+        """No gradient, the right precision, and the head's last input remembered."""
+        with torch.no_grad(), self._computing():
+            if self._head is None:
                 yield
-        finally:
-            if hook is not None:
-                hook.remove()
+                return
+            with inputs_of(self._head) as seen:
+                yield
+        self._hidden = seen[-1][:, -1].float()
 
 
 def _not_kept() -> SamplingError:

@@ -10,6 +10,7 @@ sense for another model.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,9 +24,6 @@ from .forward import Forward
 from .rotary import switches
 from .uncached import BareForward
 
-_FOUND = "_posteriori_can_be_continued"
-"""Where a model keeps what was found out about it, by what it depends on."""
-
 _FAR, _FAR_IF_ROUNDED = 1e-3, 0.1
 """Shares of the largest logit by which two right ways through one model differ at most, in float32
 and where its products are rounded. The wrong ways that are known differ by a tenth and more."""
@@ -35,23 +33,26 @@ _LONG, _SHORT, _MORE = 6, 2, 3
 
 
 @torch.no_grad()
-def can_be_continued(base: PreTrainedModel, forward: Forward, rounded: bool) -> bool:
+def can_be_continued(
+    base: PreTrainedModel, facts: dict[Any, Any], forward: Forward, rounded: bool
+) -> bool:
     """Whether padding on the left and a cache change nothing for this model.
 
     Two plain passes over two rows of six and of nine tokens and three passes with the cache, once
-    per model. Nothing is found out about a model that gives NaN. Raises `ModelError` for one that
-    cannot be run, or is not causal.
+    per model: the answer is kept among the `facts` about it. Nothing is found out about a model
+    that gives NaN. Raises `ModelError` for one that cannot be run, or is not causal.
     """
-    key = (forward.config._attn_implementation, str(forward.dtype), rounded)
-    found = vars(base).setdefault(_FOUND, {})
-    if key not in found:
+    implementation = forward.config._attn_implementation
+    key = ("can be continued", implementation, str(forward.dtype), rounded)
+    known = facts.get(key)
+    if known is None:
         answer = _find_out(
             replace(forward, call=replace(forward.call, hidden=False)), base, rounded
         )
         if answer is None:
             return True
-        found[key] = answer
-    return found[key]
+        known = facts[key] = answer
+    return known
 
 
 def keeps_gradients(config: PreTrainedConfig) -> bool:

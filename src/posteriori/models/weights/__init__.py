@@ -1,4 +1,5 @@
-"""A model's weights: adapters on them, their copies, their fingerprint, and the lock they share.
+"""A model's weights: adapters on them, their copies, their fingerprint, and what is known of them.
 
-Read `adapters.py` first, then `state.py`. Of `models` it imports `transformers_loading` alone.
+Read `shared_copy.py` first, then `adapters.py` and `state.py`. Of `models` it imports
+`transformers_loading` alone.
 """

@@ -1,19 +1,15 @@
-"""LoRA adapters on a shared model: the prior is the same weights with the adapter off.
+"""LoRA adapters: a policy is an adapter on the prior's weights, which are in memory once.
 
-PEFT changes a model in place, so after a policy's adapter has been added, the prior's `CausalLM`
-and the policy's hold one and the same PEFT model. Each states which adapter it means (the prior:
-none), and switches to it before every forward pass.
+PEFT changes a model's modules in place. So every policy has modules of its own, around the tensors
+of its prior (`shared_copy`), and neither the prior nor another policy meets its adapter.
 """
 
 from __future__ import annotations
 
 import contextlib
 import warnings
-import weakref
-from collections import deque
 from collections.abc import Iterator
-from typing import cast
-from weakref import WeakValueDictionary
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -25,74 +21,60 @@ from posteriori.core.seeds import drawing
 from posteriori.core.settings.training import LoraSettings
 from posteriori.errors import ModelError
 
+from .shared_copy import shared_copy
+
 Model = PreTrainedModel | PeftModel
 
-_ACTIVE = "_posteriori_active_adapter"
-_UNSET = "<unset>"
-
-_WRAPPED = "_posteriori_peft_model"
-"""Where a model keeps the PEFT model that was made of it: its modules have adapters from then on,
-also for those who hold it without."""
+ADAPTER = "policy"
+"""What a policy's adapter is called in its model."""
 
 MISSED_PATTERN = r"The following (rank|alpha)_pattern keys did not match|target_parameters=.* were"
 """What PEFT warns of at its own entries in a config."""
 
-_HANDLES = "_posteriori_handles"
-"""Where a PEFT model keeps the handles of its policies' adapters."""
 
+def switch_on(model: PeftModel, adapter: str) -> None:
+    """Make `model`, whose modules are nobody else's, compute with `adapter` alone.
 
-class AdapterHandle:
-    """Held by everyone who uses a policy's adapter; with the last of them the adapter goes."""
-
-
-class Handles:
-    """The handles that somebody holds, by the adapters' names, and names that are free again.
-
-    A copy of the model, in this process or another, has none: its adapters stay.
+    Raises `ModelError` where it has no such adapter, or cannot change its prompt.
     """
-
-    def __init__(self) -> None:
-        self.held: WeakValueDictionary[str, AdapterHandle] = WeakValueDictionary()
-        self.unused: deque[str] = deque()
-
-    def __reduce__(self) -> tuple[type[Handles], tuple[()]]:
-        return Handles, ()
-
-
-def owner(model: Model) -> Model:
-    """The PEFT model that `model` is, or that was made of it; else `model` itself."""
-    return model if isinstance(model, PeftModel) else vars(model).get(_WRAPPED, model)
-
-
-def forget_owner(model: torch.nn.Module) -> None:
-    """Its modules have no adapters any more."""
-    vars(model).pop(_WRAPPED, None)
-
-
-def activate(model: Model, adapter: str | None) -> None:
-    """Make `model` compute with `adapter` (None: the bare weights); free when it already does.
-
-    Which parameters require a gradient stays as it is: another thread may be between its forward
-    and its backward pass.
-    """
-    model = owner(model)
-    if not isinstance(model, PeftModel) or getattr(model, _ACTIVE, _UNSET) == adapter:
-        return
+    if adapter not in model.peft_config:
+        raise ModelError(
+            f"the model has no adapter named '{adapter}'",
+            hint=f"it has: {', '.join(model.peft_config)}",
+        )
     if model.active_peft_config.is_prompt_learning:
-        _only_with_its_prompt(model, adapter)
+        check_prompt(model, adapter)
         return
     for layer in model.modules():
         if isinstance(layer, BaseTunerLayer | AuxiliaryTrainingWrapper):
-            layer._disable_adapters = adapter is None
-            if adapter is not None:
-                layer._active_adapter = [adapter]
-    if adapter is not None:
-        cast(BaseTuner, model.base_model).active_adapter = adapter
-    setattr(model, _ACTIVE, adapter)
+            layer._disable_adapters = False
+            layer._active_adapter = [adapter]
+    cast(BaseTuner, model.base_model).active_adapter = adapter
 
 
-def _only_with_its_prompt(model: PeftModel, adapter: str | None) -> None:
-    if adapter != model.active_adapter:
+@contextlib.contextmanager
+def switched(model: Model, adapter: str | None) -> Iterator[None]:
+    """As `switch_on` (None: all adapters off), with all of it put back at the end. A model that is
+    no PEFT model stays as it is."""
+    layers: list[Any] = [
+        layer
+        for layer in (model.modules() if isinstance(model, PeftModel) else ())
+        if isinstance(layer, BaseTunerLayer | AuxiliaryTrainingWrapper)
+    ]
+    before = [(layer, layer._disable_adapters, layer._active_adapter) for layer in layers]
+    for layer in layers:
+        layer._disable_adapters = adapter is None
+        layer._active_adapter = layer._active_adapter if adapter is None else [adapter]
+    try:
+        yield
+    finally:
+        for layer, off, active in before:
+            layer._disable_adapters, layer._active_adapter = off, active
+
+
+def check_prompt(model: PeftModel, adapter: str | None) -> None:
+    """Raise `ModelError` for a prompt-tuned model that is to run without its prompt."""
+    if model.active_peft_config.is_prompt_learning and adapter != model.active_adapter:
         raise ModelError(
             "a prompt-tuned or prefix-tuned model runs with its own prompt alone",
             where=f"adapter {adapter!r}",
@@ -100,73 +82,26 @@ def _only_with_its_prompt(model: PeftModel, adapter: str | None) -> None:
         )
 
 
-def forget_active(model: torch.nn.Module) -> None:
-    """Somebody else may switch adapters from here on, so the next `activate` is to be made."""
-    setattr(model, _ACTIVE, _UNSET)
+def with_adapter(model: Model, settings: LoraSettings, seed: int) -> PeftModel:
+    """A new LoRA adapter (float32, starting as the identity) on `model`'s weights.
 
-
-def handle_of(model: Model, adapter: str | None) -> AdapterHandle | None:
-    """To be kept as long as the adapter is used; None for one that is not a policy's."""
-    handles = vars(owner(model)).get(_HANDLES)
-    return handles.held.get(adapter) if handles else None
-
-
-def add_adapter(
-    model: Model, settings: LoraSettings, seed: int
-) -> tuple[PeftModel, str, AdapterHandle]:
-    """A new LoRA adapter (float32, starting as the identity) on `model`: the PEFT model, its name,
-    and the handle that keeps it there.
-
-    Adapters of policies that are no longer in use are taken away first. To be called while the
-    model's lock is held.
+    The PEFT model's modules are its own, and the memory of the weights is `model`'s, which stays as
+    it is.
     """
-    model = owner(model)
-    config = lora_config(settings, "CAUSAL_LM", model)
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    is_adapted = isinstance(model, PeftModel)
+    base = model.get_base_model() if is_adapted else model
+    own = shared_copy(cast(PreTrainedModel, base), bare=is_adapted, frozen=True)
+    # A trainer's wrapper around it would go on calling the original, without the adapter; and what
+    # says that there are others is not so any more.
+    for name in ("forward", "peft_config"):
+        vars(own).pop(name, None)
+    config = lora_config(settings, "CAUSAL_LM", own)
     with drawing_adapters(seed):
-        if isinstance(model, PeftModel):
-            _delete_unused(model)
-            name = _new_name(model)
-            model.add_adapter(name, config)
-            peft_model = model
-        else:
-            name = "policy"
-            wrapped = get_peft_model(model, config, adapter_name=name)
-            assert isinstance(wrapped, PeftModel)
-            peft_model = wrapped
-            vars(model)[_WRAPPED] = peft_model
-            flags = []
-    # PEFT sets these for all adapters, and another policy may be in training.
-    for parameter, flag in flags:
-        parameter.requires_grad_(flag)
-    for parameter in adapter_parameters(peft_model, name).values():
-        parameter.requires_grad_(True)
+        adapted = get_peft_model(own, config, adapter_name=ADAPTER)
+    assert isinstance(adapted, PeftModel)
+    for parameter in adapter_parameters(adapted, ADAPTER).values():
         parameter.data = parameter.data.float()
-    setattr(peft_model, _ACTIVE, _UNSET)
-    activate(peft_model, name)
-    return peft_model, name, _make_handle(peft_model, name)
-
-
-def _make_handle(model: PeftModel, name: str) -> AdapterHandle:
-    handle = AdapterHandle()
-    handles: Handles = vars(model).setdefault(_HANDLES, Handles())
-    handles.held[name] = handle
-    weakref.finalize(handle, handles.unused.append, name).atexit = False
-    return handle
-
-
-def _delete_unused(model: PeftModel) -> None:
-    """Garbage is collected at any moment and in any thread, so the adapters go now."""
-    handles: Handles | None = vars(model).get(_HANDLES)
-    unused = handles.unused if handles else ()
-    while unused:
-        name = unused.popleft()
-        # The last adapter stays: a PEFT model has to have one.
-        others = [other for other in model.peft_config if other != name]
-        if others and name in model.peft_config:
-            activate(model, others[0])
-            model.delete_adapter(name)
-    setattr(model, _ACTIVE, _UNSET)
+    return adapted.eval()
 
 
 def lora_config(settings: LoraSettings, task_type: str, model: torch.nn.Module) -> LoraConfig:
@@ -251,10 +186,3 @@ def adapter_parameters(model: PeftModel, adapter: str) -> dict[str, torch.nn.Par
     if not found:
         raise ModelError(f"the model has no adapter named '{adapter}'")
     return found
-
-
-def _new_name(model: PeftModel) -> str:
-    number = 2
-    while f"policy-{number}" in model.peft_config:
-        number += 1
-    return f"policy-{number}"

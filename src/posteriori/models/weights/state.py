@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from posteriori.errors import ModelError
 
 from . import adapters, base_fingerprint
+from .facts import share_facts
 
 Model = adapters.Model
 
@@ -29,9 +30,10 @@ def base_model(model: Model) -> PreTrainedModel:
 def own_copy(model: Model) -> Model:
     """A copy that shares nothing with `model`, whatever a trainer has wrapped around its `forward`:
     a wrapper would go on calling the original, with the original's weights."""
-    copied = adapters.owner(copy.deepcopy(model))
+    copied = copy.deepcopy(model)
     for wrapped in (copied, base_model(copied)):
         vars(wrapped).pop("forward", None)
+    share_facts(base_model(copied), base_model(model))
     return copied.eval()
 
 
@@ -86,7 +88,6 @@ def full_copy(model: Model, adapter: str | None) -> PreTrainedModel:
                 hint="train its base model",
             )
         copied = copied.merge_and_unload(adapter_names=[adapter]) if adapter else copied.unload()
-        adapters.forget_owner(copied)
     assert isinstance(copied, PreTrainedModel)
     copied.requires_grad_(True)
     return copied
@@ -103,7 +104,6 @@ def trained_state(model: Model, adapter: str | None) -> dict[str, Tensor]:
 
 def adapter_parameters(model: Model, adapter: str) -> dict[str, nn.Parameter]:
     """Those of one adapter, by names that do not depend on what it is called here."""
-    model = adapters.owner(model)
     if not isinstance(model, PeftModel):
         raise ModelError(f"the model has no adapter named '{adapter}'")
     return adapters.adapter_parameters(model, adapter)
@@ -128,7 +128,6 @@ def save(model: Model, adapter: str | None, directory: Path) -> None:
     when it is loaded: the whole model is saved instead, the adapter folded in. Without PEFT's
     README.md, a form with nothing filled in; one that is there stays as it is.
     """
-    model = adapters.owner(model)
     if not isinstance(model, PeftModel):
         _save_whole(model, directory)
         return

@@ -43,8 +43,8 @@ class TB(AnyProposal):
     class Settings(AnyProposal.Settings):
         """`proposal`; `epochs`: updates made of one step's draws; `log_z_learning_rate`."""
 
-        epochs: int = Field(1, ge=1)
-        log_z_learning_rate: float = Field(0.2, gt=0, le=1)
+        epochs: int = Field(default=1, ge=1)
+        log_z_learning_rate: float = Field(default=0.2, gt=0, le=1)
 
     log_z_P: Tensor
 

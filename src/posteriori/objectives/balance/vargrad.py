@@ -34,7 +34,7 @@ class VarGrad(AnyProposal):
     class Settings(AnyProposal.Settings):
         """`proposal`; `epochs`: updates made of one step's draws."""
 
-        epochs: int = Field(1, ge=1)
+        epochs: int = Field(default=1, ge=1)
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)

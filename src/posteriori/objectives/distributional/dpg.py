@@ -49,8 +49,8 @@ class DPG(Objective):
         `baseline`: b."""
 
         proposal: Literal["adaptive", "policy", "prior"] = "adaptive"
-        switch_every: int = Field(10, ge=1)
-        baseline: float = Field(1.0, ge=0)
+        switch_every: int = Field(default=10, ge=1)
+        baseline: float = Field(default=1.0, ge=0)
 
     @property
     def on_policy(self) -> bool:

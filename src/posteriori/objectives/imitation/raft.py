@@ -63,7 +63,7 @@ class RAFT(Offline):
         select: Literal["accept", "best_of_n"] = "accept"
         proposal: Literal["prior", "policy"] = "prior"
         max_log_evidence: float | None = None
-        headroom: float | None = Field(None, gt=1)
+        headroom: float | None = Field(default=None, gt=1)
         control_variate: bool | None = None
 
     def __init__(self, **settings: Any) -> None:

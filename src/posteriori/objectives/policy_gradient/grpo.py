@@ -62,8 +62,8 @@ class GRPO(Objective):
         kl: Estimator = "k1"
         kl_in: Literal["reward", "loss"] = "reward"
         kl_ratio: bool = False
-        clip: float | None = Field(0.2, gt=0)
-        epochs: int = Field(1, ge=1)
+        clip: float | None = Field(default=0.2, gt=0)
+        epochs: int = Field(default=1, ge=1)
         aggregation: Literal["sequence", "token_mean"] = "sequence"
 
     def __init__(self, **settings: object) -> None:

@@ -53,11 +53,11 @@ class PPO(Objective):
         `value_hidden`: the width of its hidden layer.
         """
 
-        epochs: int = Field(2, ge=1)
-        clip: float | None = Field(0.2, gt=0)
-        gae_lambda: float = Field(1.0, ge=0, le=1)
-        value_learning_rate: float = Field(1e-2, gt=0)
-        value_hidden: int = Field(64, ge=1)
+        epochs: int = Field(default=2, ge=1)
+        clip: float | None = Field(default=0.2, gt=0)
+        gae_lambda: float = Field(default=1.0, ge=0, le=1)
+        value_learning_rate: float = Field(default=1e-2, gt=0)
+        value_hidden: int = Field(default=64, ge=1)
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)

@@ -38,8 +38,8 @@ class DPO(Pairs):
     class Settings(Pairs.Settings):
         """`beta`: what multiplies log-ratios, by default 1 for draws and 0.1 for `pairs`."""
 
-        beta: float | None = Field(None, gt=0)
-        label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+        beta: float | None = Field(default=None, gt=0)
+        label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
 
     @property
     def beta(self) -> float:

@@ -32,7 +32,7 @@ class IPO(Pairs):
     class Settings(Pairs.Settings):
         """`beta`: tau, the regularisation; no log-ratio ends beyond 1 / beta of another."""
 
-        beta: float = Field(0.1, gt=0)
+        beta: float = Field(default=0.1, gt=0)
 
     def pair_loss(self, h_n: Tensor, probability_n: Tensor) -> Tensor:
         wanted = 1 / (2 * self.settings.beta)

@@ -62,8 +62,8 @@ class Pairs(Objective):
         `pairs_per_step` and `held_out`, a share of the prompts, are for `pairs`."""
 
         pairs: PairSource = None
-        pairs_per_step: int | None = Field(None, ge=1)
-        held_out: float = Field(0.1, ge=0, lt=1)
+        pairs_per_step: int | None = Field(default=None, ge=1)
+        held_out: float = Field(default=0.1, ge=0, lt=1)
         proposal: Literal["policy", "prior"] = "policy"
         labels: Literal["expected", "sampled"] = "expected"
 

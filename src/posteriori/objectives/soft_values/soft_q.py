@@ -62,12 +62,12 @@ class SoftQ(Objective):
         """`lookahead`; `epochs`: how often a draw is used in the mean, `batch_size` draws an
         update; `value_epochs`, `value_learning_rate`, `value_width`: of the network for psi."""
 
-        lookahead: int = Field(128, ge=1)
-        epochs: int = Field(8, ge=1)
-        batch_size: int = Field(32, ge=1)
-        value_epochs: int = Field(16, ge=1)
-        value_learning_rate: float = Field(3e-3, gt=0)
-        value_width: int = Field(64, ge=1)
+        lookahead: int = Field(default=128, ge=1)
+        epochs: int = Field(default=8, ge=1)
+        batch_size: int = Field(default=32, ge=1)
+        value_epochs: int = Field(default=16, ge=1)
+        value_learning_rate: float = Field(default=3e-3, gt=0)
+        value_width: int = Field(default=64, ge=1)
 
     num_steps: Tensor
 

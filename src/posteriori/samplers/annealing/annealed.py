@@ -52,12 +52,12 @@ class Annealed(Sampler):
     guarantee: ClassVar[Guarantee] = "properly_weighted"
 
     class Settings(Strict):
-        islands: int = Field(16, ge=1)
-        moves: int = Field(2, ge=1)
-        resample_below: float = Field(0.5, ge=0, le=1)
+        islands: int = Field(default=16, ge=1)
+        moves: int = Field(default=2, ge=1)
+        resample_below: float = Field(default=0.5, ge=0, le=1)
         ladder: Annotated[tuple[float, ...] | None, BeforeValidator(as_tuple)] = None
-        pilot_particles: int = Field(256, ge=2)
-        rung_ess: float = Field(0.5, gt=0, lt=1)
+        pilot_particles: int = Field(default=256, ge=2)
+        rung_ess: float = Field(default=0.5, gt=0, lt=1)
 
     def run(self, job: Job) -> Draws:
         settings = self.settings

@@ -46,7 +46,7 @@ class BestOfN(Sampler):
     class Settings(Strict):
         """`n`: how many draws of the proposal stand behind each one."""
 
-        n: int = Field(16, ge=1)
+        n: int = Field(default=16, ge=1)
 
     def shares(self, draws: Draws) -> Tensor:
         """The probability with which each of a group's draws is taken, [groups, n]."""

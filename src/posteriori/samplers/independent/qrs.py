@@ -49,9 +49,9 @@ class QRS(Sampler):
         """`log_threshold` or `acceptance`; `pool`: draws of q a prompt; `max_draws`: the budget."""
 
         log_threshold: float | None = None
-        acceptance: float | None = Field(None, gt=0, le=1)
-        pool: int = Field(1024, ge=2)
-        max_draws: int | None = Field(None, ge=1)
+        acceptance: float | None = Field(default=None, gt=0, le=1)
+        pool: int = Field(default=1024, ge=2)
+        max_draws: int | None = Field(default=None, ge=1)
 
     def run(self, job: Job) -> Draws:
         pool = draw(job.target, job.proposal, self.settings.pool, job.generator(self.name, "pool"))

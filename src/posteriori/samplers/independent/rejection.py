@@ -46,7 +46,7 @@ class Rejection(Sampler):
         """`max_log_weight`: log M, nats; `max_draws`: the budget, draws of q a prompt."""
 
         max_log_weight: float | None = None
-        max_draws: int | None = Field(None, ge=1)
+        max_draws: int | None = Field(default=None, ge=1)
 
     def run(self, job: Job) -> Draws:
         log_m = self._bound(job)

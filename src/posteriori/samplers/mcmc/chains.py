@@ -27,10 +27,10 @@ class ChainSettings(Strict):
     prompt are made to find them.
     """
 
-    chains: int = Field(16, ge=1)
-    burn_in: int = Field(100, ge=0)
-    thin: int = Field(10, ge=1)
-    start_budget: int = Field(20_000, ge=1)
+    chains: int = Field(default=16, ge=1)
+    burn_in: int = Field(default=100, ge=0)
+    thin: int = Field(default=10, ge=1)
+    start_budget: int = Field(default=20_000, ge=1)
 
 
 def start(job: Job, chains: int, budget: int) -> Draws:

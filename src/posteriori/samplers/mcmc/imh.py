@@ -39,8 +39,8 @@ class IMH(Sampler):
     guarantee: ClassVar[Guarantee] = "asymptotic"
 
     class Settings(ChainSettings):
-        burn_in: int = Field(20, ge=0)
-        thin: int = Field(5, ge=1)
+        burn_in: int = Field(default=20, ge=0)
+        thin: int = Field(default=5, ge=1)
 
     def run(self, job: Job) -> Draws:
         chains = min(self.settings.chains, job.num_samples)

@@ -43,7 +43,7 @@ class MH(Sampler):
     class Settings(ChainSettings):
         """Those of all chains; and `block`, how many tokens every other move redraws, if any."""
 
-        block: int | None = Field(None, ge=1)
+        block: int | None = Field(default=None, ge=1)
 
     def run(self, job: Job) -> Draws:
         chains = min(self.settings.chains, job.num_samples)

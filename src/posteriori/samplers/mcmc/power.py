@@ -60,9 +60,9 @@ class Power(Sampler):
     of_target: ClassVar[bool] = False
 
     class Settings(Strict):
-        alpha: float = Field(4.0, gt=0)
-        block: int | None = Field(None, ge=1)
-        moves: int = Field(10, ge=1)
+        alpha: float = Field(default=4.0, gt=0)
+        block: int | None = Field(default=None, ge=1)
+        moves: int = Field(default=10, ge=1)
 
     def run(self, job: Job) -> Draws:
         num_prompts = len(job.target.prompts)

@@ -46,10 +46,10 @@ def twist_for(target: Target) -> Twist:
 class SMCSettings(Strict, arbitrary_types_allowed=True):
     """`replicates`: populations per prompt, 4 unless there are fewer draws; see `SMC`."""
 
-    replicates: int | None = Field(None, ge=1)
-    ess_threshold: float | None = Field(None, ge=0, le=1)
+    replicates: int | None = Field(default=None, ge=1)
+    ess_threshold: float | None = Field(default=None, ge=0, le=1)
     resampling: Scheme = "systematic"
-    guidance: float = Field(0.9, ge=0, le=1)
+    guidance: float = Field(default=0.9, ge=0, le=1)
     twist: Annotated[Any, AfterValidator(_twist)] = _AUTO
 
 

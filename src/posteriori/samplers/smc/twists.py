@@ -88,7 +88,7 @@ class FloorSettings(Strict):
 
 
 class EvidenceSettings(FloorSettings):
-    temper: float = Field(1.0, ge=0)
+    temper: float = Field(default=1.0, ge=0)
 
 
 class EvidenceTwist(Twist):
@@ -135,7 +135,7 @@ class PrefixTwist(NoTwist):
 
 
 class RolloutSettings(FloorSettings):
-    num: int = Field(4, ge=1)
+    num: int = Field(default=4, ge=1)
 
 
 class Rollouts(Twist):

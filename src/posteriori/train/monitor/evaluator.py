@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from posteriori.core import reliability
+from posteriori.core.call_context import CallContext, TrainerState, calling_within
 from posteriori.core.draw import draw
 from posteriori.core.protocols import LanguageModel
 from posteriori.core.seeds import derive, generator, undisturbed
@@ -14,7 +15,6 @@ from posteriori.core.settings.training import FitSettings, prompts_per_step
 from posteriori.core.target import Target
 from posteriori.core.types import Draws
 from posteriori.diagnostics.evaluate.evaluate import Report, evaluate
-from posteriori.evidence.calls.call import CallContext, TrainerState, calling_within
 from posteriori.runs.directory import estimate_json, finding_json, jsonable
 
 FIGURES = (

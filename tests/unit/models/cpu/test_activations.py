@@ -7,7 +7,8 @@ import torch
 from helpers import generator, tiny_lm
 from transformers.activations import NewGELUActivation
 
-from posteriori.models.cpu.activations import fused_activations, written_out
+from posteriori.models.cpu.activations import fused_activations
+from posteriori.models.cpu.patched import replaced
 
 
 def test_numbers_and_gradients_are_those_of_the_formula():
@@ -19,7 +20,7 @@ def test_numbers_and_gradients_are_those_of_the_formula():
         return y, torch.autograd.grad(y.sum(), x)[0]
 
     plain = both()
-    with fused_activations([gelu]):
+    with replaced(fused_activations(gelu)):
         fused = both()
     for mine, expected in zip(fused, plain, strict=True):
         torch.testing.assert_close(mine, expected, rtol=1e-12, atol=1e-12)
@@ -32,7 +33,7 @@ def test_they_are_really_replaced_and_put_back(monkeypatch):
     def refuse(*_):
         raise AssertionError
 
-    with monkeypatch.context() as patched, fused_activations(written_out(model)):
+    with monkeypatch.context() as patched, replaced(fused_activations(model)):
         patched.setattr(NewGELUActivation, "forward", refuse)
         model(input_ids=ids)
     assert not any("forward" in vars(module) for module in model.modules())
@@ -42,5 +43,5 @@ def test_they_are_really_replaced_and_put_back(monkeypatch):
 def test_one_with_a_hook_is_left_alone():
     activation = NewGELUActivation()
     activation.register_forward_hook(lambda module, inputs, output: output + 1.0)
-    with fused_activations([activation]):
+    with replaced(fused_activations(activation)):
         assert float(activation(torch.zeros(()))) == pytest.approx(1.0)

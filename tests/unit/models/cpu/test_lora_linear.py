@@ -16,6 +16,7 @@ from posteriori.core.settings.training import LoraSettings
 from posteriori.models.cpu.fused_lora import fused_adapters
 from posteriori.models.cpu.lora_linear import plain_adapter
 from posteriori.models.cpu.packing import packed_linears
+from posteriori.models.cpu.weight_cache import WeightCache
 
 
 class Stack(nn.Module):
@@ -101,7 +102,7 @@ def test_packed_adapters_are_pefts():
     model, x = adapted(), example().detach()
     with torch.no_grad():
         expected = model(x)
-        with packed_linears(model, 6, torch.float32):
+        with packed_linears(model, 6, torch.float32, WeightCache()):
             assert all("forward" in vars(layer) for layer in layers(model))
             torch.testing.assert_close(model(x), expected, rtol=1e-5, atol=1e-5)
 

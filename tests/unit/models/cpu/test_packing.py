@@ -10,6 +10,7 @@ from peft import LoraConfig, get_peft_model
 from posteriori.models.cpu import packing
 from posteriori.models.cpu.packing import packed_linears, packing_pays
 from posteriori.models.cpu.precision import with_output_head
+from posteriori.models.cpu.weight_cache import WeightCache
 
 ROUNDING = 1e-5
 
@@ -24,7 +25,7 @@ def hidden_and_logits(model):
 def test_numbers_are_those_of_the_plain_layers(architecture):
     model = with_output_head(tiny_lm(architecture).model)
     plain = hidden_and_logits(model)
-    with packed_linears(model, 2, torch.float32):
+    with packed_linears(model, 2, torch.float32, WeightCache()):
         packed = hidden_and_logits(model)
     torch.testing.assert_close(packed, plain, rtol=ROUNDING, atol=ROUNDING)
 
@@ -33,7 +34,7 @@ def test_the_layers_are_really_packed():
     """Within the context the plain weights are not read: spoiling them changes nothing."""
     model = tiny_lm("llama").model
     plain = hidden_and_logits(model)
-    with packed_linears(model, 2, torch.float32):
+    with packed_linears(model, 2, torch.float32, WeightCache()):
         layer = model.model.layers[0].mlp.up_proj
         layer.weight.data.mul_(3.0)
         torch.testing.assert_close(hidden_and_logits(model), plain, rtol=ROUNDING, atol=ROUNDING)
@@ -49,22 +50,22 @@ def test_an_adapter_on_packed_layers():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter.data, generator=torch.Generator().manual_seed(0))
     plain = hidden_and_logits(model)
-    with packed_linears(model, 2, torch.float32):
+    with packed_linears(model, 2, torch.float32, WeightCache()):
         packed = hidden_and_logits(model)
     torch.testing.assert_close(packed, plain, rtol=1e-4, atol=1e-4)
 
 
 def test_an_error_leaves_the_layers_as_they_were():
     model = tiny_lm("llama").model
-    with pytest.raises(KeyError), packed_linears(model, 2, torch.float32):
+    with pytest.raises(KeyError), packed_linears(model, 2, torch.float32, WeightCache()):
         raise KeyError
     assert not any("forward" in vars(module) for module in model.modules())
 
 
 def test_a_nested_context_keeps_the_outer_one():
     model = tiny_lm("llama").model
-    with packed_linears(model, 2, torch.float32):
-        with packed_linears(model, 4, torch.float32):
+    with packed_linears(model, 2, torch.float32, WeightCache()):
+        with packed_linears(model, 4, torch.float32, WeightCache()):
             pass
         assert "forward" in vars(model.model.layers[0].mlp.up_proj)
     assert not any("forward" in vars(module) for module in model.modules())

@@ -31,7 +31,7 @@ def test_only_the_layers_matrices_are_reduced(half):
 
 
 def test_logits_are_float32_and_not_rounded_to_bfloat16(half):
-    with torch.no_grad(), half._run.computing():
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         logits = half.model(torch.tensor([[1, 50, 60]])).logits
     assert logits.dtype == torch.float32
     assert not torch.equal(logits, logits.bfloat16().float())
@@ -40,7 +40,7 @@ def test_logits_are_float32_and_not_rounded_to_bfloat16(half):
 def test_a_copy_of_the_model_computes_with_its_own_head(half):
     other = copy.deepcopy(half.model)
     other.get_output_embeddings().weight.data.zero_()
-    with torch.no_grad(), half._run.computing():
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         assert not half.model(torch.tensor([[1, 50]])).logits.eq(0).all()
         assert other(torch.tensor([[1, 50]])).logits.eq(0).all()
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from posteriori.models.cpu.head_log_prob import head_log_prob
-from posteriori.models.cpu.weight_cache import caching_frozen_weights, from_weight_cache
+from posteriori.models.cpu.weight_cache import WeightCache
 
 
 class _Counted:
@@ -23,30 +23,30 @@ def _frozen() -> nn.Parameter:
 
 
 def test_it_is_made_once_for_each_thing_and_not_again_until_the_weights_change():
-    weight = _frozen()
+    weight, cache = _frozen(), WeightCache()
     double = _Counted(weight)
-    with caching_frozen_weights():
-        first = from_weight_cache(weight, "double", double)
-        assert from_weight_cache(weight, "double", double) is first
-        from_weight_cache(weight, "another", double)
+    with cache.open():
+        first = cache.get(weight, "double", double)
+        assert cache.get(weight, "double", double) is first
+        cache.get(weight, "another", double)
         assert double.times == 2
         with torch.no_grad():
             weight.add_(1)
-        assert torch.equal(from_weight_cache(weight, "double", double), weight * 2)
+        assert torch.equal(cache.get(weight, "double", double), weight * 2)
     assert double.times == 3
 
 
 def test_outside_and_of_trained_weights_nothing_is_kept():
-    weight = _frozen()
+    weight, cache = _frozen(), WeightCache()
     double = _Counted(weight)
-    from_weight_cache(weight, "double", double)
-    from_weight_cache(weight, "double", double)
+    cache.get(weight, "double", double)
+    cache.get(weight, "double", double)
     assert double.times == 2
     trained = _Counted(nn.Parameter(torch.ones(2)))
     computed = _Counted(torch.ones(2))
-    with caching_frozen_weights():
+    with cache.open():
         for counted in (trained, trained, computed, computed):
-            from_weight_cache(counted.weight, "double", counted)
+            cache.get(counted.weight, "double", counted)
     assert trained.times == computed.times == 2
 
 
@@ -56,11 +56,12 @@ def test_a_frozen_head_that_is_written_to_gives_the_new_log_probs():
     # Enough rows for the head to be laid out for the product.
     hidden = torch.randn(4, 160, 8, generator=generator)
     token = torch.randint(50, (4, 160), generator=generator)
-    with caching_frozen_weights():
+    cache = WeightCache()
+    with cache.open():
         for scale in (1.0, -0.5):
             with torch.no_grad():
                 weight.mul_(scale)
-            found = head_log_prob(hidden, weight, token)
+            found = head_log_prob(hidden, weight, token, cache)
             logits = hidden.double() @ weight.double().t()
             wanted = logits.log_softmax(-1).gather(-1, token[..., None])[..., 0]
             torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)

@@ -47,7 +47,7 @@ def mistral(**settings):
 
 
 def forward_of(model, product=each_alone, hidden=False) -> DecoderForward:
-    decoder = known_decoder(model, product)
+    decoder = known_decoder(model, {}, product)
     assert decoder is not None
     return DecoderForward(decoder, base_model(model).config, CPU, hidden)
 
@@ -207,7 +207,7 @@ def test_looking_at_a_model_makes_transformers_say_nothing(monkeypatch):
     monkeypatch.setattr(transformers.modeling_utils.logger, "warning_once", said.append)
     model = tiny_model("gpt2")
     model.config.pad_token_id = 2
-    assert known_decoder(model) is not None
+    assert known_decoder(model, {}) is not None
     assert not said
 
 
@@ -216,10 +216,10 @@ class TestNotTaken:
         "architecture", ["qwen3", "mistral, window of 3", "gemma", "phi", "opt", "bloom"]
     )
     def test_other_architectures(self, architecture):
-        assert known_decoder(tiny_model(architecture)) is None
+        assert known_decoder(tiny_model(architecture), {}) is None
 
     def test_a_window_longer_than_what_is_tried(self):
-        assert known_decoder(mistral(sliding_window=1000)) is None
+        assert known_decoder(mistral(sliding_window=1000), {}) is None
 
     def test_qwen2_with_a_window(self):
         config = transformers.Qwen2Config(
@@ -233,35 +233,35 @@ class TestNotTaken:
             sliding_window=1000,
             max_window_layers=1,
         )
-        assert known_decoder(transformers.Qwen2ForCausalLM(config)) is None
+        assert known_decoder(transformers.Qwen2ForCausalLM(config), {}) is None
 
     @pytest.mark.parametrize(
         "settings", [{"scale_attn_weights": False}, {"scale_attn_by_inverse_layer_idx": True}]
     )
     def test_gpt2_with_other_scores(self, settings):
         config = transformers.GPT2Config(vocab_size=6, n_embd=16, n_layer=2, n_head=2, **settings)
-        assert known_decoder(transformers.GPT2LMHeadModel(config).eval()) is None
+        assert known_decoder(transformers.GPT2LMHeadModel(config).eval(), {}) is None
 
     def test_positions_that_depend_on_the_length(self):
         rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
         config = tiny_model("llama").config
         config.rope_parameters = rope
-        assert known_decoder(transformers.LlamaForCausalLM(config).eval()) is None
+        assert known_decoder(transformers.LlamaForCausalLM(config).eval(), {}) is None
 
     @pytest.mark.parametrize("place", ["layers.0", "layers.1.self_attn", "layers.0.mlp"])
     def test_a_hook_on_what_would_be_passed_by(self, place):
         model = tiny_model("llama")
-        assert known_decoder(model) is not None
+        assert known_decoder(model, {}) is not None
         model.model.get_submodule(place).register_forward_hook(lambda *_: None)
-        assert known_decoder(model) is None
+        assert known_decoder(model, {}) is None
 
     def test_a_forward_that_somebody_has_wrapped(self):
         model = tiny_model("llama")
         model.forward = model.forward
-        assert known_decoder(model) is None
+        assert known_decoder(model, {}) is None
 
     def test_weights_in_reduced_precision(self):
-        assert known_decoder(tiny_model("llama").bfloat16()) is None
+        assert known_decoder(tiny_model("llama").bfloat16(), {}) is None
 
     def test_adapters_that_are_not_lora(self):
         config = IA3Config(
@@ -269,20 +269,20 @@ class TestNotTaken:
             feedforward_modules=["down_proj"],
             task_type="CAUSAL_LM",
         )
-        assert known_decoder(get_peft_model(tiny_model("llama"), config)) is None
+        assert known_decoder(get_peft_model(tiny_model("llama"), config), {}) is None
 
     def test_virtual_tokens(self):
         config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
-        assert known_decoder(get_peft_model(tiny_model("llama"), config)) is None
+        assert known_decoder(get_peft_model(tiny_model("llama"), config), {}) is None
 
     def test_a_class_that_computes_something_else_than_it_used_to(self, monkeypatch):
         """As after a new release of transformers."""
         mlp = transformers.models.llama.modeling_llama.LlamaMLP
         monkeypatch.setattr(mlp, "forward", lambda self, x: self.down_proj(self.up_proj(x)))
         model = tiny_model("llama")
-        assert known_decoder(model) is None
+        assert known_decoder(model, {}) is None
         monkeypatch.undo()
-        assert known_decoder(tiny_model("llama")) is not None
+        assert known_decoder(tiny_model("llama"), {}) is not None
 
 
 @pytest.mark.parametrize("architecture", KNOWN)

@@ -69,7 +69,14 @@ class TestALoraPolicy:
         adapter = {t.data_ptr() for t in policy.trained_state().values()}
         after = {p.data_ptr(): p.nbytes for p in policy.model.parameters()}
         assert after.keys() - adapter == before.keys()
-        assert policy.model is prior.model
+        assert not {id(m) for m in policy.model.modules()} & {id(m) for m in prior.model.modules()}
+
+    def test_goes_on_from_weights_that_are_changed_in_place(self, prior):
+        policy = prior.as_policy("lora", LORA, seed=0)
+        with torch.no_grad():
+            for parameter in prior.model.parameters():
+                parameter.mul_(1.5)
+        assert torch.equal(all_log_probs(policy), all_log_probs(prior))
 
     def test_trains_its_adapter_and_nothing_else(self, prior):
         policy = prior.as_policy("lora", LORA, seed=0)
@@ -197,10 +204,11 @@ class TestSaving:
         assert torch.equal(all_log_probs(merged), before)
         assert not torch.equal(all_log_probs(policy), before)
 
-    def test_the_prior_below_an_adapter_is_not_saved_as_one(self, prior, tmp_path):
-        prior.as_policy("lora", LORA, seed=0)
-        with pytest.raises(ModelError):
-            prior.save_pretrained(tmp_path / "prior")
+    def test_the_prior_of_a_policy_is_saved_as_what_it_is(self, prior, tmp_path):
+        shaken(prior.as_policy("lora", LORA, seed=0))
+        prior.save_pretrained(tmp_path / "prior")
+        assert not (tmp_path / "prior" / "adapter_config.json").exists()
+        same(all_log_probs(po.load(tmp_path / "prior")), all_log_probs(prior))
 
     @pytest.mark.parametrize("kind", ["full", "lora"])
     def test_a_runs_policy_is_there_to_be_loaded(self, prior, tmp_path, kind):

@@ -1,0 +1,47 @@
+"""What the kinds of evidence share that are said by a function of the user's."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from posteriori.core.settings.site import Site
+from posteriori.core.settings.ways import Way, Ways
+from posteriori.evidence.calls.settings import CallSettings, check_idle_calls
+
+
+class Called(Way):
+    """A way that calls a function, with `calls` for how it is called."""
+
+    calls: CallSettings | None = None
+
+    def check(self, site: Site) -> None:
+        if self.calls is not None:
+            check_idle_calls(self.calls, f"{site.where}.calls")
+
+    @property
+    def calling(self) -> dict[str, Any]:
+        """The settings of calls, as keywords of the evidence."""
+        return {} if self.calls is None else {"calls": self.calls}
+
+
+class FunctionWay(Called):
+    """The user's own function: `my_reward.py:score` or `package.module:score`."""
+
+    own: ClassVar[str] = "function"
+    example: ClassVar[str] = '"my_reward.py:score"'
+
+    function: str
+
+    def check(self, site: Site) -> None:
+        super().check(site)
+        site.check_function("function", self.function)
+
+
+class FunctionKind(Ways):
+    """A kind of evidence that is said by a function, without a beta."""
+
+    strays: ClassVar = {
+        "beta": ("a {kind} has no 'beta'", "remove it; only a reward has a price"),
+        "max_reward": ("a {kind} has no 'max_reward'", "remove it; it bounds a reward"),
+        "model": ("a {kind} cannot be a 'model'", "give it as function = ..."),
+    }

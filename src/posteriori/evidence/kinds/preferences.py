@@ -1,0 +1,58 @@
+"""Human preferences as evidence, by a reward model that was trained from pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from posteriori.core.settings.refused import refuse
+from posteriori.core.settings.site import Site
+from posteriori.core.settings.strict import Strict
+
+from .distribution import DistributionKind
+from .reward import check_price
+
+_MODEL = 'preferences speak through model = "a directory that posteriori reward wrote"'
+
+
+class PreferencesSettings(Strict):
+    """See `posteriori.Preferences`."""
+
+    model: str
+    beta: float | None = Field(default=None, gt=0)
+    uncertainty: Literal["mean", "marginal", "lower"] = "mean"
+    kappa: float = Field(default=1.0, ge=0)
+
+
+class PreferencesKind(DistributionKind):
+    """`posteriori.Preferences`."""
+
+    kind = "preferences"
+    Settings = PreferencesSettings
+    strays: ClassVar = {"function": ("'function' is given", _MODEL)}
+
+    @classmethod
+    def settings_for(cls, table: Mapping[str, Any]) -> type[Strict]:
+        if "model" not in table:
+            refuse("'model' is missing", _MODEL)
+        return cls.Settings
+
+    @classmethod
+    def check(cls, settings: PreferencesSettings, site: Site) -> None:
+        check_price(settings.beta, "a reward", site)
+        if "kappa" in settings.model_fields_set and settings.uncertainty != "lower":
+            raise site.error("'kappa' has no effect", 'write uncertainty = "lower" beside it')
+        site.check_model("model", settings.model)
+
+    @classmethod
+    def from_settings(cls, settings: PreferencesSettings, site: Site) -> Any:
+        from posteriori.evidence.preferences import Preferences
+
+        return Preferences(
+            site.check_model("model", settings.model),
+            settings.beta,
+            settings.uncertainty,
+            kappa=settings.kappa,
+        )

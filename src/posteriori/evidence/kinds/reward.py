@@ -1,0 +1,93 @@
+"""Rewards as evidence: the KL-regularised RL target."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from posteriori.core.settings.site import Site
+from posteriori.core.settings.ways import Way, Ways
+
+from .function import Called, FunctionWay
+
+
+class Priced(Way):
+    """A way that is in units of its own, with a beta that turns them into nats."""
+
+    beta: float | None = Field(default=None, gt=0)
+
+    def check(self, site: Site) -> None:
+        check_price(self.beta, "a reward", site)
+        super().check(site)
+
+
+def check_price(beta: float | None, what: str, site: Site) -> None:
+    """Raises `ConfigError` unless beta is given once: here, or by a budget of `fit`."""
+    if site.budget is not None and beta is not None:
+        raise site.error(
+            f"'beta' = {beta:g} is given beside a budget of 'fit'",
+            "remove beta, or kl_budget and reward_target",
+        )
+    if site.budget is None and beta is None:
+        raise site.error("'beta' is missing", f"{what} needs it; write beta = 0.1")
+
+
+class RewardWay(Priced, Called):
+    """What every reward has: a beta, the largest value that there can be, settings of calls."""
+
+    max_reward: float | None = None
+
+    def made(self, fn: Any, **settings: Any) -> Any:
+        from posteriori.evidence.reward import Reward
+
+        return Reward(fn, self.beta, max_reward=self.max_reward, **settings, **self.calling)
+
+
+class RewardOfFunction(RewardWay, FunctionWay):
+    """One function."""
+
+    def build(self, site: Site) -> Any:
+        return self.made(site.function("function", self.function))
+
+
+class RewardOfModel(RewardWay):
+    """A sequence-classification model with a single logit."""
+
+    own: ClassVar[str] = "model"
+    example: ClassVar[str] = '"a sequence-classification model"'
+
+    model: str
+
+    def check(self, site: Site) -> None:
+        super().check(site)
+        site.check_model("model", self.model)
+
+    def build(self, site: Site) -> Any:
+        return self.made(site.check_model("model", self.model))
+
+
+class RewardOfFunctions(RewardWay):
+    """Several functions, added up."""
+
+    own: ClassVar[str] = "functions"
+    says: ClassVar[str] = "several reward functions, added up by weights"
+
+    functions: list[str]
+    weights: list[float] | None = None
+
+    def check(self, site: Site) -> None:
+        super().check(site)
+        for each in self.functions:
+            site.check_function("functions", each)
+
+    def build(self, site: Site) -> Any:
+        fns = [site.function("functions", each) for each in self.functions]
+        return self.made(fns, weights=self.weights)
+
+
+class RewardKind(Ways):
+    """`posteriori.Reward`."""
+
+    kind = "reward"
+    ways = (RewardOfFunctions, RewardOfFunction, RewardOfModel)

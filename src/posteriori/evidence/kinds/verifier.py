@@ -1,0 +1,25 @@
+"""Verifiable rewards: a completion is correct or it is not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from posteriori.core.settings.site import Site
+
+from .function import FunctionKind, FunctionWay
+
+
+class VerifierFunction(FunctionWay):
+    """A function that says whether a completion is correct."""
+
+    def build(self, site: Site) -> Any:
+        from posteriori.evidence.verifier import Verifier
+
+        return Verifier(site.function("function", self.function), **self.calling)
+
+
+class VerifierKind(FunctionKind):
+    """`posteriori.Verifier`."""
+
+    kind = "verifier"
+    ways = (VerifierFunction,)
