@@ -1,6 +1,6 @@
 """How often a printed value is wrong and nothing says so, by quantity, world and number of draws.
 
-    python benchmarks/calibration.py [--seeds 200] [--minutes 120] [--only evaluate] [--first 2026]
+    python benchmarks/calibration.py [--seeds 200] [--minutes 120] [--only evaluate]
 
 Each row is a quantity in a world: the spread of the estimates over their mean stated error, how
 often value +- 1.96 errors has the truth in it where nothing is flagged, the share of runs that are
@@ -54,7 +54,7 @@ FEWEST = 40
 """Runs that are not flagged, for a coverage."""
 
 KINDS: dict[str, tuple[Runs, tuple[int, ...], int]] = {
-    "importance": (pooled, (24, 100, 1000), 200),
+    "importance": (pooled, (100, 1000, 24), 200),
     "smc": (in_populations("smc", 4), (100, 1000), 200),
     "annealed": (in_populations("annealed", 16), (96, 1008), 200),
     "evaluate near": (evaluated("near"), (100,), 200),
@@ -80,8 +80,9 @@ Found = dict[tuple, list[Run]]
 """Runs by kind, quantity, world and number of draws."""
 
 
-def measured(asked: int, first: int, file: Path, minutes: float, only: str) -> Found:
+def measured(asked: argparse.Namespace, minutes: float) -> Found:
     """The cells that the file has, and as many more as the minutes allow."""
+    file: Path = asked.file
     found: Found = defaultdict(list)
     done = set()
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -93,8 +94,9 @@ def measured(asked: int, first: int, file: Path, minutes: float, only: str) -> F
             found[kind, name, world, num].append(tuple(run))
     end = time.monotonic() + 60 * minutes
     with file.open("a") as out:
-        for (kind, world, num), make in _cells(asked, first):
-            if (kind, world, num) in done or only not in kind:
+        for (kind, world, num), make in _cells(asked.seeds, asked.first):
+            wanted = asked.only in kind and asked.world in world and num <= asked.draws
+            if (kind, world, num) in done or not wanted:
                 continue
             if time.monotonic() > end:
                 return found
@@ -108,9 +110,6 @@ def measured(asked: int, first: int, file: Path, minutes: float, only: str) -> F
 
 def _cells(asked: int, first: int):
     worlds = {name: make() for name, make in WORLDS.items()}
-    for num in COUNTS:
-        runs = min(asked, 200)
-        yield ("reward model", "pairs", num), lambda n=num, r=runs: pair_intervals(n, r, first)
     for kind, (runs_of, nums, most) in KINDS.items():
         for name, num in itertools.product(worlds, nums):
             # Forty prompts in a run are forty prompts' work.
@@ -120,6 +119,10 @@ def _cells(asked: int, first: int):
                 (kind, name, num),
                 lambda f=runs_of, w=world, n=num, r=runs: f(w, n, r, first),
             )
+    for num in COUNTS:
+        # Each has forty new pairs.
+        runs = min(asked, 60)
+        yield ("reward model", "pairs", num), lambda n=num, r=runs: pair_intervals(n, r, first)
 
 
 def _off(run: Run) -> float:
@@ -219,11 +222,13 @@ def main() -> None:
     parser.add_argument("--file", type=Path, default=Path("runs/calibration.jsonl"))
     parser.add_argument("--minutes", type=float, default=120.0)
     parser.add_argument("--only", default="", help="kinds whose name has this in it")
+    parser.add_argument("--world", default="", help="worlds whose name has this in it")
+    parser.add_argument("--draws", type=int, default=10**9, help="no more draws than this")
     parser.add_argument("--table", action="store_true", help="print what there is; run nothing")
     parser.add_argument("--summary", action="store_true", help="the worst of it; run nothing")
     asked = parser.parse_args()
     minutes = 0.0 if asked.table or asked.summary else asked.minutes
-    found = measured(asked.seeds, asked.first, asked.file, minutes, asked.only)
+    found = measured(asked, minutes)
     for line in summary(found) if asked.summary else table(found):
         print(line)
 

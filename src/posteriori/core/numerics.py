@@ -71,6 +71,15 @@ class Spread(NamedTuple):
         return cls(math.hypot(own.error, beside), own.degrees_of_freedom)
 
     @classmethod
+    def of_groups(cls, means_G: Tensor, beside: float = 0.0) -> Spread:
+        """The same of the means of groups of particles, with half the degrees of freedom, from
+        three on: they are skewed, and where the smaller errors are the ones that pass as small
+        enough the interval has to reach further."""
+        plain, degrees = spread_of(means_G)
+        degrees = max(min(degrees, 3.0), degrees / 2)
+        return cls(math.hypot(t_factor(degrees) * plain, beside), degrees)
+
+    @classmethod
     def joined(cls, errors: Sequence[float], degrees: Sequence[float]) -> Spread:
         """Of a sum of independent figures with these plain errors, s / sqrt(n)."""
         squares = [error * error for error in errors]

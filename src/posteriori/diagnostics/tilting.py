@@ -199,7 +199,7 @@ class Stage:
             groups = int(self.group_n.max()) + 1
             sum_G = torch.zeros(groups, dtype=torch.float64).index_add(0, self.group_n, influence_n)
             # No less than of independent draws: a few groups agree by chance.
-            own = Spread.of_means([sum_G * groups / len(influence_n)], abs(more))
+            own = Spread.of_groups(sum_G * groups / len(influence_n), abs(more))
             if not own.error < error:
                 error, degrees = own
         return Estimate(value, error, kind, len(influence_n), degrees_of_freedom=degrees)

@@ -177,7 +177,7 @@ def _fault(
         missed = 0.0
         log_z = Estimate(log_z.value, 0.0, log_z.kind, log_z.num_draws)
     found = reliability.fault_of(log_w_n, log_z, missed=missed, known=known, populations=groups)
-    if found or group_n is None:
+    if found or group_n is None or groups < 2:
         return found
     alone = _error_of_weights(log_w_n)
     if alone > reliability.LARGE_ERROR:
