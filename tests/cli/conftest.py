@@ -149,5 +149,5 @@ def nothing_loads(monkeypatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("something was loaded")
 
-    monkeypatch.setattr("posteriori.cli.build.load", refuse)
+    monkeypatch.setattr("posteriori.config.models.load", refuse)
     monkeypatch.setattr("posteriori.config.site.load_function", refuse)

@@ -28,7 +28,7 @@ def nothing_comes_of_loading(monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("posteriori.cli.build.load", interrupt)
+    monkeypatch.setattr("posteriori.config.models.load", interrupt)
 
 
 def interrupted_after(job, calls: int) -> None:

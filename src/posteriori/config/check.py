@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from posteriori.core import registry
 from posteriori.core.settings.training import budget_of
 from posteriori.data.files import is_hub_id
 from posteriori.data.prompts import PromptData, prompts
-from posteriori.errors import CheckpointError, ConfigError, DataError, PosterioriError, unknown_name
+from posteriori.errors import CheckpointError, ConfigError, DataError
 
+from .choice import Choice
 from .find_model import find_model
 from .places import check_place
 from .prompt_settings import PromptSettings
@@ -33,6 +33,9 @@ class Plan:
     data: PromptData
     prior: str
     output_dir: Path | None
+    sampler: Choice
+    objective: Choice | None = None
+    """None where there is no `fit`, or the default objective is to be found."""
     held_out: PromptData | None = None
 
     @property
@@ -64,10 +67,16 @@ def make_plan(path: Path, overrides: list[str]) -> Plan:
     """Read and check a config. Raises a `PosterioriError` about the first thing that is wrong."""
     config = read_config(path, overrides)
     folder = path.parent
-    config = _with_paths(config, folder)
-    if config.fit is not None:
-        _check_objective(config.fit, f"{path}: fit")
-    _known("sampler", config.sample.sampler, f"{path}: sample.sampler")
+    objective = None if config.fit is None else _objective(config.fit, path)
+    sampler = Choice(
+        "sampler",
+        config.sample.sampler,
+        config.sample.settings,
+        ConfigSite(folder, f"{path}: sample.settings"),
+    )
+    # A twist, say, is learned by another verb than the one that samples with it.
+    if not sampler.lacks_files():
+        sampler.check(f"{path}: sample.sampler")
     budget = None if config.fit is None else budget_of(config.fit)
     sites = [
         ConfigSite(folder, f"{path}: evidence.{index}", budget)
@@ -95,7 +104,21 @@ def make_plan(path: Path, overrides: list[str]) -> Plan:
     for site in sites:
         site.check_columns(list(data.columns))
     output_dir = None if config.output_dir is None else folder / config.output_dir
-    return Plan(config, path, data, prior, output_dir, held_out)
+    return Plan(config, path, data, prior, output_dir, sampler, objective, held_out)
+
+
+def _objective(fit: RunFitSettings, path: Path) -> Choice | None:
+    site = ConfigSite(path.parent, f"{path}: fit.objective_settings")
+    if fit.objective == "auto":
+        if fit.objective_settings:
+            raise site.error(
+                "objective_settings go with an objective, and none is named",
+                'write objective = "soft_q", or another',
+            )
+        return None
+    choice = Choice("objective", fit.objective, fit.objective_settings, site)
+    choice.check(f"{path}: fit.objective")
+    return choice
 
 
 def _read_data(given: Any, folder: Path) -> PromptData:
@@ -129,52 +152,3 @@ def check_fit(plan: Plan, *, resume: bool) -> None:
             hint="go on with it by --resume, or choose another output_dir "
             "(--set output_dir=runs/other)",
         )
-
-
-def _with_paths(config: RunConfig, folder: Path) -> RunConfig:
-    """The config with the files that settings of an objective or a sampler name made absolute."""
-
-    def absolute(settings: dict[str, Any], kind: str, name: str) -> dict[str, Any]:
-        if not settings or name not in registry.names(kind):
-            return settings
-        named = {
-            key: str((folder / Path(settings[key]).expanduser()).absolute())
-            for key in getattr(registry.find(kind, name), "paths", ())
-            if isinstance(settings.get(key), str)
-            # A sampler's setting may as well be one of its names, such as "evidence".
-            and (kind == "objective" or settings[key].endswith(".safetensors"))
-        }
-        return {**settings, **named}
-
-    sample, fit = config.sample, config.fit
-    settings = absolute(sample.settings, "sampler", sample.sampler)
-    update: dict[str, Any] = {"sample": sample.model_copy(update={"settings": settings})}
-    if fit is not None and fit.objective != "auto":
-        settings = absolute(fit.objective_settings, "objective", fit.objective)
-        update["fit"] = fit.model_copy(update={"objective_settings": settings})
-    return config.model_copy(update=update)
-
-
-def _check_objective(fit: RunFitSettings, where: str) -> None:
-    if fit.objective == "auto":
-        if fit.objective_settings:
-            raise ConfigError(
-                "objective_settings go with an objective, and none is named",
-                where=f"{where}.objective_settings",
-                hint='write objective = "soft_q", or another',
-            )
-        return
-    _known("objective", fit.objective, f"{where}.objective")
-    if fit.objective_settings:
-        try:
-            registry.find("objective", fit.objective)(**fit.objective_settings)
-        except ConfigError as error:
-            place = f"{where}.objective_settings"
-            raise ConfigError(error.what, where=place, hint=error.hint) from error
-
-
-def _known(kind: str, name: str, where: str) -> None:
-    known = registry.names(kind)
-    if name not in known:
-        error: PosterioriError = unknown_name(kind, name, known)
-        raise ConfigError(error.what, where=where, hint=error.hint)

@@ -1,19 +1,21 @@
-"""Names of objectives, samplers and evidence, each "module:attribute", loaded when asked.
+"""Names of objectives, samplers, evidence and twists, each "module:attribute", loaded when asked.
 
 Other packages add theirs by entry points in the groups `posteriori.objectives`,
-`posteriori.samplers` and `posteriori.evidence`.
+`posteriori.samplers`, `posteriori.evidence`, `posteriori.twists`, `posteriori.models` and
+`posteriori.reward_models`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from posteriori.errors import ConfigError, unknown_name
 
 from .settings.configured import Configured
+from .settings.strict import Strict
 
 if TYPE_CHECKING:
     from .protocols import LanguageModel
@@ -59,27 +61,65 @@ SAMPLERS = {
     "soft_best_of_n": "posteriori.samplers.independent.soft_best_of_n:SoftBestOfN",
     "smc": "posteriori.samplers.smc.smc:SMC",
 }
-_BUILT_IN = {"objective": OBJECTIVES, "evidence": EVIDENCE, "sampler": SAMPLERS}
+TWISTS = {
+    "none": "posteriori.samplers.smc.twists:NoTwist",
+    "evidence": "posteriori.samplers.smc.twists:EvidenceTwist",
+    "prefix": "posteriori.samplers.smc.twists:PrefixTwist",
+    "rollouts": "posteriori.samplers.smc.twists:Rollouts",
+}
+_BUILT_IN: dict[str, dict[str, str]] = {
+    "objective": OBJECTIVES,
+    "evidence": EVIDENCE,
+    "sampler": SAMPLERS,
+    "twist": TWISTS,
+    "model": {},
+    "reward model": {},
+}
+
+
 _GROUPS = {
     "objective": "posteriori.objectives",
     "evidence": "posteriori.evidence",
     "sampler": "posteriori.samplers",
+    "twist": "posteriori.twists",
+    "model": "posteriori.models",
+    "reward model": "posteriori.reward_models",
 }
 
 
 def names(kind: str) -> dict[str, str]:
-    """Every known name of a kind ("objective", "sampler", "evidence") with where it lives."""
-    plugins = {point.name: point.value for point in entry_points(group=_GROUPS[kind])}
-    return {**plugins, **_BUILT_IN[kind]}
+    """Every known name of a kind ("objective", "sampler", "evidence", "twist", "model", "reward
+    model") with where it lives."""
+    return {**{point.name: point.value for point in _points(kind)}, **_BUILT_IN[kind]}
+
+
+def check_names(kind: str) -> None:
+    """Raises `ConfigError` for a name that is taken twice."""
+    for point in _points(kind):
+        _check_taken_once(kind, point.name)
 
 
 def find(kind: str, name: str) -> Any:
-    """What `name` stands for; an unknown one raises `UnknownNameError`."""
+    """What `name` stands for. Raises `UnknownNameError` for an unknown one, and `ConfigError` for
+    one that is taken twice or that a plugin cannot import."""
     known = names(kind)
     if name not in known:
         raise unknown_name(kind, name, known)
+    _check_taken_once(kind, name)
     module, _, attribute = known[name].partition(":")
-    return getattr(import_module(module), attribute)
+    if name in _BUILT_IN[kind]:
+        return getattr(import_module(module), attribute)
+    try:
+        found = import_module(module)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except Exception as error:  # a plugin's module can fail in any way
+        raise ConfigError(
+            f"the {kind} '{name}' is {_owners(kind, name)[0]}, and importing it raised "
+            f"{type(error).__name__}: {error}",
+            hint="mend that package, or uninstall it",
+        ) from error
+    return found
 
 
 def configured(kind: str, name: str) -> type[Configured]:
@@ -88,20 +128,57 @@ def configured(kind: str, name: str) -> type[Configured]:
     found = find(kind, name)
     if not (isinstance(found, type) and issubclass(found, Configured)):
         raise ConfigError(
-            f"the {kind} '{name}' ({names(kind)[name]}) cannot be made from a config",
+            f"the {kind} '{name}' is {_owners(kind, name)[0]}, and a config cannot make it",
             hint="its class has to be a posteriori.Configured, with Settings of its own",
         )
     return found
 
 
-def make(kind: str, given: str | MadeT, settings: Mapping[str, Any], said: str) -> MadeT:
-    """What is `given` by name, with its settings, or as an object, which has its own already:
-    `ConfigError`, which calls them what the caller `said`, where both are given."""
-    if isinstance(given, str):
-        return find(kind, given)(**settings)
-    if settings:
+def is_plugin(kind: str, name: str) -> bool:
+    return name not in _BUILT_IN[kind]
+
+
+def _points(kind: str) -> list[EntryPoint]:
+    return list(entry_points(group=_GROUPS[kind]))
+
+
+def _owners(kind: str, name: str) -> list[str]:
+    """Who has taken a name, in words."""
+    built_in = ["built in"] if name in _BUILT_IN[kind] else []
+    places: dict[str, str] = {}
+    for point in _points(kind):
+        if point.name == name:
+            package = getattr(point, "dist", None)
+            of = f"of the package '{package.name}'" if package else "of a plugin"
+            places.setdefault(point.value, f"{of} ({point.value})")
+    return [*built_in, *places.values()]
+
+
+def _check_taken_once(kind: str, name: str) -> None:
+    owners = _owners(kind, name)
+    if len(owners) > 1:
         raise ConfigError(
-            f"{said} go with the {kind}'s name, and an object was given",
+            f"the {kind} '{name}' is taken twice: it is {' and '.join(owners)}",
+            hint="uninstall one of the packages, or have its entry point renamed",
+        )
+
+
+def make(
+    kind: str,
+    given: str | MadeT,
+    settings: Mapping[str, Any],
+    name: str,
+    config: Strict | None = None,
+) -> MadeT:
+    """What is `given` by name, with its settings (as keywords, as one typed object, or both), or as
+    an object, which has its own already: `ConfigError`, which calls them `name`, where both are
+    given."""
+    if isinstance(given, str):
+        typed = {} if config is None else {"config": config}
+        return find(kind, given)(**settings, **typed)
+    if settings or config is not None:
+        raise ConfigError(
+            f"{name} go with the {kind}'s name, and an object was given",
             hint=f"write {type(given).__name__}(...) with these settings",
         )
     return given

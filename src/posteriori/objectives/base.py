@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, Self
 
 import torch
 from torch import Tensor
+from typing_extensions import TypeVar
 
 from posteriori.core.draw import draw
 from posteriori.core.numerics import ess
 from posteriori.core.protocols import LanguageModel, NextTokenLM, TrainableLM
-from posteriori.core.settings.parse import parse
+from posteriori.core.settings.combined import combined
+from posteriori.core.settings.configured import Configured
+from posteriori.core.settings.site import Site
 from posteriori.core.settings.strict import Strict
 from posteriori.core.target import Target
 from posteriori.core.types import Completions, Draws, Prompt
+
+SettingsT = TypeVar("SettingsT", bound=Strict, default=Any)
 
 Constants = Mapping[str, Tensor]
 """What an objective knows of each draw before the gradient: tensors [N, ...], by name."""
 
 
-class Objective(torch.nn.Module):
+class Objective(torch.nn.Module, Configured, Generic[SettingsT]):
     """A fine-tuning algorithm: what one step's draws say about how to move the policy.
 
     A step is draw, `weigh`, `loss`, update, `observe`. `weigh` sees all draws at once and without
@@ -51,14 +56,20 @@ class Objective(torch.nn.Module):
     epochs: int = 1
     """Updates that are made from one step's draws."""
 
-    Settings: ClassVar[type[Strict]] = Strict
-    """The algorithm's own settings, a strict pydantic model."""
-    paths: ClassVar[tuple[str, ...]] = ()
-    """Settings that may name a file, which a config file gives relative to its own folder."""
+    settings: SettingsT
+    """The algorithm's own settings, a `Settings`."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, *, config: SettingsT | None = None, **settings: Any) -> None:
+        """`settings` are the fields of `Settings`, and `config` is one of these."""
         super().__init__()
-        self.settings: Any = parse(self.Settings, settings, where=f"objective '{self.name}'")
+        where = f"objective '{self.name}'"
+        model: Any = self.Settings
+        self.settings = combined(model, config, settings, "config", where)
+
+    @classmethod
+    def from_settings(cls, settings: Any, site: Site) -> Self:
+        del site
+        return cls(config=settings)
 
     @property
     def aims_at_target(self) -> bool:

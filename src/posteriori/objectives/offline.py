@@ -8,10 +8,10 @@ from torch import Tensor
 
 from posteriori.core.types import Draws
 
-from .base import Constants, Objective, count_by, log_sum_by
+from .base import Constants, Objective, SettingsT, count_by, log_sum_by
 
 
-class Offline(Objective):
+class Offline(Objective[SettingsT]):
     """loss = -W log pi(y|c),  W_i = N/P w_i / sum_j w_j  over the draws j of the same prompt.
 
     The mean over the N draws is the mean over their P prompts of a weighted log-likelihood, which

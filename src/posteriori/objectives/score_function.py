@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
+from typing_extensions import TypeVar
 
 from posteriori.core.settings.strict import Strict
 from posteriori.core.types import Draws
@@ -14,22 +15,28 @@ from posteriori.errors import ObjectiveError
 from .base import Constants, Objective, count_by
 
 
-class AnyProposal(Objective):
+class AnyProposalConfig(Strict):
+    """`proposal`: which language model draws, the policy as it stands or the prior."""
+
+    proposal: Literal["policy", "prior"] = "policy"
+
+
+ProposalT = TypeVar("ProposalT", bound=AnyProposalConfig, default=AnyProposalConfig)
+
+
+class AnyProposal(Objective[ProposalT]):
     """An objective whose draws may come from the policy, from the prior, or from earlier steps."""
 
     replays: ClassVar[bool] = True
 
-    class Settings(Strict):
-        """`proposal`: which language model draws, the policy as it stands or the prior."""
-
-        proposal: Literal["policy", "prior"] = "policy"
+    Settings = AnyProposalConfig
 
     @property
     def on_policy(self) -> bool:
         return self.settings.proposal == "policy"
 
 
-class ScoreFunction(AnyProposal):
+class ScoreFunction(AnyProposal[ProposalT]):
     """loss = -(pi/q) A log pi(y|c), y ~ q, with the ratio pi/q and the advantage A constants.
 
     The gradient of its mean estimates -E_pi[A grad log pi]. Unbiased as long as the baseline inside

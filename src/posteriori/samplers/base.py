@@ -5,17 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, Self
 
 import torch
+from typing_extensions import TypeVar
 
 from posteriori.core.progress import Progress
 from posteriori.core.protocols import LanguageModel
 from posteriori.core.seeds import generator
-from posteriori.core.settings.parse import parse
+from posteriori.core.settings.combined import combined
+from posteriori.core.settings.configured import Configured
+from posteriori.core.settings.site import Site
 from posteriori.core.settings.strict import Strict
 from posteriori.core.target import Target
 from posteriori.core.types import Draws, Guarantee
+
+SettingsT = TypeVar("SettingsT", bound=Strict, default=Any)
 
 
 @dataclass
@@ -50,7 +55,7 @@ class Job:
             self.on_progress(done, total)
 
 
-class Sampler:
+class Sampler(Configured, Generic[SettingsT]):
     """An algorithm of sampling-time inference: (target, proposal, num_samples) -> `Draws`.
 
     `guarantee` says what the draws are: "exact", independent draws of p*; "properly_weighted",
@@ -63,13 +68,19 @@ class Sampler:
     of_target: ClassVar[bool] = True
     """False where the draws follow another law than p* whatever the guarantee. Of such draws, and
     of heuristic ones, `figures["kl_to_prior"]` is KL(law, prior), where the sampler knows it."""
-    Settings: ClassVar[type[Strict]] = Strict
-    """The algorithm's own settings, a strict pydantic model."""
-    paths: ClassVar[tuple[str, ...]] = ()
-    """Settings that may name a .safetensors file, which a config gives relative to its folder."""
+    settings: SettingsT
+    """The algorithm's own settings, a `Settings`."""
 
-    def __init__(self, **settings: Any) -> None:
-        self.settings: Any = parse(self.Settings, settings, where=f"sampler '{self.name}'")
+    def __init__(self, *, config: SettingsT | None = None, **settings: Any) -> None:
+        """`settings` are the fields of `Settings`, and `config` is one of these."""
+        where = f"sampler '{self.name}'"
+        model: Any = self.Settings
+        self.settings = combined(model, config, settings, "config", where)
+
+    @classmethod
+    def from_settings(cls, settings: Any, site: Site) -> Self:
+        del site
+        return cls(config=settings)
 
     def run(self, job: Job) -> Draws:
         """`job.num_samples` draws per prompt (fewer where the algorithm's own budget ends first),

@@ -15,9 +15,11 @@ from posteriori.core.out_of_memory import explained
 from posteriori.core.protocols import LanguageModel
 from posteriori.core.registry import language_model, make
 from posteriori.core.same_outcomes import check_same_outcomes
+from posteriori.core.settings.strict import Strict
 from posteriori.core.target import Target
 from posteriori.core.types import Draws, Guarantee
-from posteriori.errors import ConfigError, PosterioriError, SamplingStopped
+from posteriori.data.given_numbers import count
+from posteriori.errors import PosterioriError, SamplingStopped
 from posteriori.runs.target_fingerprint import digest
 from posteriori.runs.target_journal import keeping
 
@@ -37,13 +39,15 @@ def sample(
     on_keep: Callable[[Draws], None] | None = None,
     journal: Path | str | None = None,
     resume: bool = False,
+    config: Strict | None = None,
     **settings: Any,
 ) -> Draws:
     """Draws of p*(y|c) = prior(y|c) e(c, y) / Z(c): `num_samples` a prompt, prompt by prompt.
 
-    `sampler` is a name (`posteriori ls samplers`) with the settings of that algorithm, or a
-    `Sampler`. `proposal` is any language model over the same tokens: the prior (the default), or a
-    policy that `fit` has brought nearer to the target.
+    `sampler` is a name (`posteriori ls samplers`) with the settings of that algorithm, by their
+    names or as one `config` (`posteriori.SMCConfig(replicates=8)`), or a `Sampler`. `proposal` is
+    any language model over the same tokens: the prior (the default), or a policy that `fit` has
+    brought nearer to the target.
 
     What the draws are worth is in the result: `guarantee`, `log_weight`, `log_z` (an `Estimate`
     with one per prompt inside, None where the algorithm gives none), `findings` in words, and
@@ -59,13 +63,12 @@ def sample(
     evidence fails, `MemoryLimitError` where memory runs out; a run that is interrupted or fails
     half way raises `SamplingStopped`, which carries the draws that were finished.
     """
-    if num_samples < 1:
-        raise ConfigError(f"num_samples={num_samples} must be at least 1")
+    num_samples = count(num_samples, "num_samples")
     if proposal is not None:
         drawing = language_model(proposal, "proposal", target.prior)
         check_same_outcomes(target.prior, drawing, target.prompts, "proposal")
         proposal = drawing
-    made = make("sampler", sampler, settings, "settings")
+    made = make("sampler", sampler, settings, "settings", config)
     job = Job(target, proposal or target.prior, num_samples, seed, on_progress, on_keep=on_keep)
 
     def about() -> dict[str, Any]:

@@ -109,7 +109,7 @@ def find_budget(
         return last.reward.value >= settings.reward_target
 
     def about() -> dict[str, Any]:
-        return {"the work": "find_budget", **settings.model_dump(mode="json")}
+        return {"the work": "find_budget", **settings.recorded()}
 
     target = sampled_prompts(target, settings.max_prompts, settings.seed)
     with keeping(target, journal, about, resume=resume and journal is not None):

@@ -14,7 +14,8 @@ from posteriori.core.default_progress import shown
 from posteriori.core.progress import Progress
 from posteriori.core.protocols import TrainableLM
 from posteriori.core.registry import make
-from posteriori.core.settings.parse import parse
+from posteriori.core.settings.combined import combined
+from posteriori.core.settings.strict import Strict
 from posteriori.core.settings.training import FitSettings, budget_of
 from posteriori.core.target import Target
 from posteriori.core.types import Prompt
@@ -53,7 +54,8 @@ def fit(
     target: Target,
     objective: str | Objective = AUTO,
     *,
-    objective_settings: Mapping[str, Any] | None = None,
+    config: FitSettings | None = None,
+    objective_settings: Mapping[str, Any] | Strict | None = None,
     output_dir: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -63,7 +65,7 @@ def fit(
     on_evaluation: EvaluationCallback | None = None,
     on_note: Note = to_stderr,
     on_search: Progress | None = None,
-    config: dict[str, Any] | None = None,
+    record: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> Fit:
     """Fine-tune a policy, starting as the target's prior, by gradient steps on an objective.
@@ -119,7 +121,11 @@ def fit(
     included, a checkpoint of its last good state is left; memory that runs out in a backward pass
     halves the micro-batches.
     """
-    checked = parse(FitSettings, with_lora_config(settings, target.prior), where="fit")
+    if isinstance(config, Mapping):
+        # What `record` was called before there was a `FitConfig`.
+        config, record = None, {**config, **(record or {})}
+    keywords = with_lora_config(settings, target.prior)
+    checked = combined(FitSettings, config, keywords, "config", "fit")
     if isinstance(objective, str) and objective == AUTO:
         made = None
         if objective_settings:
@@ -128,7 +134,9 @@ def fit(
                 hint='name it, such as fit(target, "soft_q", objective_settings=...)',
             )
     else:
-        made = make("objective", objective, objective_settings or {}, "objective_settings")
+        typed = objective_settings if isinstance(objective_settings, Strict) else None
+        by_name = {} if isinstance(objective_settings, Strict) else objective_settings or {}
+        made = make("objective", objective, by_name, "objective_settings", typed)
     if output_dir is None and (overwrite or report):
         name = "overwrite" if overwrite else "report"
         raise ConfigError(f"{name}=True needs the run's output_dir", where="fit")
@@ -152,9 +160,9 @@ def fit(
     about = {
         "objective": made.name,
         "objective_settings": made.settings.model_dump(mode="json"),
-        **checked.model_dump(mode="json"),
+        **checked.recorded(),
         **({} if budget is None else {"budget": asdict(budget)}),
-        **(config or {}),
+        **(record or {}),
     }
     with contextlib.ExitStack() as stack:
         run = None

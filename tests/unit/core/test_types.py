@@ -117,18 +117,29 @@ def test_an_unknown_name_gets_a_hint(name, hint):
     assert caught.value.hint == hint
 
 
-@pytest.mark.parametrize("kind", ["objective", "sampler", "evidence"])
+@pytest.mark.parametrize("kind", ["objective", "sampler", "evidence", "twist"])
 def test_every_registered_name_can_be_found(kind):
     for name in registry.names(kind):
         assert callable(registry.find(kind, name))
 
 
-def test_a_built_in_name_cannot_be_taken_by_a_plugin(monkeypatch):
+def test_a_name_taken_twice_is_an_error_that_names_both(monkeypatch):
     class Point:
         name, value = "rloo", "json:loads"
 
+    class Other:
+        name, value = "rloo", "json:dumps"
+
     monkeypatch.setattr(registry, "entry_points", lambda group: [Point])
-    assert registry.find("objective", "rloo").__name__ == "RLOO"
+    with pytest.raises(errors.ConfigError, match=r"built in and of a plugin \(json:loads\)"):
+        registry.find("objective", "rloo")
+    assert registry.find("objective", "tb").__name__ == "TB"
+    with pytest.raises(errors.ConfigError, match="'rloo' is taken twice"):
+        registry.check_names("objective")
+    Point.name = Other.name = "mine"
+    monkeypatch.setattr(registry, "entry_points", lambda group: [Point, Other, Other])
+    with pytest.raises(errors.ConfigError, match=r"\(json:loads\) and .*\(json:dumps\)"):
+        registry.find("objective", "mine")
 
 
 def test_a_plugin_is_found_by_its_name(monkeypatch):

@@ -13,6 +13,7 @@ from posteriori.cli.files.unfinished import Unfinished, say
 from posteriori.cli.options import AsJson, ConfigFile, Overrides, Quiet, Yes
 from posteriori.config.check import Plan, check_fit, make_plan
 from posteriori.config.read_config import as_settings
+from posteriori.config.target import about
 from posteriori.core.settings.training import prompts_per_step
 
 
@@ -91,7 +92,7 @@ def _toml(value: Any) -> str:
 
 
 def _run(plan: Plan, *, resume: bool, as_json: bool, quiet: bool) -> int:
-    from posteriori.cli.build import about, build_held_out, build_target, objective_settings
+    from posteriori.cli.build import build_held_out, build_target
     from posteriori.cli.console.progress_bar import fit_progress, hush_transformers, status
     from posteriori.cli.files.evaluation import evaluation_json, judge, show, write_evaluation
     from posteriori.cli.files.goals import asked_of, pairs_of
@@ -105,7 +106,10 @@ def _run(plan: Plan, *, resume: bool, as_json: bool, quiet: bool) -> int:
     config, folder = plan.config, plan.policy.parent
     assert config.fit is not None
     objective, steps = config.fit.objective, config.fit.steps
-    recorded = objective_settings(config.fit, plan.folder)
+    chosen = plan.objective
+    record = about(plan)
+    if chosen is not None and (written := chosen.written()):
+        record["objective_settings"] = written
     moments = Unfinished(folder / "moments")
     target = build_target(
         plan, priced=False, quiet=quiet, journal=moments.of("draws"), resume=resume
@@ -115,7 +119,8 @@ def _run(plan: Plan, *, resume: bool, as_json: bool, quiet: bool) -> int:
     with fit_progress(objective, steps, quiet=quiet) as shown:
         result = run_fit(
             target,
-            objective,
+            objective if chosen is None else chosen.make(),
+            config=config.fit,
             output_dir=folder,
             resume=resume,
             held_out=held_out,
@@ -123,8 +128,7 @@ def _run(plan: Plan, *, resume: bool, as_json: bool, quiet: bool) -> int:
             on_evaluation=shown.evaluated,
             on_note=shown.note,
             on_search=shown.searching,
-            config={**about(plan), **({"objective_settings": recorded} if recorded else {})},
-            **config.fit.model_dump(exclude={"objective", "held_out"}),
+            record=record,
         )
     assert result.target is not None
     target, stopped, objective = result.target, result.stopped, result.objective

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,9 +24,9 @@ from posteriori.cli.options import (
     Yes,
 )
 from posteriori.config.check import Plan, find_model, make_plan
+from posteriori.config.choice import Choice
 from posteriori.config.run_config import SampleSettings
-from posteriori.core.settings.parse import parse
-from posteriori.errors import ConfigError, SamplingError, SamplingStopped
+from posteriori.errors import SamplingError, SamplingStopped
 
 if TYPE_CHECKING:
     from posteriori.core.target import Target
@@ -62,12 +62,12 @@ def sample(
     put the sampler into the plane of a report.
     """
     plan = make_plan(config, overrides or [])
-    settings = _settings(plan, sampler, num_samples, proposal, seed)
+    settings, choice = _settings(plan, sampler, num_samples, proposal, seed)
     from posteriori.cli.files.draws_file import check_output, write_or_rescue
     from posteriori.cli.files.sample_about import config_of, write_about
 
     check_output(output)
-    made = _make(plan, settings)
+    made = choice.make()
     unfinished = Unfinished(output)
     work = drawing(plan, len(plan.data), settings.num_samples)
     ask_if_long(plan, work, yes=yes, hint="lower --num-samples, or write [prompts] max_prompts")
@@ -105,26 +105,18 @@ def _settings(
     num_samples: int | None,
     proposal: str | None,
     seed: int | None,
-) -> SampleSettings:
-    """The config's, with what the command line says instead."""
-    before = plan.config.sample
+) -> tuple[SampleSettings, Choice]:
+    """The config's, with what the command line says instead; and the sampler that they name."""
+    before, choice = plan.config.sample, plan.sampler
     given = {"sampler": sampler, "num_samples": num_samples, "proposal": proposal, "seed": seed}
-    said = {key: value for key, value in given.items() if value is not None}
+    update: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    where = f"{plan.file}: sample.sampler"
     if sampler is not None and sampler != before.sampler:
-        # They are settings of the other algorithm.
-        said["settings"] = {}
-    return parse(SampleSettings, {**before.model_dump(), **said}, where=f"{plan.file}: sample")
-
-
-def _make(plan: Plan, settings: SampleSettings) -> Sampler:
-    from posteriori.core.registry import find
-
-    try:
-        return find("sampler", settings.sampler)(**settings.settings)
-    except ConfigError as error:
-        raise ConfigError(
-            error.what, where=f"{plan.file}: sample.settings", hint=error.hint
-        ) from error
+        # The config's settings are of the other algorithm.
+        choice, where = replace(choice, name=sampler, table={}), "--sampler"
+    choice.check(where)
+    update["settings"] = choice.given
+    return before.model_copy(update=update), choice
 
 
 def _draw(

@@ -12,7 +12,6 @@ from posteriori.cli.console.output import print_json, stdout, visible
 from posteriori.cli.files.unfinished import Unfinished, offer_resume
 from posteriori.cli.options import AsJson, ConfigFile, OtherSeed, Overrides, Proposal, Quiet, Resume
 from posteriori.config.check import Plan, find_model, make_plan
-from posteriori.core.settings.parse import parse
 from posteriori.core.settings.training import TwistSettings
 from posteriori.errors import ConfigError
 
@@ -46,9 +45,7 @@ def twist(
     plan = make_plan(config, overrides or [])
     given = {"steps": steps, "num_samples": num_samples, "seed": seed}
     said = {key: value for key, value in given.items() if value is not None}
-    settings = parse(
-        TwistSettings, {**plan.config.twist.model_dump(), **said}, where=f"{plan.file}: twist"
-    )
+    settings = plan.config.twist.model_copy(update=said)
     _check_output(output)
     learned = _learn(plan, settings, start, proposal, output, resume=resume, quiet=quiet)
     return _show(learned, output, as_json=as_json)

@@ -67,15 +67,14 @@ def pairs_of(
 ) -> dict[str, PairFigures]:
     """How each model orders the preference pairs that the plan's objective is trained on; empty
     where it is trained on none."""
-    from posteriori.core.registry import find
     from posteriori.core.seeds import derive
     from posteriori.objectives.preference.pairs import Pairs
     from posteriori.train.monitor.pair_metrics import pair_figures
 
-    fit = plan.config.fit
-    if fit is None or not fit.objective_settings.get("pairs"):
+    fit, objective = plan.config.fit, plan.objective
+    if fit is None or objective is None or not objective.table.get("pairs"):
         return {}
-    made = find("objective", fit.objective)(**fit.objective_settings)
+    made = objective.make()
     if not isinstance(made, Pairs):
         return {}
     # The seed of the run, so that the pairs which it held out are these.

@@ -70,7 +70,7 @@ def write_about(
 
 def config_of(plan: Plan) -> dict[str, Any]:
     """The target's, and the beta that a run's budget has found for it."""
-    from posteriori.cli.build import about
+    from posteriori.config.target import about
     from posteriori.train.budget import recorded_budget
 
     if plan.budget is None or plan.output_dir is None:

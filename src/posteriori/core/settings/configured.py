@@ -23,6 +23,9 @@ class Configured:
     Settings: ClassVar[type[Strict]] = Strict
     """The keys of its table: a strict pydantic model."""
 
+    paths: ClassVar[tuple[str, ...]] = ()
+    """Settings that may name a file, which a config gives relative to its own folder."""
+
     strays: ClassVar[Mapping[str, tuple[str, str]]] = {}
     """What is wrong, and what to do instead, where a key of another kind is in the table."""
 

@@ -13,10 +13,21 @@ from posteriori.core.protocols import TrainableLM
 from posteriori.core.target import Target
 from posteriori.core.types import Draws
 from posteriori.objectives.base import Constants, count_by
-from posteriori.objectives.score_function import AnyProposal, refuse_hard_evidence
+from posteriori.objectives.score_function import (
+    AnyProposal,
+    AnyProposalConfig,
+    refuse_hard_evidence,
+)
 
 
-class TB(AnyProposal):
+class TBConfig(AnyProposalConfig):
+    """`proposal`; `epochs`: updates made of one step's draws; `log_z_learning_rate`."""
+
+    epochs: int = Field(default=1, ge=1)
+    log_z_learning_rate: float = Field(default=0.2, gt=0, le=1)
+
+
+class TB(AnyProposal[TBConfig]):
     """loss = (rho - log Z_theta(c))^2 / 2,  rho = log prior + log e - log pi,  y ~ any q.
 
     Zero, with its gradient, at the target with log Z_theta = log Z(c), for any q that can draw
@@ -40,11 +51,7 @@ class TB(AnyProposal):
 
     name = "tb"
 
-    class Settings(AnyProposal.Settings):
-        """`proposal`; `epochs`: updates made of one step's draws; `log_z_learning_rate`."""
-
-        epochs: int = Field(default=1, ge=1)
-        log_z_learning_rate: float = Field(default=0.2, gt=0, le=1)
+    Settings = TBConfig
 
     log_z_P: Tensor
 

@@ -9,10 +9,21 @@ from torch import Tensor
 
 from posteriori.core.types import Draws
 from posteriori.objectives.base import Constants, count_by
-from posteriori.objectives.score_function import AnyProposal, mean_of_others, refuse_hard_evidence
+from posteriori.objectives.score_function import (
+    AnyProposal,
+    AnyProposalConfig,
+    mean_of_others,
+    refuse_hard_evidence,
+)
 
 
-class VarGrad(AnyProposal):
+class VarGradConfig(AnyProposalConfig):
+    """`proposal`; `epochs`: updates made of one step's draws."""
+
+    epochs: int = Field(default=1, ge=1)
+
+
+class VarGrad(AnyProposal[VarGradConfig]):
     """loss(c) = Var[rho] / 2, the unbiased variance over a prompt's draws y ~ q of
     rho = log prior + log e - log pi; its mean over draws is (rho - mean)^2 / 2 x n / (n - 1).
 
@@ -31,10 +42,7 @@ class VarGrad(AnyProposal):
 
     name = "vargrad"
 
-    class Settings(AnyProposal.Settings):
-        """`proposal`; `epochs`: updates made of one step's draws."""
-
-        epochs: int = Field(default=1, ge=1)
+    Settings = VarGradConfig
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)

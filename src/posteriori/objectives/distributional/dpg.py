@@ -19,7 +19,16 @@ from posteriori.objectives.running_z import RunningZ
 from .best_policy import BestPolicy
 
 
-class DPG(Objective):
+class DPGConfig(Strict):
+    """`proposal`: who draws; `switch_every`: steps between decisions of the adaptive one;
+    `baseline`: b."""
+
+    proposal: Literal["adaptive", "policy", "prior"] = "adaptive"
+    switch_every: int = Field(default=10, ge=1)
+    baseline: float = Field(default=1.0, ge=0)
+
+
+class DPG(Objective[DPGConfig]):
     """grad KL(p*, pi) = -E_q[(p~ / (Z q) - b pi/q) grad log pi],  y ~ q, for any number b.
 
     In nats. Hard evidence is fine: a draw that is ruled out has p~ = 0. b = 1 makes both terms
@@ -44,13 +53,7 @@ class DPG(Objective):
     divergence = "KL(target, policy)"
     replays: ClassVar[bool] = True
 
-    class Settings(Strict):
-        """`proposal`: who draws; `switch_every`: steps between decisions of the adaptive one;
-        `baseline`: b."""
-
-        proposal: Literal["adaptive", "policy", "prior"] = "adaptive"
-        switch_every: int = Field(default=10, ge=1)
-        baseline: float = Field(default=1.0, ge=0)
+    Settings = DPGConfig
 
     @property
     def on_policy(self) -> bool:

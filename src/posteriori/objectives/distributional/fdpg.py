@@ -15,7 +15,7 @@ from posteriori.core.types import Draws
 from posteriori.errors import ConfigError
 from posteriori.objectives.running_z import RunningZ
 from posteriori.objectives.score_function import (
-    AnyProposal,
+    AnyProposalConfig,
     ScoreFunction,
     mean_of_others,
     refuse_hard_evidence,
@@ -60,7 +60,16 @@ def _alpha(alpha: float) -> _Kind:
     )
 
 
-class FDPG(ScoreFunction):
+class FDPGConfig(AnyProposalConfig):
+    """`proposal`; `divergence`; `alpha`, for that one alone."""
+
+    divergence: Literal["forward_kl", "reverse_kl", "js", "tv", "chi2", "reverse_chi2", "alpha"] = (
+        "js"
+    )
+    alpha: float | None = None
+
+
+class FDPG(ScoreFunction[FDPGConfig]):
     """grad D_f(pi, p*) = E_pi[f'(t) grad log pi],  D_f = E_p*[f(t)],  t = pi/p* = pi Z/p~.
 
     Policy gradient with the pseudo-reward -f'(t), less its mean over the prompt's other draws;
@@ -91,13 +100,7 @@ class FDPG(ScoreFunction):
 
     name = "fdpg"
 
-    class Settings(AnyProposal.Settings):
-        """`proposal`; `divergence`; `alpha`, for that one alone."""
-
-        divergence: Literal[
-            "forward_kl", "reverse_kl", "js", "tv", "chi2", "reverse_chi2", "alpha"
-        ] = "js"
-        alpha: float | None = None
+    Settings = FDPGConfig
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)

@@ -23,7 +23,19 @@ from .acceptance import Acceptance, KnownBound, OverZ, RunningBound
 _HEADROOM = 2.0
 
 
-class RAFT(Offline):
+class RAFTConfig(Strict):
+    """`select`: which draws are imitated; `proposal`: who draws; `max_log_evidence`: log M of
+    the prior's draws; `headroom`: M / Z-hat of the policy's; `control_variate`: whether
+    these count by their chance to be accepted, less its mean."""
+
+    select: Literal["accept", "best_of_n"] = "accept"
+    proposal: Literal["prior", "policy"] = "prior"
+    max_log_evidence: float | None = None
+    headroom: float | None = Field(default=None, gt=1)
+    control_variate: bool | None = None
+
+
+class RAFT(Offline[RAFTConfig]):
     """loss = -(mean over a prompt's accepted draws of log pi),  P(y accepted) = min(1, w(y) / M).
 
     By `proposal`, with w = p~(y|c) / q(y|c):
@@ -55,16 +67,7 @@ class RAFT(Offline):
 
     name = "raft"
 
-    class Settings(Strict):
-        """`select`: which draws are imitated; `proposal`: who draws; `max_log_evidence`: log M of
-        the prior's draws; `headroom`: M / Z-hat of the policy's; `control_variate`: whether
-        these count by their chance to be accepted, less its mean."""
-
-        select: Literal["accept", "best_of_n"] = "accept"
-        proposal: Literal["prior", "policy"] = "prior"
-        max_log_evidence: float | None = None
-        headroom: float | None = Field(default=None, gt=1)
-        control_variate: bool | None = None
+    Settings = RAFTConfig
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)

@@ -22,7 +22,15 @@ from posteriori.objectives.offline import (
 from posteriori.objectives.running_z import RunningZ
 
 
-class RWR(Offline):
+class RWRConfig(Strict):
+    """`normaliser`: the mean weight of all earlier draws, or of this step's;
+    `control_variate`: whether pi/q is taken off the weights, which leaves their mean."""
+
+    normaliser: Literal["running", "step"] = "running"
+    control_variate: bool = True
+
+
+class RWR(Offline[RWRConfig]):
     """grad KL(p*, pi) = -E_prior[(e / Z) grad log pi],  Z(c) = E_prior[e].
 
     Minimises KL(p*, pi), in nats, by a weighted log-likelihood of the prior's draws, offline (for
@@ -49,12 +57,7 @@ class RWR(Offline):
 
     name = "rwr"
 
-    class Settings(Strict):
-        """`normaliser`: the mean weight of all earlier draws, or of this step's;
-        `control_variate`: whether pi/q is taken off the weights, which leaves their mean."""
-
-        normaliser: Literal["running", "step"] = "running"
-        control_variate: bool = True
+    Settings = RWRConfig
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)

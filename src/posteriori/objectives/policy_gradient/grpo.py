@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -18,7 +18,35 @@ from .clipped import RatioFigures, clipped_surrogate
 from .kl_estimators import Estimator, kl_estimate
 
 
-class GRPO(Objective):
+class GRPOConfig(Strict):
+    """`scale` divides by the standard deviation of R in the group, as published, and takes the
+    group's own mean off. With the KL in the loss that sets beta aside: the policy ends near
+    prior x exp(log e / std(log e)), the same for every beta and with another one for each
+    prompt. With the KL in the reward p* stays the fixed point, but near it the gradient keeps
+    its size, for it is made of noise divided by its own size. In a group where all R are equal
+    A is 0.
+
+    `kl` and `kl_in`: the estimator of KL(pi, prior) and whether R or the loss has it.
+    `kl_ratio` multiplies the one in the loss by r_t, the token's ratio to the policy that drew,
+    as TRL 1.16 does by default. Its gradient is then that of each token's own KL(pi, prior),
+    its prefix held, for k3 as for k1, and the policy ends where it does with k2. `clip` is
+    epsilon, None for no clipping. `epochs`: updates made of one step's draws. `aggregation`:
+    "sequence" sums over an outcome's tokens; "token_mean" divides by their number, as
+    published, so a token of a long outcome counts for less than one of a short outcome and the
+    gradient is that of no divergence. (DAPO's mean over all tokens of the batch, arXiv
+    2503.14476, is "sequence" divided by the batch's mean length.)
+    """
+
+    scale: bool = False
+    kl: Estimator = "k1"
+    kl_in: Literal["reward", "loss"] = "reward"
+    kl_ratio: bool = False
+    clip: float | None = Field(default=0.2, gt=0)
+    epochs: int = Field(default=1, ge=1)
+    aggregation: Literal["sequence", "token_mean"] = "sequence"
+
+
+class GRPO(Objective[GRPOConfig]):
     """loss = -sum_t min(r_t A, clip(r_t) A),  A = R - the mean of R over the prompt's other draws,
     R = log e - KL-hat,  r_t = pi(y_t|c, y_<t) / the same when it was drawn;  y ~ pi.
 
@@ -39,34 +67,9 @@ class GRPO(Objective):
 
     name = "grpo"
 
-    class Settings(Strict):
-        """`scale` divides by the standard deviation of R in the group, as published, and takes the
-        group's own mean off. With the KL in the loss that sets beta aside: the policy ends near
-        prior x exp(log e / std(log e)), the same for every beta and with another one for each
-        prompt. With the KL in the reward p* stays the fixed point, but near it the gradient keeps
-        its size, for it is made of noise divided by its own size. In a group where all R are equal
-        A is 0.
+    Settings = GRPOConfig
 
-        `kl` and `kl_in`: the estimator of KL(pi, prior) and whether R or the loss has it.
-        `kl_ratio` multiplies the one in the loss by r_t, the token's ratio to the policy that drew,
-        as TRL 1.16 does by default. Its gradient is then that of each token's own KL(pi, prior),
-        its prefix held, for k3 as for k1, and the policy ends where it does with k2. `clip` is
-        epsilon, None for no clipping. `epochs`: updates made of one step's draws. `aggregation`:
-        "sequence" sums over an outcome's tokens; "token_mean" divides by their number, as
-        published, so a token of a long outcome counts for less than one of a short outcome and the
-        gradient is that of no divergence. (DAPO's mean over all tokens of the batch, arXiv
-        2503.14476, is "sequence" divided by the batch's mean length.)
-        """
-
-        scale: bool = False
-        kl: Estimator = "k1"
-        kl_in: Literal["reward", "loss"] = "reward"
-        kl_ratio: bool = False
-        clip: float | None = Field(default=0.2, gt=0)
-        epochs: int = Field(default=1, ge=1)
-        aggregation: Literal["sequence", "token_mean"] = "sequence"
-
-    def __init__(self, **settings: object) -> None:
+    def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         its = self.settings
         if its.kl_ratio and its.kl_in == "reward":

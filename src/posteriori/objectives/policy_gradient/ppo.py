@@ -23,7 +23,20 @@ from .critic import Critic
 from .gae import advantages
 
 
-class PPO(Objective):
+class PPOConfig(Strict):
+    """`epochs`: updates made of one step's draws; `clip`: epsilon, None for no clipping;
+    `gae_lambda`; `value_learning_rate`: the critic's own rate, with the policy's decay;
+    `value_hidden`: the width of its hidden layer.
+    """
+
+    epochs: int = Field(default=2, ge=1)
+    clip: float | None = Field(default=0.2, gt=0)
+    gae_lambda: float = Field(default=1.0, ge=0, le=1)
+    value_learning_rate: float = Field(default=1e-2, gt=0)
+    value_hidden: int = Field(default=64, ge=1)
+
+
+class PPO(Objective[PPOConfig]):
     """loss = -sum_t min(r_t A_t, clip(r_t) A_t) + the critic's squared error / 2,  y ~ pi,
     with r_t = pi(y_t|c, y_<t) / the same when drawn, and A_t = GAE(lambda) of the rewards
     log prior_t - log pi_t (when drawn) on every token, plus log e on the last.
@@ -47,17 +60,7 @@ class PPO(Objective):
 
     name = "ppo"
 
-    class Settings(Strict):
-        """`epochs`: updates made of one step's draws; `clip`: epsilon, None for no clipping;
-        `gae_lambda`; `value_learning_rate`: the critic's own rate, with the policy's decay;
-        `value_hidden`: the width of its hidden layer.
-        """
-
-        epochs: int = Field(default=2, ge=1)
-        clip: float | None = Field(default=0.2, gt=0)
-        gae_lambda: float = Field(default=1.0, ge=0, le=1)
-        value_learning_rate: float = Field(default=1e-2, gt=0)
-        value_hidden: int = Field(default=64, ge=1)
+    Settings = PPOConfig
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)

@@ -6,10 +6,17 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from .pairs import Pairs
+from .pairs import Pairs, PairsConfig
 
 
-class DPO(Pairs):
+class DPOConfig(PairsConfig):
+    """`beta`: what multiplies log-ratios, by default 1 for draws and 0.1 for `pairs`."""
+
+    beta: float | None = Field(default=None, gt=0)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
+
+
+class DPO(Pairs[DPOConfig]):
     """loss = -log sigmoid(b h),  h = (log pi - log prior)(chosen) - the same of rejected.
 
     Minimises the cross-entropy of the labels under the policy's implied Bradley-Terry model, which
@@ -35,11 +42,7 @@ class DPO(Pairs):
     name = "dpo"
     fixed_point = "the target, where preferences are Bradley-Terry in the evidence"
 
-    class Settings(Pairs.Settings):
-        """`beta`: what multiplies log-ratios, by default 1 for draws and 0.1 for `pairs`."""
-
-        beta: float | None = Field(default=None, gt=0)
-        label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
+    Settings = DPOConfig
 
     @property
     def beta(self) -> float:

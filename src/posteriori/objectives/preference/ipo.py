@@ -5,10 +5,16 @@ from __future__ import annotations
 from pydantic import Field
 from torch import Tensor
 
-from .pairs import Pairs
+from .pairs import Pairs, PairsConfig
 
 
-class IPO(Pairs):
+class IPOConfig(PairsConfig):
+    """`beta`: tau, the regularisation; no log-ratio ends beyond 1 / beta of another."""
+
+    beta: float = Field(default=0.1, gt=0)
+
+
+class IPO(Pairs[IPOConfig]):
     """loss = (h - 1/(2 tau))^2,  h = (log pi - log prior)(chosen) - the same of rejected.
 
     Descends E_q[(h(y1, y2) - (P(y1 > y2) - 1/2) / tau)^2] over pairs from q, up to a constant. As
@@ -29,10 +35,7 @@ class IPO(Pairs):
     name = "ipo"
     fixed_point = "prior x exp(P(preferred to a draw) / beta)"
 
-    class Settings(Pairs.Settings):
-        """`beta`: tau, the regularisation; no log-ratio ends beyond 1 / beta of another."""
-
-        beta: float = Field(default=0.1, gt=0)
+    Settings = IPOConfig
 
     def pair_loss(self, h_n: Tensor, probability_n: Tensor) -> Tensor:
         wanted = 1 / (2 * self.settings.beta)

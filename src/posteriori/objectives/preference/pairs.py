@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 from pydantic import BeforeValidator, Field
 from torch import Tensor
+from typing_extensions import TypeVar
 
 from posteriori.core.draw import lm_tokens
 from posteriori.core.protocols import TrainableLM
@@ -36,7 +37,21 @@ def _source(value: Any) -> Any:
 PairSource = Annotated[str | list[dict[str, Any]] | None, BeforeValidator(_source)]
 
 
-class Pairs(Objective):
+class PairsConfig(Strict):
+    """Where pairs come from. `proposal` and `labels` are for draws, without `pairs`;
+    `pairs_per_step` and `held_out`, a share of the prompts, are for `pairs`."""
+
+    pairs: PairSource = None
+    pairs_per_step: int | None = Field(default=None, ge=1)
+    held_out: float = Field(default=0.1, ge=0, lt=1)
+    proposal: Literal["policy", "prior"] = "policy"
+    labels: Literal["expected", "sampled"] = "expected"
+
+
+PairsT = TypeVar("PairsT", bound=PairsConfig, default=PairsConfig)
+
+
+class Pairs(Objective[PairsT]):
     """A loss of h = (log pi - log prior)(y1) - (log pi - log prior)(y2) for pairs of completions.
 
     `pairs` names preference data (rows of prompt, chosen, rejected: see
@@ -57,15 +72,7 @@ class Pairs(Objective):
     needs_log_prob: ClassVar[bool] = False
     paths: ClassVar[tuple[str, ...]] = ("pairs",)
 
-    class Settings(Strict):
-        """Where pairs come from. `proposal` and `labels` are for draws, without `pairs`;
-        `pairs_per_step` and `held_out`, a share of the prompts, are for `pairs`."""
-
-        pairs: PairSource = None
-        pairs_per_step: int | None = Field(default=None, ge=1)
-        held_out: float = Field(default=0.1, ge=0, lt=1)
-        proposal: Literal["policy", "prior"] = "policy"
-        labels: Literal["expected", "sampled"] = "expected"
+    Settings = PairsConfig
 
     _taken: Tensor
     _log_prior_R: Tensor

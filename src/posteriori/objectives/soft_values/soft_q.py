@@ -28,7 +28,19 @@ _SMALL = 1e-6
 """Probability below which the tokens that are not among the choices are left out."""
 
 
-class SoftQ(Objective):
+class SoftQConfig(Strict):
+    """`lookahead`; `epochs`: how often a draw is used in the mean, `batch_size` draws an
+    update; `value_epochs`, `value_learning_rate`, `value_width`: of the network for psi."""
+
+    lookahead: int = Field(default=128, ge=1)
+    epochs: int = Field(default=8, ge=1)
+    batch_size: int = Field(default=32, ge=1)
+    value_epochs: int = Field(default=16, ge=1)
+    value_learning_rate: float = Field(default=3e-3, gt=0)
+    value_width: int = Field(default=64, ge=1)
+
+
+class SoftQ(Objective[SoftQConfig]):
     """loss = sum_t KL(q(.|s_t) || pi(.|s_t)),  q(v|s) = prior(v|s) psi(s, v) / psi(s),  s ~ pi,
     with psi(s, v) = E_prior[e | s, v] learned: log psi is the soft Q-value at temperature 1.
 
@@ -58,16 +70,7 @@ class SoftQ(Objective):
     reads_choices: ClassVar[bool] = True
     first_change: ClassVar[float] = 2e-2
 
-    class Settings(Strict):
-        """`lookahead`; `epochs`: how often a draw is used in the mean, `batch_size` draws an
-        update; `value_epochs`, `value_learning_rate`, `value_width`: of the network for psi."""
-
-        lookahead: int = Field(default=128, ge=1)
-        epochs: int = Field(default=8, ge=1)
-        batch_size: int = Field(default=32, ge=1)
-        value_epochs: int = Field(default=16, ge=1)
-        value_learning_rate: float = Field(default=3e-3, gt=0)
-        value_width: int = Field(default=64, ge=1)
+    Settings = SoftQConfig
 
     num_steps: Tensor
 

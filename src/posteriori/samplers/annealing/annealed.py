@@ -29,7 +29,16 @@ _State = tuple[Draws, Tensor, list[Tensor]]
 """The particles, their log-weights by island, and acceptance rates, one per move."""
 
 
-class Annealed(Sampler):
+class AnnealedConfig(Strict):
+    islands: int = Field(default=16, ge=1)
+    moves: int = Field(default=2, ge=1)
+    resample_below: float = Field(default=0.5, ge=0, le=1)
+    ladder: Annotated[tuple[float, ...] | None, BeforeValidator(as_tuple)] = None
+    pilot_particles: int = Field(default=256, ge=2)
+    rung_ess: float = Field(default=0.5, gt=0, lt=1)
+
+
+class Annealed(Sampler[AnnealedConfig]):
     """p_t(y) proportional to q(y) w(y)^t,  w = p~ / q,  0 = t_0 < t_1 < .. < t_K = 1;  y ~ q,  then
 
         for k = 1 .. K:   lw += (t_k - t_{k-1}) log w(y);   resample;   y ~ M_k(. | y),
@@ -51,13 +60,7 @@ class Annealed(Sampler):
     name = "annealed"
     guarantee: ClassVar[Guarantee] = "properly_weighted"
 
-    class Settings(Strict):
-        islands: int = Field(default=16, ge=1)
-        moves: int = Field(default=2, ge=1)
-        resample_below: float = Field(default=0.5, ge=0, le=1)
-        ladder: Annotated[tuple[float, ...] | None, BeforeValidator(as_tuple)] = None
-        pilot_particles: int = Field(default=256, ge=2)
-        rung_ess: float = Field(default=0.5, gt=0, lt=1)
+    Settings = AnnealedConfig
 
     def run(self, job: Job) -> Draws:
         settings = self.settings

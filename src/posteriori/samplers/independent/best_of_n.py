@@ -26,7 +26,13 @@ _GROUPS = 8
 """Groups of n a prompt that its KL to the prior is asked for."""
 
 
-class BestOfN(Sampler):
+class BestOfNConfig(Strict):
+    """`n`: how many draws of the proposal stand behind each one."""
+
+    n: int = Field(default=16, ge=1)
+
+
+class BestOfN(Sampler[BestOfNConfig]):
     """y = argmax of log e among y_1 .. y_n ~ q,  law p_n = q (F^n - F_-^n) / (F - F_-).
 
     F is the distribution function of log e under q(.|c) at y's own, F_- its value just below, and
@@ -43,10 +49,7 @@ class BestOfN(Sampler):
     name = "best_of_n"
     guarantee: ClassVar[Guarantee] = "heuristic"
 
-    class Settings(Strict):
-        """`n`: how many draws of the proposal stand behind each one."""
-
-        n: int = Field(default=16, ge=1)
+    Settings = BestOfNConfig
 
     def shares(self, draws: Draws) -> Tensor:
         """The probability with which each of a group's draws is taken, [groups, n]."""

@@ -18,7 +18,13 @@ _ROUND = 256
 """Draws per prompt between two reports of progress."""
 
 
-class Importance(Sampler):
+class ImportanceConfig(Strict):
+    """`smooth`: Pareto-smoothed weights."""
+
+    smooth: bool = False
+
+
+class Importance(Sampler[ImportanceConfig]):
     """y_i ~ q,  w_i = p~(y_i) / q(y_i),  Z-hat = (1/N) sum_i w_i.
 
     Properly weighted for every q that can draw whatever p~ can: E[w f(y)] = sum_y p~(y) f(y), and
@@ -37,10 +43,7 @@ class Importance(Sampler):
     name = "importance"
     guarantee: ClassVar[Guarantee] = "properly_weighted"
 
-    class Settings(Strict):
-        """`smooth`: Pareto-smoothed weights."""
-
-        smooth: bool = False
+    Settings = ImportanceConfig
 
     def run(self, job: Job) -> Draws:
         for start in range(0, job.num_samples, _ROUND):

@@ -23,7 +23,16 @@ from .qrs_curve import BEYOND, QRSPoint, curve_at, threshold_for, weights_of_pro
 _ACCEPTANCE = 0.1
 
 
-class QRS(Sampler):
+class QRSConfig(Strict):
+    """`log_threshold` or `acceptance`; `pool`: draws of q a prompt; `max_draws`: the budget."""
+
+    log_threshold: float | None = None
+    acceptance: float | None = Field(default=None, gt=0, le=1)
+    pool: int = Field(default=1024, ge=2)
+    max_draws: int | None = Field(default=None, ge=1)
+
+
+class QRS(Sampler[QRSConfig]):
     """y ~ q, accepted with probability min(1, w(y)/b),  w = p~/q;  law p_b ~ min(p~, b q).
 
     Independent draws of p_b, for any b > 0; p_b = p* where b >= w everywhere, and otherwise the
@@ -45,13 +54,7 @@ class QRS(Sampler):
     name = "qrs"
     guarantee: ClassVar[Guarantee] = "heuristic"
 
-    class Settings(Strict):
-        """`log_threshold` or `acceptance`; `pool`: draws of q a prompt; `max_draws`: the budget."""
-
-        log_threshold: float | None = None
-        acceptance: float | None = Field(default=None, gt=0, le=1)
-        pool: int = Field(default=1024, ge=2)
-        max_draws: int | None = Field(default=None, ge=1)
+    Settings = QRSConfig
 
     def run(self, job: Job) -> Draws:
         pool = draw(job.target, job.proposal, self.settings.pool, job.generator(self.name, "pool"))

@@ -20,7 +20,14 @@ _ROUNDING = 1e-9
 """Nats by which a log-weight may exceed a bound that was computed in another order."""
 
 
-class Rejection(Sampler):
+class RejectionConfig(Strict):
+    """`max_log_weight`: log M, nats; `max_draws`: the budget, draws of q a prompt."""
+
+    max_log_weight: float | None = None
+    max_draws: int | None = Field(default=None, ge=1)
+
+
+class Rejection(Sampler[RejectionConfig]):
     """y ~ q, accepted with probability w(y)/M,  w = p~/q <= M;  Z-hat = M x acceptance rate.
 
     Exact: the draws are independent and of p*. With the prior as proposal w = e, and the evidence
@@ -42,11 +49,7 @@ class Rejection(Sampler):
     name = "rejection"
     guarantee: ClassVar[Guarantee] = "exact"
 
-    class Settings(Strict):
-        """`max_log_weight`: log M, nats; `max_draws`: the budget, draws of q a prompt."""
-
-        max_log_weight: float | None = None
-        max_draws: int | None = Field(default=None, ge=1)
+    Settings = RejectionConfig
 
     def run(self, job: Job) -> Draws:
         log_m = self._bound(job)

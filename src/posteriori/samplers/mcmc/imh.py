@@ -22,7 +22,12 @@ _ROUND = 256
 """Proposals a prompt between two reports of progress."""
 
 
-class IMH(Sampler):
+class IMHConfig(ChainSettings):
+    burn_in: int = Field(default=20, ge=0)
+    thin: int = Field(default=5, ge=1)
+
+
+class IMH(Sampler[IMHConfig]):
     """y' ~ q,   accept with probability min(1, w(y') / w(y)),   w = p~ / q.
 
     Asymptotic: p* is invariant, and TV(law after k steps, p*) <= (1 - Z / max w)^k. Draws of a
@@ -38,9 +43,7 @@ class IMH(Sampler):
     name = "imh"
     guarantee: ClassVar[Guarantee] = "asymptotic"
 
-    class Settings(ChainSettings):
-        burn_in: int = Field(default=20, ge=0)
-        thin: int = Field(default=5, ge=1)
+    Settings = IMHConfig
 
     def run(self, job: Job) -> Draws:
         chains = min(self.settings.chains, job.num_samples)

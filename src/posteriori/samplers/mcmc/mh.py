@@ -18,7 +18,13 @@ from .mixing import Trace
 from .suffix_moves import SuffixMoves, without_cost
 
 
-class MH(Sampler):
+class MHConfig(ChainSettings):
+    """Those of all chains; and `block`, how many tokens every other move redraws, if any."""
+
+    block: int | None = Field(default=None, ge=1)
+
+
+class MH(Sampler[MHConfig]):
     """i ~ uniform {0 .. |y|-1},   y' = (y_1 .. y_i, fresh tokens ~ q(. | c, y_1 .. y_i)),
 
         accept with probability min(1, p~(y') q(y[i:]) |y| / (p~(y) q(y'[i:]) |y'|)),
@@ -40,10 +46,7 @@ class MH(Sampler):
     name = "mh"
     guarantee: ClassVar[Guarantee] = "asymptotic"
 
-    class Settings(ChainSettings):
-        """Those of all chains; and `block`, how many tokens every other move redraws, if any."""
-
-        block: int | None = Field(default=None, ge=1)
+    Settings = MHConfig
 
     def run(self, job: Job) -> Draws:
         chains = min(self.settings.chains, job.num_samples)

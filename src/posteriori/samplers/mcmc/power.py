@@ -30,7 +30,13 @@ _Stage = tuple[Draws | None, Tensor, list[Tensor]]
 """The chains so far; log prior half way through the moves; acceptance rates, one per move."""
 
 
-class Power(Sampler):
+class PowerConfig(Strict):
+    alpha: float = Field(default=4.0, gt=0)
+    block: int | None = Field(default=None, ge=1)
+    moves: int = Field(default=10, ge=1)
+
+
+class Power(Sampler[PowerConfig]):
     """p(y|c) proportional to prior(y|c)^alpha e(c, y), e = 1 for a target without evidence.
 
         stage k = 1, 2, ..:  unfinished y go on by a block of B tokens, drawn from q;
@@ -59,10 +65,7 @@ class Power(Sampler):
     guarantee: ClassVar[Guarantee] = "asymptotic"
     of_target: ClassVar[bool] = False
 
-    class Settings(Strict):
-        alpha: float = Field(default=4.0, gt=0)
-        block: int | None = Field(default=None, ge=1)
-        moves: int = Field(default=10, ge=1)
+    Settings = PowerConfig
 
     def run(self, job: Job) -> Draws:
         num_prompts = len(job.target.prompts)

@@ -6,13 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from posteriori.core import registry
 from posteriori.errors import ConfigError, did_you_mean
 
-from .twists import EvidenceTwist, NoTwist, PrefixTwist, Rollouts, Twist
-
-TWISTS: dict[str, type[Twist]] = {
-    twist.name: twist for twist in (NoTwist, EvidenceTwist, PrefixTwist, Rollouts)
-}
+from .twists import Twist
 
 
 def make_twist(twist: Any) -> Twist:
@@ -28,10 +25,17 @@ def make_twist(twist: Any) -> Twist:
         return TwistHead.load(twist)
     settings = dict(twist) if isinstance(twist, Mapping) else {"name": twist}
     name = str(settings.pop("name", None))
-    if name not in TWISTS:
+    known = registry.names("twist")
+    if name not in known:
         raise ConfigError(
             f"unknown twist {name!r}",
-            hint=did_you_mean(name, TWISTS)
+            hint=did_you_mean(name, known)
             + " A learned one is the file that fit_twist's result was saved to (.safetensors).",
         )
-    return TWISTS[name](**settings)
+    made = registry.find("twist", name)(**settings)
+    if not isinstance(made, Twist):
+        raise ConfigError(
+            f"the twist {name!r} is a {type(made).__name__}",
+            hint="a plugin's twist has to be a posteriori.Twist",
+        )
+    return made

@@ -9,16 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic
 
 import torch
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import TypeVar
 
 from posteriori.core.cost import counted
 from posteriori.core.numerics import log_mean_exp
 from posteriori.core.protocols import Rows
-from posteriori.core.settings.parse import parse
+from posteriori.core.settings.combined import combined
+from posteriori.core.settings.configured import Configured
 from posteriori.core.settings.strict import Strict
 from posteriori.core.target import Target
 from posteriori.core.types import Completions, Cost
@@ -27,6 +29,8 @@ from posteriori.errors import ConfigError
 from .guidance import NextTokenTwist
 from .particles import CacheSlots
 from .resampling import Choices
+
+SettingsT = TypeVar("SettingsT", bound=Strict, default=Any)
 
 
 @dataclass
@@ -42,16 +46,19 @@ class Prefixes:
     cost: Cost = field(default_factory=Cost)
 
 
-class Twist:
+class Twist(Configured, Generic[SettingsT]):
     """log psi_t of prefixes, of those that go on and of those that have ended already."""
 
     name: ClassVar[str]
     reads_hidden: ClassVar[bool] = False
     """Whether it needs the prior's hidden states: see `next_token_twist`."""
-    Settings: ClassVar[type[Strict]] = Strict
+    settings: SettingsT
+    """Its own settings, a `Settings`."""
 
-    def __init__(self, **settings: Any) -> None:
-        self.settings: Any = parse(self.Settings, settings, where=f"twist '{self.name}'")
+    def __init__(self, *, config: SettingsT | None = None, **settings: Any) -> None:
+        where = f"twist '{self.name}'"
+        model: Any = self.Settings
+        self.settings = combined(model, config, settings, "config", where)
 
     def log_psi(self, prefixes: Prefixes) -> Tensor | None:
         """float64 [L], nats; None stands for psi = 1. What it costs is added to `prefixes.cost`."""
@@ -69,7 +76,7 @@ class Twist:
         return log_evidence_L
 
 
-class NoTwist(Twist):
+class NoTwist(Twist[Strict]):
     """psi_t = 1 until the end: only the proposal's ratio weighs, and evidence 0 where it is met."""
 
     name = "none"
@@ -87,18 +94,20 @@ class FloorSettings(Strict):
     floor: float = -1.0
 
 
-class EvidenceSettings(FloorSettings):
+class EvidenceTwistConfig(FloorSettings):
+    """`temper`: the power of the evidence that psi is."""
+
     temper: float = Field(default=1.0, ge=0)
 
 
-class EvidenceTwist(Twist):
+class EvidenceTwist(Twist[EvidenceTwistConfig]):
     """psi_t = e(c, y_1 .. y_t)^temper: the text so far, judged as if it had ended here.
 
     Where e is 0, psi is exp(`floor`): there may yet come evidence.
     """
 
     name = "evidence"
-    Settings = EvidenceSettings
+    Settings = EvidenceTwistConfig
 
     def log_psi(self, prefixes: Prefixes) -> Tensor:
         with counted() as spent:
@@ -134,11 +143,13 @@ class PrefixTwist(NoTwist):
         return log_psi_L
 
 
-class RolloutSettings(FloorSettings):
+class RolloutsConfig(FloorSettings):
+    """`num`: completions that are drawn of each prefix."""
+
     num: int = Field(default=4, ge=1)
 
 
-class Rollouts(Twist):
+class Rollouts(Twist[RolloutsConfig]):
     """psi_t = (1/num) sum_i e(c, y_1 .. y_t, rest_i), rest_i ~ prior: the best twist, by sampling.
 
     Costs num x (T - t) tokens a prefix. The particle keeps the value that was drawn for it, so the
@@ -146,7 +157,7 @@ class Rollouts(Twist):
     """
 
     name = "rollouts"
-    Settings = RolloutSettings
+    Settings = RolloutsConfig
 
     def log_psi(self, prefixes: Prefixes) -> Tensor:
         num, target = self.settings.num, prefixes.target

@@ -142,7 +142,7 @@ def _fit(
         output_dir=job.folder,
         on_step=on_step,
         on_note=on_note,
-        config={"beta": trial.beta, "prior": "tiny", "max_new_tokens": scale.max_new_tokens},
+        record={"beta": trial.beta, "prior": "tiny", "max_new_tokens": scale.max_new_tokens},
         checkpoint_every=settings["steps"],
         keep_checkpoints=1,
         seed=job.seed,

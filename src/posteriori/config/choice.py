@@ -1,0 +1,91 @@
+"""An algorithm that a config names, with the table of its own settings."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from posteriori.core import registry
+from posteriori.core.settings.configured import Configured
+from posteriori.core.settings.parse import parse
+from posteriori.core.settings.strict import Strict
+from posteriori.errors import ConfigError, unknown_name
+
+from .site import ConfigSite
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An objective, a sampler, a model loader: its kind and name, and the table of its settings,
+    which stands at `site`. The table is parsed once, by the algorithm's own model."""
+
+    kind: str
+    name: str
+    table: dict[str, Any]
+    site: ConfigSite
+
+    @cached_property
+    def of(self) -> type[Configured]:
+        return registry.configured(self.kind, self.name)
+
+    @cached_property
+    def settings(self) -> Strict:
+        """The table as the algorithm's settings, with the files that it names made absolute."""
+        table = self.given
+        return parse(self.of.settings_for(table), table, where=self.site.where)
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The table as it was written, with the files that it names made absolute."""
+        return {**self.table, **{key: str(path) for key, path in self._files().items()}}
+
+    def check(self, where: str) -> None:
+        """Raises `ConfigError` for a name that is none, or settings that are wrong; `where` is the
+        place of the name. Of a built-in algorithm without settings nothing is imported."""
+        known = registry.names(self.kind)
+        if self.name not in known:
+            error = unknown_name(self.kind, self.name, known)
+            raise ConfigError(error.what, where=where, hint=error.hint)
+        if self.table or registry.is_plugin(self.kind, self.name):
+            self.of.check(self.settings, self.site)
+            self.make()
+
+    def make(self) -> Any:
+        """The algorithm with these settings."""
+        try:
+            return self.of.from_settings(self.settings, self.site)
+        except ConfigError as error:
+            if (error.where or "").startswith(self.site.where):
+                raise
+            raise self.site.error(error.what, error.hint) from error
+
+    def lacks_files(self) -> bool:
+        """Whether a file that the table names is not there yet: another verb may be to write it."""
+        return not all(path.exists() for path in self._files().values())
+
+    def written(self) -> dict[str, Any]:
+        """All settings as a run records them: with files relative to the config's folder, so that
+        both can move."""
+        settings = self.settings.model_dump(mode="json")
+        folder = self.site.folder
+        files = {
+            key: os.path.relpath(settings[key], folder)
+            for key in self.of.paths
+            if isinstance(settings[key], str)
+        }
+        return {**settings, **files}
+
+    def _files(self) -> dict[str, Path]:
+        """Files that the table names, by key. A setting of a sampler may as well be one of the
+        sampler's own names, such as the twist "evidence"."""
+        if not self.table:
+            return {}
+        return {
+            key: self.site.path(value).absolute()
+            for key in self.of.paths
+            if isinstance(value := self.table.get(key), str)
+            and (self.kind != "sampler" or value.endswith(".safetensors"))
+        }
