@@ -48,7 +48,10 @@ NEAR = ("near", "near, stated")
 """Usual worlds, whose target is near the prior."""
 
 GOOD = 0.05
-"""Nats. log Z is good where the spread of its estimates is at most this."""
+"""Nats. log Z is good where its estimates are this near to the truth, as root mean square."""
+
+UNEVEN = ("many prompts", "one dry", "uneven", "grades")
+"""Worlds in which that says nothing: the mean over prompts hides the one that is not known."""
 
 FEWEST = 40
 """Runs that are not flagged, for a coverage."""
@@ -190,7 +193,11 @@ def summary(found: Found) -> Iterator[str]:
         told = {w: c for w, c in cells.items() if len(c.open) >= FEWEST}
         covered = min(told, key=lambda world: told[world].covered, default=None)
         near = [cells[world].flagged for world in NEAR if world in cells]
-        log_z = {w: c for w, c in groups.get((kind, "log_z", num), {}).items() if c.rms <= GOOD}
+        log_z = {
+            w: c
+            for w, c in groups.get((kind, "log_z", num), {}).items()
+            if c.rms <= GOOD and w not in UNEVEN
+        }
         good = [cells[world].flagged for world in log_z if world in cells]
         runs = sorted({cell.num for cell in cells.values()})
         worst = f" ({silent})" if cells[silent].silent else ""
@@ -216,7 +223,7 @@ def _share(shares: Sequence[float]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", type=int, default=200, help="runs of a cell")
     parser.add_argument("--first", type=int, default=2026, help="the seed of all runs")
     parser.add_argument("--file", type=Path, default=Path("runs/calibration.jsonl"))
