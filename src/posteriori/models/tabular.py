@@ -57,6 +57,7 @@ class TabularLM(torch.nn.Module):
             )
         self.logits = torch.nn.Parameter(logits.double(), requires_grad=False)
         self.prompts = tuple(prompts)
+        self._place = {prompt: at for at, prompt in reversed(list(enumerate(self.prompts)))}
         self.vocabulary = tuple(vocabulary)
         self.eos_token_id = eos_token_id
         self.max_new_tokens = _depth(num_prefixes, vocab_size - 1)
@@ -101,11 +102,12 @@ class TabularLM(torch.nn.Module):
 
     def encode(self, prompt: Prompt) -> tuple[int, ...]:
         """The prompt's own number: a table reads no tokens of it."""
-        if prompt not in self.prompts:
+        at = self._place.get(prompt) if isinstance(prompt, str) else None
+        if at is None:
             raise PromptError(
                 f"the table has no prompt {prompt!r}", hint=did_you_mean(str(prompt), self.prompts)
             )
-        return (self.prompts.index(prompt),)
+        return (at,)
 
     def decode(self, ids: list[list[int]]) -> list[str]:
         return [" ".join(self.vocabulary[i] for i in row if i != self.eos_token_id) for row in ids]

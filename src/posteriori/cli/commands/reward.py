@@ -12,6 +12,7 @@ from posteriori.cli.console.interrupted import Interrupted
 from posteriori.cli.console.output import print_json, stderr, visible
 from posteriori.cli.files.unfinished import offer_resume
 from posteriori.cli.options import AsJson, Overrides, Quiet, Resume
+from posteriori.cli.several import single
 from posteriori.config.find_model import find_model
 from posteriori.config.read_config import put, read_toml
 from posteriori.config.run_config import RunRewardSettings
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from posteriori.reward_models.fit_reward import RewardFit
 
 
+@single
 def reward(
     config: Annotated[
         Path | None,

@@ -30,6 +30,7 @@ from posteriori.core.seeds import generator
 from posteriori.core.settings.training import MAX_PROMPTS
 from posteriori.core.shown import counted, html_figures, html_findings, html_plane, short_figures
 from posteriori.core.target import Target
+from posteriori.core.together import on_every_process
 from posteriori.core.types import Cost, Draws, Estimate, Finding
 from posteriori.data.given_numbers import count
 from posteriori.diagnostics.diversity import unique_fraction
@@ -118,6 +119,7 @@ class Report(dict[str, Estimate]):
         return (low if name == "log_z" else max(0.0, low)), high
 
 
+@on_every_process
 @with_progress("evaluating")
 def evaluate(
     target: Target,

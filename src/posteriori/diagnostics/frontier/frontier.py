@@ -20,6 +20,7 @@ from posteriori.core.seeds import derive, generator
 from posteriori.core.settings.training import MAX_PROMPTS
 from posteriori.core.shown import html_findings, html_table
 from posteriori.core.target import Target
+from posteriori.core.together import on_every_process
 from posteriori.core.types import Cost, Draws, Estimate, Finding, Kind
 from posteriori.data.given_numbers import count, finite, in_short, positive
 from posteriori.diagnostics.prompt_sample import of_a_sample, sampled_finding, sampled_prompts
@@ -235,6 +236,7 @@ class Frontier:
         )
 
 
+@on_every_process
 @with_progress("frontier")
 def frontier(
     target: Target,
