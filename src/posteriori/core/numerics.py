@@ -83,11 +83,13 @@ class Spread(NamedTuple):
             error^2 = t^2 sum_i s_i^2 / n_i,    t = `t_factor`(degrees of freedom),
 
         with the degrees of freedom of Welch (1947) and Satterthwaite (1946), those of each s_i
-        being what its values tell (`spread_of`). `beside`: an error of another kind, which needs no
-        t and adds its own square.
+        being what its values tell (`spread_of`). What is given back are those of normal values, n_i
+        - 1. `beside`: an error of another kind, which needs no t and adds its own square.
         """
-        own = cls.joined(*zip(*map(spread_of, parts), strict=True))
-        return cls(math.hypot(own.error, beside), own.degrees_of_freedom)
+        plain, degrees = zip(*map(spread_of, parts), strict=True)
+        nominal = cls.joined(plain, [len(values_n) - 1.0 for values_n in parts])
+        error = max(nominal.error, cls.joined(plain, degrees).error)
+        return cls(math.hypot(error, beside), nominal.degrees_of_freedom)
 
     @classmethod
     def of_groups(cls, means_G: Tensor, beside: float = 0.0) -> Spread:
