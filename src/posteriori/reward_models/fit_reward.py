@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from posteriori.core.journal.journal import Journal, once
+from posteriori.core.out_of_memory import explained
 from posteriori.core.seeds import derive
 from posteriori.core.settings.parse import parse
 from posteriori.core.settings.training import RewardSettings
@@ -65,6 +66,7 @@ class RewardFit:
         )
 
 
+@explained("training the reward model", "set a lower batch_size")
 def fit_reward(
     model: str | Path | Any,
     pairs: PairSource,

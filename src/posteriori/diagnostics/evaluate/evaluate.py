@@ -16,6 +16,7 @@ from posteriori.core.draw import draw, lm_tokens
 from posteriori.core.estimates import combine
 from posteriori.core.frames import frame_of_figures
 from posteriori.core.journal.journal import once
+from posteriori.core.out_of_memory import explained
 from posteriori.core.progress import Progress, one_pass, portions
 from posteriori.core.protocols import LanguageModel
 from posteriori.core.registry import language_model
@@ -121,6 +122,7 @@ class Report(dict[str, Estimate]):
 
 @on_every_process
 @with_progress("evaluating")
+@explained("evaluating", "set a lower num_samples, max_new_tokens or memory_gib")
 def evaluate(
     target: Target,
     lm: LanguageModel,

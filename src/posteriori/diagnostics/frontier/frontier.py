@@ -13,6 +13,7 @@ from scipy.optimize import root_scalar
 from posteriori.core.default_progress import with_progress
 from posteriori.core.draw import draw
 from posteriori.core.estimates import at_least_zero, combine
+from posteriori.core.out_of_memory import explained
 from posteriori.core.progress import Progress
 from posteriori.core.reliability import most_evidence
 from posteriori.core.rows_of_prompts import rows_of_prompts
@@ -238,6 +239,7 @@ class Frontier:
 
 @on_every_process
 @with_progress("frontier")
+@explained("drawing for the frontier", "set a lower num_samples, max_new_tokens or memory_gib")
 def frontier(
     target: Target,
     num_samples: int = 2000,
