@@ -16,6 +16,7 @@ from posteriori.core.out_of_memory import explained
 from posteriori.core.seeds import derive
 from posteriori.core.settings.parse import parse
 from posteriori.core.settings.training import RewardSettings
+from posteriori.core.together import on_one_process
 from posteriori.core.types import Finding, prompt_key
 from posteriori.errors import ConfigError, ModelError
 from posteriori.models.load import BUNDLED
@@ -67,6 +68,7 @@ class RewardFit:
 
 
 @explained("training the reward model", "set a lower batch_size")
+@on_one_process
 def fit_reward(
     model: str | Path | Any,
     pairs: PairSource,

@@ -18,6 +18,7 @@ from posteriori.core.seeds import derive, generator
 from posteriori.core.settings.parse import parse
 from posteriori.core.settings.training import TwistSettings
 from posteriori.core.target import Target
+from posteriori.core.together import on_one_process
 from posteriori.core.types import Cost
 from posteriori.runs.target_fingerprint import digest
 from posteriori.runs.target_journal import keeping
@@ -40,6 +41,7 @@ class TwistFit:
 
 
 @explained("training the twist", "set a lower num_samples, max_new_tokens or memory_gib")
+@on_one_process
 def fit_twist(
     target: Target,
     *,
