@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+import sys
+from typing import Any, NamedTuple
 
 from posteriori.errors import DistributedError
 
@@ -19,7 +20,11 @@ class Launched(NamedTuple):
 
 
 def launched() -> Launched | None:
-    """None where this is the only process. Raises `DistributedError` for half an announcement."""
+    """None where this is the only process. A program that has made torch's process group itself has
+    said it by that. Raises `DistributedError` for half an announcement."""
+    made = _made_already()
+    if made is not None:
+        return made if made.size > 1 else None
     size = _number("WORLD_SIZE")
     if size is None or size == 1:
         return None
@@ -35,6 +40,16 @@ def launched() -> Launched | None:
     if not 0 <= rank < size:
         raise DistributedError(f"RANK={rank} is none of WORLD_SIZE={size} processes", hint=_HINT)
     return Launched(rank, size, _number("LOCAL_RANK") or 0)
+
+
+def _made_already() -> Launched | None:
+    """From torch's process group, where there is one; torch is not imported to find out."""
+    dist: Any = sys.modules.get("torch.distributed")
+    if dist is None or not dist.is_available() or not dist.is_initialized():
+        return None
+    rank = dist.get_rank()
+    local = _number("LOCAL_RANK")
+    return Launched(rank, dist.get_world_size(), rank if local is None else local)
 
 
 def _number(name: str) -> int | None:

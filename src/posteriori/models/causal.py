@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from posteriori.core.journal.files import writing
 from posteriori.core.settings.training import LoraSettings
 from posteriori.core.types import Completions, Prompt
 from posteriori.distributed.exchange import by_first, by_rows
@@ -269,9 +270,14 @@ class CausalLM(CausalScoring):
         state_module.load_trained_state(self.model, self.adapter, state)
 
     def save_pretrained(self, directory: Path | str) -> None:
-        """Model (or adapter) and tokenizer, as plain transformers and PEFT load them."""
-        state_module.save(self.model, self.adapter, Path(directory))
-        self.tokenizer.save_pretrained(directory)
+        """Model (or adapter) and tokenizer, as plain transformers and PEFT load them. Raises
+        `CheckpointError` where they cannot be written."""
+        place = Path(directory)
+        with writing("the model", place):
+            # transformers says in its log that this is a file, and saves nothing.
+            place.mkdir(parents=True, exist_ok=True)
+            state_module.save(self.model, self.adapter, place)
+            self.tokenizer.save_pretrained(place)
 
     def token_power(self, alpha: float) -> CausalLM:
         """pi(y_t|c, y_<t)^alpha, renormalised token by token. Raises `ModelError` under top-p."""

@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from posteriori.core.journal.files import writing
 from posteriori.core.protocols import NextTokens
 from posteriori.core.settings.training import LoraSettings
 from posteriori.core.types import Completions, Prompt
@@ -276,16 +277,18 @@ class TabularLM(torch.nn.Module):
         self.logits.data.copy_(state["logits"])
 
     def save_pretrained(self, directory: Path) -> None:
-        """`table.safetensors` and `table.json`, as `TabularLM.from_pretrained` reads them."""
+        """`table.safetensors` and `table.json`, as `TabularLM.from_pretrained` reads them. Raises
+        `CheckpointError` where they cannot be written."""
         directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        save_file({"logits": self.logits.data}, directory / "table.safetensors")
         about = {
             "prompts": self.prompts,
             "vocabulary": self.vocabulary,
             "eos_token_id": self.eos_token_id,
         }
-        (directory / "table.json").write_text(json.dumps(about, indent=2) + "\n")
+        with writing("the table", directory):
+            directory.mkdir(parents=True, exist_ok=True)
+            save_file({"logits": self.logits.data}, directory / "table.safetensors")
+            (directory / "table.json").write_text(json.dumps(about, indent=2) + "\n")
 
     @classmethod
     def from_pretrained(cls, directory: Path | str) -> TabularLM:

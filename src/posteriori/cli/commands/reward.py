@@ -17,6 +17,7 @@ from posteriori.config.find_model import find_model
 from posteriori.config.read_config import put, read_toml
 from posteriori.config.run_config import RunRewardSettings
 from posteriori.core.settings.parse import parse
+from posteriori.data.home import expanded
 from posteriori.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -128,9 +129,9 @@ def _settings(
     for name, value in given.items():
         if value is not None:
             # What the shell has completed counts from the current directory.
-            table[name] = value if name == "model" else str(Path(value).expanduser().absolute())
-    if given["model"] is not None and Path(given["model"]).expanduser().exists():
-        table["model"] = str(Path(given["model"]).expanduser().absolute())
+            table[name] = value if name == "model" else str(expanded(value).absolute())
+    if given["model"] is not None and expanded(given["model"]).exists():
+        table["model"] = str(expanded(given["model"]).absolute())
     if config is None:
         for name in ("pairs", "output"):
             if name not in table:
