@@ -17,7 +17,7 @@ from posteriori.core.journal.random_streams import Streams, read_streams
 from posteriori.core.out_of_memory import explained
 from posteriori.core.protocols import CachesWeights, TrainableLM
 from posteriori.core.seeds import derive, generator
-from posteriori.core.settings.training import FitSettings, prompts_per_step
+from posteriori.core.settings.training import FitConfig, prompts_per_step
 from posteriori.core.signals import Signalled, Signals
 from posteriori.core.target import Target
 from posteriori.core.types import Draws, Finding
@@ -48,7 +48,7 @@ class Trainer:
         self,
         target: Target,
         objective: Objective,
-        settings: FitSettings,
+        settings: FitConfig,
         run: RunDirectory | None,
         on_step: StepCallback | None,
         periodic_evaluation: PeriodicEvaluation | None = None,

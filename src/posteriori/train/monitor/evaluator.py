@@ -11,7 +11,7 @@ from posteriori.core.call_context import CallContext, TrainerState, calling_with
 from posteriori.core.draw import draw
 from posteriori.core.protocols import LanguageModel
 from posteriori.core.seeds import derive, generator, undisturbed
-from posteriori.core.settings.training import FitSettings, prompts_per_step
+from posteriori.core.settings.training import FitConfig, prompts_per_step
 from posteriori.core.target import Target
 from posteriori.core.types import Draws
 from posteriori.diagnostics.evaluate.evaluate import Report, evaluate
@@ -74,7 +74,7 @@ def trusted(report: Report, name: str) -> bool:
     return math.isfinite(figure.standard_error) and not doubts and not of_its_own
 
 
-def evaluation_samples(settings: FitSettings, num_prompts: int, num_held_out: int) -> int:
+def evaluation_samples(settings: FitConfig, num_prompts: int, num_held_out: int) -> int:
     """Draws per prompt of an evaluation, unless they are given: a twenty-fifth of the draws that
     are trained on between two evaluations, at least 8. Evaluating a draw costs less than training
     on it."""
