@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-models test-slow test-faults check format bench calibration wheel clean
+.PHONY: demo docs docs-serve test test-models test-slow test-faults check format bench calibration wheel clean
 
 $(VENV)/base: constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -44,6 +44,12 @@ test-models: $(VENV)/dev
 
 test-faults: $(VENV)/dev
 	$(BIN)/python tests/faults/campaign --scale $(or $(SCALE),1)
+
+docs: $(VENV)/dev
+	$(BIN)/mkdocs build --strict
+
+docs-serve: $(VENV)/dev
+	$(BIN)/mkdocs serve --strict
 
 format: $(VENV)/dev
 	$(BIN)/ruff format .

@@ -23,8 +23,19 @@ class PosterioriError(Exception):
         return _made_again, (type(self), self.args, self.__dict__)
 
     def __str__(self) -> str:
+        """Control characters are escapes: what is quoted may be a completion or another program's
+        message, and a terminal shows errors that nobody catches."""
         head = f"{self.where}: {self.what}" if self.where else self.what
-        return f"{head}; {self.hint}" if self.hint else head
+        return _printable(f"{head}; {self.hint}" if self.hint else head)
+
+
+def _printable(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape", "surrogatepass").decode()
+        for c in text
+    )
 
 
 def _made_again(

@@ -21,6 +21,7 @@ from posteriori.core.journal import pieces
 from posteriori.core.journal.files import writing
 from posteriori.core.journal.plain_data import DamagedError, NotPlainError, from_bytes, to_bytes
 from posteriori.errors import CheckpointError, ConfigError
+from posteriori.models.execution import generate as generating
 
 
 class Killed(BaseException):
@@ -123,6 +124,35 @@ def test_a_language_model_and_a_noisy_reward(disk, tmp_path, case_1):
         return po.sample(target, "imh", 30, seed=3, journal=journal, resume=resume, burn_in=2)
 
     check_every_kill(disk, tmp_path, work, same_draws)
+
+
+@pytest.mark.parametrize("rows_on_resume", [7, 5])
+def test_draws_of_a_language_model_are_kept_chunk_by_chunk(
+    disk, tmp_path, case_1, monkeypatch, rows_on_resume
+):
+    """Also where another number of rows fits in memory when the run goes on."""
+    rows, drawn = [7], []
+    monkeypatch.setattr("posteriori.models.causal.memory.rows_for_sampling", lambda *_: rows[-1])
+    whole = generating._generate_chunk
+    monkeypatch.setattr(
+        generating, "_generate_chunk", lambda *a: drawn.append(len(a[2])) or whole(*a)
+    )
+
+    def work(journal, resume):
+        target = po.Target(case_1.prior(), po.Reward(count_a, beta=0.5), ["a b", "c"], 4)
+        return po.sample(target, "importance", 10, journal=journal, resume=resume)
+
+    plain = work(None, False)
+    assert drawn == [7, 7, 6]
+    disk.dies_at = 2
+    with pytest.raises(Killed):
+        work(tmp_path / "j", False)
+    drawn.clear()
+    rows.append(rows_on_resume)
+    again = work(tmp_path / "j", True)
+    assert drawn == ([6] if rows_on_resume == 7 else [5, 5, 5, 5])
+    assert plain.completion_ids == again.completion_ids
+    torch.testing.assert_close(plain.log_weight, again.log_weight, rtol=1e-6, atol=1e-6)
 
 
 def test_a_twist_ends_with_the_same_bits(disk, tmp_path):

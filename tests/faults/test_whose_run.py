@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from helpers import tiny_lm
 
 import posteriori as po
 from posteriori.core.journal.lock import Lock
@@ -216,3 +217,10 @@ def test_a_run_that_is_refused_lets_go(tmp_path):
     for _ in range(2):
         with pytest.raises(CheckpointError, match="seed = 0, and this run has 1"):
             RunDirectory(tmp_path / "run", {"seed": 1}, resume=True)
+
+
+def test_the_fingerprint_of_several_models_is_always_the_same():
+    """Tensors that are made on the way, and gone, give their ids to others."""
+    models = [tiny_lm("gpt2", seed=seed) for seed in (0, 1, 2)]
+    assert len({digest(models) for _ in range(20)}) == 1
+    assert digest([models[0], models[1]]) != digest([models[0], models[0]])

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from helpers import CASES, OracleCase, generator, has_c, reward
-from kernels import UpsideDown
 from scipy import stats
 
 import posteriori as po
@@ -18,6 +17,7 @@ from posteriori.core.types import Draws
 from posteriori.samplers.annealing import annealed
 from posteriori.samplers.annealing.ladder import adapt_ladder
 from posteriori.samplers.annealing.reverse_annealing import reverse_annealed_log_z
+from posteriori.testing.kernel_matrix import UpsideDown
 
 ISLANDS = 200
 RATE = 1e-6

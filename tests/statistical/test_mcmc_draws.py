@@ -12,19 +12,19 @@ from itertools import pairwise
 import pytest
 import torch
 from helpers import WORDS, OracleCase, has_c
-from kernels import (
+
+import posteriori as po
+from posteriori.samplers.mcmc import mh, power
+from posteriori.samplers.mcmc.suffix_moves import SuffixMoves
+from posteriori.testing.cases import outcomes_of
+from posteriori.testing.kernel_matrix import (
     KernelMatrix,
     ProposalUpsideDown,
     UpsideDown,
     WithoutLengths,
     chi_squared,
     draws_needed,
-    outcomes_of,
 )
-
-import posteriori as po
-from posteriori.samplers.mcmc import mh, power
-from posteriori.samplers.mcmc.suffix_moves import SuffixMoves
 
 FALSE_ALARM = 1e-6
 ALPHA = 2.0

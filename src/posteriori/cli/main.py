@@ -27,6 +27,7 @@ from posteriori.cli.commands.sample import sample
 from posteriori.cli.commands.simulate_preferences import simulate_preferences
 from posteriori.cli.commands.twist import twist
 from posteriori.cli.console.interrupted import Interrupted
+from posteriori.cli.console.lasting import lasting_stderr
 from posteriori.cli.console.output import visible
 from posteriori.cli.console.unexpected import keep_traceback
 from posteriori.core.signals import Signals, signal_behind
@@ -48,6 +49,11 @@ _RUN_FAILED = (
 
 _LONGEST = 3000
 """Characters of an error's line."""
+
+_NO_DOCSTRINGS = (
+    "Python was started with -OO or PYTHONOPTIMIZE=2, without the docstrings that transformers "
+    "reads: leave that out"
+)
 
 _INTERRUPTED = 130
 """128 + SIGINT; typer returns it for an interrupt of its own accord."""
@@ -91,10 +97,6 @@ def _root(
 
 def main() -> None:
     """What the `posteriori` command calls."""
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
-            # It was closed before the start: what is said goes nowhere, and the work is done.
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - until exit
     try:
         code = run(sys.argv[1:])
     except Exception as error:  # a fault of ours: a person gets a line, and we the traceback
@@ -110,6 +112,20 @@ def main() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; returns its exit code."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            # It was closed before the start: what is said goes nowhere, and the work is done.
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - until exit
+    with lasting_stderr():
+        try:
+            os.getcwd()
+        except FileNotFoundError:
+            _complain("the current directory has been removed; change to another one")
+            return 2
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str]) -> int:
     signals = Signals()
     try:
         with signals:
@@ -136,6 +152,9 @@ def run(arguments: Sequence[str]) -> int:
         # typer carries click inside, so its errors for wrong use have no public class to name.
         message = getattr(error, "format_message", None)
         if message is None:
+            if sys.flags.optimize > 1:
+                _complain(f"{type(error).__name__}: {str(error)[:200]}; {_NO_DOCSTRINGS}")
+                return 2
             raise
         _complain(f"{message().rstrip('.')}; see posteriori --help")
         return 2
@@ -172,3 +191,7 @@ def _complain(text: str) -> None:
         # It quotes something of the user's that goes on and on.
         line = f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
     sys.stderr.write(f"error: {line}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +75,10 @@ def _required(arguments: ast.arguments) -> list[str]:
 def load_function(reference: str, folder: Path, where: str) -> Callable[..., Any]:
     """Import what `reference` names. Raises `ConfigError` where its file fails while it runs."""
     place, name = _split(reference, where)
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
     try:
-        module = _from_file(folder / place) if _is_file(place) else importlib.import_module(place)
+        with _searched_first(folder):
+            file = _is_file(place)
+            module = _from_file(folder / place) if file else importlib.import_module(place)
         found = getattr(module, name)
     except Exception as error:  # a user's module can fail in any way
         raise ConfigError(
@@ -90,6 +91,21 @@ def load_function(reference: str, folder: Path, where: str) -> Callable[..., Any
             f"'{reference}' is a {type(found).__name__}, not a function", where=where, hint=_HINT
         )
     return found
+
+
+@contextmanager
+def _searched_first(folder: Path) -> Iterator[None]:
+    """Within it modules are looked for in `folder` first, as Python does for a script; afterwards
+    last: a `datasets.py` of the user's is not taken for the package that we import later."""
+    place = str(folder)
+    known = place in sys.path
+    sys.path.insert(0, place)
+    try:
+        yield
+    finally:
+        sys.path.remove(place)
+        if not known:
+            sys.path.append(place)
 
 
 def _split(reference: str, where: str) -> tuple[str, str]:

@@ -255,6 +255,33 @@ class PrefixEvidence(Evidence, Protocol):
         ...
 
 
+class NextTokenHints(Protocol):
+    """Says which next tokens are worth asking about, of the whole vocabulary at once."""
+
+    def likely(self, prefixes: Sequence[Sequence[int]]) -> Tensor:
+        """bool [D, V]; all false for a prefix of which nothing is known."""
+        ...
+
+
+@runtime_checkable
+class TokenConstraint(PrefixEvidence, Protocol):
+    """Evidence that is 0 or 1, and can be asked about many next tokens of a prefix."""
+
+    @property
+    def judges_prefixes(self) -> bool:
+        """Whether `prefix_log_evidence` can rule anything out."""
+        ...
+
+    @property
+    def quick(self) -> bool:
+        """Whether asking it about a hundred texts costs less than a token of a language model."""
+        ...
+
+    def hints(self, lm: Any) -> NextTokenHints | None:
+        """For the tokens of `lm`, where there are any."""
+        ...
+
+
 @runtime_checkable
 class PriorEvidence(Protocol):
     """Evidence that is a function of log prior(y|c): it is given that of every completion it

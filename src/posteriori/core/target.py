@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from posteriori.data.given_numbers import count, finite, in_short
 from posteriori.data.prompts import PromptData, sample_rows
 from posteriori.data.prompts import prompts as read_prompts
 from posteriori.errors import ConfigError, EvidenceError
@@ -70,10 +70,10 @@ class Target:
         data = read_prompts(prompts)
         if not data.prompts:
             raise ConfigError("prompts is empty", hint='an empty prompt is written prompts=[""]')
-        if max_new_tokens < 1:
-            raise ConfigError(f"max_new_tokens={max_new_tokens} must be at least 1")
-        if not (math.isfinite(temper) and temper >= 0):
-            raise ConfigError(f"temper={temper} must be a number of at least 0")
+        max_new_tokens = count(max_new_tokens, "max_new_tokens")
+        power = finite(temper)
+        if power is None or power < 0:
+            raise ConfigError(f"temper={in_short(temper)} must be a number of at least 0")
         self.prior: LanguageModel = language_model(prior, "prior")
         self.evidence = checked_evidence(evidence)
         self.prompts = _told_apart(data.prompts)
@@ -86,7 +86,7 @@ class Target:
             )
         given = {**data.columns, **(columns or {})}
         self.columns = {name: list(values) for name, values in given.items()}
-        self.temper = temper
+        self.temper = power
         self.rows_of_whole: tuple[int, ...] = tuple(range(len(self.prompts)))
         self._position = {prompt_key(prompt): at for at, prompt in enumerate(self.prompts)}
         for name, values in self.columns.items():
@@ -111,13 +111,16 @@ class Target:
 
         0^0 = 1: at t = 0 even what the evidence rules out has its prior probability.
         """
+        power = finite(t)
+        if power is None or power < 0:
+            raise ConfigError(f"t={in_short(t)} must be a number of at least 0", where="tempered")
         return Target(
             self.prior,
             self.evidence,
             self.prompts,
             self.max_new_tokens,
             self.columns,
-            self.temper * t,
+            self.temper * power,
         )
 
     def with_beta(self, beta: float) -> Target:

@@ -11,6 +11,8 @@ from typing import Any
 
 from posteriori.errors import DataError
 
+from .given_numbers import finite
+
 
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Lines that are not blank, with their numbers. Only a line feed ends one: JSON strings may
@@ -36,6 +38,7 @@ def json_object(line: str, where: str) -> dict[str, Any]:
             object_pairs_hook=_without_duplicates,
             parse_constant=_no_constant,
             parse_float=_finite,
+            parse_int=_whole,
         )
         json.dumps(row, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError as error:
@@ -70,6 +73,13 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON number")
+
+
+def _whole(text: str) -> int:
+    value = int(text)
+    if finite(value) is None:
+        raise ValueError(f"an integer of {len(text)} digits is too large for a number")
+    return value
 
 
 def _finite(text: str) -> float:

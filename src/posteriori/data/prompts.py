@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from posteriori.errors import ConfigError, DataError
 
 from .files import SUFFIXES
+from .given_numbers import count
 from .infer import prompt_and_columns
 from .rows import Row, rows_of
 
@@ -97,8 +98,8 @@ def prompts(
         >>> po.prompts([{"prompt": "2+2=", "answer": 4}])
         PromptData(1 prompts with columns answer)
     """
-    if max_prompts is not None and max_prompts < 1:
-        raise ConfigError(f"max_prompts={max_prompts} must be at least 1")
+    if max_prompts is not None:
+        count(max_prompts, "max_prompts")
     if isinstance(source, PromptData):
         data = source
     elif (named := as_path(source)) is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -38,8 +39,13 @@ def read_cells(columns: Mapping[str, Sequence[str]]) -> dict[str, list[Any]]:
 
 def _numbers(cells: Sequence[str]) -> list[Any]:
     stripped = [cell.strip() for cell in cells]
-    if not any(stripped) or not all(_NUMBER.fullmatch(cell) for cell in stripped if cell):
+    if not any(stripped) or not all(_is_number(cell) for cell in stripped if cell):
         return list(cells)
     whole = all(cell.lstrip("+-").isdecimal() for cell in stripped if cell)
     kind = int if whole else float
     return [kind(cell) if cell else None for cell in stripped]
+
+
+def _is_number(cell: str) -> bool:
+    """What no float can hold is a name: an identifier of digits, a hash such as 1234e567."""
+    return bool(_NUMBER.fullmatch(cell)) and math.isfinite(float(cell))

@@ -19,14 +19,14 @@ import torch
 
 from posteriori.core.target import Target
 from posteriori.core.types import Draws, Estimate, Finding
-from posteriori.errors import ConfigError
+from posteriori.data.given_numbers import count
 
 
 def sampled_prompts(target: Target, max_prompts: int | None, seed: int) -> Target:
     """The target over at most `max_prompts` of its prompts, drawn from `seed`; itself where it has
     no more, or for None. Raises `ConfigError` below 1."""
-    if max_prompts is not None and max_prompts < 1:
-        raise ConfigError(f"max_prompts={max_prompts} must be at least 1")
+    if max_prompts is not None:
+        count(max_prompts, "max_prompts")
     if max_prompts is None or len(target.prompts) <= max_prompts:
         return target
     return target.sampled(max_prompts, seed)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import math
-
+from posteriori.data.given_numbers import in_short, positive
 from posteriori.errors import ConfigError
 
 
 def check_beta(beta: float, where: str) -> float:
     """Raises `ConfigError` unless beta is a positive number."""
-    if not (math.isfinite(beta) and beta > 0):
+    price = positive(beta)
+    if price is None:
         raise ConfigError(
-            f"beta={beta} must be a positive number",
+            f"beta={in_short(beta)} must be a positive number",
             where=where,
             hint="beta is the price of a nat of KL in units of reward",
         )
-    return float(beta)
+    return price
 
 
 def price(beta: float | None, where: str) -> float:

@@ -9,12 +9,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from posteriori.core.protocols import Columns, Scores
+from posteriori.core.protocols import Columns, NextTokenHints, Scores
 from posteriori.core.types import Completions, Finding
+from posteriori.data.given_numbers import in_short
 from posteriori.errors import EvidenceError
 from posteriori.evidence.calls.call import function_name
 from posteriori.evidence.calls.caller import CallCounts, Caller
 from posteriori.evidence.calls.settings import call_settings
+from posteriori.evidence.grammar import Grammar
 
 
 class Constraint:
@@ -26,7 +28,9 @@ class Constraint:
 
     `prefix`, called in the same way on completions that have not ended yet, says whether one that
     begins so can still satisfy b. It may say yes too often, never no too often: what it rules out
-    is not looked at again (`sample(.., "smc", twist="prefix")`).
+    is not looked at again (`sample(.., "smc", twist="prefix")`). `quick` says that `prefix` takes
+    microseconds: then SMC asks it about next tokens before one is drawn (its `lookahead`). A
+    `grammar` that says roughly the same lets it ask about the right tokens first.
 
     `calling`: a cache, workers, time-outs, what becomes of failures
     (`evidence.calls.settings.CallSettings`), for both; a completion that is dropped does not
@@ -43,9 +47,15 @@ class Constraint:
     )
 
     def __init__(
-        self, fn: Callable[..., Any], prefix: Callable[..., Any] | None = None, **calling: Any
+        self,
+        fn: Callable[..., Any],
+        prefix: Callable[..., Any] | None = None,
+        *,
+        grammar: Grammar | None = None,
+        quick: bool = False,
+        **calling: Any,
     ) -> None:
-        self.fn, self.prefix = fn, prefix
+        self.fn, self.prefix, self.grammar, self._quick = fn, prefix, grammar, quick
         self.name = f"{self.kind} '{function_name(fn)}'"
         settings = call_settings(calling, type(self).__name__)
         self._ask = Caller(fn, self.name, settings, dropped=False)
@@ -57,6 +67,19 @@ class Constraint:
     def callers(self) -> tuple[Caller, ...]:
         """What calls the user's functions, and counts it."""
         return tuple(ask for ask in (self._ask, self._ask_prefix) if ask is not None)
+
+    @property
+    def judges_prefixes(self) -> bool:
+        return self.prefix is not None
+
+    @property
+    def quick(self) -> bool:
+        """Whether next tokens are checked unless it is said otherwise."""
+        return self._quick
+
+    def hints(self, lm: Any) -> NextTokenHints | None:
+        """Which next tokens of `lm` the grammar lets through, where there is one."""
+        return None if self.grammar is None else self.grammar.hints(lm)
 
     @property
     def counts(self) -> CallCounts:
@@ -82,7 +105,7 @@ class Constraint:
         for row, answer in enumerate(answers):
             if answer not in (True, False):
                 raise EvidenceError(
-                    f"it returned {answer!r} for completion {row} "
+                    f"it returned {in_short(answer)} for completion {row} "
                     f"({completions.texts[row][:60]!r})",
                     where=self.name,
                     hint=self.answers,

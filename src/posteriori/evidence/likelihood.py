@@ -7,6 +7,7 @@ from typing import Any
 
 from posteriori.core.protocols import Columns, Scores
 from posteriori.core.types import Completions, Finding
+from posteriori.data.given_numbers import in_short
 from posteriori.errors import EvidenceError
 from posteriori.evidence.calls.call import function_name, numbers
 from posteriori.evidence.calls.caller import CallCounts, Caller
@@ -58,7 +59,7 @@ class Likelihood:
         if bool(wrong.any()):
             row = int(wrong.nonzero()[0])
             raise EvidenceError(
-                f"it returned {answers[row]!r} for completion {row} "
+                f"it returned {in_short(answers[row])} for completion {row} "
                 f"({completions.texts[row][:60]!r})",
                 where=self.name,
                 hint="a likelihood is a probability in [0, 1]; for other scores use Reward",

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from posteriori.core.protocols import Columns, Scores
 from posteriori.core.types import Completions
+from posteriori.data.given_numbers import in_short, positive
 from posteriori.errors import ConfigError
 
 
@@ -29,13 +30,14 @@ class Power:
     needs_log_prior = True
 
     def __init__(self, alpha: float) -> None:
-        if not (math.isfinite(alpha) and alpha > 0):
+        power = positive(alpha)
+        if power is None:
             raise ConfigError(
-                f"alpha={alpha} must be a positive number",
+                f"alpha={in_short(alpha)} must be a positive number",
                 where="Power",
                 hint="above 1 it sharpens the prior, below 1 it flattens it",
             )
-        self.alpha = float(alpha)
+        self.alpha = power
         self.max_log_evidence = 0.0 if self.alpha >= 1 else None
         self.name = f"power {self.alpha:g} of the prior"
 

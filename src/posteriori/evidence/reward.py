@@ -13,6 +13,7 @@ import torch
 from posteriori.core.call_context import current_calls
 from posteriori.core.protocols import Columns, Scores
 from posteriori.core.types import Completions, Finding
+from posteriori.data.given_numbers import finite, in_short
 from posteriori.errors import ConfigError, EvidenceError
 from posteriori.evidence.calls.call import function_name, numbers
 from posteriori.evidence.calls.caller import CallCounts, Caller
@@ -68,16 +69,16 @@ class Reward:
         max_reward: float | None = None,
         **settings: Any,
     ) -> None:
-        if max_reward is not None and not math.isfinite(max_reward):
+        if max_reward is not None and finite(max_reward) is None:
             raise ConfigError(
-                f"max_reward={max_reward} must be a finite number",
+                f"max_reward={in_short(max_reward)} must be a finite number",
                 where="Reward",
                 hint="leave it out where the reward has no largest value",
             )
         fns = list(fn) if isinstance(fn, list | tuple) else [fn]
         self.weights = _checked_weights(weights, len(fns))
         self.beta = None if beta is None else check_beta(beta, "Reward")
-        self.max_reward = max_reward
+        self.max_reward = None if max_reward is None else float(max_reward)
         of_calls = settings.keys() & {*CallSettings.model_fields, "calls"}
         known = {name: settings.pop(name) for name in of_calls}
         calling = call_settings(known, "Reward")

@@ -7,6 +7,7 @@ from typing import Any
 
 from posteriori.core.seeds import generator
 from posteriori.core.types import Prompt
+from posteriori.data.given_numbers import count
 from posteriori.errors import ConfigError
 
 
@@ -19,8 +20,7 @@ def texts_of(
         asked = [asked]  # one conversation
     if not asked:
         raise ConfigError("there are no prompts", where="generate", hint='write generate(["..."])')
-    if num_samples < 1:
-        raise ConfigError(f"num_samples={num_samples} must be at least 1", where="generate")
+    count(num_samples, "num_samples", where="generate")
     drawn = lm.sample(asked, num_samples, max_new_tokens, generator(seed, "generate"))
     if num_samples == 1:
         return drawn.texts

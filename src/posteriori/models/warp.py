@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from posteriori.data.given_numbers import in_short, positive
 from posteriori.errors import ConfigError
 
 
@@ -31,8 +32,8 @@ class Warp:
 
     def __post_init__(self) -> None:
         wrong = None
-        if not (math.isfinite(self.temperature) and self.temperature > 0):
-            wrong = f"temperature={self.temperature} must be a positive number"
+        if positive(self.temperature) is None:
+            wrong = f"temperature={in_short(self.temperature)} must be a positive number"
         elif self.top_k < 0:
             wrong = f"top_k={self.top_k} must be 0 (off) or a positive number of tokens"
         elif not 0 < self.top_p <= 1:

@@ -13,6 +13,7 @@ from posteriori.core.estimates import combine
 from posteriori.core.numerics import t_factor
 from posteriori.core.protocols import Columns, Scores
 from posteriori.core.types import Completions, Draws, Estimate, Finding
+from posteriori.data.given_numbers import count, finite, in_short
 from posteriori.errors import ConfigError, did_you_mean
 
 from .tilt import Tilt, feature_values
@@ -63,8 +64,7 @@ class Moments:
             )
         for name, pair in moments.items():
             _check(name, pair)
-        if num_samples < 2:
-            raise ConfigError(f"num_samples={num_samples} must be at least 2", where="Moments")
+        count(num_samples, "num_samples", 2, where="Moments")
         if method not in get_args(Method):
             raise ConfigError(
                 f"unknown method '{method}'",
@@ -176,9 +176,9 @@ def _check(name: str, pair: Any) -> None:
     if not (isinstance(pair, tuple | list) and len(pair) == 2 and callable(pair[0])):
         raise ConfigError(f"'{name}' is no moment", where="Moments", hint=example)
     wanted = pair[1]
-    if isinstance(wanted, bool) or not isinstance(wanted, int | float) or not math.isfinite(wanted):
+    if finite(wanted) is None:
         raise ConfigError(
-            f"the wanted mean of '{name}' is {wanted!r}, not a number",
+            f"the wanted mean of '{name}' is {in_short(wanted)}, not a number",
             where="Moments",
             hint=example,
         )

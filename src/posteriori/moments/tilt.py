@@ -10,6 +10,7 @@ from torch import Tensor
 
 from posteriori.core.protocols import Columns, Scores
 from posteriori.core.types import Completions, Prompt, prompt_key
+from posteriori.data.given_numbers import in_short
 from posteriori.errors import EvidenceError
 from posteriori.evidence.calls.call import call_user_function, numbers
 
@@ -27,7 +28,7 @@ def feature_values(features: Features, completions: Completions, columns: Column
         if not bool(value_N.isfinite().all()):
             row = int((~value_N.isfinite()).nonzero()[0])
             raise EvidenceError(
-                f"it returned {answers[row]!r} for completion {row} "
+                f"it returned {in_short(answers[row])} for completion {row} "
                 f"({completions.texts[row][:60]!r})",
                 where=where,
                 hint="a feature has a finite value for every completion; to forbid one, put a "

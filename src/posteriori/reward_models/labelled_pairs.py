@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from posteriori.core.seeds import generator
 from posteriori.core.types import Prompt, prompt_key
+from posteriori.data.given_numbers import finite, in_short
 from posteriori.data.preferences import PairSource, Preference, preference, preference_rows
 from posteriori.errors import DataError
 
@@ -76,13 +76,15 @@ def _number(row: Mapping[str, Any], name: str, default: float, where: str) -> fl
     value = row.get(name)
     if value is None:
         return default
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    number = finite(value) if isinstance(value, int | float) else None
+    if number is None:
+        shown = value if isinstance(value, str) else in_short(value)
         raise DataError(
-            f"'{name}' is {str(value)[:40]!r}, not a finite number",
+            f"'{name}' is '{shown[:40]}', not a finite number",
             where=where,
             hint="write a number, or leave the column out",
         )
-    return float(value)
+    return number
 
 
 def split_by_prompt(

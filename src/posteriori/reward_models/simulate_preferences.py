@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from posteriori.core.protocols import LanguageModel
 from posteriori.core.seeds import generator
 from posteriori.core.target import Target
 from posteriori.core.types import Draws
+from posteriori.data.given_numbers import count, in_short, positive
 from posteriori.errors import ConfigError, EvidenceError, SamplingError
 
 _ROUNDS = 50
@@ -44,11 +44,10 @@ def simulate_preferences(
     prompt has no two different completions to offer. Source: the synthetic labellers of Gao,
     Schulman and Hilton 2022, arXiv 2210.10760, section 2.
     """
-    if num_pairs < 1:
-        raise ConfigError(f"num_pairs={num_pairs} must be at least 1", where="simulate_preferences")
-    if not (math.isfinite(scale) and scale > 0):
+    count(num_pairs, "num_pairs", where="simulate_preferences")
+    if positive(scale) is None:
         raise ConfigError(
-            f"scale={scale} must be a positive number",
+            f"scale={in_short(scale)} must be a positive number",
             where="simulate_preferences",
             hint="it is the difference of utility that makes the odds e to 1",
         )

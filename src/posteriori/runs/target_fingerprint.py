@@ -71,7 +71,8 @@ def _settings_of_ours(evidence: Any) -> Iterator[tuple[str, Any]]:
 class _Hasher:
     def __init__(self) -> None:
         self.sha = hashlib.sha256()
-        self.seen: set[int] = set()
+        # The values are held: one that is made on the way and gone may give its id to the next.
+        self.seen: dict[int, Any] = {}
 
     def say(self, *parts: Any) -> None:
         for part in parts:
@@ -85,11 +86,11 @@ class _Hasher:
         elif depth > _DEEPEST or id(value) in self.seen:
             self.say("again", kind.__qualname__)
         else:
-            self.seen.add(id(value))
+            self.seen[id(value)] = value
             self._add(value, depth + 1)
             if isinstance(value, list | tuple | dict | set | frozenset):
-                # A container made on the way may give its id to the next one.
-                self.seen.discard(id(value))
+                # Twice the same container is no circle.
+                del self.seen[id(value)]
 
     def _add(self, value: Any, depth: int) -> None:
         kind = type(value)

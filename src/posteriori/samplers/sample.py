@@ -18,7 +18,8 @@ from posteriori.core.same_outcomes import check_same_outcomes
 from posteriori.core.settings.strict import Strict
 from posteriori.core.target import Target
 from posteriori.core.types import Draws, Guarantee
-from posteriori.errors import ConfigError, PosterioriError, SamplingStopped
+from posteriori.data.given_numbers import count
+from posteriori.errors import PosterioriError, SamplingStopped
 from posteriori.runs.target_fingerprint import digest
 from posteriori.runs.target_journal import keeping
 
@@ -62,8 +63,7 @@ def sample(
     evidence fails, `MemoryLimitError` where memory runs out; a run that is interrupted or fails
     half way raises `SamplingStopped`, which carries the draws that were finished.
     """
-    if num_samples < 1:
-        raise ConfigError(f"num_samples={num_samples} must be at least 1")
+    num_samples = count(num_samples, "num_samples")
     if proposal is not None:
         drawing = language_model(proposal, "proposal", target.prior)
         check_same_outcomes(target.prior, drawing, target.prompts, "proposal")

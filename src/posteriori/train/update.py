@@ -52,11 +52,19 @@ class Updater:
         groups += [{"weight_decay": 0.0, **group} for group in objective.parameter_groups()]
         self._own_rates = [group["lr"] for group in groups[1:]]
         # Said here, for accelerate takes both from the environment otherwise.
-        self.accelerator = Accelerator(
-            cpu=policy.device.type == "cpu",
-            mixed_precision="no",
-            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-        )
+        try:
+            self.accelerator = Accelerator(
+                cpu=policy.device.type == "cpu",
+                mixed_precision="no",
+                gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+            )
+        except (ImportError, ValueError, NotImplementedError) as error:
+            raise ConfigError(
+                f"accelerate does not start: {error}",
+                where="fit",
+                hint="unset what a launcher has left in the environment (ACCELERATE_*), or install "
+                "what it asks for",
+            ) from error
         if self.accelerator.num_processes > 1:
             raise ConfigError(
                 f"fit runs in one process, and {self.accelerator.num_processes} were launched",

@@ -7,6 +7,8 @@ import json
 import pytest
 from helpers import tiny_lm, word_tokenizer
 
+from posteriori.models.causal import CausalLM
+
 
 def test_the_runs_own_policy_by_default(job):
     assert job.fit("--quiet").code == 0
@@ -139,3 +141,42 @@ def test_a_config_without_fit_is_enough(job):
     text = job.config.read_text()
     job.write("run.toml", text.replace(text[text.index("[fit]") : text.index("[evaluate]")], ""))
     assert job.evaluate(str(job.folder / "model"), "--quiet").code == 0
+
+
+def without_times(evaluation):
+    for report in evaluation["policies"].values():
+        del report["cost"]["seconds"]
+    return evaluation
+
+
+def test_what_is_finished_is_not_done_again(job, monkeypatch):
+    monkeypatch.chdir(job.folder)
+    tiny_lm("gpt2", seed=1).save_pretrained(job.folder / "other")
+    arguments = ("model", "other", "--json", "--quiet")
+    plain = without_times(job.evaluate(*arguments).json)
+    drawn, whole = [], CausalLM.sample
+
+    def counted(self, *rest):
+        if len(drawn) == stop_at:
+            raise KeyboardInterrupt
+        drawn.append(len(rest[0]))
+        return whole(self, *rest)
+
+    monkeypatch.setattr(CausalLM, "sample", counted)
+    stop_at = 2
+    stopped = job.evaluate(*arguments)
+    assert stopped.code == 130
+    assert stopped.error == "interrupted; what is finished is kept: go on from it with --resume"
+    assert "go on from there (--resume" in job.evaluate(*arguments).error
+    assert "num_samples" in job.evaluate(*arguments, "--num-samples", "30", "--resume").error
+    drawn.clear()
+    stop_at = None
+    result = job.evaluate(*arguments, "--resume")
+    assert not result.err, result.err
+    resumed = without_times(result.json)
+    assert len(drawn) == 2
+    drawn.clear()
+    assert without_times(job.evaluate(*arguments).json) == resumed
+    assert len(drawn) == 4
+    assert resumed == plain
+    assert not list(job.folder.rglob("*.unfinished"))

@@ -26,10 +26,10 @@ import torch
 from campaign.damage import damages, two_writers
 from campaign.full_disk import full_disk
 from campaign.fuzz import fuzz
-from campaign.kills import FITS, OTHERS, bits_of_fit, bits_of_others, kill
+from campaign.kills import FITS, OTHERS, WHEN, bits_of_fit, bits_of_others, kill
 
-GOOD = ("kills", "same bits", "damages", "fell back, same bits", "pairs", "one wrote", "configs",
-        "files", "lines", "writes", "tried", "one line", "went on")  # fmt: skip
+GOOD = ("kills", *WHEN, "same bits", "damages", "fell back, same bits", "pairs", "one wrote",
+        "configs", "files", "lines", "writes", "tried", "one line", "went on")  # fmt: skip
 """All other counts have to be 0."""
 
 Row = Callable[[Path, random.Random], tuple[dict[str, int], list[str]]]
@@ -50,7 +50,7 @@ def rows(scale: float) -> dict[str, Row]:
         )
     found["damaged checkpoints"] = lambda f, r: (damages(many(100), f, r), [])
     found["two writers"] = lambda f, r: (two_writers(many(50), f, r), [])
-    for name in ("fit", "sample", "reward", "twist"):
+    for name in ("fit", "sample", "reward", "twist", "frontier"):
         found[f"full disk: {name}"] = lambda f, r, n=name: full_disk(n, most, f, r)
     found["fuzz"] = lambda f, r: fuzz(many(1200), f, r)
     return found

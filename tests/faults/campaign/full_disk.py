@@ -30,6 +30,7 @@ _WORKS = {
     "sample": (OTHERS["sample"][0], bits_of_others),
     "reward": (OTHERS["reward"][0], bits_of_others),
     "twist": (OTHERS["twist"][0], bits_of_others),
+    "frontier": (OTHERS["frontier"][0], bits_of_others),
 }
 
 

@@ -130,6 +130,22 @@ def bits_of_others(place: Path) -> str:
     return (place / "bits").read_text()
 
 
+WHEN = ("before any file", "within a write", "between writes")
+"""What a kill found in the run's folder."""
+
+
+def _when(place: Path) -> str:
+    names = [path.name for path in place.rglob("*") if path.name != ".lock" and path.is_file()]
+    if not names:
+        return WHEN[0]
+    return WHEN[1] if any(_unfinished(place)) else WHEN[2]
+
+
+def _unfinished(place: Path) -> list[Path]:
+    """What is written under another name until it is whole."""
+    return [*place.rglob(".incoming*"), *place.rglob(".*.incoming")]
+
+
 def _pieces(place: Path) -> dict[str, bytes]:
     found = place.rglob("pieces/*.piece")
     # What grows is replaced by its next state, and a reward model's journal goes with its end.
@@ -140,7 +156,8 @@ def kill(
     works: list[Work], bits_of: Callable[[Path], str], number: int, folder: Path, rng: random.Random
 ) -> dict[str, int]:
     """Kill until there have been so many kills; each run is resumed until it ends."""
-    counts = {"kills": 0, "same bits": 0, "other bits": 0, "resume failed": 0, "pieces lost": 0}
+    counts = {"kills": 0, **dict.fromkeys(WHEN, 0), "same bits": 0, "other bits": 0,
+              "resume failed": 0, "pieces lost": 0, "left behind": 0}  # fmt: skip
     known = []
     for at, work in enumerate(works):
         place = folder / f"undisturbed {at}"
@@ -160,6 +177,7 @@ def kill(
             if counts["kills"] < number and rng.random() < 0.8:
                 if kill_after(child, rng.uniform(0, seconds)):
                     counts["kills"] += 1
+                    counts[_when(place)] += 1
                     mine += 1
                     now = _pieces(place)
                     counts["pieces lost"] += len(before.keys() - now.keys())
@@ -174,5 +192,6 @@ def kill(
             counts["same bits"] += mine
         else:
             counts["other bits"] += 1
+        counts["left behind"] += len(_unfinished(place))
         shutil.rmtree(place)
     return counts

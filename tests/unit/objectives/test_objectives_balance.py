@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 from helpers import OracleCase
-from objective_cases import any_log_z, kl_to_target
+from objective_cases import any_log_z
 from torch import Tensor
-from worlds import World
 
 import posteriori as po
 from posteriori.core.draw import draw
@@ -18,6 +17,8 @@ from posteriori.errors import ObjectiveError
 from posteriori.objectives.balance.tb import TB
 from posteriori.objectives.balance.vargrad import VarGrad
 from posteriori.objectives.policy_gradient.rloo import RLOO
+from posteriori.testing.divergences import kl_to_target
+from posteriori.testing.worlds import World
 
 EXACT = 1e-8
 CAUGHT = 1e4 * EXACT

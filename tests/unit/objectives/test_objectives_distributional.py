@@ -19,7 +19,6 @@ from objective_cases import (
     kl_from_target,
     total_variation,
 )
-from worlds import World
 
 import posteriori as po
 from posteriori.core.draw import draw
@@ -27,6 +26,7 @@ from posteriori.errors import ConfigError, ObjectiveError
 from posteriori.objectives.distributional.dpg import DPG
 from posteriori.objectives.distributional.fdpg import FDPG
 from posteriori.objectives.running_z import RunningZ
+from posteriori.testing.worlds import World
 
 EXACT = 1e-8
 CAUGHT = 1e4 * EXACT

@@ -9,13 +9,13 @@ import pytest
 import torch
 from fixed_points import as_table, fixed_point, scaled, scaled_in_a_group_of, unscaled
 from helpers import OracleCase
-from objective_cases import kl_to_target
-from worlds import World
 
 import posteriori as po
 from posteriori.errors import ConfigError, ObjectiveError
 from posteriori.objectives.policy_gradient.clipped import RatioFigures, clipped_surrogate
 from posteriori.objectives.policy_gradient.grpo import GRPO, standardised
+from posteriori.testing.divergences import kl_to_target
+from posteriori.testing.worlds import World
 
 EXACT = 1e-8
 

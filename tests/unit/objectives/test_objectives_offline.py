@@ -8,15 +8,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from objective_cases import exact_z, kl_from_target
+from objective_cases import exact_z
 from torch import Tensor
-from worlds import World, reward
 
 import posteriori as po
 from posteriori.errors import ConfigError, SamplingError
 from posteriori.objectives.imitation.acceptance import OverZ
 from posteriori.objectives.imitation.raft import RAFT, best
 from posteriori.objectives.imitation.rwr import RWR
+from posteriori.testing.divergences import kl_from_target
+from posteriori.testing.worlds import World, reward
 
 EXACT = 1e-8
 WRONG = 1e4 * EXACT

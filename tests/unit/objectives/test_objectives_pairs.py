@@ -11,12 +11,12 @@ import torch
 from helpers import tiny_lm
 from torch import Tensor
 from torch.nn.functional import logsigmoid
-from worlds import World
 
 import posteriori as po
 from posteriori.errors import CheckpointError, ConfigError, DataError, ObjectiveError
 from posteriori.objectives.preference.dpo import DPO
 from posteriori.objectives.preference.ipo import IPO
+from posteriori.testing.worlds import World
 from posteriori.train.checkpoint import latest_checkpoint
 
 EXACT = 1e-8

@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 from helpers import tiny_lm
-from objective_cases import kl_to_target
-from worlds import World
 
 import posteriori as po
 from posteriori.objectives.policy_gradient.critic import Critic
 from posteriori.objectives.policy_gradient.gae import advantages
 from posteriori.objectives.policy_gradient.ppo import PPO
+from posteriori.testing.divergences import kl_to_target
+from posteriori.testing.worlds import World
 
 EXACT = 1e-8
 

@@ -9,12 +9,13 @@ from dataclasses import replace
 import pytest
 import torch
 from helpers import WORDS, generator, reward
-from kernels import KernelMatrix, WithoutLengths, outcomes_of
 
 import posteriori as po
 from posteriori.errors import ConfigError, SamplingError
 from posteriori.samplers.annealing import annealed, ladder, reverse_annealing
 from posteriori.samplers.mcmc.suffix_moves import SuffixMoves
+from posteriori.testing.cases import outcomes_of
+from posteriori.testing.kernel_matrix import KernelMatrix, WithoutLengths
 
 LADDER = (0.0, 0.35, 1.0)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers import WORDS, generator, has_c, reward
-from kernels import KernelMatrix, chi_squared, outcomes_of
 from torch import Tensor
 
 import posteriori as po
 from posteriori.core.types import Draws
 from posteriori.samplers.mcmc.block_moves import BlockMoves
 from posteriori.samplers.mcmc.suffix_moves import SuffixMoves
+from posteriori.testing.cases import outcomes_of
+from posteriori.testing.kernel_matrix import KernelMatrix, chi_squared
 
 FALSE_ALARM = 1e-6
 EACH = 1200

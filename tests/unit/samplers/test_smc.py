@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers import PROMPTS, WORDS, has_c, reward, tiny_lm
-from worlds import WORDS as THREE
 
 import posteriori as po
 from posteriori.errors import ConfigError, ModelError, SamplingError, SamplingStopped
@@ -13,6 +12,7 @@ from posteriori.samplers.smc import smc
 from posteriori.samplers.smc.conditional import conditional_log_z
 from posteriori.samplers.smc.fit_twist import fit_twist
 from posteriori.samplers.smc.twist_head import TwistHead
+from posteriori.testing.cases import WORDS as THREE
 
 TWISTS = ["none", "evidence", {"name": "rollouts", "num": 2}]
 

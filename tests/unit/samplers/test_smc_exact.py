@@ -11,14 +11,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from walk import Walk
-from worlds import WORDS
 
 import posteriori as po
 from posteriori.samplers.smc.make_twist import make_twist
 from posteriori.samplers.smc.particles import Particles
 from posteriori.samplers.smc.populations import Plan, Populations
 from posteriori.samplers.smc.twist_head import TwistHead
+from posteriori.testing.cases import WORDS
+from posteriori.testing.twists import off_target
+from posteriori.testing.walk import Walk
 
 PROMPTS = ("x", "y")
 
@@ -73,24 +74,6 @@ def plan(twist="none", resampling="systematic", threshold=1.0, proposal=None, **
     made = make_twist(twist)
     proposal = wanted.prior if proposal == "prior" else other(depth)
     return Plan(wanted, proposal, made, resampling, threshold)
-
-
-def off_target(plan: Plan, sizes=(2,), Kind=Populations) -> float:
-    """max_y |E[mean w 1(y)] - p~(y)| over the draws of all populations, for the second prompt."""
-    exact = po.exact(plan.target)
-    outcomes = {tuple(y): at for at, y in enumerate(exact.outcomes[1].completion_ids)}
-    expected = torch.zeros(len(outcomes), dtype=torch.float64)
-    total = 0.0
-    parent_G, size_G = torch.zeros(len(sizes), dtype=torch.long), torch.tensor(sizes)
-    for walk in Walk():
-        draws = Kind(plan, PROMPTS[1:], parent_G, size_G, walk).run()
-        total += walk.probability
-        weight = walk.probability * draws.log_weight.exp() / len(draws)
-        rows = torch.tensor([outcomes[tuple(y)] for y in draws.completion_ids])
-        expected.index_add_(0, rows, weight)
-    assert abs(total - 1) < 1e-10, "the walk has taken every path once"
-    wanted = (exact.log_prior[1] + exact.log_evidence[1]).exp()
-    return float((expected - wanted).abs().max())
 
 
 @pytest.mark.parametrize("threshold", [1.0, 0.8], ids=["always", "adaptive"])
@@ -167,7 +150,7 @@ class ForgetsProposal(Populations):
 
 @pytest.mark.parametrize("Mutant", [KeepsWeights, DropsEnded, ForgetsProposal])
 def test_wrong_variants_are_found(Mutant):
-    assert off_target(plan(TWISTS["evidence"]), Kind=Mutant) > 1e-3
+    assert off_target(plan(TWISTS["evidence"]), kind=Mutant) > 1e-3
 
 
 ONE = torch.zeros(1, dtype=torch.long)

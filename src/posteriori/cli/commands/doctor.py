@@ -161,7 +161,8 @@ EXTRAS = (
     Extra("pyarrow", "draws in .parquet files", "pyarrow"),
     Extra("datasets", "preference pairs in .parquet files and data-set folders", "datasets"),
     Extra("scikit-learn", "likelihoods by a scikit-learn pipeline", "scikit-learn"),
-    Extra("jsonschema", "constraints by a JSON Schema", "jsonschema"),
+    Extra("jsonschema", "constraints by a JSON Schema", "posteriori[constraints]"),
+    Extra("llguidance", "constraints that choose next tokens", "posteriori[constraints]"),
 )
 
 

@@ -8,8 +8,10 @@ from typing import Annotated
 import typer
 
 from posteriori.cli.complete import models
+from posteriori.cli.console.interrupted import Interrupted
 from posteriori.cli.expected_cost import ask_if_long, of_evaluate
-from posteriori.cli.options import AsJson, ConfigFile, OtherSeed, Overrides, Quiet, Yes
+from posteriori.cli.files.unfinished import Unfinished, say
+from posteriori.cli.options import AsJson, ConfigFile, OtherSeed, Overrides, Quiet, Resume, Yes
 from posteriori.config.check import Plan, find_model, make_plan
 from posteriori.errors import ModelError
 
@@ -35,6 +37,7 @@ def evaluate(
         typer.Option(min=0, help="Exact draws of the target a prompt, for bounds on both sides."),
     ] = None,
     seed: OtherSeed = None,
+    resume: Resume = False,
     every_figure: Annotated[
         bool, typer.Option("--all", help="Show every figure, not the main ones alone.")
     ] = False,
@@ -46,7 +49,9 @@ def evaluate(
     """Judge policies against the target of CONFIG, side by side with its prior.
 
     Whatever trained them: any directory with a transformers model or an adapter that has the
-    prior's tokens. Exit code 1 where a finding is of level stop.
+    prior's tokens. Exit code 1 where a finding is of level stop. Until all is drawn, what is
+    finished is kept in output_dir (beside the config where there is none), and --resume goes on
+    from it.
     """
     plan = make_plan(config, overrides or [])
     names = _policies(plan, policies or [])
@@ -54,6 +59,8 @@ def evaluate(
     from posteriori.cli.build import build_target, load_policy
     from posteriori.cli.files.evaluation import evaluation_json, judge, show
     from posteriori.cli.files.goals import asked_of, pairs_of
+    from posteriori.runs.target_fingerprint import digest
+    from posteriori.runs.target_journal import keeping
 
     settings = plan.config.evaluate
     judging = {
@@ -64,12 +71,21 @@ def evaluate(
     }
     work = of_evaluate(plan, judging["num_samples"], judging["max_prompts"], len(names))
     ask_if_long(plan, work, yes=yes, hint="lower --num-samples or --max-prompts")
-    target = build_target(plan, quiet=quiet)
+    place = plan.file if plan.output_dir is None else plan.output_dir / "evaluate"
+    unfinished = Unfinished(place)
+    target = build_target(plan, quiet=quiet, journal=unfinished.of("moments"), resume=resume)
     models = {name: load_policy(plan, path, target, quiet=quiet) for name, path in names.items()}
     models = {"prior": target.prior, **models}
-    reports = judge(target, models, **judging, quiet=quiet)
+    what = {"the work": "evaluate", "the policies": digest(list(models.items())), **judging}
+    journal = unfinished.of("draws")
+    try:
+        with keeping(target, journal, lambda: what, resume=resume, on_note=say):
+            reports = judge(target, models, **judging, quiet=quiet)
+    except KeyboardInterrupt as error:
+        raise Interrupted("what is finished is kept: go on from it with --resume") from error
     asked, lines = asked_of(target, reports, pairs_of(plan, target, models))
     evaluation = evaluation_json(reports, **judging, config=str(plan.file), **asked)
+    unfinished.done()
     title = f"against the target of {plan.file}, {judging['num_samples']} draws per prompt"
     return show(
         reports,

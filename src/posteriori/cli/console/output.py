@@ -9,6 +9,8 @@ from typing import Any
 
 from rich.console import Console
 
+from .lasting import Lasting
+
 _PLAIN_WIDTH = 200
 """Columns of a table that goes to a file or a pipe, where a terminal's width means nothing."""
 
@@ -31,6 +33,7 @@ def _console(stream: Any) -> Console:
 
 def _escape_what_it_cannot_write(stream: Any) -> None:
     """A terminal or pipe in ASCII gets escapes for other characters, instead of an error."""
+    stream = stream.stream if isinstance(stream, Lasting) else stream
     # In the C locale Python's own choice is "surrogateescape", which fails as "strict" does.
     if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
         stream.reconfigure(errors="backslashreplace")

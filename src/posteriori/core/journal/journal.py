@@ -72,6 +72,13 @@ def fold(
     return state
 
 
+def apart(work: Callable[[], T]) -> T:
+    """`work`, whose pieces may be of another number when it is done again (how many rows fit in
+    memory, say): they are counted by themselves, and have to say what they are of."""
+    pieces = current().pieces
+    return work() if pieces is None else _within(pieces.apart(), work)
+
+
 def _within(pieces: Pieces, work: Callable[[], T]) -> T:
     with within(pieces=pieces):
         return work()

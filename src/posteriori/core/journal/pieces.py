@@ -64,6 +64,10 @@ class Pieces:
         """A piece of which the newest state is kept."""
         yield Growing(self, *self._next(), generators)
 
+    def apart(self) -> Pieces:
+        """For pieces whose number is not known before."""
+        return self._inner(self._next()[1])
+
     def counts(self) -> list[Any]:
         return [replace(counter.counts) for counter in self.counters]
 

@@ -6,7 +6,6 @@ names the key and what to write instead.
 
 from __future__ import annotations
 
-import math
 import re
 from typing import Annotated, Any, Literal
 
@@ -17,6 +16,7 @@ from pydantic import (
     PlainValidator,
 )
 
+from posteriori.data.given_numbers import finite
 from posteriori.errors import ConfigError
 
 from .strict import Strict, as_tuple
@@ -56,11 +56,12 @@ def _rate(value: Any) -> Any:
         return value
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError('input should be a valid number, or "auto"')
-    if not math.isfinite(value):
+    rate = finite(value)
+    if rate is None:
         raise ValueError("input should be a finite number")
-    if value <= 0:
+    if rate <= 0:
         raise ValueError("input should be greater than 0")
-    return float(value)
+    return rate
 
 
 MAX_PROMPTS = 256

@@ -15,6 +15,7 @@ from posteriori.core.default_progress import with_progress
 from posteriori.core.draw import draw, lm_tokens
 from posteriori.core.estimates import combine
 from posteriori.core.frames import frame_of_figures
+from posteriori.core.journal.journal import once
 from posteriori.core.progress import Progress, one_pass, portions
 from posteriori.core.protocols import LanguageModel
 from posteriori.core.registry import language_model
@@ -25,6 +26,7 @@ from posteriori.core.settings.training import MAX_PROMPTS
 from posteriori.core.shown import counted, html_figures, html_findings, html_plane, short_figures
 from posteriori.core.target import Target
 from posteriori.core.types import Cost, Draws, Estimate, Finding
+from posteriori.data.given_numbers import count
 from posteriori.diagnostics.diversity import unique_fraction
 from posteriori.diagnostics.mixture import Mixture
 from posteriori.diagnostics.prompt_sample import (
@@ -230,8 +232,7 @@ def evaluate(
 def _check(
     target: Target, num_samples: int, prior_draws: Draws | None, posterior: Draws | None
 ) -> None:
-    if num_samples < 2:
-        raise ConfigError(f"num_samples={num_samples} must be at least 2, for an error bar")
+    count(num_samples, "num_samples", 2, hint="an error bar needs two")
     if prior_draws is not None and len(prior_draws) != num_samples * len(target.prompts):
         raise ConfigError(
             f"prior_draws are {len(prior_draws)}, and num_samples={num_samples} for each of "
@@ -279,4 +280,4 @@ def _unique(draws: Draws, prompts: range) -> Estimate:
 
 def _log_prob(lm: LanguageModel, draws: Draws, on_progress: Progress | None) -> Tensor:
     with torch.no_grad(), one_pass(on_progress, len(draws)):
-        return lm.log_prob(draws.completions).double()
+        return once(lambda: lm.log_prob(draws.completions).double())

@@ -21,6 +21,7 @@ from posteriori.core.settings.training import MAX_PROMPTS
 from posteriori.core.shown import html_findings, html_table
 from posteriori.core.target import Target
 from posteriori.core.types import Cost, Draws, Estimate, Finding, Kind
+from posteriori.data.given_numbers import count, finite, in_short, positive
 from posteriori.diagnostics.prompt_sample import of_a_sample, sampled_finding, sampled_prompts
 from posteriori.diagnostics.tilting import Stage, beta_of, proportional
 from posteriori.errors import ConfigError, FrontierError
@@ -108,8 +109,8 @@ class Frontier:
 
     def at_beta(self, beta: float) -> Point:
         """Raises `FrontierError` below the smallest beta that is known."""
-        if not (math.isfinite(beta) and beta > 0):
-            raise ConfigError(f"beta={beta} must be a positive number", where="frontier")
+        if positive(beta) is None:
+            raise ConfigError(f"beta={in_short(beta)} must be a positive number", where="frontier")
         t = self.unit / beta
         if t > self.end * (1 + 1e-9):
             raise self._beyond(f"beta={beta:g}")
@@ -118,8 +119,10 @@ class Frontier:
     def at_kl(self, nats: float) -> Point:
         """The posterior at that mean KL from the prior; its reward's error is that at this very KL,
         as of `at_reward`. Raises `FrontierError` beyond the end."""
-        if not (math.isfinite(nats) and nats > 0):
-            raise ConfigError(f"kl={nats} must be a positive number of nats", where="frontier")
+        if positive(nats) is None:
+            raise ConfigError(
+                f"kl={in_short(nats)} must be a positive number of nats", where="frontier"
+            )
         found = self._solve(lambda point: point.kl.value - nats, f"KL={nats:g}")
         return replace(found, reward=self._held(found, "kl"))
 
@@ -131,8 +134,10 @@ class Frontier:
         likewise the reward's error at a fixed KL is beta / t times that of log Z. Raises
         `FrontierError` beyond the end, and for no more than the prior's own, which no beta has.
         """
-        if not math.isfinite(reward):
-            raise ConfigError(f"reward={reward} must be a finite number", where="frontier")
+        if finite(reward) is None:
+            raise ConfigError(
+                f"reward={in_short(reward)} must be a finite number", where="frontier"
+            )
         found = self._solve(lambda point: point.reward.value - reward, f"reward={reward:g}")
         if math.isinf(found.beta):
             raise FrontierError(
@@ -261,7 +266,7 @@ def frontier(
     "Monte Carlo theory, methods and examples", chapter 9, for the weighted means.
     """
     _check_number(num_samples)
-    if not (math.isfinite(strongest) and strongest > 0) or stages < 0:
+    if positive(strongest) is None or stages < 0:
         raise ConfigError("strongest must be a positive number, and stages not negative")
 
     def about() -> dict[str, Any]:
@@ -325,11 +330,8 @@ def frontier_of(target: Target, pool: Draws, *, strongest: float = 10.0) -> Fron
 
 
 def _check_number(num_samples: int) -> None:
-    if num_samples < FEWEST:
-        raise ConfigError(
-            f"num_samples={num_samples} must be at least {FEWEST}: fewer cannot tell whether "
-            "their weights can be trusted"
-        )
+    hint = "fewer cannot tell whether their weights can be trusted"
+    count(num_samples, "num_samples", FEWEST, hint=hint)
 
 
 def _stage(target: Target, draws: Draws, t0: float) -> list[Stage]:

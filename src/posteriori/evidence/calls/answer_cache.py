@@ -11,6 +11,7 @@ from typing import Any
 
 from posteriori.core.protocols import Columns
 from posteriori.core.types import Completions, prompt_key
+from posteriori.data.given_numbers import in_short
 from posteriori.errors import EvidenceError
 
 _SAME = 1e-4
@@ -63,7 +64,8 @@ class Cache:
             before = self._kept[key]
             if not _same(before, answer):
                 raise EvidenceError(
-                    f"it returned {before!r} for a completion, and then {answer!r} for the same",
+                    f"it returned {in_short(before)} for a completion, and then {in_short(answer)} "
+                    "for the same",
                     where=name,
                     hint="evidence has to be a function of the completion: fix its seed, or set "
                     "its temperature to 0",

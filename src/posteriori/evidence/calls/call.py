@@ -24,6 +24,7 @@ from posteriori.core.protocols import Columns
 from posteriori.core.types import Completions
 from posteriori.core.user_code import place_of_error
 from posteriori.data.completion_text import own_text
+from posteriori.data.given_numbers import in_short
 from posteriori.errors import EvidenceCallError, EvidenceError
 
 from .torch_settings import torch_as_it_was
@@ -115,9 +116,9 @@ def numbers(answers: list[Any], completions: Completions, *, name: str, unit: st
             continue
         value = _as_float(answer)
         if value is None or math.isnan(value) or value == math.inf:
-            shown = answer if value is None else value
+            shown = in_short(answer if value is None else value)
             raise EvidenceError(
-                f"it returned {shown!r} for completion {row} ({completions.texts[row][:60]!r})",
+                f"it returned {shown} for completion {row} ({completions.texts[row][:60]!r})",
                 where=name,
                 hint=f"return one finite {unit} a completion, or None where it does not apply",
             )

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import regex as regex_module
+from pydantic import BaseModel
 
 from posteriori.data.completion_text import own_text
 from posteriori.errors import ConfigError
 from posteriori.evidence.constraint import Constraint
+from posteriori.evidence.grammar import Grammar
 
 from .json_text import JsonText
 from .pattern_size import check_pattern_size
@@ -93,7 +95,9 @@ def regex(
     if _looks_around(pattern, flags):
         return Constraint(whole, **calling)
     prefix = TextTest(whole.__name__, partial(_matches, compiled, how, True), half=True)
-    return Constraint(whole, prefix, **calling)
+    whole_pattern = pattern if match == "full" else rf"(?s:.*)(?:{pattern})(?s:.*)"
+    grammar = None if flags else Grammar("regex", whole_pattern)
+    return Constraint(whole, prefix, grammar=grammar, quick=True, **calling)
 
 
 def _looks_around(pattern: str, flags: int) -> bool:
@@ -132,6 +136,7 @@ def words(
     return Constraint(
         TextTest(whole_name, partial(_has_words, wanted, (banned,))),
         TextTest(whole_name, partial(_has_words, (), (for_good,)), half=True),
+        quick=True,
         **calling,
     )
 
@@ -177,11 +182,14 @@ def length(
             for text, ids in zip(completions, completion_ids, strict=True)
         ]
 
-    return Constraint(length_within, not_too_long, **calling)
+    return Constraint(length_within, not_too_long, quick=True, **calling)
 
 
-def json_schema(schema: Mapping[str, Any] | bool | str | Path, **calling: Any) -> Constraint:
-    """e(c, y) = 1 where the text is JSON (RFC 8259) that `schema` allows; a mapping, or a file.
+def json_schema(
+    schema: Mapping[str, Any] | bool | str | Path | type[BaseModel], **calling: Any
+) -> Constraint:
+    """e(c, y) = 1 where the text is JSON (RFC 8259) that `schema` allows: a mapping, a file, or a
+    pydantic model.
 
     White space around it is allowed, NaN and Infinity are not. What is nested deeper than Python's
     parser goes does not count as JSON. A prefix is ruled out when no JSON text begins so, or none
@@ -189,9 +197,13 @@ def json_schema(schema: Mapping[str, Any] | bool | str | Path, **calling: Any) -
 
     Needs the package `jsonschema`. Raises `ConfigError` without it, or where the schema is none.
     """
+    if isinstance(schema, type) and issubclass(schema, BaseModel):
+        schema = schema.model_json_schema()
     json_text = JsonText(schema)
     return Constraint(
         TextTest("JSON Schema", json_text.allows),
         TextTest("JSON Schema", json_text.may_begin, half=True),
+        grammar=Grammar.of_schema(json_text.schema),
+        quick=True,
         **calling,
     )

@@ -53,7 +53,7 @@ class JsonText:
             raise ConfigError(
                 "JSON Schema needs the package 'jsonschema'",
                 where="json_schema",
-                hint="pip install jsonschema",
+                hint="pip install 'posteriori[constraints]'",
             ) from error
         parsed = _read(Path(schema)) if isinstance(schema, str | Path) else schema
         kind = validators.validator_for(parsed, default=validators.Draft202012Validator)
@@ -73,6 +73,7 @@ class JsonText:
             kind, {"pattern": _pattern, "patternProperties": _pattern_properties}
         )
         # A registry that retrieves nothing: no reference goes to the net or to a file.
+        self.schema = parsed
         self._valid = extended(parsed, registry=referencing.Registry()).is_valid
         self._unresolvable = (referencing.exceptions.Unresolvable, RecursionError)
         types = parsed.get("type", list(_FIRST)) if isinstance(parsed, Mapping) else list(_FIRST)

@@ -8,13 +8,15 @@ memory is split. A draw is a function of the model, its prompt and its own row o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from posteriori.core.journal.journal import apart, once
 from posteriori.core.progress import advance
 from posteriori.models.warp import Warp
 
@@ -56,7 +58,8 @@ def generate(
     rows_at_once: int,
     offset_R: Tensor | None = None,
 ) -> Rows:
-    """Draw one completion a row: row i continues prompt `prompt_of_row[i]`.
+    """Draw one completion a row: row i continues prompt `prompt_of_row[i]`; what is finished is
+    kept in a journal, if there is one.
 
     `uniform_RT` [R, T] (float64, in [0, 1)) decides every token; T is `max_new_tokens`. Where the
     "prompts" end with tokens of a completion already, `offset_R` says with how many (fewer than
@@ -68,26 +71,49 @@ def generate(
     eos = torch.tensor(list(eos_token_ids), device=forward.device)
     if offset_R is None:
         offset_R = torch.zeros(num_rows, dtype=torch.long, device=forward.device)
-    for start in range(0, num_rows, rows_at_once):
-        chunk = by_length[start : start + rows_at_once]
-        used = sorted({prompt_of_row[row] for row in chunk})
-        place = {prompt: at for at, prompt in enumerate(used)}
-        row_index = torch.tensor(chunk, device=forward.device)
-        parent = torch.tensor([place[prompt_of_row[row]] for row in chunk], device=forward.device)
-        part = _generate_chunk(
-            forward,
-            [prompt_ids[p] for p in used],
-            parent,
-            uniform_RT[row_index],
-            offset_R[row_index],
-            eos,
-            warp,
-        )
-        result.tokens_RT[row_index] = part.tokens_RT
-        result.lengths_R[row_index] = part.lengths_R
-        result.ended_R[row_index] = part.ended_R
-        result.log_prob_RT[row_index] = part.log_prob_RT
+
+    def chunk_after_chunk() -> None:
+        for start in range(0, num_rows, rows_at_once):
+            chunk = by_length[start : start + rows_at_once]
+            used = sorted({prompt_of_row[row] for row in chunk})
+            place = {prompt: at for at, prompt in enumerate(used)}
+            row_index = torch.tensor(chunk, device=forward.device)
+            parent = torch.tensor(
+                [place[prompt_of_row[row]] for row in chunk], device=forward.device
+            )
+            work = partial(
+                _generate_chunk,
+                forward,
+                [prompt_ids[p] for p in used],
+                parent,
+                uniform_RT[row_index],
+                offset_R[row_index],
+                eos,
+                warp,
+            )
+            # A row's numbers say which it is, and of which call.
+            whole = len(chunk) == num_rows
+            part = work() if whole else _kept(work, uniform_RT[row_index, 0], forward.device)
+            result.tokens_RT[row_index] = part.tokens_RT
+            result.lengths_R[row_index] = part.lengths_R
+            result.ended_R[row_index] = part.ended_R
+            result.log_prob_RT[row_index] = part.log_prob_RT
+
+    apart(chunk_after_chunk)
     return result
+
+
+def _kept(work: Callable[[], Rows], of_what: Tensor, device: torch.device) -> Rows:
+    """The rows of a chunk, a finished piece of work (see `core.journal.journal`). How many rows fit
+    in memory may be another number when a run is resumed: a piece of other rows is not taken."""
+    chunk = of_what.cpu()
+
+    def plain() -> list[Tensor]:
+        part = work()
+        return [chunk, part.tokens_RT, part.lengths_R, part.ended_R, part.log_prob_RT]
+
+    before, *parts = once(plain)
+    return Rows(*(part.to(device) for part in parts)) if torch.equal(before, chunk) else work()
 
 
 @torch.inference_mode()

@@ -26,7 +26,7 @@ class Particles:
     """N = G x K particles, population by population; [N] or [N, T], log-probs in nats.
 
     `log_w_N` is the weight since the last resampling, -inf in places that belong to no particle;
-    `log_psi_N` is the twist of the prefix so far.
+    `log_psi_N` is the twist of the prefix so far, less what is withheld (`candidates.Drawn`).
     """
 
     parent_N: Tensor
@@ -40,6 +40,7 @@ class Particles:
     log_w_N: Tensor
     log_evidence_N: Tensor
     reward_N: Tensor
+    withheld_N: Tensor
 
     @classmethod
     def start(cls, parent_N: Tensor, there_N: Tensor, length: int, one_lm: bool) -> Particles:
@@ -57,6 +58,7 @@ class Particles:
             log_q_NT if one_lm else log_q_NT.clone(),
             float_N,
             float_N.masked_fill(~there_N, -torch.inf),
+            float_N.clone(),
             float_N.clone(),
             float_N.clone(),
         )
@@ -127,6 +129,12 @@ class CacheSlots:
         saved where every row is in use."""
         row_L = self.row_N[at]
         return row_L if len(row_L) < self.num_rows else None
+
+    def logits(self, at: Tensor | slice) -> Tensor:
+        """The prior's logits of particles `at`, [L, V]."""
+        row_L, logits_RV = self.row_N[at], self.prior.logits_RV
+        in_order = len(row_L) == len(logits_RV) and bool((row_L.diff() == 1).all())
+        return logits_RV if in_order else logits_RV[row_L]
 
     def draw(self, choices: Choices, at: Tensor | slice) -> tuple[Tensor, Tensor]:
         """A token for particles `at` from their rows of the proposal, and its log-prob."""

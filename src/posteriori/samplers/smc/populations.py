@@ -18,6 +18,7 @@ from posteriori.core.types import Completions, Cost, Draws, Prompt
 from posteriori.errors import SamplingError
 
 from .guidance import NextTokenTwist
+from .lookahead import Lookahead
 from .particles import CacheSlots, Particles, cache_slots
 from .resampling import Choices, Scheme
 from .twists import Prefixes, Twist
@@ -35,6 +36,7 @@ class Plan:
     resampling: Scheme
     ess_threshold: float | None = None
     guidance: float = 0.9
+    lookahead: int = 0
 
     def __post_init__(self) -> None:
         target = self.target
@@ -105,7 +107,10 @@ class Populations:
         self.there_N = (torch.arange(self.width, device=size_G.device) < size_G[:, None]).flatten()
         parent_N = parent_G.repeat_interleave(self.width)
         self.guided = plan.steers
-        self.from_prior = self.one_lm and not self.guided
+        self.lookahead: Lookahead | None = None
+        if plan.lookahead and self.one_lm and not self.guided and pinned is None:
+            self.lookahead = Lookahead(plan.target, plan.lookahead)
+        self.from_prior = self.one_lm and not self.guided and self.lookahead is None
         self.p = Particles.start(parent_N, self.there_N, self.length, self.from_prior)
         self.log_z_G = torch.zeros(len(size_G), dtype=torch.float64, device=size_G.device)
         self.eos = torch.tensor(plan.target.prior.eos_token_ids, device=size_G.device)
@@ -172,6 +177,8 @@ class Populations:
                 twisted_L = self._twist(rows, on)
             if twisted_L is not None:
                 log_psi_L[~done_L] = twisted_L
+            if self.lookahead is not None:
+                log_psi_L[~done_L] -= p.withheld_N[on]
         if hidden_LD is not None:
             log_ratio_L = log_p_L - log_q_L
             self._record(hidden_LD, token_L, live_L, done_L, log_psi_L, log_ratio_L)
@@ -193,12 +200,29 @@ class Populations:
             q, place_L = rows.guided(at, next_token_twist, self.plan.guidance)
             token_L = self._pinned(live_L, t, self.choices.guided(q)[place_L])
             return token_L, *q.log_prob(place_L, token_L)
+        if self.lookahead is not None:
+            return self._looked_ahead(self.lookahead, rows, at, live_L)
         token_L, log_q_L = rows.draw(self.choices, at)
         if self.pinned_GT is not None:
             token_L = self._pinned(live_L, t, token_L)
             log_q_L = rows.log_prob(rows.proposal, at, token_L)
         log_p_L = log_q_L if self.from_prior else rows.log_prob(rows.prior, at, token_L)
         return token_L, log_q_L, log_p_L
+
+    def _looked_ahead(
+        self, lookahead: Lookahead, rows: CacheSlots, at: Tensor | slice, live_L: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        p = self.p
+        cost_L = p.withheld_N[at] - (p.log_p_NT[at] - p.log_q_NT[at]).sum(-1)
+        with counted() as spent:
+            drawn, log_p_L = lookahead.draw(
+                rows.logits(at), self._completions(at), cost_L, self.choices
+            )
+        self.cost += spent.cost
+        lost_L = drawn.log_w_L.isneginf()
+        p.log_w_N[live_L[lost_L]] = -torch.inf
+        p.withheld_N[live_L] += drawn.log_withheld_L
+        return drawn.token_L, log_p_L - drawn.log_w_L.where(~lost_L, 0.0), log_p_L
 
     def _pinned(self, live_L: Tensor, t: int, token_L: Tensor) -> Tensor:
         """The first particle of a population takes the token that is given, if one is."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import AfterValidator, Field
@@ -19,6 +19,7 @@ from posteriori.errors import ConfigError
 from posteriori.samplers.base import Job, Sampler
 from posteriori.samplers.weight_findings import log_z_of_populations
 
+from .lookahead import DEFAULT, token_constraints
 from .make_twist import make_twist
 from .particles import stepping
 from .populations import Plan, Populations
@@ -30,7 +31,7 @@ _ROWS = 4096
 """Particles at once: a run that stops keeps those that were finished."""
 
 
-_AUTO = "auto"
+_AUTO: Literal["auto"] = "auto"
 
 
 def _twist(given: Any) -> Any:
@@ -51,6 +52,7 @@ class SMCConfig(Strict, arbitrary_types_allowed=True):
     resampling: Scheme = "systematic"
     guidance: float = Field(default=0.9, ge=0, le=1)
     twist: Annotated[Any, AfterValidator(_twist)] = _AUTO
+    lookahead: Literal["auto"] | Annotated[int, Field(ge=0)] = _AUTO
 
 
 class SMC(Sampler[SMCConfig]):
@@ -77,6 +79,11 @@ class SMC(Sampler[SMCConfig]):
     given, and 0 (never) under a twist that steers: half-way its weights mostly show how
     much the twist contradicts itself from token to token, and resampling copies few by that.
 
+    `lookahead`: how many next tokens of a prefix the constraints are asked about before one is
+    drawn from the prior, so that particles do not die where another token was right (`Lookahead`;
+    `log_proposal` is log p - log w then). "auto" is 64 where every constraint with a prefix check
+    is quick, as the ready-made ones are, and 0, never, elsewhere.
+
     Raises `ConfigError` for more replicates than draws, and `SamplingError` for language models
     over other tokens, or such that cannot be run token by token.
     Source: Zhao et al. 2024 (arXiv 2404.17546, sections 2 and 3), Lew et al. 2023 (2306.03081).
@@ -96,6 +103,7 @@ class SMC(Sampler[SMCConfig]):
             settings.resampling,
             settings.ess_threshold,
             settings.guidance,
+            self._lookahead(job),
         )
         replicates = self._replicates(job.num_samples)
         whole, rest = divmod(job.num_samples, replicates)
@@ -111,6 +119,20 @@ class SMC(Sampler[SMCConfig]):
         log_z_PC = torch.cat(log_z).view(-1, replicates) + share_C
         draws = Draws.concat(job.kept)
         return replace(draws, log_z=log_z_of_populations(job.target, draws, log_z_PC))
+
+    def _lookahead(self, job: Job) -> int:
+        """How many next tokens are checked; 0 where the prior itself proposes."""
+        wanted, constraints = self.settings.lookahead, token_constraints(job.target)
+        if wanted == _AUTO:
+            quick = constraints and all(each.quick for each in constraints)
+            return DEFAULT if quick and job.proposal is job.target.prior else 0
+        if wanted and not constraints:
+            raise ConfigError(
+                "lookahead checks next tokens, and no constraint of the target can judge a prefix",
+                where="sampler 'smc'",
+                hint="write Constraint(fn, prefix=may_still_hold), or leave lookahead out",
+            )
+        return wanted
 
     def _replicates(self, num_samples: int) -> int:
         wanted = self.settings.replicates

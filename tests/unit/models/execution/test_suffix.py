@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 from helpers import WORDS, generator, tiny_lm
-from kernels import KernelMatrix, chi_squared, outcomes_of
 
 import posteriori as po
 from posteriori.errors import ModelError
 from posteriori.samplers.mcmc.suffix_moves import SuffixMoves, suffix_tokens
+from posteriori.testing.cases import outcomes_of
+from posteriori.testing.kernel_matrix import KernelMatrix, chi_squared
 
 
 @pytest.fixture(params=["gpt2", "llama", "min 3 tokens", "table"])

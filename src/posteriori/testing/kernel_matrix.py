@@ -14,22 +14,6 @@ from posteriori.core.types import Completions, Draws
 from posteriori.samplers.mcmc.suffix_moves import SuffixMoves
 
 
-def outcomes_of(lm, prompt: str, depth: int, words: int) -> Completions:
-    """Every outcome of at most `depth` tokens; token 0 ends one."""
-    ids: list[list[int]] = []
-
-    def after(prefix: list[int]) -> None:
-        if len(prefix) == depth:
-            ids.append(prefix)
-            return
-        ids.append([*prefix, 0])
-        for token in range(1, words):
-            after([*prefix, token])
-
-    after([])
-    return lm.completions([prompt], ids, depth)
-
-
 class KernelMatrix:
     """What `moves` does to each of the S outcomes of one prompt, with probabilities.
 
@@ -73,6 +57,7 @@ class KernelMatrix:
         """
         completions = self.states.completions
         log_q_ST = completions.token_log_prob_NL
+        assert log_q_ST is not None
         ids_ST = completions.tokens_NL.masked_fill(~completions.mask_NL, -1)
         places_S = (completions.lengths_N - last).clamp(min=1)
         matrix = torch.zeros(len(self), len(self), dtype=torch.float64)

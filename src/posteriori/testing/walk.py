@@ -10,7 +10,7 @@ from torch import Tensor
 
 from posteriori.samplers.smc import resampling
 from posteriori.samplers.smc.guidance import Guided
-from posteriori.samplers.smc.resampling import Choices
+from posteriori.samplers.smc.resampling import Choices, Scheme
 
 
 class Walk(Choices):
@@ -82,7 +82,7 @@ class Walk(Choices):
         assert torch.equal(drawn_R, token_R)
         return drawn_R
 
-    def ancestors(self, scheme, log_w_GK: Tensor, size_G: Tensor) -> Tensor:
+    def ancestors(self, scheme: Scheme, log_w_GK: Tensor, size_G: Tensor) -> Tensor:
         uniform_GU = torch.tensor(
             [
                 self._uniforms(scheme, log_w_K, size)
@@ -92,7 +92,7 @@ class Walk(Choices):
         )
         return resampling.ancestors(scheme, log_w_GK, size_G, uniform_GU)
 
-    def _uniforms(self, scheme, log_w_K: Tensor, size: int) -> list[float]:
+    def _uniforms(self, scheme: Scheme, log_w_K: Tensor, size: int) -> list[float]:
         ends = log_w_K.softmax(-1).cumsum(-1).tolist()
         scaled = [size * end for end in ends]
         if scheme == "multinomial":

@@ -5,19 +5,25 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-import posteriori as po
+from posteriori.core.target import Target
 from posteriori.core.types import Draws
+from posteriori.diagnostics.exact.exact import exact
+from posteriori.evidence.reward import Reward
+from posteriori.models.tabular import TabularLM
 from posteriori.objectives.base import Objective
 
-WORDS = ("<eos>", "a", "b")
+from .cases import WORDS
+from .divergences import Divergence
+
 DEPTH = 2
 
 
-def reward(completions, **kwargs):
+def reward(completions: list[str], **_: Any) -> list[float]:
     """Neither constant, nor additive over tokens, nor blind to the end of the sequence."""
     worth = {"": 0.3, "a": -0.7, "b": 1.1, "a a": 0.2, "a b": -1.3, "b a": 0.9, "b b": 0.4}
     return [worth[text] for text in completions]
@@ -31,13 +37,13 @@ class World:
     """
 
     def __init__(self, prompts: tuple[str, ...], num_samples: int, elsewhere: bool = False) -> None:
-        prior = po.TabularLM.random(WORDS, DEPTH, prompts, seed=3)
-        self.policy = po.TabularLM.random(WORDS, DEPTH, prompts, seed=4).requires_grad_(True)
+        prior = TabularLM.random(WORDS, DEPTH, prompts, seed=3)
+        self.policy = TabularLM.random(WORDS, DEPTH, prompts, seed=4).requires_grad_(True)
         self.proposal = (
-            po.TabularLM.random(WORDS, DEPTH, prompts, seed=5) if elsewhere else self.policy
+            TabularLM.random(WORDS, DEPTH, prompts, seed=5) if elsewhere else self.policy
         )
-        self.target = po.Target(prior, po.Reward(reward, beta=0.7), prompts, DEPTH)
-        self.exact = po.exact(self.target)
+        self.target = Target(prior, Reward(reward, beta=0.7), prompts, DEPTH)
+        self.exact = exact(self.target)
         self.num_samples = num_samples
         self.sizes = [len(outcomes) for outcomes in self.exact.outcomes]
         everything = [
@@ -45,7 +51,8 @@ class World:
             for outcomes in self.exact.outcomes
             for prompt, ids in zip(outcomes.prompts, outcomes.completion_ids, strict=True)
         ]
-        completions = self.policy.completions(*zip(*everything, strict=True), DEPTH)
+        prompts_N, ids_N = zip(*everything, strict=True)
+        completions = self.policy.completions(prompts_N, ids_N, DEPTH)
         with torch.no_grad():
             drawn_NL = self.proposal.token_log_prob(completions)
             prior_NL = prior.token_log_prob(completions)
@@ -74,21 +81,21 @@ class World:
     ) -> Tensor:
         """E over all draws of the gradient of the mean loss.
 
-        `token_log_prob_NL`: what the loss is told of log pi, if not the truth.
+        `token_log_prob_NL`: what the loss is given as log pi, if not the truth.
         """
         truth_NL = self.policy.token_log_prob(self.outcomes.completions)
-        told_NL = truth_NL if token_log_prob_NL is None else token_log_prob_NL
+        given_NL = truth_NL if token_log_prob_NL is None else token_log_prob_NL
         log_pi_N = truth_NL.detach().sum(-1)
         total = torch.zeros((), dtype=torch.float64)
         for rows in self.tuples():
             draws = self.outcomes.select(rows)
             constants = objective.weigh(draws, log_pi_N[rows])
             probability = draws.log_proposal_N.sum().exp()
-            total = total + probability * objective.loss(told_NL[rows], constants).mean()
+            total = total + probability * objective.loss(given_NL[rows], constants).mean()
         (gradient,) = torch.autograd.grad(total, [self.policy.logits])
         return gradient
 
-    def gradient_of(self, divergence) -> Tensor:
+    def gradient_of(self, divergence: Divergence) -> Tensor:
         """Autograd's gradient of the mean over prompts of a divergence, from all outcomes."""
         log_pi = self.policy.log_prob(self.outcomes.completions).split(self.sizes)
         parts = zip(log_pi, self.exact.log_prior, self.exact.log_evidence, strict=True)

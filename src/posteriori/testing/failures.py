@@ -1,0 +1,9 @@
+"""What a check raises."""
+
+from __future__ import annotations
+
+from posteriori.errors import PosterioriError
+
+
+class CheckFailedError(PosterioriError, AssertionError):
+    """What was checked does not do what it says. An `AssertionError` too, as tests expect."""
