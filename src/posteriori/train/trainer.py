@@ -87,7 +87,7 @@ class Trainer:
         """Earlier steps whose draws join each step: the user's number, or the objective's own."""
         if self.settings.replay is not None:
             return self.settings.replay
-        prompts = prompts_per_step(self.settings, len(self.target.prompts))
+        prompts = prompts_per_step(self.settings.prompts_per_step, len(self.target.prompts))
         return self.objective.default_replay(prompts * self.settings.num_samples)
 
     def run(self) -> Fit:
@@ -192,7 +192,7 @@ class Trainer:
         self.context.trainer_state.global_step = step
         self.context.metrics.clear()
         prompts = self.target.prompts
-        per_step = prompts_per_step(settings, len(prompts))
+        per_step = prompts_per_step(settings.prompts_per_step, len(prompts))
         chosen = prompts_of_step(len(prompts), per_step, settings.seed, step)
         fresh = self.objective.draw(
             self.target,

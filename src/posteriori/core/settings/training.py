@@ -105,9 +105,9 @@ class FitConfig(Strict):
         return self.model_dump(mode="json", include=set(FitConfig.model_fields))
 
 
-def prompts_per_step(settings: FitConfig, num_prompts: int) -> int:
+def prompts_per_step(given: int | None, num_prompts: int) -> int:
     """As given; all prompts if left out, and 64 where there are more."""
-    return min(settings.prompts_per_step or MOST_PER_STEP, num_prompts)
+    return min(given or MOST_PER_STEP, num_prompts)
 
 
 def budget_of(settings: FitConfig) -> str | None:

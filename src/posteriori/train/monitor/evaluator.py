@@ -80,7 +80,7 @@ def evaluation_samples(settings: FitConfig, num_prompts: int, num_held_out: int)
     on it."""
     if settings.evaluate_samples is not None:
         return settings.evaluate_samples
-    per_step = settings.num_samples * prompts_per_step(settings, num_prompts)
+    per_step = settings.num_samples * prompts_per_step(settings.prompts_per_step, num_prompts)
     between = settings.evaluate_every * per_step
     return max(_FEWEST, between // (_SHARE * num_held_out))
 
