@@ -109,6 +109,10 @@ class StoppedError(PosterioriError):
         self.signal_number = signal_number
 
 
+class DistributedError(PosterioriError):
+    """Several processes cannot work together: one has ended, failed, or was started otherwise."""
+
+
 class SamplingError(PosterioriError):
     """A sampler's assumption does not hold: a bound was broken, a budget ended with nothing."""
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from helpers import tiny_lm, word_tokenizer
 
 import posteriori as po
 from posteriori.errors import (
+    CheckpointError,
     ConfigError,
     ModelError,
     OutcomeError,
@@ -239,3 +241,50 @@ class TestSettings:
     def test_to_resume_without_a_directory(self, table):
         with pytest.raises(ConfigError, match="needs the run's output_dir"):
             po.fit(target(table, ["x"]), "rloo", steps=1, resume=True)
+
+
+class TestPlacesAndKinds:
+    """What is written where it cannot be, and values of kinds that look right."""
+
+    @pytest.mark.parametrize("place", ["file", "file/below"])
+    def test_models_saved_where_a_file_is(self, tmp_path, case_1, place):
+        (tmp_path / "file").write_text("mine")
+        table = po.TabularLM.random(["<eos>", "a"], 2, ["p"], seed=0)
+        for lm in (case_1.prior(), table):
+            with pytest.raises(CheckpointError, match="cannot be written: "):
+                lm.save_pretrained(tmp_path / place)
+        assert (tmp_path / "file").read_text() == "mine"
+
+    def test_prompts_in_a_set(self):
+        with pytest.raises(ConfigError, match="prompts is a set, whose order is another one"):
+            po.prompts({"a", "b"})
+        assert po.prompts({"a": 0, "b": 0}.keys()).prompts == ["a", "b"]
+
+    def test_prompts_with_half_of_a_surrogate_pair(self):
+        with pytest.raises(PromptError, match="half of a surrogate pair at character 2; remove it"):
+            tiny_lm().encode("a \ud800")
+
+    @pytest.mark.parametrize("read", [po.prompts, po.load, po.Preferences])
+    def test_a_home_of_nobody(self, read):
+        with pytest.raises(PosterioriError, match="nobody-of-that-name"):
+            read("~nobody-of-that-name/a.jsonl")
+
+    def test_numbers_of_numpy_as_settings(self):
+        table = po.TabularLM.random(["<eos>", "a"], 2, ["p"], seed=0)
+        goal = po.Target(table, po.Reward(flat, beta=1.0), table.prompts, 2)
+        settings = {"steps": np.int64(2), "num_samples": np.int32(4), "seed": np.uint8(1)}
+        made = po.fit(goal, "rloo", learning_rate=np.float64(0.5), **settings)
+        assert len(made.history) == 2
+        with pytest.raises(ConfigError, match=r"'steps' = 2\.0 is not valid"):
+            po.fit(goal, "rloo", **{**settings, "steps": np.float64(2.0)})
+
+    def test_a_reward_that_empties_its_list_of_completions(self):
+        def emptying(completions, **kwargs):
+            answers = []
+            while completions:
+                answers.append(float(len(completions.pop())))
+            return answers[::-1]
+
+        table = po.TabularLM.random(["<eos>", "a"], 2, ["p"], seed=0)
+        draws = po.sample(po.Target(table, po.Reward(emptying, beta=1.0), table.prompts, 2))
+        assert draws.reward_N.tolist() == [len(text) for text in draws.texts]

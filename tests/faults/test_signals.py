@@ -253,6 +253,36 @@ def test_out_of_memory_while_sampling_is_one_line(target, monkeypatch):
         po.sample(target, "importance", 64)
 
 
+WORK = {
+    "evaluate": ("evaluating", lambda target: po.evaluate(target, target.prior, 20)),
+    "frontier": ("drawing for the frontier", lambda target: po.frontier(target, 100)),
+    "exact": ("enumerating", po.exact),
+    "fit_twist": (
+        "training the twist",
+        lambda target: po.fit_twist(target, steps=1, num_samples=4),
+    ),
+    "pass_at_k": (
+        "sampling",
+        lambda target: po.pass_at_k(
+            po.Target(target.prior, po.Constraint(lambda completions, **_: [True]), ["p"], 3),
+            k=[1],
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WORK)
+def test_out_of_memory_is_one_line_whatever_is_done(target, monkeypatch, name):
+    def none_left(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    for method in ("sample", "token_log_prob", "stepping"):
+        monkeypatch.setattr(TabularLM, method, none_left)
+    doing, work = WORK[name]
+    with pytest.raises(MemoryLimitError, match=f"memory ran out while {doing}; set a lower"):
+        work(target)
+
+
 def test_a_reward_may_not_log_a_figure_of_the_run(target, tmp_path):
     def logs(completions, log_metric, **kwargs):
         log_metric("step", 77.0)

@@ -18,6 +18,7 @@ import typer
 
 from posteriori.config.check import Plan
 from posteriori.core.settings.training import prompts_per_step
+from posteriori.distributed.world import is_first
 from posteriori.errors import ConfigError
 from posteriori.models.bundled import bundled_models
 
@@ -105,7 +106,7 @@ def ask_if_long(plan: Plan, work: Work, *, yes: bool, hint: str) -> None:
     Raises `ConfigError` where nobody can be asked, `typer.Abort` for a no.
     """
     seconds = seconds_of(plan, work)
-    if yes or seconds is None or seconds < LONG:
+    if yes or seconds is None or seconds < LONG or not is_first():
         return
     told = in_words(plan, work)
     if sys.stdin.isatty() and sys.stderr.isatty():

@@ -30,6 +30,7 @@ from posteriori.cli.console.interrupted import Interrupted
 from posteriori.cli.console.lasting import lasting_stderr
 from posteriori.cli.console.output import visible
 from posteriori.cli.console.unexpected import keep_traceback
+from posteriori.cli.several import arguments_now, silence, speaker
 from posteriori.core.signals import Signals, signal_behind
 from posteriori.errors import (
     EvidenceError,
@@ -97,6 +98,7 @@ def _root(
 
 def main() -> None:
     """What the `posteriori` command calls."""
+    silence()
     try:
         code = run(sys.argv[1:])
     except Exception as error:  # a fault of ours: a person gets a line, and we the traceback
@@ -127,6 +129,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _run(arguments: Sequence[str]) -> int:
     signals = Signals()
+    arguments_now.set(tuple(arguments))
     try:
         with signals:
             code = app(args=list(arguments), prog_name="posteriori", standalone_mode=False)
@@ -190,7 +193,7 @@ def _complain(text: str) -> None:
     if len(line) > _LONGEST:
         # It quotes something of the user's that goes on and on.
         line = f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
-    sys.stderr.write(f"error: {line}\n")
+    sys.stderr.write(f"error: {speaker()}{line}\n")
 
 
 if __name__ == "__main__":

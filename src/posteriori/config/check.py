@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from posteriori.core.settings.training import budget_of
 from posteriori.data.files import is_hub_id
+from posteriori.data.home import expanded
 from posteriori.data.prompts import PromptData, prompts
 from posteriori.errors import CheckpointError, ConfigError, DataError
 
@@ -152,7 +153,7 @@ def _read_data(given: Any, folder: Path) -> PromptData:
     if isinstance(given, list):
         return prompts(given)
     settings = PromptSettings.model_validate({"path": given} if isinstance(given, str) else given)
-    place = folder / Path(settings.path).expanduser()
+    place = folder / expanded(settings.path)
     if not place.exists() and is_hub_id(settings.path) and not place.parent.is_dir():
         place = Path(settings.path)
     return prompts(place, **settings.model_dump(exclude={"path"}))

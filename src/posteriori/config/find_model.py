@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from posteriori.data.home import expanded
 from posteriori.errors import ModelError
 from posteriori.models.bundled import bundled_models
 from posteriori.models.hub import check_model_name
@@ -33,7 +34,7 @@ def find_model(path: str, folder: Path, where: str) -> str:
             where=where,
             hint=f"write a directory, a hub id, or one of: {', '.join(sorted(bundled))}",
         )
-    place = (folder / Path(path).expanduser()).absolute()
+    place = (folder / expanded(path)).absolute()
     if place.exists():
         known = ("config.json", "adapter_config.json")
         if place.is_dir() and not any((place / name).is_file() for name in known):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from posteriori.data.home import expanded
 from posteriori.errors import ConfigError
 
 from .find_model import find_model
@@ -29,7 +30,7 @@ class ConfigSite:
     """The functions that were checked, each with its place."""
 
     def path(self, name: str) -> Path:
-        return self.folder / Path(name).expanduser()
+        return self.folder / expanded(name)
 
     def check_function(self, key: str, reference: str) -> None:
         where = f"{self.where}.{key}"

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, TypeVar, get_args
 
+from posteriori.distributed.world import is_first
 from posteriori.errors import ConfigError, did_you_mean
 
 from .progress import Progress
@@ -39,7 +40,7 @@ def show_progress(mode: Mode) -> None:
 
 def is_shown() -> bool:
     """Whether a function that starts now shows its progress."""
-    if current().shows_progress:
+    if current().shows_progress or not is_first():
         return False
     mode = _mode or os.environ.get("POSTERIORI_PROGRESS", "auto")
     if mode in ("on", "off"):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from posteriori.distributed.world import sharing
+
 from .run_context import current, within
 
 Progress = Callable[[int, int], None]
@@ -20,7 +22,8 @@ def advance(completions: float) -> None:
     """
     watched = current().advance
     if watched is not None:
-        watched(completions)
+        # A share of the rows is done while the other processes do theirs.
+        watched(completions * sharing())
 
 
 @contextmanager

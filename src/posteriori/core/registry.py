@@ -7,7 +7,9 @@ Other packages add theirs by entry points in the groups `posteriori.objectives`,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -143,8 +145,19 @@ def is_plugin(kind: str, name: str) -> bool:
     return name not in _BUILT_IN[kind]
 
 
-def _points(kind: str) -> list[EntryPoint]:
-    return list(entry_points(group=_GROUPS[kind]))
+def _points(kind: str) -> tuple[EntryPoint, ...]:
+    return _installed(entry_points, _GROUPS[kind], tuple(sys.path))
+
+
+@lru_cache(maxsize=64)
+def _installed(
+    look: Callable[..., Iterable[EntryPoint]],
+    group: str,
+    _path: tuple[str, ...],
+) -> tuple[EntryPoint, ...]:
+    """Looked for once per path that packages are found on: reading what is installed takes as long
+    as a short run."""
+    return tuple(look(group=group))
 
 
 def _owners(kind: str, name: str) -> list[str]:

@@ -13,6 +13,7 @@ from posteriori.errors import ConfigError, DataError
 
 from .files import SUFFIXES
 from .given_numbers import count
+from .home import expanded
 from .infer import prompt_and_columns
 from .rows import Row, rows_of
 
@@ -118,7 +119,7 @@ def as_path(source: Any) -> Path | None:
         return source
     if not isinstance(source, str) or "\n" in source or len(source) > 1000:
         return None
-    place = Path(source).expanduser()
+    place = expanded(source)
     if place.suffix in SUFFIXES or (source and place.exists()):
         return place
     owner, slash, name = source.partition("/")
@@ -135,6 +136,11 @@ def _of_object(
             raise ConfigError(
                 f"prompts is a {type(source).__name__}",
                 hint='write prompts=["..."], or give a Dataset, a DataFrame or a path',
+            )
+        if isinstance(source, set | frozenset):
+            raise ConfigError(
+                "prompts is a set, whose order is another one in each process",
+                hint="write a list, such as sorted(prompts)",
             )
         source = (
             list(source)

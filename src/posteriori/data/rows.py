@@ -9,6 +9,7 @@ from typing import Any
 from posteriori.errors import DataError
 
 from .files import read_rows
+from .home import expanded
 from .values import plain_value, present
 
 Row = tuple[str, dict[str, Any]]
@@ -26,7 +27,7 @@ def rows_of(source: Any, name: str, split: str | None = None) -> Iterator[Row]:
     Raises `DataError` for anything else.
     """
     if isinstance(source, str | Path):
-        return read_rows(Path(source).expanduser(), name, split)
+        return read_rows(expanded(source), name, split)
     if split is not None and not isinstance(source, Mapping):
         raise DataError(f"{name} has no splits", hint=f"leave split={split!r} out")
     return _rows_of_object(source, name, split)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections import Counter
 
 import torch
 from torch import Tensor
 
 from posteriori.core.numerics import variance_of_mean
 from posteriori.core.types import Completions, Estimate
-
-if TYPE_CHECKING:
-    from sacrebleu.metrics.bleu import BLEU
 
 
 def unique_fraction(completions: Completions) -> Estimate:
@@ -57,28 +54,72 @@ def self_bleu(completions: Completions) -> Estimate:
     """Mean BLEU of each of 6 draws against the 5 others, between 0 and 1: how much they repeat each
     other (Zhu et al. 2018, "Texygen", arXiv 1802.01886).
 
-    By sacrebleu, over up to 4 neighbouring tokens (token ids are the words, end of sequence
+    As sacrebleu's, over up to 4 neighbouring tokens (token ids are the words, end of sequence
     included, so it does not depend on how a language is split), as many as a short completion has.
     It grows with the number of draws compared, which is why that is fixed. The first 36 draws make
     6 groups; the standard error is that of their mean, and NaN where there is one group alone.
     """
-    from sacrebleu.metrics.bleu import BLEU
-
     together = min(TOGETHER, len(completions))
     groups = min(GROUPS, len(completions) // together)
-    shown = completions.select(slice(0, together * groups))
-    words = [" ".join(map(str, ids)) for ids in shown.completion_ids]
-    bleu = BLEU(effective_order=True, tokenize="none")
-    score_N = torch.tensor([_against_others(bleu, words, i, together) for i in range(len(words))])
-    score_G = score_N.double().reshape(groups, together).mean(1) / 100
+    shown = completions.select(slice(0, together * groups)).completion_ids
+    score_N = [
+        score
+        for start in range(0, len(shown), together)
+        for score in _against_others(shown[start : start + together])
+    ]
+    score_G = torch.tensor(score_N, dtype=torch.float64).reshape(groups, together).mean(1) / 100
     error = math.sqrt(float(variance_of_mean(score_G))) if groups > 1 else math.nan
-    return Estimate(float(score_G.mean()), error, "heuristic", len(words))
+    return Estimate(float(score_G.mean()), error, "heuristic", len(shown))
 
 
-def _against_others(bleu: BLEU, words: list[str], at: int, together: int) -> float:
-    start = at - at % together
-    others = words[start:at] + words[at + 1 : start + together]
-    return bleu.sentence_score(words[at], others).score
+_LONGEST = 4
+
+
+def _against_others(texts: list[list[int]]) -> list[float]:
+    """BLEU of each text against all the others, from 0 to 100.
+
+    An n-gram of a text counts as often as the other that has it most: of each n-gram the two
+    largest counts say that for all texts at once, where sacrebleu would count again for each.
+    """
+    from sacrebleu.metrics.bleu import BLEU
+
+    counts = [_grams(text) for text in texts]
+    most: dict[tuple[int, ...], tuple[int, int, int]] = {}
+    for owner, found in enumerate(counts):
+        for gram, count in found.items():
+            first, second, whose = most.get(gram, (0, 0, -1))
+            if count > first:
+                most[gram] = (count, first, owner)
+            elif count > second:
+                most[gram] = (first, count, whose)
+    scores = []
+    for owner, (text, found) in enumerate(zip(texts, counts, strict=True)):
+        correct, total = [0] * _LONGEST, [0] * _LONGEST
+        for gram, count in found.items():
+            first, second, whose = most[gram]
+            correct[len(gram) - 1] += min(count, second if whose == owner else first)
+            total[len(gram) - 1] += count
+        lengths = [len(other) for at, other in enumerate(texts) if at != owner]
+        closest = min(lengths, key=lambda length: (abs(length - len(text)), length), default=0)
+        made = BLEU.compute_bleu(
+            correct,
+            total,
+            len(text),
+            closest,
+            smooth_method="exp",
+            effective_order=True,
+            max_ngram_order=_LONGEST,
+        )
+        scores.append(made.score)
+    return scores
+
+
+def _grams(text: list[int]) -> Counter[tuple[int, ...]]:
+    """Every run of up to four tokens."""
+    found: Counter[tuple[int, ...]] = Counter()
+    for n in range(1, _LONGEST + 1):
+        found.update(zip(*(text[start:] for start in range(n)), strict=False))
+    return found
 
 
 def _jackknife(distinct: float, total: float, lost_N: Tensor, size_N: Tensor) -> Estimate:

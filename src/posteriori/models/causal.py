@@ -12,8 +12,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from posteriori.core.journal.files import writing
 from posteriori.core.settings.training import LoraSettings
 from posteriori.core.types import Completions, Prompt
+from posteriori.distributed.exchange import by_first, by_rows
+from posteriori.distributed.world import refuse_several
 from posteriori.errors import ModelError
 from posteriori.models.cpu.precision import lost_in_padding, runs
 from posteriori.models.execution.generate import Rows, generate
@@ -31,6 +34,9 @@ from .texts import decode_behind, token_before
 from .warp import Warp
 from .weights import adapters
 from .weights import state as state_module
+
+_FEW_TOKENS = 2048
+"""Prompts of so many tokens together cost nothing to run, beside what is drawn for them."""
 
 
 class CausalLM(CausalScoring):
@@ -166,8 +172,10 @@ class CausalLM(CausalScoring):
     ) -> Iterator[CausalRows]:
         """Rows to be extended token by token: row r continues prompt `parent_R[r]`.
 
-        Raises `PromptError` where a prompt does not fit.
+        Raises `PromptError` where a prompt does not fit, and `DistributedError` where several
+        processes are to do it together: all would do the same.
         """
+        refuse_several("drawing token by token", "a sampler that draws whole completions")
         prompt_ids = [self.encode(prompt) for prompt in prompts]
         self._check_length(prompts, prompt_ids, max_new_tokens)
         if hidden:
@@ -262,9 +270,14 @@ class CausalLM(CausalScoring):
         state_module.load_trained_state(self.model, self.adapter, state)
 
     def save_pretrained(self, directory: Path | str) -> None:
-        """Model (or adapter) and tokenizer, as plain transformers and PEFT load them."""
-        state_module.save(self.model, self.adapter, Path(directory))
-        self.tokenizer.save_pretrained(directory)
+        """Model (or adapter) and tokenizer, as plain transformers and PEFT load them. Raises
+        `CheckpointError` where they cannot be written."""
+        place = Path(directory)
+        with writing("the model", place):
+            # transformers says in its log that this is a file, and saves nothing.
+            place.mkdir(parents=True, exist_ok=True)
+            state_module.save(self.model, self.adapter, place)
+            self.tokenizer.save_pretrained(place)
 
     def token_power(self, alpha: float) -> CausalLM:
         """pi(y_t|c, y_<t)^alpha, renormalised token by token. Raises `ModelError` under top-p."""
@@ -291,9 +304,34 @@ class CausalLM(CausalScoring):
         offset_R: Tensor | None = None,
     ) -> Rows:
         """Row i goes on from `prompt_ids[rows[i]]`, which end with `offset_R[i]` of its tokens."""
-        uniform_RT = torch.rand(
-            len(rows), max_new_tokens, dtype=torch.float64, generator=generator
-        ).to(self.device)
+        # All processes draw the numbers of all rows: who runs a row does not change its tokens.
+        shape = (len(rows), max_new_tokens)
+        if generator is None:
+            # The global stream may stand elsewhere in each of them.
+            uniform_RT = by_first(lambda: torch.rand(shape, dtype=torch.float64))
+        else:
+            uniform_RT = torch.rand(shape, dtype=torch.float64, generator=generator)
+        parts = by_rows(
+            len(rows),
+            lambda share: self._generate_rows(
+                prompt_ids,
+                rows[share],
+                uniform_RT[share].to(self.device),
+                None if offset_R is None else offset_R[share],
+                share.stop - share.start < len(rows),
+            ),
+        )
+        return Rows.joined(parts, self.device)
+
+    def _generate_rows(
+        self,
+        prompt_ids: Sequence[tuple[int, ...]],
+        rows: list[int],
+        uniform_RT: Tensor,
+        offset_R: Tensor | None,
+        is_share: bool,
+    ) -> tuple[Tensor, ...]:
+        max_new_tokens = uniform_RT.shape[1]
         longest = max(len(ids) for ids in prompt_ids) + max_new_tokens
         at_once = memory.rows_for_sampling(self._run.base, longest, self.memory_gib)
         steps = max_new_tokens * -(-len(rows) // at_once)
@@ -311,7 +349,8 @@ class CausalLM(CausalScoring):
                 warp=self.warp,
                 rows_at_once=at_once,
                 offset_R=offset_R,
-            )
+                every_prompt=is_share and sum(map(len, prompt_ids)) <= _FEW_TOKENS,
+            ).tensors()
 
     def _check_length(
         self, prompts: Sequence[Prompt], prompt_ids: Sequence[tuple[int, ...]], max_new_tokens: int

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from posteriori.core.progress import advance
 from posteriori.core.protocols import NextTokens
 from posteriori.core.types import Completions
+from posteriori.distributed.exchange import by_rows
+from posteriori.distributed.world import current
 from posteriori.models.execution.hidden_states import prefix_features
 from posteriori.models.execution.next_tokens import choice_log_prob, next_tokens
 from posteriori.models.execution.running_model import RunningModel
@@ -19,6 +23,10 @@ from posteriori.models.passes.rotary import check_positions
 from .passes import memory
 from .prompt_tokens import check_length
 from .warp import Warp
+
+_TOO_FEW = 512
+"""Tokens that one process runs as soon as several have run and exchanged their shares; and their
+log-probs are then those of one process to the bit."""
 
 
 class CausalScoring:
@@ -69,6 +77,10 @@ class CausalScoring:
             [completions.prompt_ids[at] for at in longest_P.nonzero()[:, 0].tolist()],
             int(longest_P.max()),
         )
+        (log_prob_NL,) = self._in_shares(completions, self._token_log_prob)
+        return log_prob_NL
+
+    def _token_log_prob(self, completions: Completions) -> tuple[Tensor]:
         batches = self.micro_batches(completions)
         eos = torch.tensor(self.eos_token_ids, device=self.device)
         with self._run.scoring(hidden=self._separable_head() is not None) as forward:
@@ -80,28 +92,37 @@ class CausalScoring:
                 )
                 parts.append(part.double())
                 advance(len(batch))
-        return in_order(parts, batches, completions.tokens_NL.shape[1])
+        return (in_order(parts, batches, completions.tokens_NL.shape[1]),)
 
     def features(self, completions: Completions) -> Tensor:
         """h(c, y_<t), what goes into the output head, float32 [N, L, D]; as `prefix_features`."""
         with torch.no_grad():
-            batches = self.micro_batches(completions)
-            with self._run.scoring(hidden=self._separable_head() is not None) as forward:
-                parts = [prefix_features(forward, completions.select(b)) for b in batches]
-        return in_order(parts, batches, completions.tokens_NL.shape[1])
+            (features_NLD,) = self._in_shares(completions, self._features)
+        return features_NLD
+
+    def _features(self, completions: Completions) -> tuple[Tensor]:
+        batches = self.micro_batches(completions)
+        with self._run.scoring(hidden=self._separable_head() is not None) as forward:
+            parts = [prefix_features(forward, completions.select(b)) for b in batches]
+        return (in_order(parts, batches, completions.tokens_NL.shape[1]),)
 
     def next_tokens(self, completions: Completions, most: int) -> NextTokens:
         """What it says of every next token of every prefix, without gradient; as `NextTokens`."""
-        eos = torch.tensor(self.eos_token_ids, device=self.device)
         with torch.no_grad():
-            batches = self.micro_batches(completions, keeps_logits=True)
-            with self._run.scoring(hidden=self._separable_head() is not None) as forward:
-                parts = [
-                    next_tokens(forward, completions.select(batch), eos, self.warp, most)
-                    for batch in batches
-                ]
+            return NextTokens(
+                *self._in_shares(completions, lambda part: self._next_tokens(part, most))
+            )
+
+    def _next_tokens(self, completions: Completions, most: int) -> tuple[Tensor, ...]:
+        eos = torch.tensor(self.eos_token_ids, device=self.device)
+        batches = self.micro_batches(completions, keeps_logits=True)
+        with self._run.scoring(hidden=self._separable_head() is not None) as forward:
+            parts = [
+                next_tokens(forward, completions.select(batch), eos, self.warp, most)
+                for batch in batches
+            ]
         width = completions.tokens_NL.shape[1]
-        return NextTokens(*(in_order(each, batches, width) for each in zip(*parts, strict=True)))
+        return tuple(in_order(each, batches, width) for each in zip(*parts, strict=True))
 
     def choice_log_prob(self, completions: Completions, token_NLK: Tensor) -> Tensor:
         """log pi(v|c, y_<t) of K tokens for each prefix, float64 [N, L, K]; differentiable.
@@ -137,6 +158,23 @@ class CausalScoring:
             compute_bytes=self.compute_dtype.itemsize,
         )
         return batches_of_units(completions, cells, together)
+
+    def _in_shares(
+        self, completions: Completions, work: Callable[[Completions], tuple[Tensor, ...]]
+    ) -> tuple[Tensor, ...]:
+        """`work` on all rows, with several processes a share in each, of about as many tokens.
+        Where there is a gradient it is all done here: whoever wants one shares rows out itself."""
+        if torch.is_grad_enabled() or current() is None:
+            return work(completions)
+        lengths_N = completions.lengths_N.tolist()
+        if sum(lengths_N) <= _TOO_FEW:
+            return work(completions)
+        parts = by_rows(
+            len(completions),
+            lambda share: work(completions.select(share)),
+            [length + 1 for length in lengths_N],
+        )
+        return tuple(torch.cat(each).to(self.device) for each in zip(*parts, strict=True))
 
     def _separable_head(self) -> torch.nn.Linear | None:
         """The output head, where scoring can do without the logits."""

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import torch
 
+from posteriori.distributed.environment import launched
 from posteriori.errors import ConfigError, ModelError
 
 
 def usable_device(name: str | torch.device | None) -> torch.device:
-    """`name` as a device that this machine has; its GPU, if it has one, for None.
+    """`name` as a device that this machine has; its GPU, if it has one, for None (of several
+    processes each has a GPU of its own, as far as they go).
 
     Raises `ConfigError` for what is no device, and `ModelError` for one that is not here.
     """
     if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        of_several = launched()
+        if of_several is None:
+            return torch.device("cuda")
+        return torch.device("cuda", of_several.local_rank % torch.cuda.device_count())
     try:
         device = torch.device(name)
     except (RuntimeError, TypeError) as error:

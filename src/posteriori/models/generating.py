@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from posteriori.core.out_of_memory import explained
 from posteriori.core.seeds import generator
 from posteriori.core.types import Prompt
 from posteriori.data.given_numbers import count
 from posteriori.errors import ConfigError
 
 
+@explained("generating", "set a lower num_samples, max_new_tokens or memory_gib")
 def texts_of(
     lm: Any, prompts: Prompt | Sequence[Prompt], num_samples: int, max_new_tokens: int, seed: int
 ) -> list[Any]:

@@ -11,9 +11,9 @@ import os
 import re
 from collections.abc import Iterable
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
+from posteriori.data.home import expanded
 from posteriori.errors import ModelError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
@@ -45,7 +45,7 @@ def check_model_name(
 
 def _check(name: str, bundled: Iterable[str], where: str | None) -> None:
     names = sorted(bundled)
-    if name in names or name in _known or Path(name).expanduser().exists():
+    if name in names or name in _known or expanded(name).exists():
         return
     if not _HUB_ID.fullmatch(name):
         raise ModelError(f"there is no model at '{name}'", where=where, hint="check the path")

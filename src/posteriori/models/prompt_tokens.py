@@ -50,8 +50,20 @@ def encode_prompt(
     return (start_token_id,)
 
 
+def _check_text(text: str, prompt: Prompt) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise PromptError(
+            f"it is no text: half of a surrogate pair at character {error.start}",
+            where=_name(prompt),
+            hint="remove it; files are read with encoding='utf-8' and errors='replace'",
+        ) from error
+
+
 def _ids(tokenizer: Any, prompt: Prompt, eos: set[int]) -> list[int]:
     if isinstance(prompt, str):
+        _check_text(prompt, prompt)
         ids = tokenizer(prompt)["input_ids"] if prompt else []
         if ids and ids[-1] in eos:
             text_alone = tokenizer(prompt, add_special_tokens=False)["input_ids"]

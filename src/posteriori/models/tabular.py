@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from posteriori.core.journal.files import writing
 from posteriori.core.protocols import NextTokens
 from posteriori.core.settings.training import LoraSettings
 from posteriori.core.types import Completions, Prompt
@@ -57,6 +58,7 @@ class TabularLM(torch.nn.Module):
             )
         self.logits = torch.nn.Parameter(logits.double(), requires_grad=False)
         self.prompts = tuple(prompts)
+        self._place = {prompt: at for at, prompt in reversed(list(enumerate(self.prompts)))}
         self.vocabulary = tuple(vocabulary)
         self.eos_token_id = eos_token_id
         self.max_new_tokens = _depth(num_prefixes, vocab_size - 1)
@@ -101,11 +103,12 @@ class TabularLM(torch.nn.Module):
 
     def encode(self, prompt: Prompt) -> tuple[int, ...]:
         """The prompt's own number: a table reads no tokens of it."""
-        if prompt not in self.prompts:
+        at = self._place.get(prompt) if isinstance(prompt, str) else None
+        if at is None:
             raise PromptError(
                 f"the table has no prompt {prompt!r}", hint=did_you_mean(str(prompt), self.prompts)
             )
-        return (self.prompts.index(prompt),)
+        return (at,)
 
     def decode(self, ids: list[list[int]]) -> list[str]:
         return [" ".join(self.vocabulary[i] for i in row if i != self.eos_token_id) for row in ids]
@@ -274,16 +277,18 @@ class TabularLM(torch.nn.Module):
         self.logits.data.copy_(state["logits"])
 
     def save_pretrained(self, directory: Path) -> None:
-        """`table.safetensors` and `table.json`, as `TabularLM.from_pretrained` reads them."""
+        """`table.safetensors` and `table.json`, as `TabularLM.from_pretrained` reads them. Raises
+        `CheckpointError` where they cannot be written."""
         directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        save_file({"logits": self.logits.data}, directory / "table.safetensors")
         about = {
             "prompts": self.prompts,
             "vocabulary": self.vocabulary,
             "eos_token_id": self.eos_token_id,
         }
-        (directory / "table.json").write_text(json.dumps(about, indent=2) + "\n")
+        with writing("the table", directory):
+            directory.mkdir(parents=True, exist_ok=True)
+            save_file({"logits": self.logits.data}, directory / "table.safetensors")
+            (directory / "table.json").write_text(json.dumps(about, indent=2) + "\n")
 
     @classmethod
     def from_pretrained(cls, directory: Path | str) -> TabularLM:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from posteriori.core.out_of_memory import explained
 from posteriori.core.progress import Progress
 from posteriori.core.protocols import LanguageModel
 from posteriori.core.target import Target
@@ -18,6 +19,7 @@ from .fitted_moments import FittedMoments
 from .moments import Moments
 
 
+@explained("fitting the moments", "set a lower num_samples, max_new_tokens or memory_gib")
 def fit_moments(
     target: Target,
     *,

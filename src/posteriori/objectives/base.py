@@ -10,7 +10,7 @@ from torch import Tensor
 from typing_extensions import TypeVar
 
 from posteriori.core.draw import draw
-from posteriori.core.numerics import ess
+from posteriori.core.numerics import num_distinct
 from posteriori.core.protocols import LanguageModel, NextTokenLM, TrainableLM
 from posteriori.core.settings.combined import combined
 from posteriori.core.settings.configured import Configured
@@ -169,7 +169,7 @@ def policy_figures(draws: Draws, log_prob_N: Tensor) -> dict[str, float]:
     log_ratio_N = log_prob_N - draws.log_proposal_N
     prompt_N = draws.completions.prompt_index_N
     share_N = (log_ratio_N - log_sum_by(log_ratio_N, prompt_N)[prompt_N]).exp()
-    share_N = share_N / len(prompt_N.unique())
+    share_N = share_N / int((count_by(prompt_N) > 0).sum())
     log_weight_N = draws.log_prior_N + draws.log_evidence_N - log_prob_N
     figures = {
         "elbo": _mean(share_N, log_weight_N),
@@ -189,14 +189,17 @@ def _mean(share_N: Tensor, values_N: Tensor) -> float:
 
 def _unique_fraction(completions: Completions) -> float:
     tokens_NL = completions.tokens_NL.masked_fill(~completions.mask_NL, -1)
-    prompt_N1 = completions.prompt_index_N[:, None]
-    return len(torch.cat([prompt_N1, tokens_NL], dim=1).unique(dim=0)) / len(completions)
+    key_NK = torch.cat([completions.prompt_index_N[:, None], tokens_NL], dim=1)
+    return num_distinct(key_NK) / len(completions)
 
 
 def _effective_draws(log_w_N: Tensor, prompt_N: Tensor) -> float:
-    _, at_N = prompt_N.unique(return_inverse=True)
-    rows_PN = at_N == torch.arange(int(at_N.max()) + 1, device=at_N.device)[:, None]
-    return float(ess(log_w_N.where(rows_PN, -torch.inf)).mean())
+    """(sum w)^2 / sum w^2 of each prompt that has draws, 0 where no weight is above zero; the
+    mean."""
+    log_w_N = log_w_N.double()
+    log_ess_P = 2 * log_sum_by(log_w_N, prompt_N) - log_sum_by(2 * log_w_N, prompt_N)
+    has_P = count_by(prompt_N) > 0
+    return float(log_ess_P[has_P].exp().nan_to_num(nan=0.0).mean())
 
 
 def log_sum_by(log_w_N: Tensor, index_N: Tensor, size: int | None = None) -> Tensor:

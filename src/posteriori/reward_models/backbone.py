@@ -12,6 +12,7 @@ from torch.nn.utils import skip_init
 
 from posteriori.core.seeds import derive, drawing
 from posteriori.core.types import Prompt
+from posteriori.distributed.exchange import by_rows
 from posteriori.errors import ModelError, PromptError
 from posteriori.models.classifier_text import (
     Text,
@@ -92,6 +93,14 @@ class Backbone(nn.Module):
     @torch.no_grad()
     def features(self, tokens: Sequence[Token], batch_size: int = 32) -> Tensor:
         """Features of any number of texts, float64 [N, D] on the CPU, in batches by length."""
+        parts = by_rows(
+            len(tokens),
+            lambda share: self._features(tokens[share], batch_size),
+            [len(ids) for ids in tokens],
+        )
+        return torch.cat(parts)
+
+    def _features(self, tokens: Sequence[Token], batch_size: int) -> Tensor:
         order = sorted(range(len(tokens)), key=lambda at: len(tokens[at]))
         feature_ND = torch.empty(len(tokens), self.hidden_size, dtype=torch.float64)
         for start in range(0, len(order), batch_size):

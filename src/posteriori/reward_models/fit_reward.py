@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from posteriori.core.journal.journal import Journal, once
+from posteriori.core.out_of_memory import explained
 from posteriori.core.seeds import derive
 from posteriori.core.settings.combined import combined
 from posteriori.core.settings.keywords import FitRewardKeywords
@@ -66,6 +67,7 @@ class RewardFit:
         )
 
 
+@explained("training the reward model", "set a lower batch_size")
 def fit_reward(
     model: str | Path | Any,
     pairs: PairSource,

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from posteriori.core.journal.files import writing
 from posteriori.core.types import Prompt
 from posteriori.errors import ModelError
 
@@ -70,15 +71,16 @@ class RewardModel:
         `num_labels=1`, and this library does not.
         """
         place = Path(directory)
-        place.mkdir(parents=True, exist_ok=True)
-        with self._with_head(merge=merge) as model:
-            model.save_pretrained(str(place))
-        _mark(place / "config.json")
-        self.backbone.tokenizer.save_pretrained(str(place))
-        tensors = {k: v.contiguous() for k, v in asdict(self.posterior).items() if v is not None}
-        save_file(tensors, place / HEADS_FILE)
-        text = json.dumps({"temperature": self.temperature, **(about or {})}, indent=2)
-        (place / ABOUT_FILE).write_text(text + "\n", encoding="utf-8")
+        with writing("the reward model", place):
+            place.mkdir(parents=True, exist_ok=True)
+            with self._with_head(merge=merge) as model:
+                model.save_pretrained(str(place))
+            _mark(place / "config.json")
+            self.backbone.tokenizer.save_pretrained(str(place))
+            known = {k: v for k, v in asdict(self.posterior).items() if v is not None}
+            save_file({k: v.contiguous() for k, v in known.items()}, place / HEADS_FILE)
+            text = json.dumps({"temperature": self.temperature, **(about or {})}, indent=2)
+            (place / ABOUT_FILE).write_text(text + "\n", encoding="utf-8")
 
     @contextmanager
     def _with_head(self, *, merge: bool) -> Iterator[Any]:

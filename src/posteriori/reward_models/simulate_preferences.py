@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from posteriori.core.draw import draw
+from posteriori.core.out_of_memory import explained
 from posteriori.core.progress import Progress, portions
 from posteriori.core.protocols import LanguageModel
 from posteriori.core.seeds import generator
@@ -20,6 +21,7 @@ _ROUNDS = 50
 """Times that draws are taken before a prompt whose draws are all alike is given up."""
 
 
+@explained("sampling", "set a lower num_samples, max_new_tokens or memory_gib")
 def simulate_preferences(
     target: Target,
     num_pairs: int,

@@ -39,6 +39,9 @@ class RunDirectory:
     process writes to it.
     """
 
+    writes = True
+    """Whether this process is the one that writes there."""
+
     def __init__(
         self,
         path: Path | str,
@@ -47,12 +50,7 @@ class RunDirectory:
         *,
         resume: bool,
     ) -> None:
-        self.path = Path(path)
-        self.checkpoints = self.path / "checkpoints"
-        self.metrics_file = self.path / "metrics.jsonl"
-        self.evaluations_file = self.path / "evaluations.jsonl"
-        self.config_file = self.path / "config.json"
-        self.target_file = self.path / "target.json"
+        self._places(Path(path))
         self.notes: list[str] = []
         target = dict(target or {})
         if not resume:
@@ -87,6 +85,14 @@ class RunDirectory:
         self.name = hashlib.sha256(
             json.dumps([config, target], sort_keys=True).encode()
         ).hexdigest()
+
+    def _places(self, path: Path) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self.metrics_file = path / "metrics.jsonl"
+        self.evaluations_file = path / "evaluations.jsonl"
+        self.config_file = path / "config.json"
+        self.target_file = path / "target.json"
 
     def close(self) -> None:
         """Let another process write here."""

@@ -17,6 +17,7 @@ from posteriori.core.registry import language_model, make
 from posteriori.core.same_outcomes import check_same_outcomes
 from posteriori.core.settings.strict import Strict
 from posteriori.core.target import Target
+from posteriori.core.together import on_every_process
 from posteriori.core.types import Draws, Guarantee
 from posteriori.data.given_numbers import count
 from posteriori.errors import PosterioriError, SamplingStopped
@@ -27,6 +28,7 @@ from .base import Job, Progress, Sampler
 from .weight_findings import findings_of_draws
 
 
+@on_every_process
 @with_progress("sampling")
 def sample(
     target: Target,

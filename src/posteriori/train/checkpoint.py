@@ -23,6 +23,7 @@ from posteriori.core.journal.files import flush, writing
 from posteriori.core.journal.random_streams import Streams, put_streams
 from posteriori.core.protocols import TrainableLM
 from posteriori.core.types import Finding
+from posteriori.distributed.exchange import by_first
 from posteriori.errors import CheckpointError
 
 _PREFIX = "step-"
@@ -129,12 +130,42 @@ def load_newest(
 
     One that is damaged is set aside under another name, with a finding, and the one before it is
     taken; None where none is whole. Raises `CheckpointError` for a whole one of another model.
+    Of several processes the first one reads, and all have what it has read, however many there
+    were when it was written.
     """
+    newest, found = by_first(lambda: _newest(folder, policy.device, run, most_steps))
+    if newest is None:
+        return None, found
+    step, history, parts, path = newest
+    device = policy.device
+    for name in ("policy", "optimizer", "others"):
+        parts[name] = _on(parts[name], device)
+    _put_back(path, parts, policy, optimizer)
+    return Restored(step, parts["others"], history), found
+
+
+def _on(value: Any, device: torch.device) -> Any:
+    """Its tensors on the device: another process may have sent them."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if type(value) is dict:
+        return {key: _on(each, device) for key, each in value.items()}
+    return (
+        type(value)(_on(each, device) for each in value) if type(value) in (list, tuple) else value
+    )
+
+
+_Newest = tuple[int, dict[str, Any], dict[str, Any], Path]
+
+
+def _newest(
+    folder: Path, device: torch.device, run: str, most_steps: int
+) -> tuple[_Newest | None, list[Finding]]:
     found: list[Finding] = []
     for path in sorted(folder.glob(f"{_PREFIX}*"), reverse=True):
         try:
             step, history = _check(path, run, most_steps)
-            parts = _read(path, policy.device)
+            parts = _read(path, device)
         except _DamagedError as damage:
             aside = path.with_name(f"{_ASIDE}{path.name}")
             _remove(aside)
@@ -149,8 +180,7 @@ def load_newest(
                 )
             )
             continue
-        _put_back(path, parts, policy, optimizer)
-        return Restored(step, parts["others"], history), found
+        return (step, history, parts, path), found
     return None, found
 
 

@@ -11,6 +11,7 @@ from posteriori.core.protocols import NextTokenLM
 from posteriori.core.seeds import generator
 from posteriori.core.target import Target
 from posteriori.core.types import Completions
+from posteriori.distributed.exchange import by_first
 from posteriori.errors import CheckpointError
 
 AUTO = "auto"
@@ -64,7 +65,8 @@ def _seconds_per_text(target: Target, completions: Completions) -> float:
         some = completions.select(slice(first, first + _TEXTS))
         start = time.perf_counter()
         target.score(some)
-        found.append((time.perf_counter() - start) / len(some))
+        seconds = (time.perf_counter() - start) / len(some)
+        found.append(by_first(lambda seconds=seconds: seconds))
         if found[-1] < QUICK_SECONDS:
             break
     return min(found)

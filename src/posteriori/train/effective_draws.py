@@ -11,6 +11,7 @@ from torch import Tensor
 
 from posteriori.core.draw import lm_tokens
 from posteriori.core.protocols import TrainableLM
+from posteriori.core.rows_of_prompts import split_rows
 from posteriori.core.target import Target
 from posteriori.core.types import Draws
 from posteriori.diagnostics.mixture import Mixture, Stratum
@@ -78,9 +79,11 @@ def _strata(target: Target, draws: Draws, log_pi_N: Tensor) -> dict[int, Stratum
     """The draws of each of the target's prompts that has any."""
     position_N = target.prompt_positions(draws.completions).cpu()
     values = [each.cpu() for each in (log_pi_N, draws.log_prior_N, draws.log_evidence_N)]
+    of_prompts = split_rows(position_N, len(target.prompts))
     return {
-        at: Stratum(*(each[position_N == at] for each in values))
-        for at in position_N.unique().tolist()
+        at: Stratum(*(each[rows] for each in values))
+        for at, rows in enumerate(of_prompts)
+        if len(rows)
     }
 
 

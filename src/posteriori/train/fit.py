@@ -19,12 +19,16 @@ from posteriori.core.settings.keywords import FitKeywords
 from posteriori.core.settings.strict import Strict
 from posteriori.core.settings.training import FitConfig, budget_of
 from posteriori.core.target import Target
+from posteriori.core.together import on_every_process
 from posteriori.core.types import Prompt
 from posteriori.diagnostics.prompt_sample import sampled_prompts
+from posteriori.distributed.exchange import agree, by_first
+from posteriori.distributed.world import is_first
 from posteriori.errors import ConfigError
 from posteriori.objectives.base import Objective
 from posteriori.objectives.preference.pairs import Pairs
-from posteriori.runs.directory import RunDirectory, jsonable, refuse_taken
+from posteriori.runs.directory import jsonable, refuse_taken
+from posteriori.runs.followed import opened
 from posteriori.runs.target_fingerprint import fingerprint
 from posteriori.train.monitor.evaluator import Evaluator, evaluation_samples
 from posteriori.train.monitor.held_out import held_out_target
@@ -47,10 +51,13 @@ from .trainer import StepCallback, Trainer
 
 
 def to_stderr(text: str) -> None:
-    """Where notes go by default."""
+    """Where notes go by default, once for all processes."""
+    if not is_first():
+        return
     sys.stderr.write(f"{text}\n")
 
 
+@on_every_process
 def fit(
     target: Target,
     objective: str | Objective = AUTO,
@@ -110,6 +117,9 @@ def fit(
     nothing else. `report=True` evaluates prior and policy after training (2,000 draws per prompt,
     of at most `max_prompts`) and leaves evaluation.json and report.html there.
 
+    Started in several processes (torchrun, accelerate launch), all call it alike: draws and
+    gradients are shared out, the first process writes, and the run is that of one process.
+
     `on_step` sees each step's record, `on_evaluation` each line of
     evaluations.jsonl, `on_note` receives in words which beta was found, and what is wrong, and
     `on_search` counts the passes over draws that find it, stage by stage.
@@ -146,12 +156,14 @@ def fit(
         raise ConfigError("overwrite and resume exclude each other", where="fit")
     if overwrite and output_dir is not None:
         _check(target, made, checked, None, resume=False, held_out=held_out is not None)
-        remove_run(Path(output_dir))
+        by_first(lambda: remove_run(Path(output_dir)))
     _check(target, made, checked, output_dir, resume=resume, held_out=held_out is not None)
     judged = held_out_target(target, held_out)
     budget, asked, search = None, budget_of(checked), None
     if asked is not None:
-        recorded = recorded_budget(output_dir) if output_dir is not None else None
+        recorded = None
+        if output_dir is not None:
+            recorded = by_first(lambda: recorded_budget(output_dir))
         if output_dir is not None:
             search = Path(output_dir) / "budget.unfinished"
         budget = recorded or find_budget(target, checked, on_search, journal=search, resume=resume)
@@ -170,9 +182,10 @@ def fit(
         run = None
         if output_dir is not None:
             made_of = fingerprint(target, None if held_out is None else judged)
-            run = RunDirectory(output_dir, jsonable(about), made_of, resume=resume)
+            agree("fit", {**jsonable(about), **made_of})
+            run = opened(Path(output_dir), jsonable(about), made_of, resume=resume)
             stack.callback(run.close)
-            if search is not None:
+            if search is not None and run.writes:
                 # Its result is in config.json now.
                 shutil.rmtree(search, ignore_errors=True)
             for note in run.notes:
@@ -186,7 +199,7 @@ def fit(
                 evaluator, checked, run, on_note, on_evaluation
             )
         trainer = Trainer(target, made, checked, run, on_step, periodic_evaluation, on_note)
-        if checked.tracker:
+        if checked.tracker and is_first():
             cpu = trainer.policy.device.type == "cpu"
             trackers = Trackers(checked.tracker, run and run.path, about, cpu=cpu)
             stack.callback(trackers.finish)
@@ -194,7 +207,7 @@ def fit(
             if periodic_evaluation is not None:
                 periodic_evaluation.observers.append(trackers.evaluation)
         watched = stack.enter_context(shown(f"fit: {made.name}", on_step and _elsewhere))
-        if on_step is None and watched is not None:
+        if on_step is None and watched is not None and is_first():
             show = watched
             trainer.observers.append(lambda line: show(line["step"] + 1, checked.steps))
         fitted = trainer.run()
@@ -216,7 +229,9 @@ def _elsewhere(done: int, total: int) -> None:
 
 def _default(target: Target, seed: int, output_dir: str | Path | None, on_note: Note) -> Objective:
     """The default objective: what the run in `output_dir` has, if it has begun."""
-    name = None if output_dir is None else recorded_objective(output_dir)
+    name = None
+    if output_dir is not None:
+        name = by_first(lambda: recorded_objective(output_dir))
     if name is None:
         name, why = default_objective(target, seed)
         on_note(f"objective: {name} ({why})")
@@ -249,4 +264,4 @@ def _check(
     check_trackers(checked.tracker, output_dir)
     check_prices(target, budget_of(checked))
     if output_dir is not None and not resume:
-        refuse_taken(Path(output_dir))
+        by_first(lambda: refuse_taken(Path(output_dir)))

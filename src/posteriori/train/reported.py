@@ -8,6 +8,7 @@ from typing import Any
 from posteriori.core.registry import report_of_run
 from posteriori.core.target import Target
 from posteriori.diagnostics.evaluate.evaluate import evaluate
+from posteriori.distributed.exchange import by_first
 
 from .fit_result import Fit
 
@@ -25,5 +26,6 @@ def written_report(fitted: Fit, target: Target, max_prompts: int, seed: int) -> 
         "prior": evaluate(target, target.prior, **judging),
         fitted.objective: evaluate(target, fitted.policy, **judging),
     }
-    assert fitted.output_dir is not None
-    return report_of_run(fitted.output_dir, target, reports, {**judging, "posterior": 0})
+    folder = fitted.output_dir
+    assert folder is not None
+    return by_first(lambda: report_of_run(folder, target, reports, {**judging, "posterior": 0}))

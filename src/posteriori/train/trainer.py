@@ -21,6 +21,8 @@ from posteriori.core.settings.training import FitConfig, prompts_per_step
 from posteriori.core.signals import Signalled, Signals
 from posteriori.core.target import Target
 from posteriori.core.types import Draws, Finding
+from posteriori.distributed.exchange import by_first
+from posteriori.distributed.world import alone
 from posteriori.errors import PosterioriError
 from posteriori.objectives.base import Objective
 from posteriori.runs.directory import RunDirectory, jsonable
@@ -155,6 +157,8 @@ class Trainer:
             self._found(chosen.finding)
         if self.run_directory:
             save_folder(self.run_directory.policy, self.policy.save_pretrained)
+        # The others may read what the first process has saved, from here on.
+        by_first(lambda: None)
 
     def _count(self, record: dict[str, Any]) -> None:
         """The step is finished: a signal that came within its update is obeyed after this."""
@@ -166,8 +170,10 @@ class Trainer:
             self.updater.under_way = False
             if self.run_directory:
                 self.run_directory.append_metrics(record)
-        for observer in self.observers:
-            observer(record)
+        # A user's callback may do with the policy what it likes, also in one process alone.
+        with alone():
+            for observer in self.observers:
+                observer(record)
 
     def _found(self, finding: Finding) -> None:
         self.findings.append(finding)
@@ -184,7 +190,7 @@ class Trainer:
         nothing = self.learnable.verdict
         if found is None and nothing is not None and nothing.level == "stop":
             found = nothing if self.settings.on_finding == "stop" else None
-        return found
+        return by_first(lambda: found)
 
     def _step(self, step: int) -> dict[str, Any]:
         start = time.perf_counter()
@@ -276,7 +282,8 @@ class Trainer:
         run = self.run_directory
         if run is None:
             return
-        remove_unfinished(run.checkpoints)
+        if run.writes:
+            remove_unfinished(run.checkpoints)
         restored, found = load_newest(
             run.checkpoints, self.policy, self.updater.optimizer, run.name, self.settings.steps
         )
@@ -300,7 +307,7 @@ class Trainer:
 
     def _checkpoint(self) -> None:
         run = self.run_directory
-        if run is None:
+        if run is None or not run.writes:
             return
         guards.check_weights(self.policy, self.finished)
         run.flush()

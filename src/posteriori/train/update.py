@@ -13,7 +13,10 @@ from torch import Tensor, nn
 from posteriori.core.out_of_memory import is_out_of_memory
 from posteriori.core.protocols import TrainableLM
 from posteriori.core.settings.training import FitConfig
-from posteriori.core.types import Draws, Finding
+from posteriori.core.types import Completions, Draws, Finding
+from posteriori.distributed.exchange import gathered, sum_gradients
+from posteriori.distributed.shares import shares
+from posteriori.distributed.world import current
 from posteriori.errors import ConfigError
 from posteriori.objectives.base import Constants, Objective, policy_log_prob
 from posteriori.train.step_size.auto_rate import AutoRate
@@ -65,11 +68,6 @@ class Updater:
                 hint="unset what a launcher has left in the environment (ACCELERATE_*), or install "
                 "what it asks for",
             ) from error
-        if self.accelerator.num_processes > 1:
-            raise ConfigError(
-                f"fit runs in one process, and {self.accelerator.num_processes} were launched",
-                hint="start it with plain python",
-            )
         self.optimizer = self.accelerator.prepare(
             torch.optim.AdamW(groups, weight_decay=settings.weight_decay, fused=True)
         )
@@ -148,10 +146,12 @@ class Updater:
         gradient as it is: it is a sum over draws. The size is kept for the steps to come.
         """
         while True:
-            groups = self._micro_batches(draws)
+            by_process, world = self._by_process(draws), current()
+            mine = by_process[0 if world is None else world.rank]
             try:
-                return self._backward(draws, constants, groups)
+                return self._backward(draws, constants, mine)
             except (MemoryError, RuntimeError) as error:
+                groups = [group for each in by_process for group in each]
                 if not (is_out_of_memory(error) and self._halve(groups)):
                     raise
             # Outside of the handler, whose exception holds what was computed so far.
@@ -162,9 +162,21 @@ class Updater:
     def _backward(
         self, draws: Draws, constants: Constants, groups: list[Tensor]
     ) -> tuple[float, Tensor]:
+        """The same from these micro-batches: with several processes each makes the gradient of its
+        own, and then all have the sum."""
         self.optimizer.zero_grad()
-        total = 0.0
+        parts = gathered(lambda: self._of_groups(draws, constants, groups))
+        sum_gradients([p for each in self.optimizer.param_groups for p in each["params"]])
         log_prob_N = torch.empty_like(draws.log_prior_N)
+        for _, rows, log_prob_n in parts:
+            log_prob_N[rows] = log_prob_n.to(log_prob_N.device)
+        return sum(loss for loss, _, _ in parts), log_prob_N
+
+    def _of_groups(
+        self, draws: Draws, constants: Constants, groups: list[Tensor]
+    ) -> tuple[float, Tensor, Tensor]:
+        """Their loss, their rows, and log pi of each; the gradients are where they belong."""
+        total, found = 0.0, []
         num_losses = len(draws) // self.objective.rows_together
         for rows in groups:
             its_own = {name: values[rows] for name, values in constants.items()}
@@ -175,8 +187,10 @@ class Updater:
             loss = self.objective.loss(read, its_own).sum() / num_losses
             self.accelerator.backward(loss)
             total += float(loss.detach())
-            log_prob_N[rows] = token_log_prob_nL.sum(-1)
-        return total, log_prob_N
+            found.append(token_log_prob_nL.sum(-1).to(draws.log_prior_N.dtype))
+        if not groups:
+            return 0.0, torch.empty(0, dtype=torch.long), draws.log_prior_N.new_empty(0)
+        return total, torch.cat(groups), torch.cat(found)
 
     def _halve(self, groups: list[Tensor]) -> bool:
         """Allow half of the largest micro-batch at most; false where it cannot be split."""
@@ -199,11 +213,25 @@ class Updater:
             )
         return True
 
-    def _micro_batches(self, draws: Draws) -> list[Tensor]:
+    def _by_process(self, draws: Draws) -> list[list[Tensor]]:
+        """The micro-batches of each process: rows of about as many tokens. All processes know all
+        of them, so that they agree on their sizes."""
+        world = current()
+        if world is None:
+            return [self._micro_batches(draws.completions)]
         together = self.objective.rows_together
-        groups = self.policy.micro_batches(
-            draws.completions, together, self.objective.reads_choices
-        )
+        tokens_U = draws.completions.lengths_N.view(-1, together).sum(-1) + together
+        found = []
+        for share in shares(len(tokens_U), world.size, tokens_U.tolist()):
+            rows = torch.arange(share.start * together, share.stop * together)
+            part = draws.completions.select(rows)
+            groups = self._micro_batches(part) if len(rows) else []
+            found.append([rows[group] for group in groups])
+        return found
+
+    def _micro_batches(self, completions: Completions) -> list[Tensor]:
+        together = self.objective.rows_together
+        groups = self.policy.micro_batches(completions, together, self.objective.reads_choices)
         limits = [self.settings.micro_batch_size, self.rows_that_fit]
         sizes = [max(1, size // together) * together for size in limits if size is not None]
         return [part for g in groups for part in g.split(min(sizes))] if sizes else groups

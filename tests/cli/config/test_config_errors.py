@@ -234,3 +234,16 @@ def test_a_list_of_lora_modules_is_taken(job):
     chosen = ["--set", "fit.policy=lora", "--set", f"fit.lora.target_modules={modules}"]
     result = job.fit("--dry-run", "--json", *chosen)
     assert result.json["config"]["fit"]["lora"]["target_modules"] == ["c_attn", "c_proj"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    ['prompts = "~nobody-of-that-name/p.jsonl"', 'output_dir = "~nobody-of-that-name/runs"'],
+)
+def test_a_home_of_nobody_is_a_path_like_others(job, change):
+    name = change.split(" = ")[0]
+    line = next(each for each in job.config.read_text().splitlines() if each.startswith(name))
+    job.change(line, change)
+    result = job.fit("--dry-run")
+    assert result.code == (0 if name == "output_dir" else 2)
+    assert "Traceback" not in result.err

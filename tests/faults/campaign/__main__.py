@@ -14,6 +14,7 @@ import os
 import random
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HU
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
+from tqdm import tqdm
 
 from campaign.damage import damages, two_writers
 from campaign.full_disk import full_disk
@@ -95,6 +97,8 @@ def main() -> int:
     parser.add_argument("--only", nargs="*")
     asked = parser.parse_args()
     torch.set_num_threads(1)
+    # Its own lock is one for all processes, and whoever is killed within a bar keeps it for ever.
+    tqdm.set_lock(threading.RLock())
     wrong = campaign(asked.scale, asked.seed, asked.only)
     for each in wrong:
         print("WRONG", each)

@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers import WORDS, generator
+from helpers import WORDS, generator, tiny_lm
+from sacrebleu.metrics.bleu import BLEU
 
 import posteriori as po
 from posteriori.diagnostics.diversity import GROUPS, TOGETHER, self_bleu
@@ -90,6 +91,22 @@ def test_self_bleu_of_copies_is_one_and_of_strangers_nothing():
     assert apart.value < 0.25
     empty = self_bleu(completions(table, [[0]] * 6))
     assert empty.value == pytest.approx(1.0)
+
+
+def test_self_bleu_is_that_of_sacrebleu():
+    """Texts of one token, repeats, and references of the same distance in length."""
+    stream = torch.Generator().manual_seed(0)
+    lengths = torch.randint(1, 9, (36,), generator=stream).tolist()
+    texts = [[*torch.randint(1, 5, (n - 1,), generator=stream).tolist(), 0] for n in lengths]
+    words = [" ".join(map(str, text)) for text in texts]
+    bleu = BLEU(effective_order=True, tokenize="none")
+    expected = []
+    for at, text in enumerate(words):
+        start = at - at % TOGETHER
+        others = words[start:at] + words[at + 1 : start + TOGETHER]
+        expected.append(bleu.sentence_score(text, others).score / 100)
+    found = self_bleu(tiny_lm().completions(["a"], texts, 8))
+    assert found.value == pytest.approx(sum(expected) / len(expected), abs=1e-12)
 
 
 def test_self_bleu_compares_groups_of_six(table):

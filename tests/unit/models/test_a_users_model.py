@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 import transformers
@@ -162,3 +164,34 @@ def test_a_peft_model_stays_on_its_adapter_and_each_wrapper_on_its_own():
     adapted.merge_adapter(["default"])
     with pytest.raises(ModelError, match="merged"):
         lms[None].log_prob(batch)
+
+
+def test_one_that_a_trainer_has_wrapped_is_run_as_it_is_and_has_its_mode_back():
+    """As accelerate wraps it: a `forward` that goes on calling these very modules."""
+    model = tiny_model("llama")
+    plain = po.CausalLM(tiny_model("llama"), word_tokenizer())
+    batch = plain.completions(["a b", "c"], [[1, 2, 0], [3, 0]], 3)
+    wanted, drawn = plain.log_prob(batch), plain.sample(list(PROMPTS), 4, 3, generator())
+    with plain.stepping(["a b"], torch.tensor([0]), 2, hidden=True) as rows:
+        hidden = rows.hidden_RD
+    inner, calls = model.forward, []
+
+    def wrapper(*args, **kwargs):
+        calls.append(model.training)
+        return inner(*args, **kwargs)
+
+    model.forward = wrapper
+    model.train()
+    lm = po.CausalLM(model, word_tokenizer())
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda _: lm.log_prob(batch).detach(), range(8)))
+    for each in found:
+        torch.testing.assert_close(each, wanted.detach(), rtol=0, atol=1e-5)
+    assert lm.sample(list(PROMPTS), 4, 3, generator()).completion_ids == drawn.completion_ids
+    with lm.stepping(["a b"], torch.tensor([0]), 2, hidden=True) as rows:
+        torch.testing.assert_close(rows.hidden_RD, hidden, rtol=0, atol=1e-5)
+    assert calls
+    assert not any(calls), "dropout is off while it is run"
+    assert all(module.training for module in model.modules())
+    assert model.forward is wrapper
+    assert not any(module._forward_pre_hooks for module in model.modules())

@@ -274,8 +274,28 @@ def test_a_report_on_a_real_run(tmp_path):
     path = write_report(tmp_path / "report.html", subject_of([result], start, ["x", "y"]))
     page = Page(path.read_text())
     assert "KL to the target, prompt by prompt" in page.text
-    assert [tag for tag, _ in page.tags].count("img") == 10
+    assert [tag for tag, _ in page.tags].count("img") == 14
     assert "rloo is " in page.text
+    assert "Reward while training" in page.text
+    assert "KL to the prior while training" in page.text
+
+
+def test_several_reward_functions_have_a_figure_each(tmp_path):
+    prior = po.TabularLM.random(["<eos>", "good", "bad"], 3, ("x", "y"), seed=1)
+
+    def good(completions, **_):
+        return [float(c.count("good")) for c in completions]
+
+    def short(completions, **_):
+        return [-float(len(c)) for c in completions]
+
+    target = po.Target(prior, [po.Reward([good, short], 1.0)], ["x", "y"], 3)
+    fit = po.fit(target, "rloo", steps=3, num_samples=4, learning_rate=0.1, seed=0)
+    result = PolicyResult.of("rloo", po.evaluate(target, fit.policy, 50), fit.history, "trained")
+    path = write_report(tmp_path / "report.html", subject_of([result], None, ["x", "y"]))
+    text = Page(path.read_text()).text
+    assert "Reward 'good' while training" in text
+    assert "Reward 'short' while training" in text
 
 
 class TestVerdict:

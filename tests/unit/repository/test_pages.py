@@ -1,4 +1,4 @@
-"""The code of the pages on data and notebooks runs."""
+"""The code of pages that promise to run does run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 DOCS = Path(__file__).parents[3] / "docs"
 
 
-@pytest.mark.parametrize("name", ["data.md", "notebooks.md"])
+@pytest.mark.parametrize("name", ["data.md", "notebooks.md", "plugins.md"])
 def test_the_code_of_a_page_runs(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (DOCS / name).read_text(encoding="utf-8"), re.S)

@@ -17,6 +17,8 @@ from rich.text import Text
 
 from posteriori.cli.console.output import print_json, stdout, visible
 from posteriori.cli.options import AsJson
+from posteriori.distributed.environment import launched
+from posteriori.distributed.world import current, together
 from posteriori.models.bundled import bundled_models
 
 _FREE_GIB = 2.0
@@ -125,6 +127,33 @@ def _devices() -> Iterator[Check]:
     yield Check("bfloat16", "ok", words)
 
 
+def _processes() -> Iterator[Check]:
+    """Whether a launcher has started several, and whether they can reach each other."""
+    import torch
+    import torch.distributed as dist
+
+    if not dist.is_available():
+        yield Check("processes", "info", "torch is built without distributed: one process only")
+        return
+    backends = [name for name in ("gloo", "nccl") if dist.is_backend_available(name)]
+    told = f"torch has {' and '.join(backends)}"
+    there = launched()
+    if there is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+        places = torch.cuda.device_count() or cores
+        more = f"; --processes {places} would use all" if places > 1 else ""
+        yield Check("processes", "ok", f"1; {told}{more}")
+        return
+    with together("posteriori doctor"):
+        world = current()
+        assert world is not None
+        hosts = len({peer.host for peer in world.watch.peers})
+    where = "this machine" if hosts == 1 else f"{hosts} machines"
+    place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    message = f"{there.size} on {where}, this is process {there.rank}, met at {place}; {told}"
+    yield Check("processes", "ok", message)
+
+
 def _bundled_models() -> Iterator[Check]:
     import torch
 
@@ -196,6 +225,7 @@ _PARTS = (
     Part("versions", _versions, _AGAIN),
     Part("threads", _threads, _AGAIN),
     Part("device", _devices, "check the driver (nvidia-smi), or install torch for the CPU"),
+    Part("processes", _processes, "start all of them with torchrun or accelerate launch"),
     Part("bundled models", _bundled_models, _AGAIN),
     Part("extras", _extras, _AGAIN),
 )

@@ -12,10 +12,12 @@ from posteriori.cli.console.interrupted import Interrupted
 from posteriori.cli.expected_cost import ask_if_long, of_evaluate
 from posteriori.cli.files.unfinished import Unfinished, say
 from posteriori.cli.options import AsJson, ConfigFile, OtherSeed, Overrides, Quiet, Resume, Yes
+from posteriori.cli.several import Processes, shared
 from posteriori.config.check import Plan, find_model, make_plan
 from posteriori.errors import ModelError
 
 
+@shared
 def evaluate(
     config: ConfigFile,
     policies: Annotated[
@@ -45,6 +47,7 @@ def evaluate(
     as_json: AsJson = False,
     quiet: Quiet = False,
     yes: Yes = False,
+    processes: Processes = 1,  # noqa: ARG001 - `shared` takes it
 ) -> int:
     """Judge policies against the target of CONFIG, side by side with its prior.
 

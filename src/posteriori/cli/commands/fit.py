@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -11,12 +12,14 @@ from posteriori.cli.console.output import print_json, stdout, visible
 from posteriori.cli.expected_cost import ask_if_long, in_words, of_fit
 from posteriori.cli.files.unfinished import Unfinished, say
 from posteriori.cli.options import AsJson, ConfigFile, Overrides, Quiet, Yes
+from posteriori.cli.several import Processes, shared
 from posteriori.config.check import Plan, check_fit, make_plan
 from posteriori.config.read_config import as_settings
 from posteriori.config.target import about
 from posteriori.core.settings.training import prompts_per_step
 
 
+@shared
 def fit(
     config: ConfigFile,
     overrides: Overrides = None,
@@ -29,6 +32,7 @@ def fit(
     as_json: AsJson = False,
     quiet: Quiet = False,
     yes: Yes = False,
+    processes: Processes = 1,  # noqa: ARG001 - `shared` takes it
 ) -> int:
     """Fit a policy to the target of CONFIG, evaluate it, and write a report."""
     plan = make_plan(config, overrides or [])
@@ -97,6 +101,7 @@ def _run(plan: Plan, *, resume: bool, as_json: bool, quiet: bool) -> int:
     from posteriori.cli.files.evaluation import evaluation_json, judge, show, write_evaluation
     from posteriori.cli.files.goals import asked_of, pairs_of
     from posteriori.cli.files.run_report import write_page, write_report_files
+    from posteriori.distributed.exchange import by_first
     from posteriori.runs.directory import finding_json
     from posteriori.runs.target_fingerprint import digest
     from posteriori.runs.target_journal import keeping
@@ -145,12 +150,16 @@ def _run(plan: Plan, *, resume: bool, as_json: bool, quiet: bool) -> int:
         why["training_findings"] = [finding_json(each) for each in result.findings]
     asked, lines = asked_of(target, reports, pairs_of(plan, target, models))
     evaluation = evaluation_json(reports, **judging, **why, **asked)
-    write_evaluation(folder / "evaluation.json", evaluation)
-    unfinished.done()
-    moments.done()
-    write_report_files(folder, target, reports)
-    with status("drawing the report", quiet=quiet):
-        report = write_page(folder, card=True)
+
+    def publish() -> Path:
+        write_evaluation(folder / "evaluation.json", evaluation)
+        unfinished.done()
+        moments.done()
+        write_report_files(folder, target, reports)
+        with status("drawing the report", quiet=quiet):
+            return write_page(folder, card=True)
+
+    report = by_first(publish)
     evaluation["output_dir"] = str(folder)
     code = show(
         reports,

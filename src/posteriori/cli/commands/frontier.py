@@ -15,6 +15,7 @@ from posteriori.cli.console.report_table import print_finding, shown
 from posteriori.cli.expected_cost import ask_if_long, of_frontier
 from posteriori.cli.files.unfinished import Unfinished
 from posteriori.cli.options import AsJson, ConfigFile, Overrides, Quiet, Resume, Seed, Yes
+from posteriori.cli.several import Processes, shared
 from posteriori.config.check import make_plan
 from posteriori.core.settings.training import MAX_PROMPTS
 
@@ -25,6 +26,7 @@ _ROWS = 12
 """Points of the curve that the table shows."""
 
 
+@shared
 def frontier(
     config: ConfigFile,
     num_samples: Annotated[
@@ -50,6 +52,7 @@ def frontier(
     as_json: AsJson = False,
     quiet: Quiet = False,
     yes: Yes = False,
+    processes: Processes = 1,  # noqa: ARG001 - `shared` takes it
 ) -> int:
     """The best reachable reward at each KL from the prior of CONFIG, with the beta that reaches it.
 

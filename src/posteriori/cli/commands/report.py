@@ -10,6 +10,7 @@ import typer
 
 from posteriori.cli.console.output import print_json, stdout, visible
 from posteriori.cli.options import AsJson, Quiet
+from posteriori.cli.several import single
 from posteriori.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class Format(StrEnum):
 _FILES = {Format.HTML: "report.html", Format.MARKDOWN: "report.md", Format.MODEL_CARD: "README.md"}
 
 
+@single
 def report(
     runs: Annotated[
         list[Path],

@@ -12,16 +12,19 @@ from posteriori.cli.console.interrupted import Interrupted
 from posteriori.cli.console.output import print_json, stderr, visible
 from posteriori.cli.files.unfinished import offer_resume
 from posteriori.cli.options import AsJson, Overrides, Quiet, Resume
+from posteriori.cli.several import single
 from posteriori.config.find_model import find_model
 from posteriori.config.read_config import put, read_toml
 from posteriori.config.run_config import RunRewardSettings
 from posteriori.core.settings.parse import parse
+from posteriori.data.home import expanded
 from posteriori.errors import ConfigError
 
 if TYPE_CHECKING:
     from posteriori.reward_models.fit_reward import RewardFit
 
 
+@single
 def reward(
     config: Annotated[
         Path | None,
@@ -123,9 +126,9 @@ def _settings(
     for name, value in given.items():
         if value is not None:
             # What the shell has completed counts from the current directory.
-            table[name] = value if name == "model" else str(Path(value).expanduser().absolute())
-    if given["model"] is not None and Path(given["model"]).expanduser().exists():
-        table["model"] = str(Path(given["model"]).expanduser().absolute())
+            table[name] = value if name == "model" else str(expanded(value).absolute())
+    if given["model"] is not None and expanded(given["model"]).exists():
+        table["model"] = str(expanded(given["model"]).absolute())
     if config is None:
         for name in ("pairs", "output"):
             if name not in table:

@@ -23,6 +23,7 @@ from posteriori.cli.options import (
     Resume,
     Yes,
 )
+from posteriori.cli.several import Processes, shared
 from posteriori.config.check import Plan, find_model, make_plan
 from posteriori.config.choice import Choice
 from posteriori.config.run_config import SampleSettings
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from posteriori.samplers.base import Sampler
 
 
+@shared
 def sample(
     config: ConfigFile,
     output: Annotated[
@@ -51,6 +53,7 @@ def sample(
     as_json: AsJson = False,
     quiet: Quiet = False,
     yes: Yes = False,
+    processes: Processes = 1,  # noqa: ARG001 - `shared` takes it
 ) -> int:
     """Draw from the target of CONFIG, one record per draw, and say what the draws are worth.
 
@@ -65,6 +68,7 @@ def sample(
     settings, choice = _settings(plan, sampler, num_samples, proposal, seed)
     from posteriori.cli.files.draws_file import check_output, write_or_rescue
     from posteriori.cli.files.sample_about import config_of, write_about
+    from posteriori.distributed.exchange import by_first
 
     check_output(output)
     made = choice.make()
@@ -81,8 +85,12 @@ def sample(
         named_here=proposal is not None,
         quiet=quiet,
     )
-    write_or_rescue(output, draws)
-    write_about(output, config_of(plan), settings, made, target, draws)
+
+    def write() -> None:
+        write_or_rescue(output, draws)
+        write_about(output, config_of(plan), settings, made, target, draws)
+
+    by_first(write)
     if stopped is None:
         unfinished.done()
     elif isinstance(stopped.__cause__, KeyboardInterrupt):

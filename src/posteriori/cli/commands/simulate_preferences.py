@@ -9,10 +9,12 @@ import typer
 
 from posteriori.cli.console.output import json_text, print_json, stdout, visible
 from posteriori.cli.options import AsJson, ConfigFile, Overrides, Quiet, Seed
+from posteriori.cli.several import single
 from posteriori.config.check import make_plan
 from posteriori.errors import CheckpointError, ConfigError
 
 
+@single
 def simulate_preferences(
     config: ConfigFile,
     output: Annotated[Path, typer.Option("--output", "-o", help="A new .jsonl file.")],

@@ -11,6 +11,7 @@ from posteriori.cli.console.interrupted import Interrupted
 from posteriori.cli.console.output import print_json, stdout, visible
 from posteriori.cli.files.unfinished import Unfinished, offer_resume
 from posteriori.cli.options import AsJson, ConfigFile, OtherSeed, Overrides, Proposal, Quiet, Resume
+from posteriori.cli.several import single
 from posteriori.config.check import Plan, find_model, make_plan
 from posteriori.core.settings.training import FitTwistConfig
 from posteriori.errors import ConfigError
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from posteriori.samplers.smc.fit_twist import TwistFit
 
 
+@single
 def twist(
     config: ConfigFile,
     output: Annotated[

@@ -9,6 +9,8 @@ from typing import Any
 
 from rich.console import Console
 
+from posteriori.distributed.world import is_first
+
 from .lasting import Lasting
 
 _PLAIN_WIDTH = 200
@@ -21,7 +23,9 @@ def stdout() -> Console:
 
 
 def stderr() -> Console:
-    """For progress and errors."""
+    """For progress and notes, which the first of several processes shows."""
+    if not is_first():
+        return Console(file=io.StringIO(), width=_PLAIN_WIDTH)
     return _console(sys.stderr)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from posteriori.cli.console.output import json_text
+from posteriori.distributed.world import is_first
 from posteriori.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -85,6 +86,8 @@ class Kept:
     def __call__(self, draws: Draws) -> None:
         from posteriori.core.types import Draws as AllDraws
 
+        if not is_first():
+            return
         self._parts.append(draws)
         start = time.monotonic()
         if start < self._next or sum(map(len, self._parts)) <= self._least:

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from posteriori.cli.console.output import stderr, visible
+from posteriori.distributed.world import is_first
 
 _SUFFIX = ".unfinished"
 
@@ -23,7 +24,8 @@ class Unfinished:
         return self.folder / part
 
     def done(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if is_first():
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def offer_resume(*, quiet: bool) -> None:

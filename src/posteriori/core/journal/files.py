@@ -11,6 +11,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from posteriori.distributed.world import is_first
 from posteriori.errors import CheckpointError
 
 _OF_WRITERS = ("writer", "unexpected pos", "inline_container", "iostream", "basic_ios", "i/o error")
@@ -40,8 +41,11 @@ def _error(what: str, place: Path, hint: str, error: Exception) -> CheckpointErr
 def write_whole(path: Path, text: str) -> None:
     """Write a text file under another name, flush it to disk, and rename it.
 
-    Raises `CheckpointError` where it cannot be written; the old file is then as it was.
+    Raises `CheckpointError` where it cannot be written; the old file is then as it was. Of several
+    processes the first one writes, here and below.
     """
+    if not is_first():
+        return
     with (
         writing("the file", path),
         replacing(path) as incoming,
@@ -54,6 +58,8 @@ def write_whole(path: Path, text: str) -> None:
 
 def write_data(path: Path, data: bytes) -> None:
     """As `write_whole`, of bytes."""
+    if not is_first():
+        return
     with writing("the file", path), replacing(path) as incoming:
         incoming.write_bytes(data)
         flush(incoming)
@@ -79,6 +85,8 @@ def replacing(path: Path) -> Iterator[Path]:
 def append_line(path: Path, line: str) -> None:
     """Add a line to a file of lines. Raises `CheckpointError` where the file is a link: what it
     points to is not ours."""
+    if not is_first():
+        return
     flags = os.O_APPEND | os.O_CREAT | os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0)
     with writing("the line", path):
         try:
@@ -97,6 +105,8 @@ def append_line(path: Path, line: str) -> None:
 
 def save_folder(place: Path, save: Callable[[Path], None]) -> None:
     """`save` a folder's files beside `place`, and then move each into it under its name."""
+    if not is_first():
+        return
     incoming = place.with_name(f".incoming-{place.name}")
     shutil.rmtree(incoming, ignore_errors=True)
     with writing("the files", place):

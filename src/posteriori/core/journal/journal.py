@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 import torch
 
 from posteriori.core.run_context import current, within
+from posteriori.distributed.exchange import by_first
+from posteriori.distributed.world import sharing
 from posteriori.errors import CheckpointError
 
 from .files import write_whole
@@ -35,7 +37,7 @@ def once(work: Callable[[], T], *generators: torch.Generator | None) -> T:
     Inside `keeping` a journal. Outside, it is just done. Pieces may have pieces of their own, which
     are forgotten when the outer one is finished.
     """
-    pieces = current().pieces
+    pieces = _pieces()
     if pieces is None:
         return work()
     return pieces.once(lambda inner: _within(inner, work), generators)
@@ -55,7 +57,7 @@ def fold(
     makes it plain values and tensors, and `unpack` a state of these. A step may have pieces of its
     own.
     """
-    pieces = current().pieces
+    pieces = _pieces()
     at = 0
     if pieces is None:
         for item in items:
@@ -72,10 +74,15 @@ def fold(
     return state
 
 
+def _pieces() -> Pieces | None:
+    """None in a share of the work too: the pieces of processes are not each other's."""
+    return current().pieces if sharing() == 1 else None
+
+
 def apart(work: Callable[[], T]) -> T:
     """`work`, whose pieces may be of another number when it is done again (how many rows fit in
     memory, say): they are counted by themselves, and have to say what they are of."""
-    pieces = current().pieces
+    pieces = _pieces()
     return work() if pieces is None else _within(pieces.apart(), work)
 
 
@@ -97,6 +104,11 @@ class Journal:
         self.path = Path(path)
         self.about_file, self.folder = self.path / "about.json", self.path / "pieces"
         self.notes: list[str] = []
+        self.lock: Lock | None = None
+        # Of several processes the first one has the lock and writes; the others hear how it went.
+        by_first(lambda: self._open(about, resume=resume))
+
+    def _open(self, about: Mapping[str, Any], *, resume: bool) -> None:
         try:
             self.lock = _locked(self.path)
         except OSError as error:
@@ -154,10 +166,13 @@ class Journal:
 
     def close(self) -> None:
         """Let another process go on."""
-        self.lock.release()
+        if self.lock is not None:
+            self.lock.release()
 
     def remove(self) -> None:
         """The work is done, and its result is elsewhere."""
+        if self.lock is None:
+            return
         shutil.rmtree(self.folder, ignore_errors=True)
         shutil.rmtree(self.path, ignore_errors=True)
         self.close()

@@ -12,6 +12,8 @@ from typing import Any, Protocol
 
 import torch
 
+from posteriori.distributed.exchange import by_first
+from posteriori.distributed.world import is_first
 from posteriori.errors import CheckpointError
 
 from .files import write_data
@@ -56,7 +58,8 @@ class Pieces:
         before = self.counts()
         value = work(self._inner(inside))
         self._write(file, (value,), generators, before)
-        shutil.rmtree(inside, ignore_errors=True)
+        if is_first():
+            shutil.rmtree(inside, ignore_errors=True)
         return value
 
     @contextmanager
@@ -82,10 +85,11 @@ class Pieces:
     def _read(self, file: Path, generators: Generators) -> Any:
         """The value, with all streams of random numbers where they were behind it."""
         try:
-            value, states, streams, counts = from_bytes(file.read_bytes(), self.decode)
-        except FileNotFoundError:
-            return None
-        except (OSError, DamagedError):
+            data = by_first(lambda: _bytes_of(file))
+            if data is None:
+                return None
+            value, states, streams, counts = from_bytes(data, self.decode)
+        except DamagedError:
             self.note(f"'{file}' is damaged, and its piece of work is done again")
             return None
         for generator, state in zip(generators, states, strict=True):
@@ -97,6 +101,8 @@ class Pieces:
         return value
 
     def _write(self, file: Path, value: Any, generators: Generators, before: Sequence[Any]) -> bool:
+        if not is_first():
+            return False
         states = [None if g is None else g.get_state() for g in generators]
         counts = [
             {k: v - getattr(then, k) for k, v in vars(counter.counts).items()}
@@ -138,3 +144,13 @@ class Growing:
             with suppress(OSError):
                 shutil.rmtree(self._folder)
         self._next = time.monotonic() + _SHARE * (time.monotonic() - start)
+
+
+def _bytes_of(file: Path) -> bytes | None:
+    """Nothing, which is no record of any work, where the file cannot be read."""
+    try:
+        return file.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError:
+        return b""

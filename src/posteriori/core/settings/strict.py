@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 
 class Strict(BaseModel):
@@ -15,6 +15,17 @@ class Strict(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_numbers(cls, settings: Any) -> Any:
+        """Numpy's numbers are numbers: a sweep takes them from an array."""
+        if not isinstance(settings, dict):
+            return settings
+        return {
+            key: value.item() if _is_numpy_number(value) else value
+            for key, value in settings.items()
+        }
 
     if not TYPE_CHECKING:  # type checkers know the arguments by the fields
 
@@ -33,3 +44,7 @@ class Strict(BaseModel):
 def as_tuple(value: Any) -> Any:
     """TOML and JSON know lists only, and a strict tuple refuses them: for `BeforeValidator`."""
     return tuple(value) if isinstance(value, list) else value
+
+
+def _is_numpy_number(value: Any) -> bool:
+    return type(value).__module__ == "numpy" and getattr(value, "shape", None) == ()

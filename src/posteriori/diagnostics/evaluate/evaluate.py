@@ -16,6 +16,7 @@ from posteriori.core.draw import draw, lm_tokens
 from posteriori.core.estimates import combine
 from posteriori.core.frames import frame_of_figures
 from posteriori.core.journal.journal import once
+from posteriori.core.out_of_memory import explained
 from posteriori.core.progress import Progress, one_pass, portions
 from posteriori.core.protocols import LanguageModel
 from posteriori.core.registry import language_model
@@ -25,6 +26,7 @@ from posteriori.core.seeds import generator
 from posteriori.core.settings.training import MAX_PROMPTS
 from posteriori.core.shown import counted, html_figures, html_findings, html_plane, short_figures
 from posteriori.core.target import Target
+from posteriori.core.together import on_every_process
 from posteriori.core.types import Cost, Draws, Estimate, Finding
 from posteriori.data.given_numbers import count
 from posteriori.diagnostics.diversity import unique_fraction
@@ -113,7 +115,9 @@ class Report(dict[str, Estimate]):
         return (low if name == "log_z" else max(0.0, low)), high
 
 
+@on_every_process
 @with_progress("evaluating")
+@explained("evaluating", "set a lower num_samples, max_new_tokens or memory_gib")
 def evaluate(
     target: Target,
     lm: LanguageModel,

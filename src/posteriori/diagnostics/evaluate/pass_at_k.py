@@ -14,6 +14,7 @@ from torch import Tensor
 from posteriori.core.default_progress import with_progress
 from posteriori.core.draw import draw
 from posteriori.core.estimates import combine
+from posteriori.core.out_of_memory import explained
 from posteriori.core.progress import Progress
 from posteriori.core.registry import language_model
 from posteriori.core.rows_of_prompts import rows_of_prompts
@@ -73,6 +74,7 @@ class PassAtK:
 
 
 @with_progress("pass@k")
+@explained("sampling", "set a lower num_samples, max_new_tokens or memory_gib")
 def pass_at_k(
     target: Target,
     models: Any = None,

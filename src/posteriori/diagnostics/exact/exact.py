@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from posteriori.core.out_of_memory import explained
 from posteriori.core.protocols import LanguageModel
 from posteriori.core.registry import language_model
 from posteriori.core.same_outcomes import check_same_outcomes
@@ -97,6 +98,7 @@ class Exact:
         return tuple(a + b for a, b in zip(self.log_prior, self.log_evidence, strict=True))
 
 
+@explained("enumerating", "set a lower max_new_tokens or memory_gib, or give fewer prompts")
 def exact(target: Target) -> Exact:
     """Enumerate every outcome of every prompt; up to a million outcomes per prompt.
 

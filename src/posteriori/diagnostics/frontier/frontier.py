@@ -13,6 +13,7 @@ from scipy.optimize import root_scalar
 from posteriori.core.default_progress import with_progress
 from posteriori.core.draw import draw
 from posteriori.core.estimates import at_least_zero, combine
+from posteriori.core.out_of_memory import explained
 from posteriori.core.progress import Progress
 from posteriori.core.reliability import fault_of, most_evidence
 from posteriori.core.rows_of_prompts import rows_of_prompts
@@ -20,6 +21,7 @@ from posteriori.core.seeds import derive, generator
 from posteriori.core.settings.training import MAX_PROMPTS
 from posteriori.core.shown import html_findings, html_table
 from posteriori.core.target import Target
+from posteriori.core.together import on_every_process
 from posteriori.core.types import Cost, Draws, Estimate, Finding, Kind
 from posteriori.data.given_numbers import count, finite, in_short, positive
 from posteriori.diagnostics.prompt_sample import of_a_sample, sampled_finding, sampled_prompts
@@ -231,7 +233,9 @@ class Frontier:
         )
 
 
+@on_every_process
 @with_progress("frontier")
+@explained("drawing for the frontier", "set a lower num_samples, max_new_tokens or memory_gib")
 def frontier(
     target: Target,
     num_samples: int = 2000,

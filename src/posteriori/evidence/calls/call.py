@@ -85,7 +85,7 @@ def ask(
         "log_extra": context.log_extra,
         "log_metric": context.log_metric,
     }
-    texts = arguments["completions"]
+    texts = list(arguments["completions"])
     try:
         with torch_as_it_was():
             answer = fn(**_accepted(fn, arguments_given, name))

@@ -6,13 +6,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
-from posteriori.core.call_context import CallContext, current_calls
+from posteriori.core.call_context import CallContext, calling_within, current_calls
+from posteriori.core.cost import counted, spend
 from posteriori.core.progress import advance
 from posteriori.core.protocols import Columns
-from posteriori.core.types import Completions, Finding
+from posteriori.core.types import Completions, Cost, Finding
+from posteriori.distributed.exchange import by_rows
+from posteriori.distributed.world import current
 from posteriori.errors import EvidenceCallError, EvidenceError
 
 from .answer_cache import Cache, completion_keys
@@ -56,7 +59,7 @@ class Caller:
 
     def __call__(self, completions: Completions, columns: Columns) -> list[Any]:
         if self._cache is None:
-            answers = self._ask(completions, columns)
+            answers = self._shared(completions, columns, range(len(completions)))
         else:
             answers = self._through(self._cache, completions, columns)
         num = sum(answer is DROPPED for answer in answers)
@@ -89,7 +92,7 @@ class Caller:
 
     def _through(self, cache: Cache, completions: Completions, columns: Columns) -> list[Any]:
         def ask(rows: list[int]) -> list[Any]:
-            return self._ask(*_rows(completions, columns, rows))
+            return self._shared(completions, columns, rows)
 
         keys = completion_keys(completions, columns, self.name)
         repeats = cache.known(keys, self.settings.check_repeats)
@@ -101,6 +104,42 @@ class Caller:
             )
         answers = cache.answers(keys, ask, keep=lambda answer: answer is not DROPPED)
         self.counts.cache_hits = cache.hits
+        return answers
+
+    def _shared(self, completions: Completions, columns: Columns, rows: Sequence[int]) -> list[Any]:
+        """The answers to `rows`. With several processes each asks about those that it drew; what
+        the functions log, and the counts, are those of all together."""
+        if current() is None or not rows:
+            return self._ask(*_rows(completions, columns, rows))
+        before = replace(self.counts)
+
+        def ask(share: slice) -> tuple[list[int], Reply, CallCounts, Cost]:
+            mine = [at for at, row in enumerate(rows) if share.start <= row < share.stop]
+            around = current_calls()
+            context = CallContext(around.trainer_state, reserved=around.reserved)
+            self.counts = CallCounts()
+            answers: list[Any] = []
+            cost = Cost()
+            if mine:
+                asked = _rows(completions, columns, [rows[at] for at in mine])
+                with calling_within(context), counted() as spent:
+                    answers = self._ask(*asked)
+                cost = spent.cost
+            return mine, Reply(answers, context.metrics, context.extra), self.counts, cost
+
+        try:
+            parts = by_rows(len(completions), ask)
+        finally:
+            self.counts = before
+        self.counts = sum((counts for _, _, counts, _ in parts), before)
+        cost = sum((each for *_, each in parts), Cost())
+        spend(lm_tokens=cost.lm_tokens, evidence_calls=cost.evidence_calls)
+        replies = [(mine, reply) for mine, reply, *_ in parts if mine]
+        answers: list[Any] = [DROPPED] * len(rows)
+        for mine, each in replies:
+            for at, answer in zip(mine, each.answers, strict=True):
+                answers[at] = answer
+        _log(current_calls(), replies, len(rows))
         return answers
 
     def _ask(self, completions: Completions, columns: Columns) -> list[Any]:

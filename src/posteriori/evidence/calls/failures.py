@@ -16,6 +16,10 @@ Chunk = list[int]
 class Dropped:
     """Stands for the answer of a completion that was dropped."""
 
+    def __reduce__(self) -> str:
+        """There is one, in every process."""
+        return "DROPPED"
+
 
 DROPPED = Dropped()
 

@@ -46,6 +46,16 @@ class Rows:
             torch.zeros(rows, max_new_tokens, dtype=torch.float64, device=device),
         )
 
+    def tensors(self) -> tuple[Tensor, ...]:
+        return self.tokens_RT, self.lengths_R, self.ended_R, self.log_prob_RT
+
+    @staticmethod
+    def joined(parts: Sequence[tuple[Tensor, ...]], device: torch.device) -> Rows:
+        """Of `tensors` of several batches, one after another."""
+        if len(parts) == 1:
+            return Rows(*parts[0])
+        return Rows(*(torch.cat(each).to(device) for each in zip(*parts, strict=True)))
+
 
 def generate(
     forward: AnyForward,
@@ -57,13 +67,16 @@ def generate(
     warp: Warp,
     rows_at_once: int,
     offset_R: Tensor | None = None,
+    every_prompt: bool = False,
 ) -> Rows:
     """Draw one completion a row: row i continues prompt `prompt_of_row[i]`; what is finished is
     kept in a journal, if there is one.
 
     `uniform_RT` [R, T] (float64, in [0, 1)) decides every token; T is `max_new_tokens`. Where the
     "prompts" end with tokens of a completion already, `offset_R` says with how many (fewer than
-    T): row i then draws up to T - `offset_R[i]` more, which stand from column 0 on.
+    T): row i then draws up to T - `offset_R[i]` more, which stand from column 0 on. `every_prompt`
+    runs those without a row too: a prompt's numbers then do not depend, even by rounding, on which
+    rows are drawn here and which by another process.
     """
     num_rows, max_new_tokens = uniform_RT.shape
     result = Rows.empty(num_rows, max_new_tokens, forward.device)
@@ -76,6 +89,8 @@ def generate(
         for start in range(0, num_rows, rows_at_once):
             chunk = by_length[start : start + rows_at_once]
             used = sorted({prompt_of_row[row] for row in chunk})
+            if every_prompt:
+                used = list(range(len(prompt_ids)))
             place = {prompt: at for at, prompt in enumerate(used)}
             row_index = torch.tensor(chunk, device=forward.device)
             parent = torch.tensor(

@@ -138,15 +138,19 @@ class Snapshot:
     def is_current(self) -> bool:
         if any(layer.merged != before for layer, before in self._merged):
             return False
-        for module, before in self._seen:
-            now = _made_of(module)
-            if len(now) != len(before) or not all(map(operator.is_, now, before)):
-                return False
-        return True
+        return all(_is_same(module, before) for module, before in self._seen)
 
 
 def _made_of(module: nn.Module) -> list[Any]:
-    own = vars(module).copy()
-    own.pop("training", None)
     inside = (module._modules, module._buffers, module._forward_hooks, module._forward_pre_hooks)
-    return [*own, *own.values(), *(each for one in inside for each in one.values())]
+    return [*vars(module).values(), *(each for one in inside for each in one.values())]
+
+
+def _is_same(module: nn.Module, before: list[Any]) -> bool:
+    now = _made_of(module)
+    if len(now) != len(before):
+        return False
+    if all(map(operator.is_, now, before)):
+        return True
+    at = list(vars(module)).index("training")
+    return all(map(operator.is_, now[:at] + now[at + 1 :], before[:at] + before[at + 1 :]))

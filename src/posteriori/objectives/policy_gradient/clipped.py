@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from posteriori.distributed.exchange import gathered
+
 
 def clipped_surrogate(log_ratio_NL: Tensor, advantage_NL: Tensor, epsilon: float | None) -> Tensor:
     """min(r A, clip(r, 1 - epsilon, 1 + epsilon) A) of each token, r = pi_t / (pi_t when drawn).
@@ -26,7 +28,8 @@ class RatioFigures:
     """How far the policy went from where it drew, over the updates of one step: for the record.
 
     `clip_fraction` of the tokens had their gradient cut off; `ratio_deviation` is the mean of
-    |r - 1|. Begun anew at every step, and read by nothing but the record.
+    |r - 1|. Begun anew at every step, and read by nothing but the record. Each of several processes
+    counts the tokens of its own micro-batches.
     """
 
     def __init__(self, epsilon: float | None) -> None:
@@ -42,7 +45,6 @@ class RatioFigures:
         self.deviation += float(beyond_nL.abs().sum())
 
     def read(self) -> dict[str, float]:
-        return {
-            "clip_fraction": self.clipped / self.tokens,
-            "ratio_deviation": self.deviation / self.tokens,
-        }
+        parts = gathered(lambda: (self.tokens, self.clipped, self.deviation))
+        tokens, clipped, deviation = (sum(each) for each in zip(*parts, strict=True))
+        return {"clip_fraction": clipped / tokens, "ratio_deviation": deviation / tokens}

@@ -15,9 +15,18 @@ from .curves import curve
 from .histograms import MOST_ROWS, Row, histograms, rows
 from .plane import least_kl, logarithmic_beyond, on_plane, plane, why_not
 from .theme import DARK, LIGHT, recolored
-from .training_curves import evaluated, trained, training
+from .training_curves import PART, evaluated, trained, training
 
 TRAINING = {
+    "mean_reward": (
+        "Reward while training",
+        "The mean reward of each step's draws, faint, and its running mean; dotted: the prior's."
+        " What was paid for it is in the next figure.",
+    ),
+    "kl_to_prior": (
+        "KL to the prior while training",
+        'What the policy has spent, in nats. "Reward against KL" says how much of it was wasted.',
+    ),
     "elbo": (
         "ELBO while training",
         "Mean log-evidence less KL to the prior. It rises to log Z, the level drawn across; the gap"
@@ -68,13 +77,14 @@ def views(subject: Subject) -> list[View]:
                 partial(plane, results, prior, subject.curve, samplers=samplers),
             )
         )
-    for key, (title, caption) in TRAINING.items():
+    for key, (title, caption) in {**TRAINING, **_parts_of_reward(results)}.items():
         shown = [each for each in results if trained(each, key)]
         if shown:
             if any(evaluated(each, key) for each in shown) and key != "kl_to_target":
                 caption += " Hollow points with bars: evaluations while training."
             alt = "; ".join(_curve_words(each, key) for each in shown)
-            found.append(_view(key, title, caption, alt, partial(training, results, prior, key)))
+            name = key.replace("/", "-")
+            found.append(_view(name, title, caption, alt, partial(training, results, prior, key)))
     drawn = rows(results, prior, samplers)
     if drawn:
         caption = "The share of draws in each bin; a tick marks the mean."
@@ -87,6 +97,19 @@ def views(subject: Subject) -> list[View]:
         alt = "; ".join(map(_reward_words, drawn))
         found.append(_view("rewards", "Rewards", caption, alt, partial(histograms, drawn)))
     return found
+
+
+def _parts_of_reward(results: Sequence[PolicyResult]) -> dict[str, tuple[str, str]]:
+    """Title and caption of each reward function's figure, where there are several."""
+    keys = {key for each in results for record in each.history for key in record}
+    parts = sorted(key for key in keys if key.startswith(PART))
+    if len(parts) < 2:
+        return {}
+    caption = "The mean of this reward function alone, before its weight."
+    return {
+        key: (f"Reward '{one_line(key.removeprefix(PART), 60)}' while training", caption)
+        for key in parts
+    }
 
 
 def _view(name: str, title: str, caption: str, alt: str, draw: figures.Draw) -> View:
@@ -163,7 +186,7 @@ def _curve_words(policy: PolicyResult, key: str) -> str:
     else:
         found = evaluated(policy, key)
         first, last = found[0][1].value, found[-1][1].value
-    unit = "" if key == "unique_fraction" else " nats"
+    unit = "" if key in ("unique_fraction", "mean_reward") or key.startswith(PART) else " nats"
     return f"{one_line(policy.name)}: from {number(first)} to {number(last)}{unit}"
 
 

@@ -18,6 +18,10 @@ from .figures import NAME, SIZE, add_legend, error_bar, fits
 from .theme import Style, Theme, label, style_of
 
 _SHARES = ("unique_fraction",)
+PART = "reward/"
+"""How the records' keys of single reward functions begin."""
+_SIGNED = ("elbo", "mean_reward")
+_WITH_PRIOR = ("entropy", "mean_reward")
 
 
 def training(
@@ -30,6 +34,8 @@ def training(
     if key in _SHARES:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axes.set_ylabel("of the draws of a prompt")
+    elif key == "mean_reward" or key.startswith(PART):
+        axes.set_ylabel("mean reward")
     else:
         axes.set_ylabel("nats per completion")
     add_legend(drawn, axes)
@@ -59,8 +65,8 @@ def draw_training(
 ) -> None:
     """Each step's estimate, faint, and its running mean; evaluations as points with error bars.
 
-    The ELBO has the log Z that bounds it as a level, the entropy has the prior's. So has not the
-    share of distinct draws: an evaluation compares more of them.
+    The ELBO has the log Z that bounds it as a level, entropy and reward have the prior's. The share
+    of distinct draws has none: an evaluation compares more of them.
     """
     levels: list[tuple[Estimate, Style]] = []
     for index, result in enumerate(results):
@@ -88,11 +94,11 @@ def draw_training(
             levels.append((log_z, style))
     _levels(axes, levels, theme)
     level = None if prior is None else prior.figures.get(key)
-    if prior is not None and key == "entropy" and level is not None and fits(level.value):
+    if prior is not None and key in _WITH_PRIOR and level is not None and fits(level.value):
         style = style_of(None, theme)
         of_prior = label(one_line(prior.name, NAME))
         axes.axhline(level.value, color=style.color, linestyle=style.dash, label=of_prior)
-    if key != "elbo":
+    if key not in _SIGNED and not key.startswith(PART):
         axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     axes.set_xlabel("training step")

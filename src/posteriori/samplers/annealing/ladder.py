@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from posteriori.core.numerics import ess
+from posteriori.core.out_of_memory import explained
 from posteriori.core.protocols import LanguageModel
 from posteriori.core.seeds import generator as stream
 from posteriori.core.target import Target
@@ -20,6 +21,7 @@ from posteriori.samplers.smc.resampling import ancestors
 _MAX_RUNGS = 1000
 
 
+@explained("sampling", "set a lower num_samples, max_new_tokens or memory_gib")
 def adapt_ladder(
     target: Target,
     *,

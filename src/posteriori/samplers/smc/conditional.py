@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from posteriori.core.estimates import combine, log_mean_weight
+from posteriori.core.out_of_memory import explained
 from posteriori.core.protocols import LanguageModel
 from posteriori.core.same_outcomes import check_outcomes_of
 from posteriori.core.target import Target
@@ -20,6 +21,7 @@ from .populations import Plan
 from .smc import in_parts
 
 
+@explained("sampling", "set a lower num_samples, max_new_tokens or memory_gib")
 def conditional_log_z(
     target: Target,
     exact_draws: Draws | Completions,

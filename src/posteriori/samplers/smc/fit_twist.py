@@ -12,6 +12,7 @@ from torch import Tensor
 
 from posteriori.core.journal.journal import fold
 from posteriori.core.numerics import ess
+from posteriori.core.out_of_memory import explained
 from posteriori.core.protocols import LanguageModel
 from posteriori.core.seeds import derive, generator
 from posteriori.core.settings.combined import combined
@@ -39,6 +40,7 @@ class TwistFit:
     cost: Cost = field(default_factory=Cost)
 
 
+@explained("training the twist", "set a lower num_samples, max_new_tokens or memory_gib")
 def fit_twist(
     target: Target,
     *,

@@ -9,6 +9,7 @@ from typing import Any
 from posteriori.core.protocols import LanguageModel
 from posteriori.core.settings.training import FitConfig
 from posteriori.core.types import Finding
+from posteriori.distributed.world import alone
 from posteriori.runs.directory import RunDirectory
 
 from .early_stopping import stopping_findings
@@ -65,5 +66,6 @@ class PeriodicEvaluation:
         self.lines.append(line)
         if self.run is not None:
             self.run.append_evaluation(line)
-        for observer in self.observers:
-            observer(line)
+        with alone():
+            for observer in self.observers:
+                observer(line)

@@ -11,6 +11,7 @@ import typer
 from posteriori.cli.console.interrupted import Interrupted
 from posteriori.cli.console.output import print_json, stdout
 from posteriori.cli.options import AsJson, Quiet, Seed
+from posteriori.cli.several import single
 
 from .fits import Job, demo_target, fit_all, one_thread
 from .plan import FULL, QUICK, Scale, make_room, offensiveness, prompts, trials
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from posteriori.diagnostics.evaluate.evaluate import Report
 
 
+@single
 def demo(
     output_dir: Annotated[
         Path, typer.Option(help="Where runs and report go; what is there is set aside.")
