@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,23 +38,25 @@ class World:
         self.prompts = tuple(f"p{at}" for at in range(num_prompts))
         # Token 0 ends a text, and no text of these worlds ends before its last token.
         self.words = ("<eos>", *(f"w{at}" for at in range(self.num_tokens)))
-        rows = (beta * self.log_e_PV).tolist()
+        allowed_PV = ~self.log_e_PV.isneginf()
+        reward_PV = beta * self.log_e_PV.where(allowed_PV, 0.0)
+        rows, allowed = reward_PV.tolist(), allowed_PV.tolist()
 
         def reward(prompts, completion_ids, **_):
-            return [
-                rows[int(prompt[1:])][self._place(ids)]
-                for prompt, ids in zip(prompts, completion_ids, strict=True)
-            ]
+            pairs = zip(prompts, completion_ids, strict=True)
+            return [rows[int(prompt[1:])][self.place(ids)] for prompt, ids in pairs]
+
+        def may_be(prompts, completion_ids, **_):
+            pairs = zip(prompts, completion_ids, strict=True)
+            return [allowed[int(prompt[1:])][self.place(ids)] for prompt, ids in pairs]
 
         most = beta * float(self.log_e_PV.max()) if stated else None
-        self.target = po.Target(
-            self.table(self.log_prior_PV),
-            po.Reward(reward, beta=beta, max_reward=most),
-            list(self.prompts),
-            depth,
-        )
+        evidence: list[Any] = [po.Reward(reward, beta=beta, max_reward=most)]
+        if not bool(allowed_PV.all()):
+            evidence.append(po.Constraint(may_be))
+        self.target = po.Target(self.table(self.log_prior_PV), evidence, list(self.prompts), depth)
 
-    def _place(self, ids: list[int]) -> int:
+    def place(self, ids: list[int]) -> int:
         place = 0
         for token in ids:
             place = place * self.num_tokens + token - 1
@@ -77,8 +80,17 @@ class World:
 
     @cached_property
     def policies(self) -> dict[str, Tensor]:
-        """log-probabilities of policies: the prior, one near the target, one half way."""
-        return {"prior": self.log_prior_PV, "near": self.tilted(0.8), "half way": self.tilted(0.4)}
+        """log-probabilities of policies: the prior; one near the target, which has half of what it
+        learned from elsewhere; one that has collapsed to a tenth of the prior's outcomes."""
+        shape = self.log_prior_PV.shape
+        noise_PV = torch.randn(shape, generator=_random(97), dtype=torch.float64)
+        near_PV = self.tilted(0.8) + 0.2 * noise_PV
+        few_PV = self.log_prior_PV + 4.0 * (noise_PV > 1.2) + 0.5 * self.log_e_PV
+        return {
+            "prior": self.log_prior_PV,
+            "near": near_PV.log_softmax(-1),
+            "collapsed": few_PV.log_softmax(-1),
+        }
 
     @cached_property
     def log_z(self) -> float:
@@ -88,22 +100,28 @@ class World:
         p_PV = log_p_PV.exp()
         return float(torch.where(p_PV > 0, p_PV * value_PV, 0.0).sum(-1).mean())
 
+    @property
+    def reward_PV(self) -> Tensor:
+        return self.beta * self.log_e_PV.where(~self.log_e_PV.isneginf(), 0.0)
+
     def kl(self, log_p_PV: Tensor, log_q_PV: Tensor) -> float:
         return self.mean(log_p_PV, log_p_PV - log_q_PV)
 
-    def truth(self, policy: str) -> dict[str, float]:
-        """Of a policy, by the names of `po.evaluate`."""
-        log_p_PV = self.policies[policy]
-        found = {
-            "log_z": self.log_z,
-            "kl_to_target": self.kl(log_p_PV, self.tilted(1.0)),
-            "kl_to_prior": self.kl(log_p_PV, self.log_prior_PV),
-        }
-        return {
-            **found,
-            "elbo": self.log_z - found["kl_to_target"],
-            "wasted_nats": 0.0,
-        }
+    @cached_property
+    def exact(self) -> Any:
+        """By enumeration."""
+        return po.exact(self.target)
+
+    @cached_property
+    def models(self) -> dict[str, Any]:
+        """The policies as language models; the prior is the target's own."""
+        made = {name: self.table(log_p_PV) for name, log_p_PV in self.policies.items()}
+        return {**made, "prior": self.target.prior}
+
+    def truth(self, policy: str, num_samples: int) -> dict[str, float]:
+        """Of a policy, the means over prompts by the names of `po.evaluate`."""
+        found = self.exact.evaluate(self.models[policy], num_samples)
+        return {name: float(each.mean()) for name, each in found.items()}
 
 
 def _random(seed: int) -> torch.Generator:
@@ -158,6 +176,55 @@ def _uneven() -> World:
     return _of(easy, ([0.5, 0.498, 0.002], [-8.0, -8.0, 0.0]), stated=False)
 
 
+def _dry() -> World:
+    """One prompt of two has evidence for one outcome in 200."""
+    dry = ([0.6, 0.395, 0.005], [-math.inf, -math.inf, 0.5])
+    return _of(([0.5, 0.3, 0.2], [0.0, 0.5, 1.0]), dry, stated=False)
+
+
+def _left_tail() -> World:
+    """Most outcomes are alike, and some are far worse: log-evidence with a heavy tail below."""
+    log_e = -(1.5 * torch.randn(1, 4096, generator=_random(31), dtype=torch.float64)).exp()
+    return World(torch.ones(1, 4096), log_e, depth=4, stated=False)
+
+
+def _scales() -> World:
+    """Prompts whose evidence has other units: spreads of 0.05, 1 and 4 nats, from other levels."""
+    log_e = torch.randn(3, 1024, generator=_random(41), dtype=torch.float64)
+    spread, level = torch.tensor([0.05, 1.0, 4.0]), torch.tensor([40.0, 0.0, -60.0])
+    log_e = (log_e * spread[:, None] + level[:, None]).double()
+    return World(torch.ones(3, 1024), log_e, depth=5, stated=False)
+
+
+def _many() -> World:
+    """Forty prompts, of which one has its evidence where its prior hardly goes."""
+    prior = torch.randn((40, 64), generator=_random(51), dtype=torch.float64).softmax(-1)
+    log_e = 0.5 * torch.randn((40, 64), generator=_random(52), dtype=torch.float64)
+    prior[7, :] = 0.999 * prior[7] / prior[7].sum()
+    prior[7, 5] = 0.001
+    log_e[7, 5] = 7.0
+    return World(prior, log_e, depth=3, stated=True)
+
+
+def _ties_at_the_top() -> World:
+    """A third of the mass has the most evidence there is, beside a continuum below."""
+    log_e = 1.5 * torch.randn(2, 1024, generator=_random(61), dtype=torch.float64)
+    return World(torch.ones(2, 1024), log_e.clamp(max=0.6), depth=5, stated=True)
+
+
+def _both_tails() -> World:
+    """Student's t with two degrees of freedom."""
+    normal = torch.randn(3, 2, 1024, generator=_random(71), dtype=torch.float64)
+    log_e = 0.7 * normal[0] / (normal[1:].square().mean(0)).sqrt()
+    return World(torch.ones(2, 1024), log_e.clamp(max=12.0), depth=5, stated=False)
+
+
+def _copies() -> World:
+    """Eight outcomes in all, so that particles are copies of each other."""
+    prior = torch.tensor([[0.3, 0.2, 0.2, 0.1, 0.1, 0.05, 0.03, 0.02]])
+    return World(prior, torch.tensor([[0.0, 0.5, 0.2, 1.0, -1.0, 2.0, 2.5, 3.0]]), depth=3)
+
+
 WORLDS: dict[str, Callable[[], World]] = {
     "near": lambda: _normal(11, 0.6),
     "near, stated": lambda: _of(_levels((0.3, 1.0), (0.1, 2.0)), _levels((0.2, 1.5), (0.2, 0.5))),
@@ -174,6 +241,14 @@ WORLDS: dict[str, Callable[[], World]] = {
     "needle": _needle,
     "penalty": lambda: _of(([0.57, 0.4, 0.03], [-6.0, -5.0, 0.0])),
     "strong": lambda: _normal(21, 2.0),
+    "one dry": _dry,
+    "left tail": _left_tail,
+    "scales": _scales,
+    "many prompts": _many,
+    "ties at the top": _ties_at_the_top,
+    "both tails": _both_tails,
+    "copies": _copies,
+    "between": lambda: _normal(81, 1.2, prompts=3),
 }
-"""The first nine are worlds in which estimates were found to be wrong and silent, beside two of
-usual ones; the others were made to break the rule."""
+"""Two usual worlds; seven in which estimates were once found to be wrong and silent; and others
+that were made to break the rule."""

@@ -12,6 +12,9 @@ import time
 import pytest
 from processes import alone, environment, finished, free_port, results_of, start
 
+import posteriori as po
+from posteriori.errors import DistributedError
+
 PATIENCE = 30.0
 
 
@@ -87,6 +90,15 @@ def test_half_an_announcement_is_an_error_at_once(given, said):
     )
     assert "DistributedError" in found.stderr
     assert said in found.stderr
+
+
+@pytest.mark.parametrize("name", ["fit_reward", "fit_twist"])
+def test_what_one_process_does_is_refused_by_several(name, monkeypatch):
+    announced = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+    for variable, value in announced.items():
+        monkeypatch.setenv(variable, value)
+    with pytest.raises(DistributedError, match=f"{name} runs in one process, and 2 were launched"):
+        getattr(po, name)(None)
 
 
 def test_a_verb_of_one_process_refuses_in_one_line(tmp_path):

@@ -13,6 +13,7 @@ import posteriori as po
 from posteriori.errors import (
     CheckpointError,
     ConfigError,
+    DataError,
     ModelError,
     OutcomeError,
     PosterioriError,
@@ -254,6 +255,13 @@ class TestPlacesAndKinds:
             with pytest.raises(CheckpointError, match="cannot be written: "):
                 lm.save_pretrained(tmp_path / place)
         assert (tmp_path / "file").read_text() == "mine"
+
+    def test_prompts_in_a_folder_that_is_no_data_set(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("posteriori.data.saved.MOST_FILES", 3)
+        for name in "abcd":
+            (tmp_path / f"{name}.bin").write_text("")
+        with pytest.raises(DataError, match="more than 3 files, and is taken for no data set"):
+            po.prompts(tmp_path)
 
     def test_prompts_in_a_set(self):
         with pytest.raises(ConfigError, match="prompts is a set, whose order is another one"):

@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 
 from posteriori.core.estimates import combine, log_mean_weight, mean
-from posteriori.core.numerics import Spread, t_factor
+from posteriori.core.numerics import Spread, spread_of, t_factor
 from posteriori.core.types import Estimate
 
 SEEDS = 4000
@@ -88,3 +88,35 @@ def test_log_z_of_two_weights_is_as_wide():
     missed = math.log1p(3 / 2 * 1.5) / stats.norm.ppf(0.975)
     expected = math.hypot(0.5 * t_factor(1), missed)
     assert log_mean_weight(two).standard_error == pytest.approx(expected)
+
+
+def lognormal(sd: float, num: int, runs: int = SEEDS) -> torch.Tensor:
+    """Means of 1."""
+    return (sd * normal(runs, num) - 0.5 * sd**2).exp()
+
+
+def test_skewed_draws_cover_nearly_what_they_say():
+    """Few draws make most of the spread, so it has fewer degrees of freedom than there are draws.
+
+    100 lognormal draws of log-sd 1 cover 0.931 of the time; at n - 1 degrees of freedom 0.899. Of
+    4,000 runs the share has a standard deviation of 0.0040 and 0.0048: five of these leave a gap.
+    """
+    draws = lognormal(1.0, 100)
+    z = np.abs([(float(x.mean()) - 1.0) / Spread.of_means([x]).error for x in draws])
+    plain = np.abs((draws.mean(-1) - 1.0) / (draws.std(-1) / 10.0)).numpy()
+    assert np.mean(z < 1.96) > 0.911
+    assert np.mean(plain < 1.96) < 0.923
+
+
+def test_the_degrees_of_freedom_of_a_spread():
+    """2 / (2 / (n - 1) + kurtosis / n): n - 1 of two equal values, about 2 of a single one."""
+    even = torch.tensor([-1.0, 1.0]).repeat(50).double()
+    assert spread_of(even) == pytest.approx((math.sqrt(1 / 99), 99.0))
+    one = torch.zeros(100, dtype=torch.float64)
+    one[3] = 1.0
+    error, degrees = spread_of(one)
+    assert error == pytest.approx(0.01)
+    kurtosis = (0.99**4 * 0.01 + 0.01**4 * 0.99) / 0.0099**2 - 3
+    assert degrees == pytest.approx(2 / (2 / 99 + kurtosis / 100))
+    assert degrees < 3
+    assert math.isnan(spread_of(one[:1])[0])

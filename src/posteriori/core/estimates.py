@@ -50,9 +50,12 @@ def log_mean_weight(
         return Estimate(value, math.inf, kind, num)
     # A population that weighs more than others has found no more than its own draws.
     own = float(log_w_N.max()) if num_draws is None else value
-    error, degrees = Spread.of_means(
-        [(log_w_N - value).exp()], missed_error(value, max(own, log_max_weight), num)
-    )
+    more = missed_error(value, max(own, log_max_weight), num)
+    relative_N = (log_w_N - value).exp()
+    if num_draws is None:
+        error, degrees = Spread.of_means([relative_N], more)
+    else:
+        error, degrees = Spread.of_groups(relative_N, more)
     return Estimate(value, error, kind, num, degrees_of_freedom=degrees)
 
 

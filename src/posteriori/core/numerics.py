@@ -82,14 +82,23 @@ class Spread(NamedTuple):
 
             error^2 = t^2 sum_i s_i^2 / n_i,    t = `t_factor`(degrees of freedom),
 
-        with the degrees of freedom of Welch (1947) and Satterthwaite (1946). `beside`: an error of
-        another kind, which needs no t and adds its own square.
+        with the degrees of freedom of Welch (1947) and Satterthwaite (1946), those of each s_i
+        being what its values tell (`spread_of`). What is given back are those of normal values, n_i
+        - 1. `beside`: an error of another kind, which needs no t and adds its own square.
         """
-        own = cls.joined(
-            [math.sqrt(float(variance_of_mean(values_n))) for values_n in parts],
-            [len(values_n) - 1.0 for values_n in parts],
-        )
-        return cls(math.hypot(own.error, beside), own.degrees_of_freedom)
+        plain, degrees = zip(*map(spread_of, parts), strict=True)
+        nominal = cls.joined(plain, [len(values_n) - 1.0 for values_n in parts])
+        error = max(nominal.error, cls.joined(plain, degrees).error)
+        return cls(math.hypot(error, beside), nominal.degrees_of_freedom)
+
+    @classmethod
+    def of_groups(cls, means_G: Tensor, beside: float = 0.0) -> Spread:
+        """The same of the means of groups of particles, with half the degrees of freedom, from
+        three on: they are skewed, and where the smaller errors are the ones that pass as small
+        enough the interval has to reach further."""
+        plain, degrees = spread_of(means_G)
+        degrees = max(min(degrees, 3.0), degrees / 2)
+        return cls(math.hypot(t_factor(degrees) * plain, beside), degrees)
 
     @classmethod
     def joined(cls, errors: Sequence[float], degrees: Sequence[float]) -> Spread:
@@ -104,6 +113,25 @@ class Spread(NamedTuple):
         degrees_of_freedom = 1 / uncertain - 2 if uncertain else math.inf
         degrees_of_freedom = min(max(degrees_of_freedom, min(degrees)), sum(degrees))
         return cls(t_factor(degrees_of_freedom) * math.sqrt(total), degrees_of_freedom)
+
+
+def spread_of(values_n: Tensor) -> tuple[float, float]:
+    """s / sqrt(n) of independent values [n], and the degrees of freedom of s; NaN of one value.
+
+        degrees = 2 s^4 / var(s^2) = 2 / (2 / (n - 1) + kurtosis / n),
+
+    n - 1 for normal values, and fewer where few of them make most of s (excess kurtosis: Box 1953).
+    """
+    num = len(values_n)
+    if num < 2:
+        return math.nan, num - 1.0
+    square_n = (values_n.double() - values_n.double().mean()).square()
+    second = float(square_n.mean())
+    plain = math.sqrt(second / (num - 1))
+    if not (math.isfinite(second) and second > 0):
+        return plain, num - 1.0
+    kurtosis = float((square_n / second).square().mean()) - 3.0
+    return plain, 2.0 / (2.0 / (num - 1) + max(0.0, kurtosis) / num)
 
 
 def pareto_k(log_w_N: Tensor) -> float:

@@ -8,12 +8,15 @@ cannot see what no draw has shown: that is what `missed` is for.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
 
 import torch
+from scipy.special import chdtri
 from torch import Tensor
 
-from .numerics import FEWEST_FOR_A_TAIL, ess, pareto_k, reliable_k
+from .numerics import FEWEST_FOR_A_TAIL, ess, pareto_k, reliable_k, t_factor
 from .types import Estimate, Finding
 
 LARGE_ERROR = 0.1
@@ -27,6 +30,36 @@ NOT_TRUSTED = "weights_not_trusted"
 
 LOG_Z_NOT_TRUSTED = "log_z_not_trusted"
 """Of samplers whose draws are no weighted ones: their log Z rests on weights, and they do not."""
+
+NEVER_SATISFIED = "evidence_never_satisfied"
+"""No draw of some prompt has any weight."""
+
+ONLY_A_BOUND = "wasted_nats_is_a_bound"
+"""The figure is known, as a bound of what it is named after."""
+
+WASTE_NOT_TRUSTED = "wasted_nats_not_trusted"
+"""The weights at the strength of the evidence that is nearest to the policy are not trusted."""
+
+NEVER_VARIES = "evidence_never_varies"
+"""All draws have one and the same evidence, of which nobody knows a bound."""
+
+RESTS_ON_WEIGHTS = frozenset(
+    ("log_z", "eubo", "kl_to_target", "kl_from_target", "tv", "js", "target_entropy", "ess")
+)
+"""The figures of an evaluation that the weights at the target are behind. The others are means of
+the policy's own draws, or judged at another strength of the evidence (`wasted_nats`)."""
+
+_OF_WASTE = frozenset(("wasted_nats", "effective_beta"))
+
+DOUBTS = {
+    NOT_TRUSTED: RESTS_ON_WEIGHTS,
+    NEVER_SATISFIED: RESTS_ON_WEIGHTS,
+    NEVER_VARIES: RESTS_ON_WEIGHTS,
+    LOG_Z_NOT_TRUSTED: frozenset(("log_z",)),
+    WASTE_NOT_TRUSTED: _OF_WASTE,
+    ONLY_A_BOUND: _OF_WASTE,
+}
+"""What may be off by more than its error after a finding of this name."""
 
 NO_WEIGHT = (
     f"fewer than {FEWEST_FOR_A_TAIL} draws of a prompt have any weight, too few to judge them"
@@ -53,21 +86,33 @@ _FEW_LEVELS = 3
 """Evidence with no more values than this is a grade, and what is another prompt's may be its."""
 
 
-def fault(k: float, effective: float, num_draws: int, error: float, missed: float = 0.0) -> str:
+def fault(
+    k: float,
+    effective: float,
+    num_draws: int,
+    error: float,
+    missed: float = 0.0,
+    *,
+    known: bool = False,
+    populations: int = 0,
+) -> str:
     """What is wrong with one prompt's weights, in words; empty if nothing is.
 
     They are trusted where
 
     at least 25 are above zero (k-hat is NaN else),
-    k-hat <= min(1 - 1 / log10 n, 0.7)   or at least half of the draws are effective,
+    k-hat <= min(1 - 1 / log10 n, 0.7)   or at least half of the draws are effective, or the largest
+    weight that there can be is `known` and has a say in what may have been missed,
     and the standard error of log Z is at most 0.1 nats: that of the draws' own spread, and that by
     what they may have `missed`.
 
-    `error` and `missed`, the part of it, are in nats; `effective` counts draws.
+    `error` and `missed`, the part of it, are in nats; `effective` counts draws. An error over so
+    many `populations` of particles has to be above 0.1 beyond chance: that of four is off by half.
     """
     if math.isnan(k):
         return NO_WEIGHT
-    if heavy_tail(k, effective, num_draws):
+    bounded = known and missed <= LARGE_ERROR
+    if not bounded and heavy_tail(k, effective, num_draws):
         limit = reliable_k(num_draws)
         return f"pareto_k is {k:.2f} for a prompt's weights, above {limit:.2f}"
     if missed > LARGE_ERROR:
@@ -76,9 +121,23 @@ def fault(k: float, effective: float, num_draws: int, error: float, missed: floa
             f"most evidence there may be) would raise log_z by {NORMAL * missed:.2g} nats"
         )
     own = math.sqrt(max(0.0, error**2 - missed**2)) if math.isfinite(error) else error
-    if own <= LARGE_ERROR:
+    if own <= LARGE_ERROR * (_by_chance(populations - 1) if populations > 1 else 1.0):
         return ""
-    return f"the standard error of log_z is {own:.2g} nats, that of under a hundred effective draws"
+    return large(own)
+
+
+def large(error: float) -> str:
+    """The words for a standard error of log Z, nats, above `LARGE_ERROR`."""
+    return (
+        f"the standard error of log_z is {error:.2g} nats, that of under a hundred effective draws"
+    )
+
+
+@lru_cache(maxsize=256)
+def _by_chance(degrees_of_freedom: int) -> float:
+    """By how much more than itself an error of so many degrees of freedom is once in ten times:
+    1.44 of four values, 1.22 of sixteen."""
+    return math.sqrt(float(chdtri(degrees_of_freedom, 0.1)) / degrees_of_freedom)
 
 
 def heavy_tail(k: float, effective: float, num_draws: int) -> bool:
@@ -86,12 +145,31 @@ def heavy_tail(k: float, effective: float, num_draws: int) -> bool:
     return k > reliable_k(num_draws) and effective < NEARLY_EQUAL * num_draws
 
 
-def fault_of(log_w_n: Tensor, log_z: Estimate, k: float | None = None, missed: float = 0.0) -> str:
-    """`fault` of one prompt's log-weights [n] and their log Z; k-hat where it is known already."""
-    if not bool((log_w_n > -math.inf).any()):
+def fault_of(
+    log_w_n: Tensor,
+    log_z: Estimate,
+    k: float | None = None,
+    missed: float = 0.0,
+    *,
+    known: bool = False,
+    populations: int = 0,
+) -> str:
+    """`fault` of one prompt's log-weights [n] and their log Z; k-hat where it is known already.
+
+    The error is judged without what Student's t adds to it: few values make a wide interval, which
+    is right, and no sign of anything.
+    """
+    if int((log_w_n > -math.inf).sum()) < FEWEST_FOR_A_TAIL:
         return NO_WEIGHT
-    k = pareto_k(log_w_n) if k is None else k
-    return fault(k, float(ess(log_w_n)), len(log_w_n), log_z.standard_error, missed)
+    effective = float(ess(log_w_n))
+    if k is None:
+        nearly_equal = effective >= NEARLY_EQUAL * len(log_w_n)
+        k = -math.inf if nearly_equal else pareto_k(log_w_n)
+    error = log_z.standard_error
+    if math.isfinite(error) and error > missed:
+        own = math.sqrt(error**2 - missed**2) / t_factor(log_z.degrees_of_freedom)
+        error = math.hypot(own, missed)
+    return fault(k, effective, len(log_w_n), error, missed, known=known, populations=populations)
 
 
 def fault_of_groups(log_w_n: Tensor, value_n: Tensor, group_n: Tensor) -> str:
@@ -129,6 +207,25 @@ def finding(faults: Sequence[str], what: str, hint: str, name: str = NOT_TRUSTED
     )
 
 
+def judged(figures: Mapping[str, Estimate], found: Sequence[Finding]) -> dict[str, Estimate]:
+    """The figures, each with those of the findings that are about it (`DOUBTS`)."""
+    about = {
+        name: tuple(each for each in found if name in DOUBTS.get(each.name, ())) for name in figures
+    }
+    return {
+        name: replace(e, findings=(*e.findings, *about[name])) if about[name] else e
+        for name, e in figures.items()
+    }
+
+
+def trusted(name: str, figure: Estimate, found: Sequence[Finding] = ()) -> bool:
+    """Whether a figure may be taken at its standard error: that is finite, and no finding on the
+    figure, or `found` on all of them, says otherwise."""
+    doubted = any(name in DOUBTS.get(each.name, ()) for each in found)
+    of_its_own = any(each.level != "info" or each.name in DOUBTS for each in figure.findings)
+    return math.isfinite(figure.standard_error) and not doubted and not of_its_own
+
+
 def missed(log_z: float, log_max_weight: float, num_draws: int) -> float:
     """The standard error of log Z, nats, by what n independent draws may have missed:
 
@@ -157,6 +254,13 @@ def missed_of_mean(values_n: Tensor, farthest: float) -> float:
     return RULE_OF_THREE * away / len(values_n) / NORMAL
 
 
+def rarest(surprise_n: Tensor) -> float:
+    """-log of the probability of what n draws may have missed, log(n / 3); NaN where their own
+    `surprise_n` = -log p are as large as that."""
+    least = math.log(max(1.0, len(surprise_n) / RULE_OF_THREE))
+    return least if least > float(surprise_n.mean()) else math.nan
+
+
 def most_evidence(evidence: Sequence[Tensor], stated: float | None) -> list[float]:
     """The most log e that an outcome of each prompt may have, nats, as far as anybody knows; -inf
     where nothing was seen of it. `evidence` are log e of each prompt's draws [n].
@@ -173,6 +277,12 @@ def most_evidence(evidence: Sequence[Tensor], stated: float | None) -> list[floa
         most if levels(each) <= _FEW_LEVELS else top
         for each, top in zip(evidence, own, strict=True)
     ]
+
+
+def is_known(log_evidence_n: Tensor, stated: float | None) -> bool:
+    """Whether the most evidence (`most_evidence`) is known, and no guess by what was seen: it is
+    stated, or a grade of three values."""
+    return stated is not None or levels(log_evidence_n) <= _FEW_LEVELS
 
 
 def levels(log_evidence_n: Tensor) -> int:
@@ -220,7 +330,7 @@ def never_varies(evidence: Sequence[Tensor], stated: float | None) -> Finding | 
         return None
     return Finding(
         "warn",
-        "evidence_never_varies",
+        NEVER_VARIES,
         f"All {len(seen_N)} draws have the same log-evidence, {float(seen_N.max()):.4g}: log_z is "
         "right only if no outcome that they missed has more, and the target states no largest.",
         "Check that the reward works, or state its bound: Reward(..., max_reward=...).",

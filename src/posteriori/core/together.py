@@ -10,7 +10,9 @@ from typing import Any, TypeVar
 
 import torch
 
+from posteriori.distributed.environment import launched
 from posteriori.distributed.world import together
+from posteriori.errors import DistributedError
 
 from .target import Target
 
@@ -34,6 +36,25 @@ def on_every_process(function: AnyFunction) -> AnyFunction:
 
         with together(function.__name__, like):
             return function(*arguments, **settings)
+
+    return call  # pyright: ignore[reportReturnType]
+
+
+def on_one_process(function: AnyFunction) -> AnyFunction:
+    """What one process does: of several, each would do all of it.
+
+    Raises `DistributedError` where several were launched.
+    """
+
+    @functools.wraps(function)
+    def call(*arguments: Any, **settings: Any) -> Any:
+        there = launched()
+        if there is not None:
+            raise DistributedError(
+                f"{function.__name__} runs in one process, and {there.size} were launched",
+                hint="call it before, without torchrun or accelerate launch, and load its result",
+            )
+        return function(*arguments, **settings)
 
     return call  # pyright: ignore[reportReturnType]
 

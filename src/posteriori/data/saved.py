@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ def _load(path: Path) -> Any:
     try:
         if path.is_dir() and _is_saved(path):
             return datasets.load_from_disk(str(path))
+        if path.is_dir():
+            _check_size(path)
         return datasets.load_dataset(str(path))
     except (OSError, ValueError, RuntimeError) as error:
         what = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
@@ -39,6 +42,24 @@ def _load(path: Path) -> Any:
     finally:
         if shown:
             bar.enable_progress_bar()
+
+
+MOST_FILES = 10_000
+"""Files and folders below a folder of data files."""
+
+
+def _check_size(path: Path) -> None:
+    """A mistyped path is a home directory, or all of a disk, which `datasets` would look through
+    for as long as it takes."""
+    found = 0
+    for _, folders, files in os.walk(path):
+        found += len(folders) + len(files)
+        if found > MOST_FILES:
+            raise DataError(
+                f"the folder holds more than {MOST_FILES:,} files, and is taken for no data set",
+                where=str(path),
+                hint="name the folder of the data files alone, or a file",
+            )
 
 
 def _is_saved(path: Path) -> bool:

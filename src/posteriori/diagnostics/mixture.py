@@ -19,12 +19,13 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from posteriori.core.numerics import Spread, pareto_k
-from posteriori.core.reliability import beyond, missed
+from posteriori.core.reliability import beyond, missed, missed_of_mean
 from posteriori.core.types import Estimate, Kind
 
 from .control_variates import control_variate, log_shares
@@ -91,6 +92,8 @@ class Mixture:
     def tempered(self, t: float) -> Mixture:
         """The same draws, seen by prior e^t."""
         other = copy.copy(self)
+        for found in ("_missed", "_log_z", "_relative_weights"):
+            vars(other).pop(found, None)
         other.strata = [s.tempered(t) for s in self.strata]
         other.policy = other.strata[0]
         if math.isfinite(self.log_max_evidence):
@@ -103,15 +106,19 @@ class Mixture:
         """log e of all draws."""
         return torch.cat([s.log_evidence_n for s in self.strata])
 
+    @cached_property
+    def _missed(self) -> float:
+        seen = max(float(each.max()) for each in self.log_weight)
+        unseen = self.farthest_evidence() - math.log(self.share)
+        return missed(self.log_z_value, max(seen, unseen), self.num_draws)
+
     def missed(self) -> float:
         """The error of log Z by what the draws may have missed (`core.reliability.missed`), nats.
 
         Draws of the prior alone may have missed the most evidence there is. Beside a policy that
         has come near to it the largest weight that was seen counts.
         """
-        seen = max(float(each.max()) for each in self.log_weight)
-        unseen = self.farthest_evidence() - math.log(self.share)
-        return missed(self.log_z_value, max(seen, unseen), self.num_draws)
+        return self._missed
 
     def farthest_evidence(self) -> float:
         """The most log e that the draws may have missed; -inf where they have been near it."""
@@ -122,9 +129,13 @@ class Mixture:
     def log_z(self) -> Estimate:
         """log of the mean weight p~/m. The mean is unbiased for Z but for O(1 / N^2), so it is
         below log Z in expectation (Jensen)."""
+        return self._log_z
+
+    @cached_property
+    def _log_z(self) -> Estimate:
         if self.log_z_value == -math.inf:
             return Estimate(-math.inf, math.inf, "lower_bound", self.num_draws)
-        influence = [self.share * v for v in self._relative_weights()]
+        influence = [self.share * v for v in self._relative_weights]
         return self.estimate(self.log_z_value, influence, "lower_bound", missed=self.missed())
 
     def kl_to_target(self) -> Estimate:
@@ -138,7 +149,7 @@ class Mixture:
         if bool(rho_n.isneginf().any()):
             return Estimate(math.inf, 0.0, "exact", self.num_draws)
         value = self.log_z_value - float(rho_n.mean())
-        influence = [self.share * v for v in self._relative_weights()]
+        influence = [self.share * v for v in self._relative_weights]
         return self.estimate(value, influence, minus_n=rho_n, missed=self.missed())
 
     def ess(self) -> Estimate:
@@ -150,8 +161,11 @@ class Mixture:
         num = len(self.policy.log_pi_n)
         if self.log_z_value == -math.inf:
             return Estimate(0.0, math.inf, "consistent", self.num_draws)
+        # What has no weight has no say, and may be what the policy never writes: 0 times 0/0.
         log_terms = [
-            w - self.log_z_value + s.log_target_n - s.log_pi_n - self.log_z_value
+            (w - self.log_z_value + s.log_target_n - s.log_pi_n - self.log_z_value).masked_fill(
+                w.isneginf(), -math.inf
+            )
             for w, s in zip(self.log_counted, self.strata, strict=True)
         ]
         pooled = torch.cat(log_terms)
@@ -159,15 +173,18 @@ class Mixture:
         value = num * math.exp(-log_moment)
         influence = [
             self.share * (2 * v - (term - log_moment).exp())
-            for v, term in zip(self._relative_weights(), log_terms, strict=True)
+            for v, term in zip(self._relative_weights, log_terms, strict=True)
         ]
-        return self.estimate(value, [value * each for each in influence])
+        # Near the target the first order vanishes, and the second is what is left.
+        of_log_z = self.log_z().standard_error
+        more = (1.0 - value / num) * self.missed() + 2.0 * of_log_z**2
+        return self.estimate(value, [value * each for each in influence], missed=value * more)
 
     def target_mean(self, values: list[Tensor]) -> Estimate:
         """E_p*[f] = E_m[v f], v = p*/m; `values` are f of each stratum's draws. Consistent."""
         if self.log_z_value == -math.inf:
             return Estimate(math.nan, math.inf, "consistent", self.num_draws)
-        weights = self._relative_weights()
+        weights = self._relative_weights
         # What has no weight has no say, whatever f is there.
         terms = [
             torch.where(v_n > 0, v_n * f_n, 0.0) for v_n, f_n in zip(weights, values, strict=True)
@@ -202,7 +219,7 @@ class Mixture:
         missed: float = 0.0,
     ) -> Estimate:
         """A figure with the error that the influence of each stratum's draws makes, and with what
-        they may have `missed`.
+        they may have `missed`: by the rule of three, and by what is `missed` of log Z.
 
         Of an influence what the control variate foretells is taken out. `minus_n`: a plain mean
         over the policy's draws that is subtracted from the figure.
@@ -215,7 +232,9 @@ class Mixture:
             influence = [f_n - slope * c_n for f_n, c_n in pairs]
         if minus_n is not None:
             influence = [influence[0] - minus_n, *influence[1:]]
-        error, degrees = Spread.of_means(influence, missed)
+        # What has not been seen may be as far from the mean as the farthest of the draws.
+        seen = max(missed_of_mean(f_n, math.nan) for f_n in influence)
+        error, degrees = Spread.of_means(influence, max(seen, missed))
         return Estimate(value, error, kind, self.num_draws, degrees_of_freedom=degrees)
 
     def log_policy_ratio(self) -> list[Tensor]:
@@ -233,6 +252,7 @@ class Mixture:
             return stratum.log_pi_n
         return torch.logaddexp(stratum.log_pi_n, stratum.log_prior_n) - math.log(2.0)
 
+    @cached_property
     def _relative_weights(self) -> list[Tensor]:
         """w / Z-hat, times how much each draw counts."""
         return [(w - self.log_z_value).exp() for w in self.log_counted]

@@ -12,6 +12,7 @@ from scipy.stats import binom
 from torch import Tensor
 
 from posteriori.core.estimates import combine
+from posteriori.core.reliability import NORMAL
 from posteriori.core.types import Estimate
 
 QUANTILES = {
@@ -33,7 +34,7 @@ def quantile(values_n: Tensor, level: float) -> Estimate:
     enclose it with at least 95%, whatever the law. The standard error is half their distance over
     1.96; where values are tied, for the quantile of a discrete reward jumps from one value to the
     next, the distance to the farther one over 1.96, and no less than a fifth of the distance to
-    what encloses with 99%. Infinite where there are too few draws for an end (of a 5% quantile,
+    what encloses with 99.9%. Infinite where there are too few draws for an end (of a 5% quantile,
     below 72).
     """
     sorted_n = values_n.double().cpu().sort().values
@@ -43,14 +44,14 @@ def quantile(values_n: Tensor, level: float) -> Estimate:
     first, last = _enclosing(num, level, 0.95)
     if first < 1 or last > num:
         return Estimate(value, math.inf, "consistent", num)
-    outer_first, outer_last = _enclosing(num, level, 0.99)
+    outer_first, outer_last = _enclosing(num, level, 0.999)
     outer_first, outer_last = max(1, outer_first), min(num, outer_last)
     inside_n = sorted_n[outer_first - 1 : outer_last]
     if len(inside_n.unique()) == len(inside_n):
-        error = float(sorted_n[last - 1] - sorted_n[first - 1]) / 2 / 1.96
+        error = float(sorted_n[last - 1] - sorted_n[first - 1]) / 2 / NORMAL
     else:
         error = max(
-            _farther(value, sorted_n, first, last) / 1.96,
+            _farther(value, sorted_n, first, last) / NORMAL,
             _farther(value, sorted_n, outer_first, outer_last) / 5,
         )
     return Estimate(value, error, "consistent", num)

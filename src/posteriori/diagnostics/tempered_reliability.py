@@ -21,7 +21,7 @@ def fault_of_mixture(mixture: Mixture) -> str:
     """What is wrong with one prompt's weights p~/m, by `core.reliability.fault`; empty if nothing
     is."""
     weights = torch.cat(mixture.log_weight)
-    return fault_of(weights, mixture.log_z(), mixture.pareto_k().value, mixture.missed())
+    return fault_of(weights, mixture.log_z(), missed=mixture.missed())
 
 
 def fault_at(mixtures: Sequence[Mixture], t: float) -> str:

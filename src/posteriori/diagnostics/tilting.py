@@ -10,7 +10,15 @@ import torch
 from torch import Tensor
 
 from posteriori.core.numerics import Spread, pareto_k
-from posteriori.core.reliability import NORMAL, RULE_OF_THREE, jumps, missed
+from posteriori.core.reliability import (
+    NO_WEIGHT,
+    NORMAL,
+    RULE_OF_THREE,
+    fault_of,
+    is_known,
+    jumps,
+    missed,
+)
 from posteriori.core.target import Target
 from posteriori.core.types import Draws, Estimate, Kind
 
@@ -42,8 +50,7 @@ _ROUNDING = 1e-6
 class Tilted:
     """p_t ~ prior e^t of one prompt: log Z(t), E_t[r], KL(p_t, prior), and k-hat of its weights.
 
-    `kl_slope` and `reward_slope` are the derivatives in t, and `missed` is the part of log Z's
-    error by what no draw has shown.
+    `kl_slope` and `reward_slope` are the derivatives in t.
     """
 
     log_z: Estimate
@@ -52,7 +59,6 @@ class Tilted:
     pareto_k: float
     kl_slope: float = math.nan
     reward_slope: float = math.nan
-    missed: float = math.inf
 
 
 class Stage:
@@ -67,7 +73,8 @@ class Stage:
     (`core.reliability.missed`) at `log_max_evidence`, the most log e there may be, or at the most
     that was seen. `unit`: how much reward there is in a nat of it; `independent`: whether the draws
     are independent ones of a proposal (those of the prior are, t0 = 0), and no particles that have
-    looked for evidence by steps. What hard evidence rules out is ruled out for every t > 0.
+    looked for evidence by steps; `stated`: the bound that the target states. What hard
+    evidence rules out is ruled out for every t > 0.
     """
 
     def __init__(
@@ -79,6 +86,7 @@ class Stage:
         unit: float = 0.0,
         *,
         independent: bool | None = None,
+        stated: float | None = None,
     ) -> None:
         self.t0 = t0
         self.log_e_n = draws.log_evidence_N[rows].cpu()
@@ -94,6 +102,7 @@ class Stage:
         # What particles look for by steps, a gap alone can hide from them.
         alone = t0 == 0 if independent is None else independent
         self.may_miss = alone or jumps(self.log_e_n, most)
+        self.known = t0 == 0 and is_known(self.log_e_n, stated)
         self.farthest = most if self.may_miss else seen
         self.farthest_reward = float(self.reward_n[top])
         if self.farthest > seen > -math.inf:
@@ -123,8 +132,20 @@ class Stage:
             pareto_k(log_w_n),
             t * float((v_n * (log_e_n - mean_log_e).square()).mean()),
             float((v_n * (log_e_n - mean_log_e) * (reward_n - reward)).mean()),
-            more[0],
         )
+
+    def fault(self, t: float) -> str:
+        """What is wrong with the weights at t (`core.reliability.fault`); empty if nothing is."""
+        log_w_n = self.log_weight(t)
+        log_z = float(log_w_n.logsumexp(0)) - math.log(len(log_w_n))
+        if log_z == -math.inf:
+            return NO_WEIGHT
+        more = 0.0
+        if t != 0 and self.may_miss:
+            more = missed(log_z, t * self.farthest, len(log_w_n))
+        found = self._estimate(log_z, (log_w_n - log_z).exp(), more, "lower_bound")
+        groups = 0 if self.group_n is None else int(self.group_n.max()) + 1
+        return fault_of(log_w_n, found, None, more, known=self.known, populations=groups)
 
     def kl_less_reward(self, t: float, rate: float) -> Estimate:
         """KL(t) - rate E_t[r], whose error is that of KL where the reward is held fixed and
@@ -173,10 +194,12 @@ class Stage:
     def _estimate(
         self, value: float, influence_n: Tensor, more: float, kind: Kind = "consistent"
     ) -> Estimate:
-        means = influence_n
+        error, degrees = Spread.of_means([influence_n], abs(more))
         if self.group_n is not None:
             groups = int(self.group_n.max()) + 1
             sum_G = torch.zeros(groups, dtype=torch.float64).index_add(0, self.group_n, influence_n)
-            means = sum_G * groups / len(influence_n)
-        error, degrees = Spread.of_means([means], abs(more))
+            # No less than of independent draws: a few groups agree by chance.
+            own = Spread.of_groups(sum_G * groups / len(influence_n), abs(more))
+            if not own.error < error:
+                error, degrees = own
         return Estimate(value, error, kind, len(influence_n), degrees_of_freedom=degrees)

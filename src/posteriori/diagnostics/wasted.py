@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from posteriori.core.estimates import at_least_zero, combine, mean
+from posteriori.core.reliability import NORMAL, ONLY_A_BOUND, WASTE_NOT_TRUSTED
 from posteriori.core.types import Estimate, Finding
 
 from .mixture import Mixture
@@ -52,7 +53,7 @@ def wasted(mixtures: Sequence[Mixture], unit: float) -> Wasted:
     than that of the target itself; at t = 0, where Z is known, it is the mean of log pi - log
     prior. Consistent. Its standard error is that at the minimiser held fixed, because the slope is
     zero there (envelope theorem); beta's is the delta method's, from the error of that slope over
-    the curvature.
+    the curvature, and reaches the farther end of the interval of t.
 
     Where the weights at the minimiser cannot be trusted (`tempered_reliability.fault_at`) and it
     lies beyond the target's own strength, or at infinity, t ends where they can: the value is then
@@ -123,8 +124,10 @@ def _beta(mixtures: Sequence[Mixture], tilt: Tilt, t: float, unit: float) -> Est
     if t == 0 or curvature <= tilt.zero:
         return Estimate(unit / t if t else math.inf, math.nan, "consistent", num)
     errors = [_error_of_slope(m, t) for m in mixtures]
-    error = math.hypot(*errors) / len(mixtures) / curvature
-    return Estimate(unit / t, unit / t**2 * error, "consistent", num)
+    relative = math.hypot(*errors) / len(mixtures) / curvature / t
+    # An interval of t is one of 1/t whose farther end is above.
+    error = relative / (1.0 - NORMAL * relative) if NORMAL * relative < 1.0 else math.inf
+    return Estimate(unit / t, unit / t * error, "consistent", num)
 
 
 def _error_of_slope(mixture: Mixture, t: float) -> float:
@@ -154,7 +157,7 @@ def _on_its_own(mixtures: Sequence[Mixture], t: float) -> Finding | None:
 def _doubtful(fault: str) -> Finding:
     return Finding(
         "warn",
-        "wasted_nats_not_trusted",
+        WASTE_NOT_TRUSTED,
         f"wasted_nats and effective_beta rest on few of the draws: {fault}.",
         "Raise num_samples, or evaluate a policy that is nearer to the target.",
     )
@@ -163,7 +166,7 @@ def _doubtful(fault: str) -> Finding:
 def _unknown(nats: Estimate, beta: Estimate, fault: str) -> Finding:
     return Finding(
         "info",
-        "wasted_nats_is_a_bound",
+        ONLY_A_BOUND,
         f"wasted_nats is at most {nats.value:.3g}: the policy has more evidence than the "
         f"posterior at beta {beta.value:.3g}, the strongest that the draws can estimate. At the "
         f"nearest one {fault}.",

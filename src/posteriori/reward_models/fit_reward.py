@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Unpack
 
-import torch
 from torch import Tensor
 
 from posteriori.core.journal.journal import Journal, once
@@ -18,6 +17,7 @@ from posteriori.core.seeds import derive
 from posteriori.core.settings.combined import combined
 from posteriori.core.settings.keywords import FitRewardKeywords
 from posteriori.core.settings.training import FitRewardConfig
+from posteriori.core.together import on_one_process
 from posteriori.core.types import Finding, prompt_key
 from posteriori.errors import ConfigError, ModelError
 from posteriori.models.load import BUNDLED
@@ -28,11 +28,12 @@ from posteriori.runs.target_fingerprint import digest
 
 from .backbone import Backbone, load_backbone, with_device
 from .calibration import HeldOut, held_out_figures
+from .ensemble import solved, widened
 from .head_posterior import HeadPosterior
 from .labelled_pairs import LabelledPair, PairSource, read_labelled_pairs, split_by_prompt
-from .laplace import PairFeatures, fit_head, integrated, laplace
+from .laplace import PairFeatures, integrated, laplace
 from .reward_model import RewardModel
-from .reward_trainer import Record, RewardTrainer, TokenPairs, bootstrap_weights, initial_heads
+from .reward_trainer import Record, RewardTrainer, TokenPairs, initial_heads
 from .writer import JOURNAL, Writer, new_directory
 
 
@@ -68,6 +69,7 @@ class RewardFit:
 
 
 @explained("training the reward model", "set a lower batch_size")
+@on_one_process
 def fit_reward(
     model: str | Path | Any,
     pairs: PairSource,
@@ -203,17 +205,18 @@ def _posterior(
 ) -> tuple[HeadPosterior, float | None, list[Finding]]:
     """Of the head: the trained heads themselves, or what the pairs' features say; with the prior
     precision that this took."""
-    if settings.uncertainty != "laplace" and settings.tuning != "head":
-        return HeadPosterior.from_members(heads_KD, reference_D), None, []
-    unknown = settings.prior_precision is None and settings.uncertainty == "laplace"
-    found = integrated(seen) if unknown else laplace(seen, settings.prior_precision)
-    findings = [_AT_BOUND] if found.at_bound else []
     if settings.uncertainty == "laplace":
+        given = settings.prior_precision
+        found = integrated(seen) if given is None else laplace(seen, given)
         gaussian = HeadPosterior.gaussian(found.mean_D, found.covariance_DD, reference_D)
-        return gaussian, found.precision, findings
-    weight_NK = bootstrap_weights(len(seen.label_N), len(heads_KD), settings.seed)
-    solved = [fit_head(seen, found.precision, w_N, found.mean_D) for w_N in weight_NK.T]
-    return HeadPosterior.from_members(torch.stack(solved), reference_D), found.precision, findings
+        return gaussian, found.precision, [_AT_BOUND] if found.at_bound else []
+    if settings.tuning != "head":
+        members_KD = widened(heads_KD, seen)
+        return HeadPosterior.from_members(members_KD, reference_D), None, []
+    members_KD, found = solved(seen, len(heads_KD), settings.seed, settings.prior_precision)
+    members_KD = widened(members_KD, seen)
+    findings = [_AT_BOUND] if found.at_bound else []
+    return HeadPosterior.from_members(members_KD, reference_D), found.precision, findings
 
 
 _AT_BOUND = Finding(

@@ -127,7 +127,7 @@ def findings_of_weights(
         found.append(
             Finding(
                 "stop",
-                "evidence_never_satisfied",
+                reliability.NEVER_SATISFIED,
                 f"No draw has any weight for {len(without)} of {len(prompts)} prompts, the "
                 f"first {without[0][:60]!r}.",
                 "Draw more, or from a proposal that is nearer to the target.",
@@ -139,7 +139,9 @@ def findings_of_weights(
         evidence = [draws.log_evidence_N[mine].cpu() for mine in rows]
         groups = [None if draws.group_N is None else draws.group_N[mine].cpu() for mine in rows]
         faults = [
-            _fault(log_w_n, z, log_e_n, bound, group_n) if lives or not weighted else ""
+            _fault(log_w_n, z, log_e_n, bound, group_n, target.max_log_evidence)
+            if lives or not weighted
+            else ""
             for log_w_n, z, log_e_n, bound, lives, group_n in zip(
                 weights, each, evidence, most, alive, groups, strict=True
             )
@@ -159,9 +161,13 @@ def _fault(
     log_e_n: Tensor,
     log_max_weight: float,
     group_n: Tensor | None,
+    stated: float | None,
 ) -> str:
     """`core.reliability.fault_of`, and `fault_of_groups`. An infinite error, of a single
     population, hides nothing."""
+    groups = 0 if group_n is None else len(group_n.unique())
+    known = group_n is None and log_max_weight > -math.inf
+    known = known and reliability.is_known(log_e_n, stated)
     if group_n is not None and not reliability.jumps(log_e_n, log_max_weight):
         largest = log_z.value
     else:
@@ -170,9 +176,12 @@ def _fault(
     if not math.isfinite(log_z.standard_error):
         missed = 0.0
         log_z = Estimate(log_z.value, 0.0, log_z.kind, log_z.num_draws)
-    found = reliability.fault_of(log_w_n, log_z, missed=missed)
-    if found or group_n is None:
+    found = reliability.fault_of(log_w_n, log_z, missed=missed, known=known, populations=groups)
+    if found or group_n is None or groups < 2:
         return found
+    alone = _error_of_weights(log_w_n)
+    if alone > reliability.LARGE_ERROR:
+        return reliability.large(alone)
     return reliability.fault_of_groups(log_w_n, log_e_n, group_n)
 
 

@@ -35,6 +35,9 @@ def test_dpo_from_a_file_is_judged_by_held_out_pairs(paired):
     assert told["policies"]["prior"]["accuracy"]["value"] == 0.5
     assert told["policies"]["dpo"]["accuracy"]["value"] == 1.0
     assert told["policies"]["dpo"]["loss"]["value"] < 0.69
+    page = (paired.output / "report.html").read_text()
+    assert "Held-out pairs ordered as labelled" in page
+    assert "Loss of held-out pairs" in page
     again = paired.run("evaluate", str(paired.config), "--json")
     policies = again.json["pairs"]["policies"]
     (mine,) = [each for name, each in policies.items() if name != "prior"]
@@ -68,6 +71,8 @@ def test_moments_are_shown_with_lambda_and_what_was_attained(wanted):
     evaluation = json.loads((wanted.output / "evaluation.json").read_text())
     told = evaluation["moments"]["number of b"]
     assert told["wanted"] == 0.15
+    page = (wanted.output / "report.html").read_text()
+    assert "Mean of &#39;number of b&#39; (0.15 wanted, lambda" in page
     assert told["lambda"]["kind"] == "exact"
     assert set(told["attained"]) == {"prior", "rloo"}
     assert told["attained"]["prior"]["standard_error"] > 0

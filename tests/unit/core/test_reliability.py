@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ import posteriori as po
 from posteriori.core import reliability
 from posteriori.core.estimates import at_least_zero, combine, log_mean_weight
 from posteriori.core.protocols import Scores
-from posteriori.core.types import Estimate
+from posteriori.core.types import Estimate, Finding
 from posteriori.diagnostics.collapse import collapse
 from posteriori.diagnostics.control_variates import control_variate, log_shares
 from posteriori.errors import EvidenceError
@@ -47,6 +48,51 @@ class TestRule:
         assert reliability.missed(0.0, -5.0, 100) == reliability.missed(0.0, 0.0, 100) > 0
         assert reliability.missed(-math.inf, 0.0, 100) == math.inf
         assert math.isfinite(reliability.missed(0.0, 1e300, 100))
+
+    def test_a_largest_weight_that_is_known_takes_the_place_of_k_hat(self):
+        """Its say is in what was missed, as long as that is little."""
+        assert "pareto_k" in reliability.fault(0.9, 100.0, 1000, 0.05, missed=0.05)
+        assert reliability.fault(0.9, 100.0, 1000, 0.05, missed=0.05, known=True) == ""
+        assert "pareto_k" in reliability.fault(0.9, 100.0, 1000, 0.2, missed=0.11, known=True)
+
+    def test_an_error_of_few_populations_is_large_beyond_chance(self):
+        """sqrt(chi2(0.9; 15) / 15) = 1.22, and 1.44 at 3 degrees of freedom."""
+        for populations, most in ((16, 0.1219), (4, 0.1443)):
+            below, above = most - 1e-3, most + 1e-3
+            fault = reliability.fault(0.1, 90.0, 100, below, populations=populations)
+            assert fault == ""
+            assert reliability.fault(0.1, 90.0, 100, above, populations=populations)
+        assert reliability.fault(0.1, 90.0, 100, 0.11)
+
+    def test_students_t_is_no_sign_of_anything(self):
+        """Of two populations the interval is 6.5 times as wide; the weights are what they are."""
+        weights = torch.zeros(100, dtype=torch.float64)
+        wide = Estimate(0.0, 0.5, "lower_bound", 100, degrees_of_freedom=1.0)
+        assert reliability.fault_of(weights, wide) == ""
+        assert reliability.fault_of(weights, replace(wide, degrees_of_freedom=99.0))
+
+    def test_which_figures_a_finding_is_about(self):
+        found = Finding("warn", reliability.NOT_TRUSTED, "few draws carry them")
+        waste = Finding("info", reliability.ONLY_A_BOUND, "at most that")
+        figures = {n: estimate(1.0) for n in ("log_z", "tv", "elbo", "entropy", "wasted_nats")}
+        told = reliability.judged(figures, [found, waste])
+        assert {name: each.findings for name, each in told.items()} == {
+            "log_z": (found,),
+            "tv": (found,),
+            "elbo": (),
+            "entropy": (),
+            "wasted_nats": (waste,),
+        }
+        trusted = {name for name, each in told.items() if reliability.trusted(name, each)}
+        assert trusted == {"elbo", "entropy"}
+        assert not reliability.trusted("log_z", figures["log_z"], [found])
+        assert reliability.trusted("elbo", figures["elbo"], [found])
+        assert not reliability.trusted("elbo", estimate(1.0, math.nan))
+
+    def test_what_draws_have_missed_is_as_surprising_as_it_is_rare(self):
+        surprise = torch.full((300,), 0.7, dtype=torch.float64)
+        assert reliability.rarest(surprise) == pytest.approx(math.log(100))
+        assert math.isnan(reliability.rarest(surprise + 40))
 
     def test_equal_weights_never_have_an_error_of_zero(self):
         assert log_mean_weight(torch.zeros(50)).standard_error > 0.02

@@ -11,7 +11,7 @@ from helpers import WORDS, generator, tiny_lm
 from sacrebleu.metrics.bleu import BLEU
 
 import posteriori as po
-from posteriori.diagnostics.diversity import GROUPS, TOGETHER, self_bleu
+from posteriori.diagnostics.diversity import GROUPS, TOGETHER, self_bleu, unique_fraction
 from posteriori.diagnostics.evaluate.perplexity import perplexity
 from posteriori.diagnostics.quantiles import QUANTILES, exact_quantile, quantile
 
@@ -131,3 +131,13 @@ def test_with_exact_draws_the_targets_entropy_is_theirs():
     wanted = po.exact(target).evaluate(policy)["target_entropy"].mean()
     assert abs(found.value - wanted) < 5 * found.standard_error
     assert found.value != po.evaluate(target, policy, 1000, 0)["target_entropy"].value
+
+
+@pytest.mark.parametrize("ids", [[[1], [2], [1], [2]] * 5, [[n] for n in range(20)]])
+def test_distinct_completions_are_never_certain(ids):
+    """Without a completion that is there once, and where each is there once: leaving one out
+    changes nothing, and other draws may be others."""
+    lm = po.TabularLM.random([f"w{at}" for at in range(21)], 1, ("p",), seed=0)
+    completions = lm.completions(prompts=["p"] * 20, completion_ids=ids)
+    found = unique_fraction(completions)
+    assert found.standard_error == pytest.approx(3 / 20 / 1.959964)

@@ -48,4 +48,5 @@ def test_nothing_is_fetched_from_elsewhere(site):
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)
 def test_every_page_has_an_example(page):
     text = page.read_text(encoding="utf-8")
-    assert "```" in text or page.stem == "glossary"
+    # A glossary has words, and the page on scale has a model of memory and time.
+    assert "```" in text or page.stem in ("glossary", "scale")

@@ -20,7 +20,12 @@ from posteriori.core.out_of_memory import explained
 from posteriori.core.progress import Progress, one_pass, portions
 from posteriori.core.protocols import LanguageModel
 from posteriori.core.registry import language_model
-from posteriori.core.reliability import most_evidence, never_varies, rests_on
+from posteriori.core.reliability import (
+    judged,
+    most_evidence,
+    never_varies,
+    rests_on,
+)
 from posteriori.core.same_outcomes import check_outcomes_of, check_same_outcomes
 from posteriori.core.seeds import generator
 from posteriori.core.settings.training import MAX_PROMPTS
@@ -228,7 +233,10 @@ def evaluate(
         never_varies(evidence, target.max_log_evidence),
     )
     figures = of_all_prompts(figures, len(target.prompts) / len(whole.prompts))
-    findings = [*findings_of(figures, of_policy, beside), *target.findings]
+    findings = findings_of(figures, of_policy, beside)
+    of_exact = {"eubo": figures["eubo"]} if posterior is not None else {}
+    figures = judged(figures, findings) | of_exact
+    findings += target.findings
     findings += sampled_finding(target, whole)
     return Report(figures, findings, of_policy, cost)
 

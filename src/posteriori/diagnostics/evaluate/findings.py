@@ -60,7 +60,7 @@ def _evidence_never_seen(log_z: Estimate) -> Finding | None:
         return None
     return Finding(
         "stop",
-        "evidence_never_satisfied",
+        reliability.NEVER_SATISFIED,
         f"No draw of the policy or of the prior has any evidence for prompt {missed[0]} "
         f"({len(missed)} of {len(log_z.per_prompt)} prompts): log_z is unknown.",
         "Raise num_samples, or check that the evidence can be satisfied at all.",

@@ -6,10 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from posteriori.core.estimates import at_least_zero, by_prompt, combine, mean, worst
-from posteriori.core.reliability import missed_of_mean
+from posteriori.core.reliability import missed_of_mean, rarest
 from posteriori.core.rows_of_prompts import rows_of_prompts, split_rows
 from posteriori.core.target import Target
 from posteriori.core.types import Completions, Draws, Estimate
@@ -56,7 +57,7 @@ def figures_of(
     texts = [of_prompt(draws, at) for at in range(num_prompts)]
     completions = draws.completions
 
-    near = distances_of(draws, mixtures)
+    near = distances_of(mixtures)
 
     def mean_over_draws(values_N: Tensor, most: float = math.nan) -> Estimate:
         return _means(draws, values_N, [most] * num_prompts)
@@ -74,7 +75,7 @@ def figures_of(
         "wasted_nats": waste.nats,
         "effective_beta": waste.beta,
         "kl_to_prior": near["kl_to_prior"],
-        "entropy": mean_over_draws(-draws.log_proposal_N),
+        "entropy": _entropy(draws, num_prompts),
         "target_entropy": at_least_zero(
             combine([divergences.target_entropy(m) for m in mixtures], "consistent")
         ),
@@ -100,16 +101,43 @@ def figures_of(
     }
 
 
-def distances_of(draws: Draws, mixtures: Sequence[Mixture]) -> dict[str, Estimate]:
+def distances_of(mixtures: Sequence[Mixture]) -> dict[str, Estimate]:
     """log_z, elbo, kl_to_target and kl_to_prior of `FIGURES`."""
-    farthest = [m.farthest_evidence() for m in mixtures]
-    from_prior_N = draws.log_proposal_N - draws.log_prior_N
+    elbo = [_mean_log_ratio(m, of_evidence=True) for m in mixtures]
+    from_prior = [_mean_log_ratio(m, of_evidence=False) for m in mixtures]
     return {
         "log_z": combine([m.log_z() for m in mixtures], "lower_bound"),
-        "elbo": _means(draws, draws.log_weight, farthest),
+        "elbo": combine(elbo, "unbiased"),
         "kl_to_target": at_least_zero(combine([m.kl_to_target() for m in mixtures], "consistent")),
-        "kl_to_prior": at_least_zero(_means(draws, from_prior_N, [math.nan] * len(mixtures))),
+        "kl_to_prior": at_least_zero(combine(from_prior, "unbiased")),
     }
+
+
+def _mean_log_ratio(mixture: Mixture, *, of_evidence: bool) -> Estimate:
+    """E_pi[log p~ - log pi], or KL(pi, prior) = E_pi[log pi - log prior], by the policy's draws.
+
+    They may have missed what draws of the prior show and the policy writes no less often than the
+    prior, and the most evidence there is where neither has been near it.
+    """
+
+    def value(s: Stratum) -> Tensor:
+        return s.log_target_n - s.log_pi_n if of_evidence else s.log_pi_n - s.log_prior_n
+
+    value_n = value(mixture.policy)
+    most = mixture.farthest_evidence()
+    shown_n = torch.tensor([most if of_evidence else most - mixture.log_z_value]).double()
+    if len(mixture.strata) > 1:
+        of_prior = mixture.strata[1]
+        written_n = of_prior.log_pi_n >= of_prior.log_prior_n
+        shown_n = torch.cat([shown_n, value(of_prior)[written_n]])
+    elif not of_evidence:
+        # Of the prior itself every ratio is 1.
+        shown_n = shown_n[:0]
+    shown_n = shown_n[shown_n.isfinite()]
+    farthest = math.nan
+    if len(shown_n):
+        farthest = float(shown_n[(shown_n - value_n.mean()).abs().argmax()])
+    return mean(value_n, missed_of_mean(value_n, farthest))
 
 
 def _means(draws: Draws, values_N: Tensor, farthest: Sequence[float]) -> Estimate:
@@ -121,6 +149,17 @@ def _means(draws: Draws, values_N: Tensor, farthest: Sequence[float]) -> Estimat
         return mean(values_n, missed_of_mean(values_n, farthest[at]))
 
     return by_prompt(len(farthest), of, "unbiased")
+
+
+def _entropy(draws: Draws, num_prompts: int) -> Estimate:
+    """E_pi[-log pi]. An outcome that n draws have missed has a probability of at most 3/n, and so a
+    -log pi of at least log(n/3)."""
+
+    def of(at: int) -> Estimate:
+        surprise_n = -draws.log_proposal_N[rows(draws, at)]
+        return mean(surprise_n, missed_of_mean(surprise_n, rarest(surprise_n)))
+
+    return by_prompt(num_prompts, of, "unbiased")
 
 
 def bounded(

@@ -7,6 +7,7 @@ import math
 from torch import Tensor
 
 from posteriori.core.numerics import Spread
+from posteriori.core.reliability import missed_of_mean, rarest
 from posteriori.core.types import Estimate
 
 
@@ -22,5 +23,7 @@ def perplexity(log_prior_n: Tensor, lengths_n: Tensor) -> Estimate:
     if math.isinf(rate):
         return Estimate(math.inf, 0.0, "exact", len(nll_n))
     influence_n = (nll_n - rate * length_n) / length_n.mean()
-    error, degrees = Spread.of_means([math.exp(rate) * influence_n])
+    farthest = (rarest(nll_n) - float(nll_n.mean())) / float(length_n.mean())
+    missed = missed_of_mean(influence_n, farthest)
+    error, degrees = Spread.of_means([math.exp(rate) * influence_n], math.exp(rate) * missed)
     return Estimate(math.exp(rate), error, "consistent", len(nll_n), degrees_of_freedom=degrees)

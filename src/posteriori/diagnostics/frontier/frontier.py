@@ -15,7 +15,7 @@ from posteriori.core.draw import draw
 from posteriori.core.estimates import at_least_zero, combine
 from posteriori.core.out_of_memory import explained
 from posteriori.core.progress import Progress
-from posteriori.core.reliability import fault_of, most_evidence
+from posteriori.core.reliability import most_evidence
 from posteriori.core.rows_of_prompts import rows_of_prompts
 from posteriori.core.seeds import derive, generator
 from posteriori.core.settings.training import MAX_PROMPTS
@@ -45,6 +45,10 @@ next ones go half as far, on the scale of its logarithm."""
 
 _LOOKS = 200
 """Places at which it is asked whether draws can be trusted."""
+
+_MARGIN = 0.9
+"""The curve ends at that share of the strength up to which the draws look as if they could be
+trusted: where they begin not to, those that miss the most look best."""
 
 _ISLANDS = 32
 
@@ -345,7 +349,11 @@ def _stage(target: Target, draws: Draws, t0: float) -> list[Stage]:
     most = most_evidence(evidence, target.max_log_evidence)
     unit = beta_of(target)
     unit = unit if proportional(draws, unit) else 0.0
-    return [Stage(draws, each, t0, bound, unit) for each, bound in zip(rows, most, strict=True)]
+    stated = target.max_log_evidence
+    return [
+        Stage(draws, each, t0, bound, unit, stated=stated)
+        for each, bound in zip(rows, most, strict=True)
+    ]
 
 
 def _end(stages: Sequence[Sequence[Stage]], strongest: float) -> tuple[float, str]:
@@ -358,7 +366,7 @@ def _end(stages: Sequence[Sequence[Stage]], strongest: float) -> tuple[float, st
             # As far as the annealed draws between two places go.
             last = stages[-1]
             goes_on = end < last[0].t0 < t and not _fault(last, last[0].t0)
-            return (last[0].t0 if goes_on else end), faults[-1]
+            return (last[0].t0 if goes_on else _MARGIN * end), faults[-1]
         end = t
     return end, f"1/beta is {strongest:g} times the target's own, where it was to end"
 
@@ -371,9 +379,7 @@ def _fault(stage: Sequence[Stage], t: float) -> str:
     """
     if 0 < stage[0].t0 < t:
         return "the annealed draws end"
-    tilted = ((each, each.at(t)) for each in stage)
-    faults = (fault_of(each.log_weight(t), at.log_z, at.pareto_k, at.missed) for each, at in tilted)
-    return next(filter(None, faults), "")
+    return next(filter(None, (each.fault(t) for each in stage)), "")
 
 
 def _finding(points: Sequence[Point], because: str) -> Finding:

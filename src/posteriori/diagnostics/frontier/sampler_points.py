@@ -10,7 +10,7 @@ from torch import Tensor
 
 from posteriori.core.estimates import by_prompt, combine
 from posteriori.core.numerics import ess
-from posteriori.core.reliability import most_evidence
+from posteriori.core.reliability import NEVER_SATISFIED, NOT_TRUSTED, most_evidence
 from posteriori.core.target import Target
 from posteriori.core.types import Draws, Estimate, Kind
 from posteriori.diagnostics.diversity import distinct_n, unique_fraction
@@ -20,8 +20,8 @@ FEWEST_EFFECTIVE = 20.0
 """Weighted draws that are worth fewer than these have an error that they do not show themselves."""
 
 _DOUBTS = {
-    "evidence_never_satisfied": "want of draws that the evidence allows",
-    "weights_not_trusted": "weights that cannot be trusted",
+    NEVER_SATISFIED: "want of draws that the evidence allows",
+    NOT_TRUSTED: "weights that cannot be trusted",
     "chains_may_have_missed": "chains that may have missed the most evidence",
     "chains_disagree": "chains that have not converged",
     "chains_drift": "chains that have not converged",

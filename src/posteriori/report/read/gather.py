@@ -132,10 +132,10 @@ def _result(run: RunFiles, name: str, description: str, trained: RunFiles | None
     stopped = [run.run.stopped] if run.run.stopped is not None and name != PRIOR else []
     return PolicyResult(
         name,
-        figures,
+        {**figures, **run.run.asked(name)},
         [] if trained is None else trained.history,
         description,
-        [*stopped, *judged.findings],
+        [*stopped, *judged.findings, *run.run.findings_of_pairs(name)],
         judged.cost,
         run.drawn.get(name, Drawn()),
         figures["mean_reward"].num_draws

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from posteriori.core.types import Cost, Estimate, Finding, Guarantee, Kind
 from posteriori.diagnostics.frontier.best_of_n_points import BestOfN
 from posteriori.diagnostics.frontier.frontier import Point
 from posteriori.report.result import Curve
+from posteriori.report.safe_text import with_error
 
 
 class _Record(BaseModel):
     """Later versions may write more than is read here."""
 
     model_config = ConfigDict(extra="ignore")
+
+
+MEAN_OF = "Mean of "
+"""How the name of a moment's figure begins."""
 
 
 class OnePrompt(_Record):
@@ -61,6 +66,29 @@ class PolicyRecord(_Record):
         return {name: each.estimate for name, each in self.figures.items()}
 
 
+class MomentRecord(_Record):
+    """A wanted mean of evaluation.json: its lambda, and what each policy attains."""
+
+    wanted: float
+    lambda_: EstimateRecord = Field(alias="lambda")
+    attained: dict[str, EstimateRecord] = {}
+
+
+class PairsOfPolicy(_Record):
+    """How a policy orders preference pairs."""
+
+    accuracy: EstimateRecord
+    loss: EstimateRecord
+    findings: list[Finding] = []
+
+
+class PairsRecord(_Record):
+    """The pairs of evaluation.json, `held_out` from training or not."""
+
+    held_out: bool
+    policies: dict[str, PairsOfPolicy] = {}
+
+
 class RunRecord(_Record):
     """evaluation.json. The demo has several policies in folders of their own: `runs` says where
     each was trained, `described` and `beta_of_target` what it is and what it was judged by.
@@ -74,6 +102,29 @@ class RunRecord(_Record):
     beta_of_target: dict[str, float] = {}
     demo: dict[str, Any] = {}
     stopped: Finding | None = None
+    moments: dict[str, MomentRecord] = {}
+    pairs: PairsRecord | None = None
+
+    def asked(self, policy: str) -> dict[str, Estimate]:
+        """What was asked of a policy beside the evidence, by how a report names it: the means that
+        moments want, and how it orders pairs."""
+        found = {}
+        for name, each in self.moments.items():
+            if policy in each.attained:
+                of = with_error(each.lambda_.estimate)
+                label = f"{MEAN_OF}'{name}' ({each.wanted:g} wanted, lambda {of})"
+                found[label] = each.attained[policy].estimate
+        if self.pairs is not None and policy in self.pairs.policies:
+            ordered = self.pairs.policies[policy]
+            which = "held_out" if self.pairs.held_out else "trained_on"
+            found[f"accuracy_{which}"] = ordered.accuracy.estimate
+            found[f"loss_{which}"] = ordered.loss.estimate
+        return found
+
+    def findings_of_pairs(self, policy: str) -> list[Finding]:
+        """What there is to say of how it orders them."""
+        known = {} if self.pairs is None else self.pairs.policies
+        return known[policy].findings if policy in known else []
 
 
 class SampleRecord(_Record):

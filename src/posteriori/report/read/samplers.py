@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from posteriori.core.reliability import DOUBTS
 from posteriori.core.types import Estimate, Finding, Prompt
 from posteriori.diagnostics.frontier.sampler_points import NO_LOG_Z, with_log_z
 from posteriori.errors import ConfigError
@@ -21,9 +22,6 @@ from .run_words import about, base_model, beta_of, betas_of, settings_of
 
 _SHARED = ("prior", "prompts_sha256", "max_new_tokens", "evidence")
 """What must be the same to be put side by side; a beta of their own they may have."""
-
-_UNTRUSTED = ("weights_not_trusted", "evidence_never_satisfied")
-"""Findings after which a log Z is likely too low."""
 
 _DRAWS = {
     "exact": "exact draws",
@@ -209,6 +207,6 @@ def _log_z_of_draws(record: SampleRecord, draws: Mapping[str, DrawsFile]) -> dic
 
 
 def _usable(log_z: Estimate, findings: Sequence[Finding], record: SampleRecord) -> bool:
-    doubted = any(finding.name in _UNTRUSTED for finding in findings)
+    doubted = any("log_z" in DOUBTS.get(finding.name, ()) for finding in findings)
     same = (len(log_z.per_prompt) or 1) == record.num_prompts
     return same and not doubted and abs(log_z.value) + log_z.standard_error < float("inf")

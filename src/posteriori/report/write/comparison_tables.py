@@ -10,6 +10,7 @@ from typing import Any
 from posteriori.core.types import Estimate
 from posteriori.report.draw.curves import to_float
 from posteriori.report.draw.plane import on_plane, why_not
+from posteriori.report.read.records import MEAN_OF
 from posteriori.report.result import PolicyResult, Subject
 from posteriori.report.safe_text import number, one_line, prompt_text, seconds, visible, with_error
 
@@ -53,6 +54,17 @@ MEANINGS = {
         f"reward_q{q:02}": Meaning(f"Reward, {q}% quantile", "reward", "")
         for q in (5, 25, 50, 75, 95)
     },
+    "accuracy_held_out": Meaning(
+        "Held-out pairs ordered as labelled", "of the pairs", "a half is chance", percent=True
+    ),
+    "accuracy_trained_on": Meaning(
+        "Pairs it was trained on ordered as labelled",
+        "of the pairs",
+        "a half is chance",
+        percent=True,
+    ),
+    "loss_held_out": Meaning("Loss of held-out pairs", "nats", "0.693 is that of the prior"),
+    "loss_trained_on": Meaning("Loss of pairs it was trained on", "nats", ""),
     "acceptance": Meaning("Accepted moves", "of its proposals", "", percent=True),
     "r_hat": Meaning("R-hat", "", "1 once its chains agree"),
     "ess": Meaning("Effective draws", "draws", "what its draws are worth in draws of the target"),
@@ -78,6 +90,8 @@ def comparison(policies: Sequence[PolicyResult]) -> list[dict[str, Any]]:
 
 def _row(key: str, estimates: Sequence[Estimate | None]) -> dict[str, Any]:
     meaning = MEANINGS.get(key, Meaning(key.replace("_", " ").capitalize(), "", ""))
+    if key.startswith(MEAN_OF):
+        meaning = Meaning(one_line(key, 200), "", "of the feature, as the moments define it")
     kinds = [e.kind for e in estimates if e is not None]
     usual = max(kinds, key=kinds.count)
     cells = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from posteriori.core.reliability import NOT_TRUSTED
 from posteriori.report.result import PolicyResult
 from posteriori.report.safe_text import number, one_line, with_error
 
@@ -66,7 +67,7 @@ def _distance(result: PolicyResult) -> str:
         return "is at an unknown distance from its posterior"
     if kl.value == math.inf:
         return "is infinitely far from its posterior: it writes what the evidence rules out"
-    trusted = all(f.name != "weights_not_trusted" for f in result.findings)
+    trusted = all(f.name != NOT_TRUSTED for f in result.findings)
     about = "" if trusted else "probably more than "
     return f"is {about}{with_error(kl)} nats from its posterior{_wasted(result)}"
 

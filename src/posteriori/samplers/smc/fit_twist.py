@@ -19,6 +19,7 @@ from posteriori.core.settings.combined import combined
 from posteriori.core.settings.keywords import FitTwistKeywords
 from posteriori.core.settings.training import FitTwistConfig
 from posteriori.core.target import Target
+from posteriori.core.together import on_one_process
 from posteriori.core.types import Cost
 from posteriori.runs.target_fingerprint import digest
 from posteriori.runs.target_journal import keeping
@@ -41,6 +42,7 @@ class TwistFit:
 
 
 @explained("training the twist", "set a lower num_samples, max_new_tokens or memory_gib")
+@on_one_process
 def fit_twist(
     target: Target,
     *,

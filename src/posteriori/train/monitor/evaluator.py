@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import time
 from functools import cached_property
 from typing import Any
 
+from posteriori.core import reliability
 from posteriori.core.call_context import CallContext, TrainerState, calling_within
 from posteriori.core.draw import draw
 from posteriori.core.protocols import LanguageModel
@@ -22,14 +22,6 @@ FIGURES = (
     *("wasted_nats", "ess"),
 )
 """What is recorded of each evaluation, where `evaluate` has it."""
-
-_DOUBTED_BY = {
-    "log_z": ("weights_not_trusted", "few_effective_draws", "evidence_never_satisfied"),
-    "kl_to_target": ("weights_not_trusted", "few_effective_draws", "evidence_never_satisfied"),
-    "ess": ("weights_not_trusted", "few_effective_draws", "evidence_never_satisfied"),
-    "wasted_nats": ("wasted_nats_not_trusted", "wasted_nats_is_a_bound"),
-}
-"""The findings of a report that say of a figure that it may be off by more than its error."""
 
 _SHARE = 25
 _FEWEST = 8
@@ -66,12 +58,8 @@ class Evaluator:
 
 
 def trusted(report: Report, name: str) -> bool:
-    """Whether a figure may be taken at its standard error: that is finite, and no finding, of the
-    figure or of the report, says otherwise."""
-    figure = report[name]
-    doubts = {finding.name for finding in report.findings} & set(_DOUBTED_BY.get(name, ()))
-    of_its_own = any(finding.level != "info" for finding in figure.findings)
-    return math.isfinite(figure.standard_error) and not doubts and not of_its_own
+    """Whether a figure may be taken at its standard error (`core.reliability.trusted`)."""
+    return reliability.trusted(name, report[name], report.findings)
 
 
 def evaluation_samples(settings: FitConfig, num_prompts: int, num_held_out: int) -> int:
