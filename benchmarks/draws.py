@@ -28,7 +28,7 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 import posteriori as po
 from posteriori.core.registry import find
-from posteriori.core.settings.training import FitSettings
+from posteriori.core.settings.training import FitConfig
 from posteriori.train.fit import Trainer
 
 BETA, NEAR, EACH, LENGTH = 0.5, 0.05, 16, 4
@@ -76,7 +76,7 @@ def ours(oracle: Oracle, name: str, rate: float, seed: int, steps: int, **how) -
             draws = (record["step"] + 1) * each * len(oracle.prompts)
             path.append((draws, oracle.kl(trainer.policy)))
 
-    settings = FitSettings(
+    settings = FitConfig(
         steps=steps, num_samples=each, learning_rate=rate, seed=seed, decay="none", replay=replay
     )
     trainer = Trainer(oracle.target, find("objective", name)(**how), settings, None, look)

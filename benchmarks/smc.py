@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM
 
 import posteriori as po
 from posteriori.core.seeds import generator
-from posteriori.core.settings.training import TwistSettings
+from posteriori.core.settings.training import FitTwistConfig
 from posteriori.models.causal import CausalLM
 from posteriori.samplers.smc.fit_twist import new_head
 from posteriori.samplers.smc.twist_head import TwistHead
@@ -36,7 +36,7 @@ def some_evidence(completion_ids: list[list[int]], **_: object) -> list[float]:
 
 def steering(target: po.Target) -> TwistHead:
     """A twist that has not learned anything, and is not constant."""
-    head = new_head(target, TwistSettings())
+    head = new_head(target, FitTwistConfig())
     with torch.no_grad():
         head.of_state.weight.normal_(std=0.5, generator=generator(0))
     return head

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 import posteriori as po
 from posteriori.core.registry import find
-from posteriori.core.settings.training import FitSettings
+from posteriori.core.settings.training import FitConfig
 from posteriori.train.fit import Trainer
 
 WORDS = ("<eos>", "a", "b", "c")
@@ -69,7 +69,7 @@ def trajectory(
 
     steps.append(0)
     rows.append(exact.evaluate(target.prior))
-    trainer = Trainer(target, find("objective", objective)(), FitSettings(**settings), None, look)
+    trainer = Trainer(target, find("objective", objective)(), FitConfig(**settings), None, look)
     policy = trainer.run().policy
     return steps, {name: np.stack([row[name] for row in rows]) for name in rows[0]}, policy
 

@@ -13,8 +13,12 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _WHERE = {
+    "AnnealedConfig": "samplers.annealing.annealed",
+    "BestOfNConfig": "samplers.independent.best_of_n",
     "CausalLM": "models.causal",
     "Completions": "core.types",
+    "Configured": "core.settings.configured",
+    "Strict": "core.settings.strict",
     "Constraint": "evidence.constraint",
     "Draws": "core.types",
     "Estimate": "core.types",
@@ -22,27 +26,38 @@ _WHERE = {
     "Exact": "diagnostics.exact.exact",
     "Expert": "evidence.expert",
     "Finding": "core.types",
-    "Frontier": "diagnostics.frontier.frontier",
     "Fit": "train.fit",
+    "FitConfig": "core.settings.training",
+    "FitRewardConfig": "core.settings.training",
+    "FitTwistConfig": "core.settings.training",
+    "Frontier": "diagnostics.frontier.frontier",
+    "IMHConfig": "samplers.mcmc.imh",
+    "ImportanceConfig": "samplers.independent.importance",
     "Judge": "evidence.judge.judge",
     "LanguageModel": "core.protocols",
     "Likelihood": "evidence.likelihood",
+    "MHConfig": "samplers.mcmc.mh",
     "Moments": "moments.moments",
     "Objective": "objectives.base",
     "PassAtK": "diagnostics.evaluate.pass_at_k",
     "PosterioriError": "errors",
     "Power": "evidence.power",
+    "PowerConfig": "samplers.mcmc.power",
     "Preferences": "evidence.preferences",
     "Prompted": "core.prompted",
+    "QRSConfig": "samplers.independent.qrs",
+    "RejectionConfig": "samplers.independent.rejection",
     "Report": "diagnostics.evaluate.evaluate",
     "Reward": "evidence.reward",
     "RewardFit": "reward_models.fit_reward",
     "RewardModel": "reward_models.reward_model",
+    "SMCConfig": "samplers.smc.smc",
     "Sampler": "samplers.base",
     "TabularLM": "models.tabular",
     "Target": "core.target",
-    "Verifier": "evidence.verifier",
+    "Twist": "samplers.smc.twists",
     "TwistHead": "samplers.smc.twist_head",
+    "Verifier": "evidence.verifier",
     "adapt_ladder": "samplers.annealing.ladder",
     "conditional_log_z": "samplers.smc.conditional",
     "constraints": "evidence.text.ready_made",
@@ -55,6 +70,7 @@ _WHERE = {
     "frontier": "diagnostics.frontier.frontier",
     "likelihoods": "evidence.text.ready_made",
     "load": "models.load",
+    "load_target": "config.target",
     "newly_solved": "diagnostics.evaluate.pass_at_k",
     "pass_at_k": "diagnostics.evaluate.pass_at_k",
     "prompts": "data.prompts",
@@ -69,9 +85,13 @@ _WHERE = {
 __all__ = [*_WHERE, "__version__"]
 
 if TYPE_CHECKING:
+    from .config.target import load_target
     from .core.default_progress import show_progress
     from .core.prompted import Prompted
     from .core.protocols import Evidence, LanguageModel
+    from .core.settings.configured import Configured
+    from .core.settings.strict import Strict
+    from .core.settings.training import FitConfig, FitRewardConfig, FitTwistConfig
     from .core.target import Target
     from .core.types import Completions, Draws, Estimate, Finding
     from .data.prompts import prompts
@@ -99,14 +119,24 @@ if TYPE_CHECKING:
     from .reward_models.fit_reward import RewardFit, fit_reward
     from .reward_models.reward_model import RewardModel
     from .reward_models.simulate_preferences import simulate_preferences
+    from .samplers.annealing.annealed import AnnealedConfig
     from .samplers.annealing.ladder import adapt_ladder
     from .samplers.annealing.reverse_annealing import reverse_annealed_log_z
     from .samplers.base import Sampler
+    from .samplers.independent.best_of_n import BestOfNConfig
+    from .samplers.independent.importance import ImportanceConfig
+    from .samplers.independent.qrs import QRSConfig
     from .samplers.independent.qrs_curve import qrs_curve
+    from .samplers.independent.rejection import RejectionConfig
+    from .samplers.mcmc.imh import IMHConfig
+    from .samplers.mcmc.mh import MHConfig
+    from .samplers.mcmc.power import PowerConfig
     from .samplers.sample import sample
     from .samplers.smc.conditional import conditional_log_z
     from .samplers.smc.fit_twist import fit_twist
+    from .samplers.smc.smc import SMCConfig
     from .samplers.smc.twist_head import TwistHead
+    from .samplers.smc.twists import Twist
     from .train.fit import Fit, fit
 
 

@@ -109,7 +109,9 @@ def test_listings_are_one_line_each(cli):
     }
     assert cli("ls", "models").out.startswith("tiny ")
     everything = cli("ls", "--json").json
-    assert set(everything) == {"objectives", "samplers", "evidence", "models"}
+    kinds = ("objectives", "samplers", "evidence", "twists", "models", "reward_models")
+    assert tuple(everything) == kinds
+    assert set(everything["twists"]) == {"none", "evidence", "prefix", "rollouts"}
     assert all(text for lines in everything.values() for text in lines.values())
     for kind in ("objective", "sampler", "evidence"):
         assert set(names(kind)) <= set(everything[kind if kind == "evidence" else f"{kind}s"])

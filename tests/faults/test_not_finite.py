@@ -9,7 +9,7 @@ import torch
 from helpers import B, reward, tiny_lm
 
 import posteriori as po
-from posteriori.core.settings.training import FitSettings
+from posteriori.core.settings.training import FitConfig
 from posteriori.errors import NonFiniteError
 from posteriori.objectives.policy_gradient.rloo import RLOO
 from posteriori.runs.directory import RunDirectory
@@ -89,7 +89,7 @@ def trainer_that_spoils_its_weights(target, run, at: int) -> Trainer:
         if record["step"] == at:
             next(iter(trainer.policy.trained_state().values())).view(-1)[0] = math.nan
 
-    settings = FitSettings(steps=6, num_samples=4, checkpoint_every=2)
+    settings = FitConfig(steps=6, num_samples=4, checkpoint_every=2)
     directory = RunDirectory(run, {"objective": "rloo"}, resume=False)
     trainer = Trainer(target, RLOO(), settings, directory, spoil)
     return trainer
@@ -117,7 +117,7 @@ def test_a_prior_that_cannot_make_a_draw_stops_the_run(table):
     target = po.Target(
         table, po.Reward(lambda completions, **kw: [0.0] * len(completions), 1.0), table.prompts, 3
     )
-    trainer = Trainer(target, RLOO(), FitSettings(steps=2, num_samples=16), None, None)
+    trainer = Trainer(target, RLOO(), FitConfig(steps=2, num_samples=16), None, None)
     table.logits[:, 0, 1] = -math.inf
     with pytest.raises(NonFiniteError, match="log-prob under the prior is -inf"):
         trainer.run()

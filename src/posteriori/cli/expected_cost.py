@@ -64,7 +64,7 @@ def of_frontier(plan: Plan, num_samples: int, max_prompts: int, stages: int) -> 
 def of_fit(plan: Plan) -> Work:
     fit, judging = plan.config.fit, plan.config.evaluate
     assert fit is not None
-    per_step = prompts_per_step(fit, len(plan.data))
+    per_step = prompts_per_step(fit.prompts_per_step, len(plan.data))
     work = drawing(plan, per_step, fit.steps * fit.num_samples, 2 + _TRAINING)
     if plan.budget is not None:
         work += of_frontier(plan, fit.budget_samples, fit.max_prompts, _STAGES)

@@ -11,17 +11,19 @@ from posteriori.core import registry
 from posteriori.core.settings.ways import Way
 from posteriori.models.bundled import bundled_models, describe
 
-KINDS = ("objectives", "samplers", "evidence", "models")
+KINDS = ("objectives", "samplers", "evidence", "twists", "models", "reward_models")
 
 
 def listed(kind: str) -> dict[str, str]:
     """Names of a kind of thing, each with its line."""
-    if kind == "models":
-        return {name: describe(path) for name, path in bundled_models().items()}
+    of = kind.removesuffix("s").replace("_", " ")
+    registry.check_names(of)
     found = {
-        name: _described(place)
-        for name, place in sorted(registry.names(kind.removesuffix("s")).items())
+        name: _described(place, by_class=of == "twist") + registry.package_of(of, name)
+        for name, place in sorted(registry.names(of).items())
     }
+    if kind == "models":
+        return {**{name: describe(path) for name, path in bundled_models().items()}, **found}
     return {**found, **_ready_made()} if kind == "evidence" else found
 
 
@@ -36,9 +38,9 @@ def _ready_made() -> dict[str, str]:
     }
 
 
-def _described(place: str) -> str:
-    """The first line of a class's module, and what it minimises or promises; its place if it has
-    no source."""
+def _described(place: str, *, by_class: bool) -> str:
+    """The first line of a class's module (`by_class`: its own), and what it minimises or promises;
+    its place if it has no source."""
     module, _, attribute = place.partition(":")
     try:
         spec = importlib.util.find_spec(module)
@@ -46,7 +48,10 @@ def _described(place: str) -> str:
         tree = ast.parse(Path(spec.origin or "").read_text(encoding="utf-8"))
     except (ImportError, AssertionError, OSError, SyntaxError, ValueError):
         return f"from {place}"
-    line = (ast.get_docstring(tree) or "").partition("\n")[0].rstrip(".")
+    described = [each for each in tree.body if by_class and isinstance(each, ast.ClassDef)]
+    words = next((ast.get_docstring(each) for each in described if each.name == attribute), None)
+    words = words or ast.get_docstring(tree)
+    line = (words or "").partition("\n")[0].rstrip(".")
     divergence = _constant(tree, attribute, "divergence")
     if divergence:
         return f"{line}: minimises {divergence}"

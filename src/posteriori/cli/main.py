@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from posteriori import __version__
+from posteriori.cli.commands.config import config
 from posteriori.cli.commands.demo.demo import demo
 from posteriori.cli.commands.doctor import doctor
 from posteriori.cli.commands.evaluate import evaluate
@@ -80,6 +81,7 @@ _VERBS = (
 )
 for _verb in _VERBS:
     app.command()(_verb)
+app.add_typer(config, name="config")
 
 
 @app.callback()

@@ -18,7 +18,7 @@ from .find_model import find_model
 from .places import check_place
 from .prompt_settings import PromptSettings
 from .read_config import read_config
-from .run_config import RunConfig, RunFitSettings
+from .run_config import PriorSettings, RunConfig
 from .site import ConfigSite
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ class Plan:
     sampler: Choice
     objective: Choice | None = None
     """None where there is no `fit`, or the default objective is to be found."""
+    loader: Choice | None = None
+    """What loads the prior, where that is a plugin's."""
     held_out: PromptData | None = None
 
     @property
@@ -68,16 +70,17 @@ def make_plan(path: Path, overrides: list[str]) -> Plan:
     """Read and check a config. Raises a `PosterioriError` about the first thing that is wrong."""
     config = read_config(path, overrides)
     folder = path.parent
-    objective = None if config.fit is None else _objective(config.fit, path)
+    objective = None
+    if config.fit is not None:
+        objective = _objective(config.fit.objective, config.fit.objective_settings, path)
     sampler = Choice(
         "sampler",
         config.sample.sampler,
         config.sample.settings,
         ConfigSite(folder, f"{path}: sample.settings"),
     )
-    # A twist, say, is learned by another verb than the one that samples with it.
-    if not sampler.lacks_files():
-        sampler.check(f"{path}: sample.sampler")
+    # A twist, say, is learned by another command than the one that samples with it.
+    sampler.check(f"{path}: sample.sampler", waits=True)
     budget = None if config.fit is None else budget_of(config.fit)
     sites = [
         ConfigSite(folder, f"{path}: evidence.{index}", budget)
@@ -91,7 +94,10 @@ def make_plan(path: Path, overrides: list[str]) -> Plan:
             where=f"{path}: prior",
             hint='write the commit whose code you have read, such as revision = "4f2a9c1"',
         )
+    loader = _loader(config.prior, path)
     prior = find_model(config.prior.path, folder, f"{path}: prior.path")
+    if loader is not None:
+        prior = loader.name
     data = _read_data(config.prompts, folder)
     held_out = None
     if config.fit is not None and config.fit.held_out is not None:
@@ -105,20 +111,40 @@ def make_plan(path: Path, overrides: list[str]) -> Plan:
     for site in sites:
         site.check_columns(list(data.columns))
     output_dir = None if config.output_dir is None else folder / config.output_dir
-    return Plan(config, path, data, prior, output_dir, sampler, objective, held_out)
+    return Plan(config, path, data, prior, output_dir, sampler, objective, loader, held_out)
 
 
-def _objective(fit: RunFitSettings, path: Path) -> Choice | None:
+def _objective(name: str, settings: dict[str, Any], path: Path) -> Choice | None:
     site = ConfigSite(path.parent, f"{path}: fit.objective_settings")
-    if fit.objective == "auto":
-        if fit.objective_settings:
+    if name == "auto":
+        if settings:
             raise site.error(
                 "objective_settings go with an objective, and none is named",
                 'write objective = "soft_q", or another',
             )
         return None
-    choice = Choice("objective", fit.objective, fit.objective_settings, site)
+    choice = Choice("objective", name, settings, site)
     choice.check(f"{path}: fit.objective")
+    return choice
+
+
+def _loader(prior: PriorSettings, path: Path) -> Choice | None:
+    site = ConfigSite(path.parent, f"{path}: prior.settings")
+    if prior.loader is None:
+        if prior.settings:
+            raise site.error(
+                "settings go with a loader, and none is named", "write loader = ..., or remove them"
+            )
+        return None
+    idle = sorted(prior.model_fields_set - {"loader", "settings", "prompt_prefix"})
+    if idle:
+        raise ConfigError(
+            f"'{idle[0]}' does nothing beside a loader",
+            where=f"{path}: prior",
+            hint=f"remove it, or put it into settings if '{prior.loader}' has it",
+        )
+    choice = Choice("model", prior.loader, prior.settings, site)
+    choice.check(f"{path}: prior.loader", making=False)
     return choice
 
 

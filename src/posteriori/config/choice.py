@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from posteriori.core import registry
-from posteriori.core.settings.configured import Configured
 from posteriori.core.settings.parse import parse
 from posteriori.core.settings.strict import Strict
 from posteriori.errors import ConfigError, unknown_name
@@ -28,43 +27,56 @@ class Choice:
     site: ConfigSite
 
     @cached_property
-    def of(self) -> type[Configured]:
-        return registry.configured(self.kind, self.name)
-
-    @cached_property
     def settings(self) -> Strict:
         """The table as the algorithm's settings, with the files that it names made absolute."""
-        table = self.given
-        return parse(self.of.settings_for(table), table, where=self.site.where)
+        return parse(
+            registry.configured(self.kind, self.name).Settings, self.given(), where=self.site.where
+        )
 
-    @property
     def given(self) -> dict[str, Any]:
-        """The table as it was written, with the files that it names made absolute."""
-        return {**self.table, **{key: str(path) for key, path in self._files().items()}}
+        """The table as it was written, with the files that it names made absolute. A setting of a
+        sampler may as well be one of the sampler's own names, such as the twist "evidence"."""
+        if not self.table:
+            return {}
+        files = {
+            key: str(self.site.path(value).absolute())
+            for key in registry.configured(self.kind, self.name).paths
+            if isinstance(value := self.table.get(key), str)
+            and (self.kind != "sampler" or value.endswith(".safetensors"))
+        }
+        return {**self.table, **files}
 
-    def check(self, where: str) -> None:
+    def check(self, where: str, *, making: bool = True, waits: bool = False) -> None:
         """Raises `ConfigError` for a name that is none, or settings that are wrong; `where` is the
-        place of the name. Of a built-in algorithm without settings nothing is imported."""
+        place of the name. Of a built-in algorithm without settings nothing is imported.
+
+        `making`: it is quick to make, and refuses more settings then. `waits`: a file that is named
+        may be one that another command is to write, and until it is there nothing more is checked.
+        """
         known = registry.names(self.kind)
         if self.name not in known:
             error = unknown_name(self.kind, self.name, known)
             raise ConfigError(error.what, where=where, hint=error.hint)
-        if self.table or registry.is_plugin(self.kind, self.name):
-            self.of.check(self.settings, self.site)
+        if not (self.table or registry.is_plugin(self.kind, self.name)):
+            return
+        of, given = registry.configured(self.kind, self.name), self.given()
+        if waits and any(
+            given[key] != self.table[key] and not Path(given[key]).exists() for key in given
+        ):
+            return
+        of.check(self.settings, self.site)
+        if making:
             self.make()
 
     def make(self) -> Any:
         """The algorithm with these settings."""
+        of, settings = registry.configured(self.kind, self.name), self.settings
         try:
-            return self.of.from_settings(self.settings, self.site)
+            return of.from_settings(settings, self.site)
         except ConfigError as error:
             if (error.where or "").startswith(self.site.where):
                 raise
             raise self.site.error(error.what, error.hint) from error
-
-    def lacks_files(self) -> bool:
-        """Whether a file that the table names is not there yet: another verb may be to write it."""
-        return not all(path.exists() for path in self._files().values())
 
     def written(self) -> dict[str, Any]:
         """All settings as a run records them: with files relative to the config's folder, so that
@@ -73,7 +85,7 @@ class Choice:
         folder = self.site.folder
         files = {
             key: os.path.relpath(settings[key], folder)
-            for key in self.of.paths
+            for key in registry.configured(self.kind, self.name).paths
             if isinstance(settings[key], str)
         }
         return {**settings, **files}
@@ -85,7 +97,7 @@ class Choice:
             return {}
         return {
             key: self.site.path(value).absolute()
-            for key in self.of.paths
+            for key in registry.configured(self.kind, self.name).paths
             if isinstance(value := self.table.get(key), str)
             and (self.kind != "sampler" or value.endswith(".safetensors"))
         }

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from posteriori.core.prompted import Prompted
+from posteriori.core.protocols import LanguageModel
+from posteriori.core.same_outcomes import check_same_outcomes
 from posteriori.errors import ModelError
 from posteriori.models.causal import CausalLM
 from posteriori.models.load import base_of_adapter, is_gone, load
 
 from .check import Plan
+from .choice import Choice
 
 
 def load_model(plan: Plan, path: str, on_note: Callable[[str], None] | None = None) -> CausalLM:
@@ -50,8 +53,21 @@ def _moved_base(adapter: Path, prior: str) -> str | None:
 
 def load_prior(plan: Plan, on_note: Callable[[str], None] | None = None) -> Any:
     """The prior, with its prefix where it has one."""
-    bare, prefix = load_model(plan, plan.prior, on_note), plan.config.prior.prompt_prefix
+    prefix = plan.config.prior.prompt_prefix
+    bare = load_model(plan, plan.prior, on_note) if plan.loader is None else _loaded(plan.loader)
     return bare if prefix is None else Prompted(bare, prefix)
+
+
+def _loaded(loader: Choice) -> LanguageModel:
+    """What a plugin's loader has loaded."""
+    found = loader.make()
+    if not isinstance(found, LanguageModel):
+        raise ModelError(
+            f"the loader '{loader.name}' gave a {type(found).__name__}, which is no language model",
+            where=loader.site.where,
+            hint="it has to have the methods of posteriori.LanguageModel",
+        )
+    return found
 
 
 def load_policy(
@@ -61,6 +77,9 @@ def load_policy(
     log-probs would then be of other texts."""
     policy = load_model(plan, path, on_note)
     bare: Any = prior.lm if isinstance(prior, Prompted) else prior
+    if plan.loader is not None:
+        check_same_outcomes(bare, policy, plan.data.prompts, f"policy '{path}'")
+        return policy
     same = (
         policy.eos_token_ids == bare.eos_token_ids
         and policy.tokenizer.get_vocab() == bare.tokenizer.get_vocab()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError, WithJsonSchema
 
 from posteriori.core.settings.strict import Strict
 from posteriori.data.is_prompt import is_prompt
@@ -49,4 +49,13 @@ def _settings(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-Prompts = Annotated[Any, BeforeValidator(_prompts)]
+_MESSAGES = {"type": "array", "items": {"type": "object"}, "minItems": 1}
+_SCHEMA = {
+    "anyOf": [
+        {"type": "string"},
+        {"type": "array", "items": {"anyOf": [{"type": ["string", "object"]}, _MESSAGES]}},
+        PromptSettings.model_json_schema(),
+    ]
+}
+
+Prompts = Annotated[Any, BeforeValidator(_prompts), WithJsonSchema(_SCHEMA)]

@@ -12,17 +12,17 @@ from posteriori.core.settings.strict import Strict
 from posteriori.core.settings.training import (
     MAX_PROMPTS,
     MOST_GIB,
-    FitSettings,
-    RewardSettings,
-    TwistSettings,
+    FitConfig,
+    FitRewardConfig,
+    FitTwistConfig,
 )
 
 from .evidence_table import EvidenceTable
 from .prompt_settings import Prompts
 
 
-class RunRewardSettings(RewardSettings):
-    """`RewardSettings`, and which model is trained on which pairs, and where it goes."""
+class RunRewardSettings(FitRewardConfig):
+    """`FitRewardConfig`, and which model is trained on which pairs, and where it goes."""
 
     model: str = "tiny"
     pairs: str
@@ -34,7 +34,8 @@ class PriorSettings(Strict):
     """Which language model is the prior, and how it computes; see `posteriori.load`.
 
     With `prompt_prefix` it is that model with a prefix before every prompt (`posteriori.Prompted`);
-    policies start, and are judged, without it.
+    policies start, and are judged, without it. A `loader` is a plugin's, with `settings` of its
+    own, in place of `path` and what is said of it.
     """
 
     path: str = "tiny"
@@ -46,11 +47,13 @@ class PriorSettings(Strict):
     trust_remote_code: bool = False
     revision: str | None = Field(default=None, min_length=1)
     memory_gib: float = Field(default=1.5, gt=0, le=MOST_GIB)
+    loader: str | None = None
+    settings: dict[str, Any] = Field(default_factory=dict)
     prompt_prefix: str | None = Field(default=None, min_length=1)
 
 
-class RunFitSettings(FitSettings):
-    """`FitSettings`; which objective they are for, with settings of its own; and the prompts that
+class RunFitSettings(FitConfig):
+    """`FitConfig`; which objective they are for, with settings of its own; and the prompts that
     training is judged on, a file or a list as `prompts` are."""
 
     objective: str = "auto"
@@ -94,6 +97,6 @@ class RunConfig(Strict):
     evidence: list[EvidenceTable]
     fit: RunFitSettings | None = None
     sample: SampleSettings = SampleSettings()
-    twist: TwistSettings = TwistSettings()
+    twist: FitTwistConfig = FitTwistConfig()
     evaluate: EvaluateSettings = EvaluateSettings()
     reward: RunRewardSettings | None = None

@@ -46,7 +46,7 @@ EVIDENCE = {
     "verifier": "posteriori.evidence.kinds.verifier:VerifierKind",
     "constraint": "posteriori.evidence.kinds.constraint:ConstraintKind",
     "judge": "posteriori.evidence.kinds.judge:JudgeKind",
-    "moments": "posteriori.moments.kind:MomentsKind",
+    "moments": "posteriori.moments.kinds.moments:MomentsKind",
     "expert": "posteriori.evidence.kinds.expert:ExpertKind",
     "power": "posteriori.evidence.kinds.power:PowerKind",
     "preferences": "posteriori.evidence.kinds.preferences:PreferencesKind",
@@ -134,6 +134,11 @@ def configured(kind: str, name: str) -> type[Configured]:
             hint="its class has to be a posteriori.Configured, with Settings of its own",
         )
     return found
+
+
+def package_of(kind: str, name: str) -> str:
+    """Where a plugin's name comes from, to be put behind its line; empty for what is built in."""
+    return f" ({_owners(kind, name)[0]})" if is_plugin(kind, name) else ""
 
 
 def is_plugin(kind: str, name: str) -> bool:

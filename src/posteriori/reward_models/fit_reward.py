@@ -7,15 +7,16 @@ import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor
 
 from posteriori.core.journal.journal import Journal, once
 from posteriori.core.out_of_memory import explained
 from posteriori.core.seeds import derive
-from posteriori.core.settings.parse import parse
-from posteriori.core.settings.training import RewardSettings
+from posteriori.core.settings.combined import combined
+from posteriori.core.settings.keywords import FitRewardKeywords
+from posteriori.core.settings.training import FitRewardConfig
 from posteriori.core.together import on_one_process
 from posteriori.core.types import Finding, prompt_key
 from posteriori.errors import ConfigError, ModelError
@@ -46,7 +47,7 @@ class RewardFit:
     held_out: HeldOut
     train_loss: float
     num_train: int
-    settings: RewardSettings
+    settings: FitRewardConfig
     prior_precision: float | None = None
     findings: list[Finding] = field(default_factory=list)
     output_dir: Path | None = None
@@ -60,7 +61,7 @@ class RewardFit:
                 "num_train": self.num_train,
                 "prior_precision": self.prior_precision,
                 "findings": [asdict(each) for each in self.findings],
-                "settings": self.settings.model_dump(mode="json"),
+                "settings": self.settings.recorded(),
                 "versions": versions(),
                 "finished": True,
             }
@@ -79,7 +80,8 @@ def fit_reward(
     output_dir: str | Path | None = None,
     resume: bool = False,
     on_step: Callable[[Record], None] | None = None,
-    **settings: Any,
+    config: FitRewardConfig | None = None,
+    **settings: Unpack[FitRewardKeywords],
 ) -> RewardFit:
     """Train a Bradley-Terry reward model.
 
@@ -93,7 +95,7 @@ def fit_reward(
     for a tie, with the cross-entropy as the loss; `margin`. `held_out_pairs` judge the model;
     without them a share of the prompts does, with all their pairs.
 
-    `settings` are the fields of `posteriori.core.settings.training.RewardSettings`: tuning ("full",
+    `settings` are the fields of `posteriori.FitRewardConfig`, and `config` is one: tuning ("full",
     "lora" with `lora`, or "head": the backbone stays as it is, and heads are solved for by Newton's
     method under the ridge `prior_precision`); epochs, batch_size (pairs), learning_rate, warmup
     (share of the steps), decay, weight_decay, max_grad_norm; label_noise, the share of labels that
@@ -114,7 +116,7 @@ def fit_reward(
     for an output_dir in use; `NonFiniteError` before an update that is not finite. Source:
     Ouyang et al. 2022, arXiv 2203.02155, section 3.5.
     """
-    checked = parse(RewardSettings, settings, where="fit_reward")
+    checked = combined(FitRewardConfig, config, settings, "config", "fit_reward")
     _refuse_idle(checked)
     train, held_out = _pairs(pairs, held_out_pairs, checked)
     if resume and output_dir is None:
@@ -123,7 +125,7 @@ def fit_reward(
     backbone = with_device(_backbone(model, tokenizer, checked.tuning, checked.seed), device)
     train_data, held_out_data = TokenPairs(backbone, train), TokenPairs(backbone, held_out)
     about = {
-        **{name: digest(value) for name, value in checked.model_dump().items()},
+        **{name: digest(value) for name, value in checked.own().items()},
         "the model": digest([backbone.model, backbone.tokenizer.get_vocab()]),
         "the pairs": digest([list(map(list, train)), list(map(list, held_out))]),
     }
@@ -150,7 +152,7 @@ def _fit(
     backbone: Backbone,
     train_data: TokenPairs,
     held_out_data: TokenPairs,
-    checked: RewardSettings,
+    checked: FitRewardConfig,
     writer: Writer,
 ) -> RewardFit:
     history: list[Record] = []
@@ -199,7 +201,7 @@ def _fit(
 
 
 def _posterior(
-    seen: PairFeatures, heads_KD: Tensor, reference_D: Tensor, settings: RewardSettings
+    seen: PairFeatures, heads_KD: Tensor, reference_D: Tensor, settings: FitRewardConfig
 ) -> tuple[HeadPosterior, float | None, list[Finding]]:
     """Of the head: the trained heads themselves, or what the pairs' features say; with the prior
     precision that this took."""
@@ -225,7 +227,7 @@ _AT_BOUND = Finding(
 )
 
 
-def _refuse_idle(settings: RewardSettings) -> None:
+def _refuse_idle(settings: FitRewardConfig) -> None:
     given = settings.model_fields_set
     solves = settings.uncertainty == "laplace" or settings.tuning == "head"
     idle = {
@@ -245,7 +247,7 @@ def _refuse_idle(settings: RewardSettings) -> None:
 
 
 def _pairs(
-    source: PairSource, held_out: PairSource | None, settings: RewardSettings
+    source: PairSource, held_out: PairSource | None, settings: FitRewardConfig
 ) -> tuple[list[LabelledPair], list[LabelledPair]]:
     pairs = read_labelled_pairs(source)
     if held_out is not None:
@@ -273,7 +275,7 @@ def _backbone(model: Any, tokenizer: Any, tuning: str, seed: int) -> Backbone:
     return Backbone(own, tokenizer)
 
 
-def _prepare(backbone: Backbone, settings: RewardSettings) -> None:
+def _prepare(backbone: Backbone, settings: FitRewardConfig) -> None:
     """Which of the backbone's parameters are trained."""
     backbone.requires_grad_(settings.tuning == "full")
     if settings.tuning != "lora":

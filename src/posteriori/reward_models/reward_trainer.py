@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from posteriori.core.journal.journal import fold
 from posteriori.core.seeds import generator
-from posteriori.core.settings.training import RewardSettings
+from posteriori.core.settings.training import FitRewardConfig
 from posteriori.errors import NonFiniteError
 
 from .backbone import Backbone, Token
@@ -88,7 +88,7 @@ class RewardTrainer:
         heads_KD: Tensor,
         train: TokenPairs,
         held_out: TokenPairs,
-        settings: RewardSettings,
+        settings: FitRewardConfig,
         on_step: Callable[[Record], None],
         on_best: Callable[[Tensor], None],
         on_resume: Callable[[list[Record]], None] = lambda _: None,

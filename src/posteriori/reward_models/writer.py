@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from posteriori.core.journal.files import append_line, save_folder, write_whole, writing
-from posteriori.core.settings.training import RewardSettings
+from posteriori.core.settings.training import FitRewardConfig
 from posteriori.errors import CheckpointError
 from posteriori.runs.directory import jsonable
 
@@ -50,7 +50,7 @@ class Writer:
         self,
         place: Path | None,
         backbone: Backbone,
-        settings: RewardSettings,
+        settings: FitRewardConfig,
         on_step: Callable[[Record], None] | None,
     ) -> None:
         self.place, self.backbone, self.settings, self.on_step = place, backbone, settings, on_step
@@ -77,7 +77,7 @@ class Writer:
         nowhere_D = torch.zeros(heads_KD.shape[1], dtype=torch.float64)
         model = RewardModel(self.backbone, HeadPosterior.from_members(heads_KD, nowhere_D))
         incoming, kept = self.place / f".{CHECKPOINT}", self.place / CHECKPOINT
-        about = {"finished": False, "settings": self.settings.model_dump(mode="json")}
+        about = {"finished": False, "settings": self.settings.recorded()}
         hint = "make room; the best model before it is whole"
         with writing("the best model so far", kept, hint):
             shutil.rmtree(incoming, ignore_errors=True)

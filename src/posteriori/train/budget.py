@@ -10,7 +10,7 @@ from typing import Any
 from posteriori.core.draw import draw
 from posteriori.core.progress import Progress
 from posteriori.core.seeds import generator
-from posteriori.core.settings.training import FitSettings, budget_of
+from posteriori.core.settings.training import FitConfig, budget_of
 from posteriori.core.target import Target
 from posteriori.diagnostics.frontier.frontier import Frontier, frontier
 from posteriori.diagnostics.prompt_sample import sampled_prompts
@@ -45,13 +45,12 @@ class Budget:
         )
 
 
-def check_prices(target: Target, settings: FitSettings) -> None:
+def check_prices(target: Target, asked: str | None) -> None:
     """Raises `ConfigError` unless beta is given once: with the evidence, or by one budget.
 
     A budget needs evidence that the frontier tempers by 1/beta alone: a Reward or Preferences
     (not integrated out: `marginal`), with nothing beside it but constraints.
     """
-    asked = budget_of(settings)
     priced = [each for each in target.evidence if hasattr(each, "with_beta")]
     if asked is None:
         for each in priced:
@@ -83,7 +82,7 @@ def check_prices(target: Target, settings: FitSettings) -> None:
 
 def find_budget(
     target: Target,
-    settings: FitSettings,
+    settings: FitConfig,
     on_progress: Progress | None = None,
     *,
     journal: Path | None = None,

@@ -8,15 +8,16 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from posteriori.core.default_progress import shown
 from posteriori.core.progress import Progress
 from posteriori.core.protocols import TrainableLM
 from posteriori.core.registry import make
 from posteriori.core.settings.combined import combined
+from posteriori.core.settings.keywords import FitKeywords
 from posteriori.core.settings.strict import Strict
-from posteriori.core.settings.training import FitSettings, budget_of
+from posteriori.core.settings.training import FitConfig, budget_of
 from posteriori.core.target import Target
 from posteriori.core.together import on_every_process
 from posteriori.core.types import Prompt
@@ -61,7 +62,7 @@ def fit(
     target: Target,
     objective: str | Objective = AUTO,
     *,
-    config: FitSettings | None = None,
+    config: FitConfig | None = None,
     objective_settings: Mapping[str, Any] | Strict | None = None,
     output_dir: str | Path | None = None,
     resume: bool = False,
@@ -73,14 +74,15 @@ def fit(
     on_note: Note = to_stderr,
     on_search: Progress | None = None,
     record: Mapping[str, Any] | None = None,
-    **settings: Any,
+    **settings: Unpack[FitKeywords],
 ) -> Fit:
     """Fine-tune a policy, starting as the target's prior, by gradient steps on an objective.
 
     `objective` is a name (`posteriori ls objectives`) with the settings of that algorithm, or an
     `Objective`. "auto" is `soft_q`, or `rloo` or `dpg` where the evidence is slow: see
-    `default_objective`. `settings` are the fields of
-    `posteriori.core.settings.training.FitSettings`:
+    `default_objective`. `settings` are the fields of `posteriori.FitConfig`, and `config` is one
+    (`config=FitConfig(steps=200)` is `steps=200`; a key that both have is an error). `record` is
+    plain data that the run keeps beside them. The settings are:
 
     steps; num_samples, draws per prompt and step; prompts_per_step (default: all, at most 64);
     max_prompts, of which a budget is found and the policy judged (default: 256); learning_rate
@@ -134,8 +136,8 @@ def fit(
     if isinstance(config, Mapping):
         # What `record` was called before there was a `FitConfig`.
         config, record = None, {**config, **(record or {})}
-    keywords = with_lora_config(settings, target.prior)
-    checked = combined(FitSettings, config, keywords, "config", "fit")
+    keywords = with_lora_config({**settings}, target.prior)
+    checked = combined(FitConfig, config, keywords, "config", "fit")
     if isinstance(objective, str) and objective == AUTO:
         made = None
         if objective_settings:
@@ -239,7 +241,7 @@ def _default(target: Target, seed: int, output_dir: str | Path | None, on_note: 
 def _check(
     target: Target,
     made: Objective | None,
-    checked: FitSettings,
+    checked: FitConfig,
     output_dir: str | Path | None,
     *,
     resume: bool,
@@ -260,6 +262,6 @@ def _check(
         raise ConfigError("resume=True needs the run's output_dir")
     check_idle(checked, held_out=held_out, keeps=output_dir is not None)
     check_trackers(checked.tracker, output_dir)
-    check_prices(target, checked)
+    check_prices(target, budget_of(checked))
     if output_dir is not None and not resume:
         by_first(lambda: refuse_taken(Path(output_dir)))

@@ -6,11 +6,11 @@ import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
-from posteriori.core.settings.training import FitSettings, TrackerName, budget_of
+from posteriori.core.settings.training import FitConfig, TrackerName, budget_of
 from posteriori.errors import ConfigError
 
 
-def check_idle(settings: FitSettings, *, held_out: bool, keeps: bool) -> None:
+def check_idle(settings: FitConfig, *, held_out: bool, keeps: bool) -> None:
     """Raises `ConfigError` for what does nothing without another setting: without
     `evaluate_every`, a budget, a LoRA policy, or a folder that checkpoints are kept in."""
     looks, budget = settings.evaluate_every > 0, budget_of(settings) is not None
@@ -27,7 +27,7 @@ def check_idle(settings: FitSettings, *, held_out: bool, keeps: bool) -> None:
         ("checkpoint_every", keeps, "output_dir"),
         ("keep_checkpoints", keeps, "output_dir"),
     ):
-        changed = getattr(settings, name) != FitSettings.model_fields[name].default
+        changed = getattr(settings, name) != FitConfig.model_fields[name].default
         idle[name] = (changed and not there, needed)
     for name, (is_idle, needed) in idle.items():
         if is_idle:

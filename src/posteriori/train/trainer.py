@@ -17,7 +17,7 @@ from posteriori.core.journal.random_streams import Streams, read_streams
 from posteriori.core.out_of_memory import explained
 from posteriori.core.protocols import CachesWeights, TrainableLM
 from posteriori.core.seeds import derive, generator
-from posteriori.core.settings.training import FitSettings, prompts_per_step
+from posteriori.core.settings.training import FitConfig, prompts_per_step
 from posteriori.core.signals import Signalled, Signals
 from posteriori.core.target import Target
 from posteriori.core.types import Draws, Finding
@@ -50,7 +50,7 @@ class Trainer:
         self,
         target: Target,
         objective: Objective,
-        settings: FitSettings,
+        settings: FitConfig,
         run: RunDirectory | None,
         on_step: StepCallback | None,
         periodic_evaluation: PeriodicEvaluation | None = None,
@@ -89,7 +89,7 @@ class Trainer:
         """Earlier steps whose draws join each step: the user's number, or the objective's own."""
         if self.settings.replay is not None:
             return self.settings.replay
-        prompts = prompts_per_step(self.settings, len(self.target.prompts))
+        prompts = prompts_per_step(self.settings.prompts_per_step, len(self.target.prompts))
         return self.objective.default_replay(prompts * self.settings.num_samples)
 
     def run(self) -> Fit:
@@ -198,7 +198,7 @@ class Trainer:
         self.context.trainer_state.global_step = step
         self.context.metrics.clear()
         prompts = self.target.prompts
-        per_step = prompts_per_step(settings, len(prompts))
+        per_step = prompts_per_step(settings.prompts_per_step, len(prompts))
         chosen = prompts_of_step(len(prompts), per_step, settings.seed, step)
         fresh = self.objective.draw(
             self.target,

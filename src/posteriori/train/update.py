@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from posteriori.core.out_of_memory import is_out_of_memory
 from posteriori.core.protocols import TrainableLM
-from posteriori.core.settings.training import FitSettings
+from posteriori.core.settings.training import FitConfig
 from posteriori.core.types import Completions, Draws, Finding
 from posteriori.distributed.exchange import gathered, sum_gradients
 from posteriori.distributed.shares import shares
@@ -44,7 +44,7 @@ class Updater:
     stops a run in between leaves half a step.
     """
 
-    def __init__(self, policy: TrainableLM, objective: Objective, settings: FitSettings) -> None:
+    def __init__(self, policy: TrainableLM, objective: Objective, settings: FitConfig) -> None:
         self.policy, self.objective, self.settings = policy, objective, settings
         self.parameters = [p for p in policy.module.parameters() if p.requires_grad]
         self.auto = AutoRate(settings.first_rate) if settings.learning_rate == "auto" else None

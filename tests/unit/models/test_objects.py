@@ -136,11 +136,11 @@ def test_every_name_told_is_one_there_is():
     """The settings that the table of TRL's names points to exist."""
     import re
 
-    from posteriori.core.settings.training import FitSettings
+    from posteriori.core.settings.training import FitConfig
     from posteriori.core.settings.trl_names import _HERE
 
     told = {m.group(1) for hint in _HERE.values() if (m := re.match(r"it is (\w+) here", hint))}
-    assert told - {"held_out", "the", "rank"} <= set(FitSettings.model_fields)
+    assert told - {"held_out", "the", "rank"} <= set(FitConfig.model_fields)
 
 
 def test_a_lora_config_is_a_policy(target):

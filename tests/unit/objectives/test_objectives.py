@@ -17,7 +17,7 @@ from objective_cases import CASES, ObjectiveCase
 import posteriori as po
 from posteriori.core.draw import draw
 from posteriori.core.registry import names
-from posteriori.core.settings.training import FitSettings
+from posteriori.core.settings.training import FitConfig
 from posteriori.objectives.base import Objective
 from posteriori.objectives.policy_gradient.rl import RL
 from posteriori.objectives.policy_gradient.rloo import RLOO
@@ -176,7 +176,7 @@ def test_micro_batches_leave_the_gradient_unchanged(request, case, size, kind):
     target = po.Target(lm, flat, prompts, 3)
 
     def gradient(micro_batch_size):
-        settings = FitSettings(steps=1, num_samples=8, micro_batch_size=micro_batch_size)
+        settings = FitConfig(steps=1, num_samples=8, micro_batch_size=micro_batch_size)
         trainer = Trainer(target, case.make(), settings, None, None)
         generator = torch.Generator().manual_seed(0)
         draws = trainer.objective.draw(target, trainer.policy, prompts, 8, generator)

@@ -14,7 +14,7 @@ from peft import AutoPeftModelForSequenceClassification
 from scipy import stats
 
 import posteriori as po
-from posteriori.core.settings.training import RewardSettings
+from posteriori.core.settings.training import FitRewardConfig
 from posteriori.errors import CheckpointError, ConfigError, NonFiniteError
 from posteriori.models.sequence_classifier import SequenceScorer
 from posteriori.reward_models.backbone import load_backbone
@@ -298,7 +298,7 @@ class TestTraining:
     def test_a_step_follows_the_hand_gradient_of_every_head(self, case, pairs):
         """d loss / d w_k = mean over pairs and heads of weight_nk (sigmoid(z) - 1) d_n, with the
         bootstrap's weights and one forward pass; the optimiser is plain descent at rate 1."""
-        settings = RewardSettings(seed=3, max_grad_norm=1e9)
+        settings = FitRewardConfig(seed=3, max_grad_norm=1e9)
         backbone = load_backbone(case.path, None, 0).requires_grad_(False)
         data = TokenPairs(backbone, read_labelled_pairs(pairs[:12]))
         heads = initial_heads(backbone, 3, seed=3)

@@ -11,7 +11,7 @@ from helpers import OracleCase, has_c, reward
 from scipy.optimize import brentq
 
 import posteriori as po
-from posteriori.core.settings.training import FitSettings
+from posteriori.core.settings.training import FitConfig
 from posteriori.errors import CheckpointError, ConfigError, FrontierError
 from posteriori.train import budget as budgets
 
@@ -73,7 +73,7 @@ def test_a_constraint_may_stand_beside_the_reward(case_1):
     target = unpriced(case_1, po.Constraint(has_c))
     scaled = budgets.in_own_units(target, 0)
     cost = exact_point(target, 1e9)[0]
-    settings = FitSettings(steps=1, kl_budget=cost + 0.3, budget_samples=SAMPLES)
+    settings = FitConfig(steps=1, kl_budget=cost + 0.3, budget_samples=SAMPLES)
     found = budgets.find_budget(target, settings)
     assert abs(exact_point(target, found.beta)[0] - cost - 0.3) < Z * found.kl_error
     assert scaled.evidence[0].beta != 1.0

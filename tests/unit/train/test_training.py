@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import posteriori as po
-from posteriori.core.settings.training import FitSettings
+from posteriori.core.settings.training import FitConfig
 from posteriori.errors import ConfigError
 from posteriori.objectives.base import Objective
 from posteriori.runs.directory import jsonable, read_metrics, write_whole
@@ -18,7 +18,7 @@ from posteriori.train.step_size.schedule import prompts_of_step, share_of_rate
 
 
 def rates(**settings) -> list[float]:
-    checked = FitSettings(steps=10, learning_rate=1.0, **settings)
+    checked = FitConfig(steps=10, learning_rate=1.0, **settings)
     return [share_of_rate(checked, step) for step in range(10)]
 
 
@@ -33,7 +33,7 @@ def test_the_rate_warms_up_and_decays():
     late = [1.0] * 6 + [0.8, 0.6, 0.4, 0.2]
     assert rates(decay="late") == pytest.approx(late)
     assert rates() == rates(decay="linear")
-    auto = FitSettings(steps=10)
+    auto = FitConfig(steps=10)
     assert [share_of_rate(auto, step) for step in range(10)] == pytest.approx(late)
 
 

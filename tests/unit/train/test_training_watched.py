@@ -15,7 +15,7 @@ from objective_cases import CASES
 
 import posteriori as po
 from posteriori.core.seeds import derive
-from posteriori.core.settings.training import FitSettings
+from posteriori.core.settings.training import FitConfig
 from posteriori.errors import ConfigError, EvidenceError
 from posteriori.runs.directory import read_metrics
 from posteriori.train.monitor.early_stopping import RISES, stopping_findings
@@ -108,7 +108,7 @@ def test_the_prior_is_drawn_from_and_judged_once(table):
 
     evaluator = Evaluator(po.Target(table, po.Reward(counted, beta=1.0), table.prompts, 3), 32, 0)
     for step in range(3):
-        evaluator.look(table.as_policy("full", FitSettings(steps=1).lora, 0), step)
+        evaluator.look(table.as_policy("full", FitConfig(steps=1).lora, 0), step)
     assert asked == [64] * 4, "three times the policy's draws, once the prior's"
 
 
@@ -295,11 +295,11 @@ class TestOnFinding:
 
 
 def test_the_default_number_of_draws_is_a_share_of_those_trained_on():
-    settings = FitSettings(steps=100, num_samples=16, evaluate_every=50)
+    settings = FitConfig(steps=100, num_samples=16, evaluate_every=50)
     assert evaluation_samples(settings, 8, 8) == 50 * 16 // 25
     assert evaluation_samples(settings, 8, 2) == 4 * 50 * 16 // 25
     assert evaluation_samples(settings, 8, 1000) == 8, "and never fewer than this"
-    some = FitSettings(steps=100, num_samples=16, evaluate_every=50, prompts_per_step=2)
+    some = FitConfig(steps=100, num_samples=16, evaluate_every=50, prompts_per_step=2)
     assert evaluation_samples(some, 8, 8) == 50 * 16 // 100
     assert evaluation_samples(settings.model_copy(update={"evaluate_samples": 7}), 8, 8) == 7
 

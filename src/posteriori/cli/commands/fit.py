@@ -68,7 +68,7 @@ def _in_words(plan: Plan) -> str:
     config = plan.config
     assert config.fit is not None
     fit, prompts = config.fit, len(plan.data.prompts)
-    per_step = prompts_per_step(fit, prompts)
+    per_step = prompts_per_step(fit.prompts_per_step, prompts)
     first = ""
     if plan.budget is not None:
         first = (

@@ -23,7 +23,7 @@ def ls(
     ] = None,
     as_json: AsJson = False,
 ) -> int:
-    """List objectives, samplers, evidence and bundled models."""
+    """List objectives, samplers, evidence, twists and models, built in and of plugins."""
     if kind is not None and kind not in KINDS:
         raise unknown_name("kind of thing", kind, KINDS)
     found = {each: listed(each) for each in ([kind] if kind else KINDS)}
@@ -31,9 +31,9 @@ def ls(
         print_json(found)
         return 0
     console = stdout()
-    width = max(len(name) for lines in found.values() for name in lines)
+    width = max((len(name) for lines in found.values() for name in lines), default=0)
     for each, lines in found.items():
-        if kind is None:
+        if kind is None and lines:
             console.print(f"{each}:")
         for name, line in lines.items():
             indent = "  " if kind is None else ""

@@ -69,9 +69,6 @@ def reward(
     from posteriori.cli.console.reward_table import print_reward, reward_json, reward_progress
 
     hush_transformers()
-    training = settings.model_dump(
-        exclude={"model", "pairs", "output", "held_out_pairs"}, exclude_unset=True
-    )
     try:
         with reward_progress(settings.epochs, count, settings.batch_size, quiet=quiet) as on_step:
             result = fit_reward(
@@ -81,7 +78,7 @@ def reward(
                 output_dir=target,
                 resume=resume,
                 on_step=on_step,
-                **training,
+                config=settings,
             )
     except BaseException as error:
         # Whatever stopped it, a person should hear that the run was not for nothing.

@@ -123,7 +123,7 @@ def _settings(
         # The config's settings are of the other algorithm.
         choice, where = replace(choice, name=sampler, table={}), "--sampler"
     choice.check(where)
-    update["settings"] = choice.given
+    update["settings"] = choice.given()
     return before.model_copy(update=update), choice
 
 

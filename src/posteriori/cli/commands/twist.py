@@ -13,7 +13,7 @@ from posteriori.cli.files.unfinished import Unfinished, offer_resume
 from posteriori.cli.options import AsJson, ConfigFile, OtherSeed, Overrides, Proposal, Quiet, Resume
 from posteriori.cli.several import single
 from posteriori.config.check import Plan, find_model, make_plan
-from posteriori.core.settings.training import TwistSettings
+from posteriori.core.settings.training import FitTwistConfig
 from posteriori.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def _check_output(path: Path) -> None:
 
 def _learn(
     plan: Plan,
-    settings: TwistSettings,
+    settings: FitTwistConfig,
     start: Path | None,
     proposal: str | None,
     output: Path,
@@ -102,7 +102,7 @@ def _learn(
                 on_step=on_step,
                 journal=unfinished.of("twist"),
                 resume=resume,
-                **settings.model_dump(),
+                config=settings,
             )
         except KeyboardInterrupt as error:
             if not done:

@@ -71,7 +71,7 @@ MOST_PER_STEP = 64
 """Prompts of a training step unless their number is given."""
 
 
-class FitSettings(Strict):
+class FitConfig(Strict):
     """How `fit` trains. Draws, steps and rates; see `posteriori.fit` for what each one does."""
 
     steps: int = Field(ge=1)
@@ -102,15 +102,15 @@ class FitSettings(Strict):
 
     def recorded(self) -> dict[str, Any]:
         """As plain data, for the record of a run."""
-        return self.model_dump(mode="json", include=set(FitSettings.model_fields))
+        return self.model_dump(mode="json", include=set(FitConfig.model_fields))
 
 
-def prompts_per_step(settings: FitSettings, num_prompts: int) -> int:
+def prompts_per_step(given: int | None, num_prompts: int) -> int:
     """As given; all prompts if left out, and 64 where there are more."""
-    return min(settings.prompts_per_step or MOST_PER_STEP, num_prompts)
+    return min(given or MOST_PER_STEP, num_prompts)
 
 
-def budget_of(settings: FitSettings) -> str | None:
+def budget_of(settings: FitConfig) -> str | None:
     """Which setting stands in for beta: "kl_budget", "reward_target" or none. Raises `ConfigError`
     for both."""
     asked = [name for name in ("kl_budget", "reward_target") if getattr(settings, name) is not None]
@@ -121,7 +121,7 @@ def budget_of(settings: FitSettings) -> str | None:
     return asked[0] if asked else None
 
 
-class RewardSettings(Strict):
+class FitRewardConfig(Strict):
     """How `fit_reward` trains; see `posteriori.fit_reward` for what each one does."""
 
     tuning: Literal["full", "lora", "head"] = "full"
@@ -143,8 +143,16 @@ class RewardSettings(Strict):
     prior_precision: float | None = Field(default=None, gt=0)
     seed: int = Field(default=0, ge=0)
 
+    def own(self) -> dict[str, Any]:
+        """These settings alone, of a table that has others too."""
+        return self.model_dump(include=set(FitRewardConfig.model_fields))
 
-class TwistSettings(Strict):
+    def recorded(self) -> dict[str, Any]:
+        """As plain data, for the record of a run."""
+        return self.model_dump(mode="json", include=set(FitRewardConfig.model_fields))
+
+
+class FitTwistConfig(Strict):
     """How `fit_twist` trains the twist of `smc`; see there for what each one does."""
 
     steps: int = Field(default=50, ge=1)

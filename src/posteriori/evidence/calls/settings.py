@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from posteriori.core.settings.combined import combined
+from posteriori.core.settings.refused import refuse
 from posteriori.core.settings.strict import Strict
-from posteriori.errors import ConfigError
 
 
 class CallSettings(Strict):
@@ -34,24 +34,23 @@ class CallSettings(Strict):
     retries: int = Field(default=3, ge=1)
     backoff: float = Field(default=0.5, ge=0)
 
+    @model_validator(mode="after")
+    def _no_idle(self) -> Self:
+        """Nothing is set that would do nothing."""
+        needs = {
+            "check_repeats": ("cache=True", self.cache),
+            "cache_size": ("cache=True", self.cache),
+            "retries": ("on_failure='retry'", self.on_failure == "retry"),
+            "backoff": ("on_failure='retry'", self.on_failure == "retry"),
+        }
+        for name, (needed, is_there) in needs.items():
+            if name in self.model_fields_set and not is_there:
+                refuse(f"{name} does nothing without {needed}")
+        return self
+
 
 def call_settings(given: Mapping[str, Any], where: str) -> CallSettings:
     """The settings of calls among the keywords that evidence was `given`: each by its name, or all
     of them as `calls`. Raises `ConfigError` for settings that would do nothing."""
     keywords = dict(given)
-    settings = combined(CallSettings, keywords.pop("calls", None), keywords, "calls", where)
-    check_idle_calls(settings, where)
-    return settings
-
-
-def check_idle_calls(settings: CallSettings, where: str) -> None:
-    """Raises `ConfigError` for settings that would do nothing."""
-    needs = {
-        "check_repeats": ("cache=True", settings.cache),
-        "cache_size": ("cache=True", settings.cache),
-        "retries": ("on_failure='retry'", settings.on_failure == "retry"),
-        "backoff": ("on_failure='retry'", settings.on_failure == "retry"),
-    }
-    for name, (needed, is_there) in needs.items():
-        if name in settings.model_fields_set and not is_there:
-            raise ConfigError(f"{name} does nothing without {needed}", where=where)
+    return combined(CallSettings, keywords.pop("calls", None), keywords, "calls", where)

@@ -18,14 +18,13 @@ class ConstraintFunction(FunctionWay):
     def build(self, site: Site) -> Any:
         from posteriori.evidence.constraint import Constraint
 
-        return Constraint(site.function("function", self.function), **self.calling)
+        return Constraint(site.function("function", self.function), calls=self.calls)
 
 
 class TextConstraint(Called):
     """A constraint on the text alone, which is quick to make: its check makes it."""
 
     def check(self, site: Site) -> None:
-        super().check(site)
         self.build(site)
 
 
@@ -42,7 +41,7 @@ class RegexConstraint(TextConstraint):
         del site
         from posteriori.evidence.text import constraints
 
-        return constraints.regex(self.regex, self.match, **self.calling)
+        return constraints.regex(self.regex, self.match, calls=self.calls)
 
 
 class WordsSettings(Strict):
@@ -66,7 +65,7 @@ class WordsConstraint(TextConstraint):
         del site
         from posteriori.evidence.text import constraints
 
-        return constraints.words(**dict(self.words), **self.calling)
+        return constraints.words(**dict(self.words), calls=self.calls)
 
 
 class LengthSettings(Strict):
@@ -90,7 +89,7 @@ class LengthConstraint(TextConstraint):
         del site
         from posteriori.evidence.text import constraints
 
-        return constraints.length(**dict(self.length), **self.calling)
+        return constraints.length(**dict(self.length), calls=self.calls)
 
 
 class JsonConstraint(TextConstraint):
@@ -106,7 +105,7 @@ class JsonConstraint(TextConstraint):
 
         schema = self.json_schema
         given = site.path(schema) if isinstance(schema, str) else schema
-        return constraints.json_schema(given, **self.calling)
+        return constraints.json_schema(given, calls=self.calls)
 
 
 class ConstraintKind(FunctionKind):

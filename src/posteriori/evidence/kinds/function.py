@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from posteriori.core.settings.site import Site
 from posteriori.core.settings.ways import Way, Ways
-from posteriori.evidence.calls.settings import CallSettings, check_idle_calls
+from posteriori.evidence.calls.settings import CallSettings
 
 
 class Called(Way):
     """A way that calls a function, with `calls` for how it is called."""
 
     calls: CallSettings | None = None
-
-    def check(self, site: Site) -> None:
-        if self.calls is not None:
-            check_idle_calls(self.calls, f"{site.where}.calls")
-
-    @property
-    def calling(self) -> dict[str, Any]:
-        """The settings of calls, as keywords of the evidence."""
-        return {} if self.calls is None else {"calls": self.calls}
 
 
 class FunctionWay(Called):
@@ -33,7 +24,6 @@ class FunctionWay(Called):
     function: str
 
     def check(self, site: Site) -> None:
-        super().check(site)
         site.check_function("function", self.function)
 
 

@@ -19,7 +19,7 @@ class LikelihoodFunction(FunctionWay):
     def build(self, site: Site) -> Any:
         from posteriori.evidence.likelihood import Likelihood
 
-        return Likelihood(site.function("function", self.function), **self.calling)
+        return Likelihood(site.function("function", self.function), calls=self.calls)
 
 
 class ClassifierLikelihood(Called):
@@ -33,14 +33,13 @@ class ClassifierLikelihood(Called):
     read: Read = "both"
 
     def check(self, site: Site) -> None:
-        super().check(site)
         site.check_model("classifier", self.classifier)
 
     def build(self, site: Site) -> Any:
         from posteriori.evidence.text import likelihoods
 
         place = site.check_model("classifier", self.classifier)
-        return likelihoods.classifier(place, self.label, read=self.read, **self.calling)
+        return likelihoods.classifier(place, self.label, read=self.read, calls=self.calls)
 
 
 class SklearnLikelihood(Called):
@@ -54,7 +53,6 @@ class SklearnLikelihood(Called):
     read: Read = "both"
 
     def check(self, site: Site) -> None:
-        super().check(site)
         place = site.path(self.sklearn)
         if not place.is_file():
             raise site.error(
@@ -67,7 +65,7 @@ class SklearnLikelihood(Called):
         from posteriori.evidence.text import likelihoods
 
         return likelihoods.sklearn(
-            site.path(self.sklearn), self.label, read=self.read, **self.calling
+            site.path(self.sklearn), self.label, read=self.read, calls=self.calls
         )
 
 
@@ -82,7 +80,6 @@ class WordLikelihood(Called):
     read: Read = "completion"
 
     def check(self, site: Site) -> None:
-        super().check(site)
         self.build(site)
 
     def build(self, site: Site) -> Any:
@@ -90,7 +87,7 @@ class WordLikelihood(Called):
         from posteriori.evidence.text import likelihoods
 
         return likelihoods.words(
-            self.word_probability, observed=self.observed, read=self.read, **self.calling
+            self.word_probability, observed=self.observed, read=self.read, calls=self.calls
         )
 
 
@@ -107,7 +104,6 @@ class SimilarityLikelihood(Called):
     read: Read = "completion"
 
     def check(self, site: Site) -> None:
-        super().check(site)
         site.check_model("model", self.model)
 
     def build(self, site: Site) -> Any:
@@ -119,7 +115,7 @@ class SimilarityLikelihood(Called):
             threshold=self.threshold,
             temperature=self.temperature,
             read=self.read,
-            **self.calling,
+            calls=self.calls,
         )
 
 

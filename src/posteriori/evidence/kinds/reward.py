@@ -6,8 +6,13 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
+from posteriori.core import registry
+from posteriori.core.settings.configured import Configured
+from posteriori.core.settings.parse import parse
 from posteriori.core.settings.site import Site
+from posteriori.core.settings.strict import Strict
 from posteriori.core.settings.ways import Way, Ways
+from posteriori.errors import unknown_name
 
 from .function import Called, FunctionWay
 
@@ -41,7 +46,7 @@ class RewardWay(Priced, Called):
     def made(self, fn: Any, **settings: Any) -> Any:
         from posteriori.evidence.reward import Reward
 
-        return Reward(fn, self.beta, max_reward=self.max_reward, **settings, **self.calling)
+        return Reward(fn, self.beta, max_reward=self.max_reward, **settings, calls=self.calls)
 
 
 class RewardOfFunction(RewardWay, FunctionWay):
@@ -67,6 +72,34 @@ class RewardOfModel(RewardWay):
         return self.made(site.check_model("model", self.model))
 
 
+class RewardOfPlugin(RewardWay):
+    """A plugin's reward model, by its name, with settings of its own."""
+
+    own: ClassVar[str] = "reward_model"
+    says: ClassVar[str] = "a plugin's reward model, by its name"
+
+    reward_model: str
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+    def check(self, site: Site) -> None:
+        super().check(site)
+        known = registry.names("reward model")
+        if self.reward_model not in known:
+            error = unknown_name("reward model", self.reward_model, known)
+            raise site.error(error.what, error.hint, "reward_model")
+        self._of().check(self._parsed(site), site)
+
+    def build(self, site: Site) -> Any:
+        return self.made(self._of().from_settings(self._parsed(site), site))
+
+    def _of(self) -> type[Configured]:
+        return registry.configured("reward model", self.reward_model)
+
+    def _parsed(self, site: Site) -> Strict:
+        of = self._of()
+        return parse(of.settings_for(self.settings), self.settings, where=f"{site.where}.settings")
+
+
 class RewardOfFunctions(RewardWay):
     """Several functions, added up."""
 
@@ -90,4 +123,4 @@ class RewardKind(Ways):
     """`posteriori.Reward`."""
 
     kind = "reward"
-    ways = (RewardOfFunctions, RewardOfFunction, RewardOfModel)
+    ways = (RewardOfFunctions, RewardOfPlugin, RewardOfFunction, RewardOfModel)

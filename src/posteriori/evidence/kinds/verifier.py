@@ -15,7 +15,7 @@ class VerifierFunction(FunctionWay):
     def build(self, site: Site) -> Any:
         from posteriori.evidence.verifier import Verifier
 
-        return Verifier(site.function("function", self.function), **self.calling)
+        return Verifier(site.function("function", self.function), calls=self.calls)
 
 
 class VerifierKind(FunctionKind):

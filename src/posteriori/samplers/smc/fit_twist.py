@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
@@ -15,8 +15,9 @@ from posteriori.core.numerics import ess
 from posteriori.core.out_of_memory import explained
 from posteriori.core.protocols import LanguageModel
 from posteriori.core.seeds import derive, generator
-from posteriori.core.settings.parse import parse
-from posteriori.core.settings.training import TwistSettings
+from posteriori.core.settings.combined import combined
+from posteriori.core.settings.keywords import FitTwistKeywords
+from posteriori.core.settings.training import FitTwistConfig
 from posteriori.core.target import Target
 from posteriori.core.together import on_one_process
 from posteriori.core.types import Cost
@@ -50,7 +51,8 @@ def fit_twist(
     on_step: Callable[[dict[str, float]], None] | None = None,
     journal: Path | str | None = None,
     resume: bool = False,
-    **settings: int | float,
+    config: FitTwistConfig | None = None,
+    **settings: Unpack[FitTwistKeywords],
 ) -> TwistFit:
     """Train a `TwistHead` for `posteriori.sample(target, "smc", twist=fit.twist)`.
 
@@ -70,6 +72,8 @@ def fit_twist(
     step find the most probable ones; without a hidden layer (`width` 0) that is a convex problem.
     `width` and `rank` are those of `TwistHead`, `ess_threshold` and `guidance` those of the runs.
 
+    The settings are the fields of `posteriori.FitTwistConfig`; `config` is one of these.
+
     `start`: a twist to go on from. `journal` is a folder that has what is finished until all is:
     with `resume=True` a run that was killed goes on from there, and ends with the same bits. The
     folder stays, to be removed when the twist is kept elsewhere. The loss is the cross-entropy in
@@ -78,7 +82,7 @@ def fit_twist(
     `SamplingError` where in a step no particle of any prompt has any weight. Source: Zhao et al.
     2024 (arXiv 2404.17546, section 4).
     """
-    chosen = parse(TwistSettings, settings, where="fit_twist")
+    chosen = combined(FitTwistConfig, config, settings, "config", "fit_twist")
     head = start or new_head(target, chosen)
 
     def about() -> dict[str, Any]:
@@ -101,7 +105,7 @@ def _fit(
     target: Target,
     proposal: LanguageModel | None,
     head: TwistHead,
-    chosen: TwistSettings,
+    chosen: FitTwistConfig,
     on_step: Callable[[dict[str, float]], None] | None,
 ) -> TwistFit:
     plan = Plan(
@@ -164,7 +168,7 @@ def _penalty(head: TwistHead, origin: list[Tensor]) -> Tensor:
     return torch.stack([(now - before).square().sum() for now, before in moved]).sum() / 2
 
 
-def new_head(target: Target, settings: TwistSettings) -> TwistHead:
+def new_head(target: Target, settings: FitTwistConfig) -> TwistHead:
     """As wide as the prior's hidden states and tokens are."""
     row = torch.zeros(1, dtype=torch.long)
     with stepping(target.prior).stepping(

@@ -11,7 +11,7 @@ from posteriori.core.call_context import CallContext, TrainerState, calling_with
 from posteriori.core.draw import draw
 from posteriori.core.protocols import LanguageModel
 from posteriori.core.seeds import derive, generator, undisturbed
-from posteriori.core.settings.training import FitSettings, prompts_per_step
+from posteriori.core.settings.training import FitConfig, prompts_per_step
 from posteriori.core.target import Target
 from posteriori.core.types import Draws
 from posteriori.diagnostics.evaluate.evaluate import Report, evaluate
@@ -62,13 +62,13 @@ def trusted(report: Report, name: str) -> bool:
     return reliability.trusted(name, report[name], report.findings)
 
 
-def evaluation_samples(settings: FitSettings, num_prompts: int, num_held_out: int) -> int:
+def evaluation_samples(settings: FitConfig, num_prompts: int, num_held_out: int) -> int:
     """Draws per prompt of an evaluation, unless they are given: a twenty-fifth of the draws that
     are trained on between two evaluations, at least 8. Evaluating a draw costs less than training
     on it."""
     if settings.evaluate_samples is not None:
         return settings.evaluate_samples
-    per_step = settings.num_samples * prompts_per_step(settings, num_prompts)
+    per_step = settings.num_samples * prompts_per_step(settings.prompts_per_step, num_prompts)
     between = settings.evaluate_every * per_step
     return max(_FEWEST, between // (_SHARE * num_held_out))
 

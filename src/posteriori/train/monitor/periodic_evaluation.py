@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from posteriori.core.protocols import LanguageModel
-from posteriori.core.settings.training import FitSettings
+from posteriori.core.settings.training import FitConfig
 from posteriori.core.types import Finding
 from posteriori.distributed.world import alone
 from posteriori.runs.directory import RunDirectory
@@ -29,7 +29,7 @@ class PeriodicEvaluation:
     def __init__(
         self,
         evaluator: Evaluator,
-        settings: FitSettings,
+        settings: FitConfig,
         run: RunDirectory | None,
         note: Note,
         on_evaluation: EvaluationCallback | None,

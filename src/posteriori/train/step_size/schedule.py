@@ -7,10 +7,10 @@ import math
 import torch
 
 from posteriori.core.seeds import generator
-from posteriori.core.settings.training import FitSettings
+from posteriori.core.settings.training import FitConfig
 
 
-def share_of_rate(settings: FitSettings, step: int) -> float:
+def share_of_rate(settings: FitConfig, step: int) -> float:
     """What share of the rate step `step` (from 0) has: linear warm-up, then the decay to zero at
     `steps`. Without a `decay`, a fixed rate falls linearly, and "auto" only over the second half:
     its first steps find how large they should be."""

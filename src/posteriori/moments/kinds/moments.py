@@ -46,7 +46,7 @@ class MomentsKind(DistributionKind):
 
     @classmethod
     def from_settings(cls, settings: MomentsSettings, site: Site) -> Any:
-        from .moments import Moments
+        from posteriori.moments.moments import Moments
 
         return Moments(
             {

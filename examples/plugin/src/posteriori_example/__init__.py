@@ -1,0 +1,1 @@
+"""An objective, a sampler and a kind of evidence for posteriori. Read `brevity.py` first."""
