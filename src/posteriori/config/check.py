@@ -44,7 +44,11 @@ class Plan:
     @property
     def budget(self) -> str | None:
         """The setting of `fit` that stands in for the evidence's beta, if one does."""
-        return None if self.config.fit is None else budget_of(self.config.fit)
+        return (
+            None
+            if self.config.fit is None
+            else budget_of(self.config.fit.kl_budget, self.config.fit.reward_target)
+        )
 
     @property
     def folder(self) -> Path:
@@ -81,7 +85,9 @@ def make_plan(path: Path, overrides: list[str]) -> Plan:
     )
     # A twist, say, is learned by another command than the one that samples with it.
     sampler.check(f"{path}: sample.sampler", waits=True)
-    budget = None if config.fit is None else budget_of(config.fit)
+    budget = (
+        None if config.fit is None else budget_of(config.fit.kl_budget, config.fit.reward_target)
+    )
     sites = [
         ConfigSite(folder, f"{path}: evidence.{index}", budget)
         for index in range(len(config.evidence))

@@ -67,11 +67,12 @@ def by_first(work: Callable[[], T]) -> T:
     return gathered(lambda: work() if world.rank == 0 else None)[0]  # pyright: ignore
 
 
-def agree(where: str, values: Mapping[str, Any]) -> None:
+def agree(where: str, values_here: Callable[[], Mapping[str, Any]]) -> None:
     """Raise `ConfigError` in all processes where one has other values, before anything is done."""
     world = current()
     if world is None:
         return
+    values = values_here()
     for rank, others in enumerate(gathered(lambda: dict(values))):
         for key in {**values, **others}:
             first, other = repr(values.get(key)), repr(others.get(key))

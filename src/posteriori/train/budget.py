@@ -95,7 +95,7 @@ def find_budget(
     `journal` has what is finished of it until all is, and `resume` takes it up. Raises
     `FrontierError` where the curve does not go as far.
     """
-    asked = budget_of(settings)
+    asked = budget_of(settings.kl_budget, settings.reward_target)
     assert asked is not None
 
     def reaches(curve: Frontier) -> bool:

@@ -159,7 +159,7 @@ def fit(
         by_first(lambda: remove_run(Path(output_dir)))
     _check(target, made, checked, output_dir, resume=resume, held_out=held_out is not None)
     judged = held_out_target(target, held_out)
-    budget, asked, search = None, budget_of(checked), None
+    budget, asked, search = None, budget_of(checked.kl_budget, checked.reward_target), None
     if asked is not None:
         recorded = None
         if output_dir is not None:
@@ -182,7 +182,7 @@ def fit(
         run = None
         if output_dir is not None:
             made_of = fingerprint(target, None if held_out is None else judged)
-            agree("fit", {**jsonable(about), **made_of})
+            agree("fit", lambda: {**jsonable(about), **made_of})
             run = opened(Path(output_dir), jsonable(about), made_of, resume=resume)
             stack.callback(run.close)
             if search is not None and run.writes:
@@ -262,6 +262,6 @@ def _check(
         raise ConfigError("resume=True needs the run's output_dir")
     check_idle(checked, held_out=held_out, keeps=output_dir is not None)
     check_trackers(checked.tracker, output_dir)
-    check_prices(target, budget_of(checked))
+    check_prices(target, budget_of(checked.kl_budget, checked.reward_target))
     if output_dir is not None and not resume:
         by_first(lambda: refuse_taken(Path(output_dir)))

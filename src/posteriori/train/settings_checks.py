@@ -13,7 +13,10 @@ from posteriori.errors import ConfigError
 def check_idle(settings: FitConfig, *, held_out: bool, keeps: bool) -> None:
     """Raises `ConfigError` for what does nothing without another setting: without
     `evaluate_every`, a budget, a LoRA policy, or a folder that checkpoints are kept in."""
-    looks, budget = settings.evaluate_every > 0, budget_of(settings) is not None
+    looks, budget = (
+        settings.evaluate_every > 0,
+        budget_of(settings.kl_budget, settings.reward_target) is not None,
+    )
     idle = {
         "held_out": (held_out and not looks, "evaluate_every"),
         "evaluate_samples": (settings.evaluate_samples is not None and not looks, "evaluate_every"),

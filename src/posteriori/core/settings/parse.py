@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 from posteriori.errors import ConfigError, did_you_mean
 
 from .refused import REFUSED, UNKNOWN_KEY, fields_at
+from .strict import plain_numbers
 from .trl_names import name_here
 
 SettingsT = TypeVar("SettingsT", bound=BaseModel)
@@ -21,6 +22,10 @@ _SHOWN = 60
 
 def parse(model: type[SettingsT], values: Mapping[str, Any], *, where: str) -> SettingsT:
     """`values` as a `model`, or one `ConfigError` about the first thing that is wrong with them."""
+    for value in values.values():
+        if type(value).__module__ == "numpy":
+            values = plain_numbers(values)
+            break
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 
 class Strict(BaseModel):
@@ -16,22 +17,11 @@ class Strict(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
 
-    @model_validator(mode="before")
-    @classmethod
-    def _plain_numbers(cls, settings: Any) -> Any:
-        """Numpy's numbers are numbers: a sweep takes them from an array."""
-        if not isinstance(settings, dict):
-            return settings
-        return {
-            key: value.item() if _is_numpy_number(value) else value
-            for key, value in settings.items()
-        }
-
     if not TYPE_CHECKING:  # type checkers know the arguments by the fields
 
         def __init__(self, **settings: Any) -> None:
             try:
-                super().__init__(**settings)
+                super().__init__(**plain_numbers(settings))
             except ValidationError as error:
                 from .parse import config_error
 
@@ -41,10 +31,16 @@ class Strict(BaseModel):
         __init__.__pydantic_base_init__ = True
 
 
+def plain_numbers(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Numpy's numbers are numbers: a sweep takes them from an array. A file has none."""
+    return {
+        key: value.item()
+        if getattr(value, "shape", None) == () and hasattr(value, "item")
+        else value
+        for key, value in settings.items()
+    }
+
+
 def as_tuple(value: Any) -> Any:
     """TOML and JSON know lists only, and a strict tuple refuses them: for `BeforeValidator`."""
     return tuple(value) if isinstance(value, list) else value
-
-
-def _is_numpy_number(value: Any) -> bool:
-    return type(value).__module__ == "numpy" and getattr(value, "shape", None) == ()

@@ -7,6 +7,7 @@ names the key and what to write instead.
 from __future__ import annotations
 
 import re
+import sys
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -16,7 +17,6 @@ from pydantic import (
     PlainValidator,
 )
 
-from posteriori.data.given_numbers import finite
 from posteriori.errors import ConfigError
 
 from .strict import Strict, as_tuple
@@ -56,12 +56,11 @@ def _rate(value: Any) -> Any:
         return value
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError('input should be a valid number, or "auto"')
-    rate = finite(value)
-    if rate is None:
+    if not -sys.float_info.max <= value <= sys.float_info.max:
         raise ValueError("input should be a finite number")
-    if rate <= 0:
+    if value <= 0:
         raise ValueError("input should be greater than 0")
-    return rate
+    return float(value)
 
 
 MAX_PROMPTS = 256
@@ -110,15 +109,16 @@ def prompts_per_step(given: int | None, num_prompts: int) -> int:
     return min(given or MOST_PER_STEP, num_prompts)
 
 
-def budget_of(settings: FitConfig) -> str | None:
+def budget_of(kl_budget: float | None, reward_target: float | None) -> str | None:
     """Which setting stands in for beta: "kl_budget", "reward_target" or none. Raises `ConfigError`
     for both."""
-    asked = [name for name in ("kl_budget", "reward_target") if getattr(settings, name) is not None]
-    if len(asked) > 1:
+    if kl_budget is not None and reward_target is not None:
         raise ConfigError(
             "both kl_budget and reward_target are given", where="fit", hint="remove one of them"
         )
-    return asked[0] if asked else None
+    if kl_budget is not None:
+        return "kl_budget"
+    return None if reward_target is None else "reward_target"
 
 
 class FitRewardConfig(Strict):
