@@ -10,6 +10,7 @@ from helpers import ORACLE, PROMPTS, generator, tiny_model, word_tokenizer
 
 import posteriori as po
 from posteriori.core.settings.training import LoraSettings
+from posteriori.models.weights import accumulators
 
 MODEL = ORACLE / "case_1" / "model"
 
@@ -137,3 +138,15 @@ def test_four_hundred_calls_of_one_model_in_eight_threads(architecture):
     ]
     assert len(together) == FOUR_HUNDRED
     assert not wrong
+
+
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_where_gradients_add_up_is_made_before_threads_need_it(kind):
+    """torch makes it under two locks, in an order that a custom function reverses."""
+    policy = po.load(MODEL).as_policy(kind, LoraSettings(rank=2), seed=0)
+    kept = accumulators._KEPT[policy.model]
+    trained = [each for each in policy.model.parameters() if each.requires_grad]
+    assert len(trained) == len(kept) > 0
+    for parameter, view in zip(trained, kept, strict=True):
+        assert view.grad_fn is not None
+        assert view.data_ptr() == parameter.data_ptr()

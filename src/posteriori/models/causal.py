@@ -24,6 +24,7 @@ from posteriori.models.execution.running_model import RunningModel
 from posteriori.models.execution.stepping import CausalRows, output_head
 from posteriori.models.execution.suffix import distinct_prefixes, splice
 from posteriori.models.passes.rotary import check_positions
+from posteriori.models.weights.accumulators import keep_accumulators
 from posteriori.models.weights.facts import share_facts
 
 from .causal_scoring import CausalScoring
@@ -69,6 +70,7 @@ class CausalLM(CausalScoring):
         memory_gib: float = 1.5,
     ) -> None:
         self._run = RunningModel(model, adapter, compute_dtype)
+        keep_accumulators(model)
         self.tokenizer = tokenizer
         self.warp = warp or Warp()
         self.memory_gib = memory_gib

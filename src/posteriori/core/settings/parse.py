@@ -9,8 +9,8 @@ from pydantic import BaseModel, ValidationError
 
 from posteriori.errors import ConfigError, did_you_mean
 
+from .plain_numbers import plain_numbers
 from .refused import REFUSED, UNKNOWN_KEY, fields_at
-from .strict import plain_numbers
 from .trl_names import name_here
 
 SettingsT = TypeVar("SettingsT", bound=BaseModel)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+from .plain_numbers import plain_numbers
 
 
 class Strict(BaseModel):
@@ -29,16 +30,6 @@ class Strict(BaseModel):
 
         # A model inside another one is validated with it, and not by a call of its own.
         __init__.__pydantic_base_init__ = True
-
-
-def plain_numbers(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Numpy's numbers are numbers: a sweep takes them from an array. A file has none."""
-    return {
-        key: value.item()
-        if getattr(value, "shape", None) == () and hasattr(value, "item")
-        else value
-        for key, value in settings.items()
-    }
 
 
 def as_tuple(value: Any) -> Any:
