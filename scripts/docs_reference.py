@@ -12,7 +12,7 @@ import posteriori
 from posteriori.core import registry
 
 _GROUPS = {
-    "Targets and data": ("core", "data", "errors"),
+    "Targets and data": ("core", "config", "data", "errors"),
     "Models": ("models",),
     "Evidence": ("evidence", "moments", "reward_models"),
     "Fine-tuning": ("objectives", "train"),
