@@ -12,7 +12,9 @@ from helpers import WORDS, generator
 
 import posteriori as po
 from posteriori.core.draw import draw
+from posteriori.core.reliability import NORMAL
 from posteriori.core.seeds import generator as derived
+from posteriori.diagnostics import diversity
 from posteriori.diagnostics.diversity import distinct_n, unique_fraction
 from posteriori.diagnostics.mixture import Mixture, Stratum
 from posteriori.errors import ConfigError
@@ -161,9 +163,13 @@ def unique_by_hand(rows: list[list[int]]) -> float:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_diversity_and_its_jackknife_error_are_those_worked_out_by_hand(table, seed):
+def test_diversity_and_its_jackknife_error_are_those_worked_out_by_hand(table, seed, monkeypatch):
+    """And no less than the rule of three says of so many draws."""
     drawn = table.sample(["x"], 40, 3, generator(seed))
     rows = drawn.completion_ids
+    for estimate in (distinct_n(drawn, 2), unique_fraction(drawn)):
+        assert estimate.standard_error >= 3 / len(rows) / NORMAL - 1e-12
+    monkeypatch.setattr(diversity, "RULE_OF_THREE", 0.0)
     for estimate, statistic in (
         (distinct_n(drawn, 2), distinct_by_hand),
         (unique_fraction(drawn), unique_by_hand),

@@ -203,7 +203,8 @@ def test_wrong_use(target, noiseless):
 
 
 def test_groups_count_as_one_draw_each(target):
-    """Draws that are all there twice have the error bar of half as many."""
+    """Draws that are all there twice have the error bar of half as many, or hardly more: groups
+    have fewer degrees of freedom. Taken for twice as many, it would be 0.71 of it."""
     pool = po.sample(target, "importance", 200, seed=1)
     rows = torch.arange(len(pool))
     twice = Draws.concat([pool, pool])
@@ -214,7 +215,8 @@ def test_groups_count_as_one_draw_each(target):
     both = torch.cat([first, first])
     single, double = Stage(once, first, 1.0).at(1.5), Stage(twice, both, 1.0).at(1.5)
     assert double.kl.value == pytest.approx(single.kl.value)
-    assert double.kl.standard_error == pytest.approx(single.kl.standard_error)
+    ratio = double.kl.standard_error / single.kl.standard_error
+    assert 1 - 1e-9 <= ratio < 1.1
 
 
 def test_a_prompt_that_is_there_twice_counts_twice():

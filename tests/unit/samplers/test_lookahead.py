@@ -11,7 +11,6 @@ import pydantic
 import pytest
 import torch
 from test_smc_exact import PROMPTS, off_target, reward
-from worlds import WORDS
 
 import posteriori as po
 from posteriori.errors import ConfigError
@@ -19,6 +18,7 @@ from posteriori.samplers.smc import lookahead
 from posteriori.samplers.smc.lookahead import Lookahead
 from posteriori.samplers.smc.make_twist import make_twist
 from posteriori.samplers.smc.populations import Plan
+from posteriori.testing.worlds import WORDS
 
 B = 2
 
