@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from posteriori.distributed.environment import launched
+from posteriori.distributed.environment import launched, require_one
 from posteriori.distributed.world import together
 from posteriori.errors import ConfigError, DistributedError
 
@@ -50,13 +50,8 @@ def single(verb: Callable[..., int]) -> Callable[..., int]:
 
     @functools.wraps(verb)
     def call(*values: Any, **settings: Any) -> int:
-        there = launched()
-        if there is not None:
-            name = verb.__name__.replace("_", "-")
-            raise DistributedError(
-                f"`posteriori {name}` runs in one process, and {there.size} were launched",
-                hint="start it without torchrun or accelerate launch",
-            )
+        name = verb.__name__.replace("_", "-")
+        require_one(f"`posteriori {name}`", "start it without torchrun or accelerate launch")
         return verb(*values, **settings)
 
     return call

@@ -10,9 +10,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from posteriori.distributed.environment import launched
+from posteriori.distributed.environment import require_one
 from posteriori.distributed.world import together
-from posteriori.errors import DistributedError
 
 from .target import Target
 
@@ -48,12 +47,8 @@ def on_one_process(function: AnyFunction) -> AnyFunction:
 
     @functools.wraps(function)
     def call(*arguments: Any, **settings: Any) -> Any:
-        there = launched()
-        if there is not None:
-            raise DistributedError(
-                f"{function.__name__} runs in one process, and {there.size} were launched",
-                hint="call it before, without torchrun or accelerate launch, and load its result",
-            )
+        hint = "call it before, without torchrun or accelerate launch, and load its result"
+        require_one(function.__name__, hint)
         return function(*arguments, **settings)
 
     return call  # pyright: ignore[reportReturnType]

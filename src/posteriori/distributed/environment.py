@@ -42,6 +42,15 @@ def launched() -> Launched | None:
     return Launched(rank, size, _number("LOCAL_RANK") or 0)
 
 
+def require_one(what: str, hint: str) -> None:
+    """Raise `DistributedError` where several processes were launched: each would do all of it."""
+    there = launched()
+    if there is not None:
+        raise DistributedError(
+            f"{what} runs in one process, and {there.size} were launched", hint=hint
+        )
+
+
 def _made_already() -> Launched | None:
     """From torch's process group, where there is one; torch is not imported to find out."""
     dist: Any = sys.modules.get("torch.distributed")

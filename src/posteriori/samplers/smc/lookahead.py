@@ -78,8 +78,9 @@ class Lookahead:
         `cost_L` is what these have cost, -log w in nats, with what is withheld already."""
         first_D, place_L = distinct(prefixes)
         log_p_DV = rows_at(logits_LV, first_D).log_softmax(-1)
-        likely_DV, known_D = self._likely(prefixes.select(first_D), log_p_DV)
-        checked = self._checked(log_p_DV, likely_DV, prefixes.select(first_D))
+        firsts = prefixes.select(first_D)
+        likely_DV, known_D = self._likely(firsts, log_p_DV)
+        checked = self._checked(log_p_DV, likely_DV, firsts)
         inside_DV, log_inside_D = checked.unseen_DV, checked.log_rest_D
         if likely_DV is not None:
             inside_DV = checked.unseen_DV.where(likely_DV, -torch.inf)
