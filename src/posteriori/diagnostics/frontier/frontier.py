@@ -11,15 +11,15 @@ from typing import Any
 from scipy.optimize import root_scalar
 
 from posteriori.core.default_progress import with_progress
+from posteriori.core.display.shown import html_findings, html_table
 from posteriori.core.draw import draw
 from posteriori.core.estimates import at_least_zero, combine
-from posteriori.core.out_of_memory import explained
 from posteriori.core.progress import Progress
 from posteriori.core.reliability import most_evidence
 from posteriori.core.rows_of_prompts import rows_of_prompts
+from posteriori.core.run.out_of_memory import explained
 from posteriori.core.seeds import derive, generator
 from posteriori.core.settings.training import MAX_PROMPTS
-from posteriori.core.shown import html_findings, html_table
 from posteriori.core.target import Target
 from posteriori.core.together import on_every_process
 from posteriori.core.types import Cost, Draws, Estimate, Finding, Kind
