@@ -12,7 +12,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from posteriori.core import registry
 from posteriori.core.settings.configured import Configured
-from posteriori.core.settings.refused import refuse, refuse_key, validated
+from posteriori.core.settings.refused import KindTable, refuse, refuse_key, validated
 from posteriori.core.settings.site import Site
 from posteriori.core.settings.strict import Strict
 from posteriori.errors import ConfigError, did_you_mean
@@ -21,7 +21,7 @@ from .schema import evidence_schema
 
 
 @dataclass(frozen=True)
-class EvidenceTable:
+class EvidenceTable(KindTable):
     """One piece of evidence of a config, as it was written and parsed: of which kind it is, and the
     settings of that kind."""
 

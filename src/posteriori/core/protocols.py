@@ -304,7 +304,7 @@ class PriorEvidence(Protocol):
 class TargetEvidence(Protocol):
     """Evidence that has to know the target that it is part of."""
 
-    def enter(self, target: Any) -> None:
+    def bind(self, target: Any) -> None:
         """Called with each `posteriori.core.target.Target` that is made with it, before any
         scoring. Raises where it does not fit there."""
         ...

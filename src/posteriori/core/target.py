@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
+from typing_extensions import deprecated
 
 from posteriori.data.given_numbers import count, finite, in_short
 from posteriori.data.prompts import PromptData, sample_rows
@@ -15,6 +16,15 @@ from posteriori.data.prompts import prompts as read_prompts
 from posteriori.errors import ConfigError, EvidenceError
 
 from .cost import spend
+from .hooks import (
+    BoundedEvidence,
+    ReportsFindings,
+    ScalableEvidence,
+    WithFloat64,
+    is_reward,
+    name_of,
+    those,
+)
 from .occurrence import marked, place_of
 from .protocols import (
     Evidence,
@@ -97,10 +107,10 @@ class Target:
         check_arguments(self.evidence, self.columns)
         for each in self.evidence:
             if isinstance(each, TargetEvidence):
-                each.enter(self)
+                each.bind(self)
 
     def __repr__(self) -> str:
-        evidence = ", ".join(getattr(e, "name", type(e).__name__) for e in self.evidence)
+        evidence = ", ".join(map(name_of, self.evidence))
         return (
             f"Target({type(self.prior).__name__} x [{evidence}], {len(self.prompts):,} prompts, "
             f"max_new_tokens={self.max_new_tokens})"
@@ -128,40 +138,46 @@ class Target:
 
         Raises `ConfigError` unless exactly one piece of evidence has a beta.
         """
-        priced = [each for each in self.evidence if hasattr(each, "with_beta")]
-        if len(priced) != 1:
+        scalable = those(self.evidence, ScalableEvidence)
+        if len(scalable) != 1:
             raise ConfigError(
-                f"{len(priced)} pieces of the target's evidence have a beta, and it has to be one",
+                f"{len(scalable)} pieces of the evidence have a beta, and it has to be one",
                 where="with_beta",
                 hint="use a single Reward (a list of functions with weights is one) or Preferences",
             )
         evidence = [
-            each.with_beta(beta) if each is priced[0] else each  # pyright: ignore
+            each.with_beta(beta) if isinstance(each, ScalableEvidence) else each
             for each in self.evidence
         ]
         return Target(
             self.prior, evidence, self.prompts, self.max_new_tokens, self.columns, self.temper
         )
 
-    def asking(
+    def with_prompts(
         self, prompts: PromptSource, columns: Mapping[str, Sequence[Any]] | None = None
     ) -> Target:
         """The same prior and evidence, over other prompts, with their own data-set columns."""
         return Target(self.prior, self.evidence, prompts, self.max_new_tokens, columns, self.temper)
 
+    @deprecated("Target.asking is Target.with_prompts; the old name goes in 0.3")
+    def asking(
+        self, prompts: PromptSource, columns: Mapping[str, Sequence[Any]] | None = None
+    ) -> Target:
+        """The name of `with_prompts` in 0.1."""
+        return self.with_prompts(prompts, columns)
+
     def sampled(self, max_prompts: int, seed: int = 0) -> Target:
         """The same target over `max_prompts` of its prompts (all if it has no more), drawn without
         replacement from `seed`, in their order, with their columns."""
         rows = sample_rows(len(self.prompts), max_prompts, seed)
-        some = self.asking(PromptData(list(self.prompts), self.columns).select(rows))
+        some = self.with_prompts(PromptData(list(self.prompts), self.columns).select(rows))
         some.rows_of_whole = tuple(rows)
         return some
 
     def in_float64(self) -> Target:
         """The same target with the rounding of its models pushed to float64, for enumeration."""
         evidence = [
-            each.in_float64() if hasattr(each, "in_float64") else each  # pyright: ignore
-            for each in self.evidence
+            each.in_float64() if isinstance(each, WithFloat64) else each for each in self.evidence
         ]
         return Target(
             self.prior.in_float64(),
@@ -221,7 +237,7 @@ class Target:
             except EvidenceError as error:
                 raise placed(error, evidence) from error.__cause__
             log_evidence_N = log_evidence_N + self._tempered(scores.log_evidence.to(device))
-            kind = rewards if getattr(evidence, "is_reward", False) else others
+            kind = rewards if is_reward(evidence) else others
             kind.append(scores.reward.to(device))
         wrong_N = log_evidence_N.isnan() | log_evidence_N.isposinf()
         if bool(wrong_N.any()):
@@ -259,14 +275,15 @@ class Target:
         (`max_log_evidence`: 0 for likelihoods and constraints, a reward's `max_reward` / beta)."""
         if self.temper == 0.0:
             return 0.0
-        bounds = [getattr(evidence, "max_log_evidence", None) for evidence in self.evidence]
+        bounds = [each.max_log_evidence for each in those(self.evidence, BoundedEvidence)]
         known = [bound for bound in bounds if bound is not None]
-        return self.temper * sum(known) if len(known) == len(bounds) else None
+        return self.temper * sum(known) if len(known) == len(self.evidence) else None
 
     @property
     def findings(self) -> tuple[Finding, ...]:
         """What the evidence has to say of itself: calls that failed, a badly determined lambda."""
-        return tuple(found for each in self.evidence for found in getattr(each, "findings", ()))
+        hooked = those(self.evidence, ReportsFindings)
+        return tuple(found for each in hooked for found in each.findings)
 
     def _tempered(self, log_evidence_N: Tensor) -> Tensor:
         if self.temper == 1.0:

@@ -13,6 +13,7 @@ import torch
 from posteriori.distributed.environment import require_one
 from posteriori.distributed.world import together
 
+from .hooks import HasModule
 from .target import Target
 
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
@@ -71,7 +72,7 @@ def _words(value: Any) -> str:
 
 
 def _weights(value: Any) -> str:
-    module = getattr(value, "module", None)
+    module = value.module if isinstance(value, HasModule) else None
     if not isinstance(module, torch.nn.Module):
         return ""
     total = 0.0

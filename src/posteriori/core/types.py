@@ -251,7 +251,8 @@ class Draws(ShownDraws):
         """The draws at `index` (positions, a mask or a slice), in that order; the cost stays."""
         if not isinstance(index, slice):
             index = torch.as_tensor(index, device=self.log_prior_N.device)
-        some = {name: getattr(self, name) for name in _OPTIONAL}
+        held = vars(self)
+        some: dict[str, Tensor | None] = {name: held[name] for name in _OPTIONAL}
         return replace(
             self,
             completions=self.completions.select(index),
@@ -269,7 +270,7 @@ class Draws(ShownDraws):
         every estimate of log Z, which is not theirs together) is left out."""
         some = {}
         for name in _OPTIONAL:
-            values = [getattr(part, name) for part in parts]
+            values = [vars(part)[name] for part in parts]
             if not any(each is None for each in values):
                 some[name] = cat_padded(values) if values[0].dim() > 1 else torch.cat(values)
         common = [name for name in parts[0].attached if all(name in p.attached for p in parts)]

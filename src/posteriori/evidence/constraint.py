@@ -64,6 +64,11 @@ class Constraint:
         )
 
     @property
+    def functions(self) -> list[tuple[str, Callable[..., Any]]]:
+        """The functions, with their name in messages."""
+        return [(self.name, fn) for fn in (self.fn, self.prefix) if fn is not None]
+
+    @property
     def callers(self) -> tuple[Caller, ...]:
         """What calls the user's functions, and counts it."""
         return tuple(ask for ask in (self._ask, self._ask_prefix) if ask is not None)

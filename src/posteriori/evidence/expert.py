@@ -11,6 +11,7 @@ from torch import Tensor
 
 from posteriori.core.cost import spend
 from posteriori.core.draw import lm_tokens
+from posteriori.core.hooks import HasTokenizer, OnDevice
 from posteriori.core.prompted import Prefix, asked_of
 from posteriori.core.protocols import Columns, LanguageModel, Scores
 from posteriori.core.registry import language_model
@@ -63,14 +64,14 @@ class Expert:
         self.lm: LanguageModel = language_model(lm, "expert")
         self.weight, self.prompt_prefix, self.over_text = float(weight), prompt_prefix, over_text
         self.max_log_evidence = 0.0 if weight > 0 else None
-        if over_text and not hasattr(self.lm, "tokenizer"):
+        if over_text and not isinstance(self.lm, HasTokenizer):
             raise ModelError(
                 f"a {type(self.lm).__name__} has no tokenizer to read a text with",
                 where="Expert(over_text=True)",
                 hint="use a CausalLM, or leave over_text out",
             )
 
-    def enter(self, target: Target) -> None:
+    def bind(self, target: Target) -> None:
         """Refuses a target whose tokens the expert does not know."""
         if self.over_text:
             return
@@ -120,7 +121,7 @@ class Expert:
 
 def _on(completions: Completions, lm: LanguageModel) -> Completions:
     """The completions on the device of a model."""
-    device = getattr(lm, "device", completions.tokens_NL.device)
+    device = lm.device if isinstance(lm, OnDevice) else completions.tokens_NL.device
     return replace(
         completions,
         prompt_index_N=completions.prompt_index_N.to(device),

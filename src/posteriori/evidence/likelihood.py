@@ -39,6 +39,11 @@ class Likelihood:
         self._ask = Caller(fn, self.name, settings, dropped=0.0)
 
     @property
+    def functions(self) -> list[tuple[str, Callable[..., Any]]]:
+        """The function, with its name in messages."""
+        return [(self.name, self.fn)]
+
+    @property
     def callers(self) -> tuple[Caller, ...]:
         """What calls the user's functions, and counts it."""
         return (self._ask,)

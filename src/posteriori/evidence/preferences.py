@@ -125,11 +125,12 @@ class Preferences:
 
 
 def _reward_model(model: RewardModel | str | Path | Any) -> RewardModel:
+    from posteriori.reward_models.fit_reward import RewardFit
     from posteriori.reward_models.reward_model import RewardModel
 
     if isinstance(model, str | Path):
         return RewardModel.load(model)
-    found = model if isinstance(model, RewardModel) else getattr(model, "model", None)
+    found = model.model if isinstance(model, RewardFit) else model
     if not isinstance(found, RewardModel):
         raise ConfigError(
             f"{type(model).__name__} is no reward model",

@@ -104,6 +104,11 @@ class Reward:
         return self.max_reward / self.beta
 
     @property
+    def functions(self) -> list[tuple[str, Callable[..., Any]]]:
+        """The functions, with their names in messages."""
+        return [(ask.name, fn) for ask, fn in zip(self._ask, self.fns, strict=True)]
+
+    @property
     def callers(self) -> tuple[Caller, ...]:
         """What calls the user's functions, and counts it."""
         return tuple(self._ask)

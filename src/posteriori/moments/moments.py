@@ -79,7 +79,7 @@ class Moments:
         self.target: Target | None = None
         self._fitted: FittedMoments | None = None
 
-    def enter(self, target: Target) -> None:
+    def bind(self, target: Target) -> None:
         """From now on these are moments of this target, and of it tempered."""
         if sum(isinstance(each, Moments) for each in target.evidence) > 1:
             raise ConfigError(

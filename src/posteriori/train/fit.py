@@ -102,8 +102,8 @@ def fit(
     (`posteriori.frontier`), found before training.
 
     evaluate_every (steps; 0, the default: never) has `posteriori.evaluate` judge the policy on the
-    way, on the prompts of `held_out` (a list, or `target.asking(prompts, columns)`; the training
-    prompts if left out), by `evaluate_samples` draws per prompt (default: a 25th of those
+    way, on the prompts of `held_out` (a list, or `target.with_prompts(prompts, columns)`; the
+    training prompts if left out), by `evaluate_samples` draws per prompt (default: a 25th of those
     trained on). on_finding says what follows if it finds the run to diverge or collapse, "off",
     "warn" or "stop". tracker names "tensorboard", "wandb", "trackio" or "mlflow", or several.
 

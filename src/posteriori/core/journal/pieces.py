@@ -105,7 +105,7 @@ class Pieces:
             return False
         states = [None if g is None else g.get_state() for g in generators]
         counts = [
-            {k: v - getattr(then, k) for k, v in vars(counter.counts).items()}
+            {k: v - vars(then)[k] for k, v in vars(counter.counts).items()}
             for counter, then in zip(self.counters, before, strict=True)
         ]
         try:

@@ -68,7 +68,7 @@ def _packed(value: Any) -> Any:
     if isinstance(value, Mapping):
         return ["dict", *([_packed(key), _packed(each)] for key, each in value.items())]
     if _CLASSES.get(kind.__name__) is kind:
-        held = {f.name: getattr(value, f.name) for f in fields(value) if f.name != "decode"}
+        held = {f.name: vars(value)[f.name] for f in fields(value) if f.name != "decode"}
         return ["class", kind.__name__, _packed(held)]
     raise NotPlainError(kind.__name__)
 

@@ -66,4 +66,5 @@ class Configured:
     def from_settings(cls, settings: Any, site: Site) -> Self:
         """The thing itself."""
         del site
-        return cls(**{name: getattr(settings, name) for name in settings.model_fields_set})
+        given = settings.model_fields_set
+        return cls(**{name: value for name, value in settings if name in given})

@@ -14,6 +14,7 @@ from torch import Tensor
 from posteriori.core.default_progress import with_progress
 from posteriori.core.draw import draw
 from posteriori.core.estimates import combine
+from posteriori.core.hooks import rewards_among
 from posteriori.core.progress import Progress
 from posteriori.core.registry import language_model
 from posteriori.core.rows_of_prompts import rows_of_prompts
@@ -112,7 +113,7 @@ def pass_at_k(
         raise ConfigError(
             f"k={list(k)} must be from 1 to num_samples={num_samples}", where="pass_at_k"
         )
-    if any(getattr(each, "is_reward", False) for each in target.evidence):
+    if rewards_among(target.evidence):
         raise _of_degree()
     given = {} if models is None else models if isinstance(models, Mapping) else {"policy": models}
     some = sampled_prompts(target, max_prompts, seed)

@@ -54,8 +54,9 @@ class TextTest:
 
 
 # Functions at the top of a module can be pickled, for evidence in processes of its own.
-def _matches(pattern: Any, how: str, in_part: bool, text: str) -> bool:
-    return getattr(pattern, how)(text, partial=in_part) is not None
+def _matches(pattern: Any, whole: bool, in_part: bool, text: str) -> bool:
+    match = pattern.fullmatch if whole else pattern.search
+    return match(text, partial=in_part) is not None
 
 
 def _has_words(
@@ -90,11 +91,10 @@ def regex(
             where="regex",
             hint="a literal ( or [ is written \\( or \\[",
         ) from error
-    how = "fullmatch" if match == "full" else "search"
-    whole = TextTest(f"regex {pattern}", partial(_matches, compiled, how, False))
+    whole = TextTest(f"regex {pattern}", partial(_matches, compiled, match == "full", False))
     if _looks_around(pattern, flags):
         return Constraint(whole, **calling)
-    prefix = TextTest(whole.__name__, partial(_matches, compiled, how, True), half=True)
+    prefix = TextTest(whole.__name__, partial(_matches, compiled, match == "full", True), half=True)
     whole_pattern = pattern if match == "full" else rf"(?s:.*)(?:{pattern})(?s:.*)"
     grammar = None if flags else Grammar("regex", whole_pattern)
     return Constraint(whole, prefix, grammar=grammar, quick=True, **calling)

@@ -85,8 +85,11 @@ class RAFT(Offline[RAFTConfig]):
                 hint='leave it out, or set select to "accept" and proposal to "prior"',
             )
         accepts_the_policys = self.on_policy and chosen.select == "accept"
-        for setting in ("headroom", "control_variate"):
-            if getattr(chosen, setting) is not None and not accepts_the_policys:
+        for setting, value in (
+            ("headroom", chosen.headroom),
+            ("control_variate", chosen.control_variate),
+        ):
+            if value is not None and not accepts_the_policys:
                 raise ConfigError(
                     f"{setting} is about how the policy's draws are accepted, and none is here",
                     hint='leave it out, or set select to "accept" and proposal to "policy"',

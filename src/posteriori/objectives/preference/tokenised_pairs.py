@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from posteriori.core.hooks import context_of, tokenizer_of
 from posteriori.core.seeds import generator
 from posteriori.core.target import Target
 from posteriori.core.types import Completions, Prompt, prompt_key
@@ -34,7 +35,7 @@ class PreferenceData:
         encoded = {key: _encoded(lm, pair) for key, pair in once.items()}
         prompt_ids = [encoded[prompt_key(pair.prompt)] for pair in pairs]
         ids = _completion_ids(lm, pairs, prompt_ids, target.max_new_tokens)
-        context = getattr(lm, "context_length", None)
+        context = context_of(lm)
         for at, (pair, start) in enumerate(zip(pairs, prompt_ids, strict=True)):
             longest = max(len(ids[2 * at]), len(ids[2 * at + 1]))
             if context is not None and len(start) + longest > context:
@@ -114,7 +115,8 @@ def _completion_ids(
     for at, tokens in zip(of_text, _tokens(lm, pairs, prompt_ids, of_text), strict=True):
         ids[at] = tokens
     eos = set(lm.eos_token_ids)
-    of_tokenizer: Any = getattr(getattr(lm, "tokenizer", None), "eos_token_id", None)
+    tokenizer = tokenizer_of(lm)
+    of_tokenizer: Any = None if tokenizer is None else tokenizer.eos_token_id
     ending = of_tokenizer if of_tokenizer in eos else lm.eos_token_ids[0]
     whole = [_outcome(each, eos, int(ending), max_new_tokens) for each in ids]
     for at, each in enumerate(whole):
@@ -139,7 +141,7 @@ def _tokens(
     the seam depend on both; where a token straddles it, the completion's own tokens."""
     if not rows:
         return []
-    tokenizer = getattr(lm, "tokenizer", None)
+    tokenizer = tokenizer_of(lm)
     if tokenizer is None:
         raise ModelError(
             f"the prior is a {type(lm).__name__}, which has no tokenizer for the pairs' texts",

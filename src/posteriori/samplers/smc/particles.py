@@ -67,7 +67,7 @@ class Particles:
         """Particle n goes on from what particle `ancestor_N[n]` was."""
         one_lm = self.log_p_NT is self.log_q_NT
         for each in fields(self):
-            setattr(self, each.name, getattr(self, each.name)[ancestor_N])
+            setattr(self, each.name, vars(self)[each.name][ancestor_N])
         if one_lm:
             self.log_p_NT = self.log_q_NT
 

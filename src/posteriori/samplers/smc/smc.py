@@ -10,8 +10,9 @@ import torch
 from pydantic import AfterValidator, Field
 from torch import Tensor
 
+from posteriori.core.hooks import those
 from posteriori.core.journal.journal import once
-from posteriori.core.protocols import TrainableLM
+from posteriori.core.protocols import TokenConstraint, TrainableLM
 from posteriori.core.settings.strict import Strict
 from posteriori.core.target import Target
 from posteriori.core.types import Completions, Draws, Guarantee
@@ -40,7 +41,7 @@ def _twist(given: Any) -> Any:
 
 def twist_for(target: Target) -> Twist:
     """ "prefix" where a constraint of the target can judge the beginning of a text, else "none"."""
-    judges = any(getattr(each, "prefix", None) is not None for each in target.evidence)
+    judges = any(each.judges_prefixes for each in those(target.evidence, TokenConstraint))
     return make_twist("prefix" if judges else "none")
 
 
