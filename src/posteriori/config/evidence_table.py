@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -15,6 +15,7 @@ from posteriori.core.settings.configured import Configured
 from posteriori.core.settings.refused import KindTable, refuse, refuse_key, validated
 from posteriori.core.settings.site import Site
 from posteriori.core.settings.strict import Strict
+from posteriori.data.plain_values import is_mapping
 from posteriori.errors import ConfigError, did_you_mean
 
 from .schema import evidence_schema
@@ -69,7 +70,7 @@ def _dumped(table: EvidenceTable, info: core_schema.SerializationInfo) -> dict[s
 def _parsed(table: Any) -> EvidenceTable:
     if isinstance(table, EvidenceTable):
         return table
-    if not isinstance(table, Mapping):
+    if not is_mapping(table):
         refuse(f"{str(table)[:60]!r} is no table", "write it as a table, [[evidence]]")
     keys = dict(table)
     kind = keys.pop("kind", None)
@@ -98,7 +99,7 @@ def _owner(name: str) -> str | None:
 
 
 @contextmanager
-def _placed(site: Site) -> Iterator[None]:
+def _placed(site: Site) -> Generator[None]:
     """A setting that is refused while evidence is made is one of the config's table."""
     try:
         yield

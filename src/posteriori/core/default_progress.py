@@ -12,7 +12,7 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any, Literal, TypeVar, get_args
 
@@ -57,7 +57,7 @@ def _in_notebook() -> bool:
 
 
 @contextmanager
-def shown(name: str, given: Progress | None) -> Iterator[Progress | None]:
+def shown(name: str, given: Progress | None) -> Generator[Progress | None]:
     """An `on_progress` for one function: the one that was given, or a bar of its own."""
     if given is not None or not is_shown():
         with within(shows_progress=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -119,7 +119,7 @@ class Prompted:
         parent_R: Tensor,
         max_new_tokens: int,
         hidden: bool = False,
-    ) -> Iterator[Rows]:
+    ) -> Generator[Rows]:
         asked = self._read(prompts)
         with self._stepping.stepping(asked, parent_R, max_new_tokens, hidden) as rows:
             rows.prompt_ids = tuple(self._ids(prompt) for prompt in prompts)

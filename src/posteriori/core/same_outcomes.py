@@ -11,6 +11,7 @@ from posteriori.errors import ModelError, OutcomeError
 from .hooks import HasTokenizer, HasVocabulary
 from .prompted import Prompted, prompt_ids
 from .protocols import LanguageModel
+from .tensors import ints
 from .types import Completions, Prompt
 
 
@@ -21,7 +22,7 @@ def difference_in_tokens(one: LanguageModel, other: LanguageModel) -> str | None
     vocabulary is taken at its size.
     """
     if _same_tokenizer(one, other):
-        mine = theirs = {}
+        mine = theirs = dict[str, int]()
     else:
         mine, theirs = vocabulary(one), vocabulary(other)
     if mine is None or theirs is None:
@@ -86,10 +87,10 @@ def check_outcomes_of(lm: LanguageModel, completions: Completions, role: str) ->
     wanted_NL = last_NL & completions.ended_N[:, None]
     wrong = {
         f"has a token beyond the model's {lm.vocab_size}": tokens_NL >= lm.vocab_size,
-        f"goes on, or is cut off, after an end of sequence of the model ({eos.tolist()})": (
+        f"goes on, or is cut off, after an end of sequence of the model ({ints(eos)})": (
             torch.isin(tokens_NL, eos) & ~wanted_NL
         ),
-        f"ends with what is no end of sequence of the model ({eos.tolist()})": (
+        f"ends with what is no end of sequence of the model ({ints(eos)})": (
             ~torch.isin(tokens_NL, eos) & wanted_NL
         ),
     }

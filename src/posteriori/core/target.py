@@ -36,6 +36,7 @@ from .protocols import (
 )
 from .registry import language_model
 from .same_outcomes import check_outcomes_of
+from .tensors import ints
 from .types import Completions, Finding, Prompt, prompt_key
 from .user_functions.given_evidence import check_arguments, checked_evidence, placed
 
@@ -296,7 +297,7 @@ class Target:
         """Each column's value for each completion, looked up by the completion's prompt."""
         if not self.columns:
             return {}
-        rows = self.prompt_positions(completions).tolist()
+        rows = ints(self.prompt_positions(completions))
         return {name: [values[row] for row in rows] for name, values in self.columns.items()}
 
     def prompt_positions(self, completions: Completions) -> Tensor:
@@ -310,7 +311,7 @@ class Target:
         twice = len(self._position) != len(self.prompts)
         if asked == self.prompts and not (twice and any(map(_moved, enumerate(asked)))):
             return completions.prompt_index_N
-        positions = []
+        positions: list[int] = []
         for prompt in asked:
             key, place = prompt_key(prompt), place_of(prompt)
             if key not in self._position:
@@ -318,9 +319,10 @@ class Target:
                     f"the prompt {str(prompt)[:60]!r} is not one of the target's",
                     hint="score completions of target.prompts",
                 )
-            of_this = place is not None and place < len(self.prompts)
-            of_this = of_this and prompt_key(self.prompts[place or 0]) == key
-            positions.append(place if of_this else self._position[key])
+            known = place is not None and place < len(self.prompts)
+            if place is None or not known or prompt_key(self.prompts[place]) != key:
+                place = self._position[key]
+            positions.append(place)
         device = completions.prompt_index_N.device
         return torch.tensor(positions, device=device)[completions.prompt_index_N]
 

@@ -24,6 +24,7 @@ from posteriori.errors import ConfigError, OutcomeError
 from .display.shown import ShownDraws
 from .occurrence import place_of
 from .rows_of_prompts import rows_of_prompts
+from .tensors import distinct_places, ints, rows_of_ints
 
 Message = dict[str, Any]
 Prompt = str | list[Message]
@@ -83,7 +84,7 @@ class Completions:
     @cached_property
     def completion_ids(self) -> list[list[int]]:
         """Each completion's token ids, end-of-sequence included and no padding."""
-        rows = zip(self.tokens_NL.tolist(), self.lengths_N.tolist(), strict=True)
+        rows = zip(rows_of_ints(self.tokens_NL), ints(self.lengths_N), strict=True)
         return [row[:length] for row, length in rows]
 
     @cached_property
@@ -94,7 +95,7 @@ class Completions:
     @cached_property
     def prompts(self) -> list[Prompt]:
         """Each completion's own prompt: as many as there are completions."""
-        return [self.prompt_set[i] for i in self.prompt_index_N.tolist()]
+        return [self.prompt_set[i] for i in ints(self.prompt_index_N)]
 
     @property
     def truncated_N(self) -> Tensor:
@@ -109,8 +110,8 @@ class Completions:
 
     def distinct_prompts(self) -> tuple[list[tuple[int, ...]], Tensor]:
         """The ids of every prompt that has a completion, and which of them each one has [N]."""
-        used_P, parent_N = torch.unique(self.prompt_index_N, return_inverse=True)
-        return [self.prompt_ids[at] for at in used_P.tolist()], parent_N
+        used_P, parent_N = distinct_places(self.prompt_index_N)
+        return [self.prompt_ids[at] for at in ints(used_P)], parent_N
 
     def distinct_prefixes(self, start_N: Tensor) -> tuple[Tensor, Tensor]:
         """Every (prompt, y_1 .. y_start) once, and which of them each completion begins with [N].
@@ -120,7 +121,7 @@ class Completions:
         columns = torch.arange(self.tokens_NL.shape[1], device=self.tokens_NL.device)
         kept_NL = self.tokens_NL.masked_fill(columns >= start_N[:, None], 0)
         key_NK = torch.cat([self.prompt_index_N[:, None], start_N[:, None], kept_NL], dim=1)
-        return torch.unique(key_NK, dim=0, return_inverse=True)
+        return distinct_places(key_NK, dim=0)
 
     def select(self, index: Tensor | Sequence[int] | slice) -> Completions:
         """The completions at `index` (positions, a mask or a slice), in that order."""
@@ -144,10 +145,10 @@ class Completions:
         place: dict[tuple[str, str, int], int] = {}
         prompts: list[Prompt] = []
         prompt_ids: list[tuple[int, ...]] = []
-        index_parts = []
+        index_parts: list[Tensor] = []
         for part in parts:
             seen: Counter[str] = Counter()
-            moved = []
+            moved: list[int] = []
             for prompt, ids in zip(part.prompt_set, part.prompt_ids, strict=True):
                 row = place_of(prompt)
                 nth = seen[prompt_key(prompt)] if row is None else row
@@ -241,8 +242,8 @@ class Draws(ShownDraws):
     log_z: Estimate | None = None
     guarantee: Guarantee | None = None
     findings: tuple[Finding, ...] = ()
-    figures: Mapping[str, Estimate] = field(default_factory=dict)
-    attached: Mapping[str, Tensor] = field(default_factory=dict)
+    figures: Mapping[str, Estimate] = field(default_factory=dict[str, "Estimate"])
+    attached: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
     def __len__(self) -> int:
         return len(self.completions)
@@ -268,7 +269,7 @@ class Draws(ShownDraws):
     def concat(parts: Sequence[Draws]) -> Draws:
         """All draws of `parts`, in order; their costs add up. What only some of them have (and
         every estimate of log Z, which is not theirs together) is left out."""
-        some = {}
+        some: dict[str, Tensor] = {}
         for name in _OPTIONAL:
             values = [vars(part)[name] for part in parts]
             if not any(each is None for each in values):
@@ -283,7 +284,9 @@ class Draws(ShownDraws):
             torch.cat([part.reward_N for part in parts]),
             sum((part.cost for part in parts), Cost()),
             attached=attached,
-            **some,
+            token_log_prior_NL=some.get("token_log_prior_NL"),
+            log_weight_N=some.get("log_weight_N"),
+            group_N=some.get("group_N"),
         )
 
     def resample(self, num_samples: int, seed: int = 0) -> Draws:
@@ -294,7 +297,8 @@ class Draws(ShownDraws):
         the target with the number of draws there were, not with `num_samples`. Raises
         `ConfigError` where no draw of a prompt has any weight.
         """
-        chosen, mine = [], rows_of_prompts(self.completions)
+        chosen: list[Tensor] = []
+        mine = rows_of_prompts(self.completions)
         uniform = torch.rand(
             len(self.completions.prompt_set),
             dtype=torch.float64,

@@ -38,7 +38,7 @@ class Job:
     num_samples: int
     seed: int
     on_progress: Progress | None = None
-    kept: list[Draws] = field(default_factory=list)
+    kept: list[Draws] = field(default_factory=list[Draws])
     on_keep: Callable[[Draws], None] | None = None
     started: float = field(default_factory=time.perf_counter)
 

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from posteriori.data.plain_values import is_list
+
 from .plain_numbers import plain_numbers
 
 
@@ -34,4 +36,4 @@ class Strict(BaseModel):
 
 def as_tuple(value: Any) -> Any:
     """TOML and JSON know lists only, and a strict tuple refuses them: for `BeforeValidator`."""
-    return tuple(value) if isinstance(value, list) else value
+    return tuple(value) if is_list(value) else value

@@ -8,6 +8,7 @@ from typing import Any
 
 from posteriori.core.hooks import AsksFunctions
 from posteriori.core.protocols import Evidence, PriorEvidence
+from posteriori.data.plain_values import is_sequence
 from posteriori.errors import ConfigError, EvidenceError
 
 from .user_code import PROVIDED, place_of_function
@@ -16,7 +17,7 @@ from .user_code import PROVIDED, place_of_function
 def checked_evidence(given: Any) -> tuple[Any, ...]:
     """One piece of evidence, or several. Raises `ConfigError` for a bare function, a name, a class
     or a model, and says what makes evidence of it."""
-    several = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+    several: list[Any] = list(given) if is_sequence(given) else [given]
     for each in several:
         if isinstance(each, type) or not isinstance(each, Evidence | PriorEvidence):
             raise _refused(each)

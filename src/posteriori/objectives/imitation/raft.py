@@ -13,6 +13,7 @@ from torch import Tensor
 from posteriori.core.protocols import TrainableLM
 from posteriori.core.settings.strict import Strict
 from posteriori.core.target import Target
+from posteriori.core.tensors import distinct
 from posteriori.core.types import Draws, Prompt
 from posteriori.errors import ConfigError
 from posteriori.objectives.base import Constants, count_by
@@ -155,7 +156,8 @@ class RAFT(Offline[RAFTConfig]):
             **super().observe(draws, log_prob_N),
             **observed,
             "accepted_share": float(chance_N.mean()),
-            "prompts_without_accepted": len(prompt_N.unique()) - len(prompt_N[accepted_N].unique()),
+            "prompts_without_accepted": len(distinct(prompt_N))
+            - len(distinct(prompt_N[accepted_N])),
         }
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from posteriori.core.hooks import context_of, tokenizer_of
 from posteriori.core.seeds import generator
 from posteriori.core.target import Target
+from posteriori.core.tensors import distinct_places, ints
 from posteriori.core.types import Completions, Prompt, prompt_key
 from posteriori.data.conversation import answered
 from posteriori.data.preferences import Preference
@@ -68,8 +69,8 @@ class PreferenceData:
     def completions(self, rows: Tensor) -> Completions:
         """Those completions, with their own prompts alone."""
         chosen = self.all.select(rows)
-        used_P, prompt_index_N = chosen.prompt_index_N.unique(return_inverse=True)
-        used = used_P.tolist()
+        used_P, prompt_index_N = distinct_places(chosen.prompt_index_N)
+        used = ints(used_P)
         return replace(
             chosen,
             prompt_set=tuple(chosen.prompt_set[at] for at in used),
@@ -90,7 +91,7 @@ def held_out_pairs(
     keys = list(dict.fromkeys(prompt_key(pair.prompt) for pair in pairs))
     if not share or len(keys) < FEWEST_PROMPTS:
         return list(pairs), []
-    order = torch.randperm(len(keys), generator=generator(seed, "held-out pairs")).tolist()
+    order = ints(torch.randperm(len(keys), generator=generator(seed, "held-out pairs")))
     held = {keys[at] for at in order[: max(1, round(share * len(keys)))]}
     return (
         [pair for pair in pairs if prompt_key(pair.prompt) not in held],
@@ -164,7 +165,7 @@ def _tokens(
         encoded = tokenizer.apply_chat_template(talks, tokenize=True, return_dict=True)
         for at, ids in zip(chats, encoded["input_ids"], strict=True):
             joint[at] = ids
-    found = []
+    found: list[list[int]] = []
     for at, row in enumerate(rows):
         start = prompt_ids[row // 2]
         follows = len(joint[at]) > len(start) and joint[at][: len(start)] == start

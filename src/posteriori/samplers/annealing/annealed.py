@@ -14,6 +14,7 @@ from posteriori.core.estimates import worst
 from posteriori.core.journal.journal import fold, once
 from posteriori.core.numerics import ess, log_mean_exp
 from posteriori.core.settings.strict import Strict, as_tuple
+from posteriori.core.tensors import floats
 from posteriori.core.types import Cost, Draws, Estimate, Guarantee
 from posteriori.samplers.base import Job, Sampler
 from posteriori.samplers.mcmc.suffix_moves import SuffixMoves
@@ -82,7 +83,8 @@ class Annealed(Sampler[AnnealedConfig]):
         each = -(-job.num_samples // islands)
         at_once = max(1, _ROUND // each)
         rungs = len(ladder) - 1
-        log_z_parts, rates = [], []
+        log_z_parts: list[Tensor] = []
+        rates: list[Tensor] = []
         for first in range(0, islands, at_once):
             size = min(at_once, islands - first)
 
@@ -190,7 +192,7 @@ def _thinned(draws: Draws, job: Job) -> Draws:
 
 
 def _figures(rate_P: Tensor, rungs: int, num: int) -> dict[str, Estimate]:
-    each = [Estimate(rate, torch.nan, "heuristic", num) for rate in rate_P.tolist()]
+    each = [Estimate(rate, torch.nan, "heuristic", num) for rate in floats(rate_P)]
     return {
         "acceptance": replace(worst(each), value=float(rate_P.mean())),
         "rungs": Estimate(rungs, 0.0, "exact", num),

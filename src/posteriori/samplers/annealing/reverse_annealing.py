@@ -59,7 +59,7 @@ def reverse_annealed_log_z(
     random = stream(seed, "reverse_annealed_log_z")
     log_w_N = descend(kernel, ladder, states, moves, random)
     position_N = target.prompt_positions(given)
-    per_prompt = []
+    per_prompt: list[Estimate] = []
     for at, prompt in enumerate(target.prompts):
         mine = log_w_N[position_N == at]
         if len(mine) == 0:

@@ -91,7 +91,7 @@ class BestOfN(Sampler[BestOfNConfig]):
     def run(self, job: Job) -> Draws:
         n, prompts = self.settings.n, len(job.target.prompts)
         groups_at_once = max(1, _ROUND // n)
-        pools = []
+        pools: list[Draws] = []
         for start in range(0, job.num_samples, groups_at_once):
             groups = min(groups_at_once, job.num_samples - start)
             drawn = draw(job.target, job.proposal, groups * n, job.generator(self.name, start))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from posteriori.core.estimates import by_prompt, mean
 from posteriori.core.numerics import log_mean_exp, variance_of_mean
+from posteriori.core.tensors import floats
 from posteriori.core.types import Draws, Estimate, Finding, Kind
 from posteriori.errors import ConfigError
 
@@ -71,14 +72,14 @@ def curve_at(pool: Draws, log_b_P: Tensor, kind: Kind) -> QRSPoint:
     """One point, at log b_P; `kind` is that of the acceptance rate."""
     of_prompt = [
         _distances(weights_of_prompt(pool, at), log_b, kind)
-        for at, log_b in enumerate(log_b_P.tolist())
+        for at, log_b in enumerate(floats(log_b_P))
     ]
     kinds: tuple[Kind, Kind, Kind] = (kind, "consistent", "consistent")
     figures = [
         by_prompt(len(of_prompt), lambda at, which=which: of_prompt[at][which], kinds[which])
         for which in range(3)
     ]
-    return QRSPoint(tuple(log_b_P.tolist()), *figures)
+    return QRSPoint(tuple(floats(log_b_P)), *figures)
 
 
 def _distances(log_w_n: Tensor, log_b: float, kind: Kind) -> tuple[Estimate, Estimate, Estimate]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from posteriori.core.estimates import combine
 from posteriori.core.settings.strict import Strict
+from posteriori.core.tensors import ints
 from posteriori.core.types import Draws, Estimate, Guarantee
 from posteriori.errors import ConfigError, SamplingError
 from posteriori.samplers.base import Job, Sampler
@@ -63,8 +64,8 @@ class Rejection(Sampler[RejectionConfig]):
                 raise
 
         accepted = accepted_draws(job, self.name, within_bound, self.settings.max_draws)
-        per_prompt = []
-        for at, tried in enumerate(accepted.tried_P.tolist()):
+        per_prompt: list[Estimate] = []
+        for at, tried in enumerate(ints(accepted.tried_P)):
             log_rate, error = accepted.log_rate(at)
             per_prompt.append(Estimate(log_m + log_rate, error, "lower_bound", tried))
         log_z = combine(per_prompt, "lower_bound")

@@ -55,7 +55,7 @@ def start(job: Job, chains: int, budget: int) -> Draws:
             found[at].append(mine.select(~mine.log_weight.isneginf()))
         drawn, size, turn = drawn + size, 2 * size, turn + 1
         lacking = [at for at in lacking if sum(map(len, found[at])) < chains]
-    parts = []
+    parts: list[Draws] = []
     for at, mine in enumerate(found):
         number = sum(map(len, mine))
         if number == 0:

@@ -91,7 +91,8 @@ def scan(log_w_N: Tensor, log_w_NS: Tensor, uniform_NS: Tensor) -> tuple[Tensor,
     """
     num_chains, num_steps = log_w_NS.shape
     place_N = torch.arange(num_chains, device=log_w_N.device)
-    places, accepted = [], []
+    places: list[Tensor] = []
+    accepted: list[Tensor] = []
     for step in range(num_steps):
         gain_N = (log_w_NS[:, step] - log_w_N).masked_fill(log_w_N.isneginf(), torch.inf)
         accept_N = uniform_NS[:, step].log() < gain_N

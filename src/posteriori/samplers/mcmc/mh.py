@@ -62,23 +62,23 @@ class MH(Sampler[MHConfig]):
         def walk(
             states: Draws, first: int, after: int
         ) -> tuple[Draws, list[tuple[Tensor, Tensor]]]:
-            """Steps `first` up to the one before `after`, and what the trace is told of them."""
-            told = []
+            """Steps `first` up to the one before `after`, and what the trace keeps of them."""
+            kept: list[tuple[Tensor, Tensor]] = []
             for step in range(first, after):
                 if inside is not None and step % 2 == 0:
                     states, accept_N = inside.step(states, generator)
                 else:
                     states, accept_N = moves.step(states, 1.0, generator)
                 if step > burn_in:
-                    told.append(trace.of(states, accept_N))
+                    kept.append(trace.of(states, accept_N))
                 job.progress(step, steps)
-            return states, told
+            return states, kept
 
         # The first piece is shorter, so that the others end with draws.
         firsts = [*range(1, burn_in % thin + 1, thin), *range(burn_in % thin + 1, steps + 1, thin)]
         for first, after in pairwise([*firsts, steps + 1]):
-            states, told = once(lambda s=states, f=first, e=after: walk(s, f, e), generator)
-            trace.extend(told)
+            states, kept = once(lambda s=states, f=first, e=after: walk(s, f, e), generator)
+            trace.extend(kept)
             if after - 1 > burn_in:
                 job.keep(draws_of(states, chains, left))
                 states, left = without_cost(states), left - chains

@@ -14,6 +14,7 @@ from posteriori.core.draw import lm_tokens
 from posteriori.core.estimates import combine, mean, worst
 from posteriori.core.journal.journal import fold, once
 from posteriori.core.settings.strict import Strict
+from posteriori.core.tensors import floats, ints
 from posteriori.core.types import Completions, Draws, Estimate, Finding, Guarantee
 from posteriori.errors import SamplingError
 from posteriori.samplers.base import Job, Sampler
@@ -88,7 +89,7 @@ class Power(Sampler[PowerConfig]):
             job.keep(draws.select(~states.log_evidence_N.isneginf()))
             rates_P += size / job.num_samples * rate_P
             job.progress(first + size, job.num_samples)
-        each = [Estimate(r, math.nan, "heuristic", job.num_samples) for r in rates_P.tolist()]
+        each = [Estimate(r, math.nan, "heuristic", job.num_samples) for r in floats(rates_P)]
         acceptance = replace(worst(each), value=float(rates_P.mean()))
         drift = combine([mean(gain_N) for gain_N in torch.cat(gains, dim=1)], "unbiased")
         draws = Draws.concat(job.kept)
@@ -173,7 +174,8 @@ def _drifting(drift: Estimate) -> list[Finding]:
 def _left_out(job: Job, draws: Draws) -> list[Finding]:
     """Chains that ended without evidence. Raises `SamplingError` for a prompt without any other."""
     asked = job.num_samples
-    counts = draws.completions.prompt_index_N.bincount(minlength=len(job.target.prompts)).tolist()
+    index_N = draws.completions.prompt_index_N
+    counts = ints(index_N.bincount(minlength=len(job.target.prompts)))
     if 0 in counts:
         prompt = str(job.target.prompts[counts.index(0)])[:60]
         raise SamplingError(

@@ -12,6 +12,7 @@ from posteriori.core.protocols import LanguageModel
 from posteriori.core.run.out_of_memory import explained
 from posteriori.core.same_outcomes import check_outcomes_of
 from posteriori.core.target import Target
+from posteriori.core.tensors import split_by
 from posteriori.core.types import Completions, Draws, Estimate
 from posteriori.errors import SamplingError
 from posteriori.samplers.base import Job, Progress
@@ -62,7 +63,7 @@ def conditional_log_z(
     plan = Plan(target, job.proposal, make_twist(twist), "multinomial", ess_threshold)
     size_M = torch.full((len(pinned),), particles)
     log_z_M = torch.cat([log_z for _, log_z in in_parts(job, plan, prompt_M, size_M, pinned)])
-    estimates = [_inverse(log_mean_weight(-each)) for each in log_z_M.split(count_P.tolist())]
+    estimates = [_inverse(log_mean_weight(-each)) for each in split_by(log_z_M, count_P)]
     return combine(estimates, "upper_bound")
 
 

@@ -37,7 +37,7 @@ class TwistFit:
     effective particles), and the cost."""
 
     twist: TwistHead
-    history: list[dict[str, float]] = field(default_factory=list)
+    history: list[dict[str, float]] = field(default_factory=list[dict[str, float]])
     cost: Cost = field(default_factory=Cost)
 
 
@@ -129,7 +129,7 @@ def _fit(
         draws = populations.run(trace=True)
         replayed = [*replayed, Run.of(populations)][-chosen.replay :]
         batches = twist_batches_of(replayed, chosen.least_share)
-        losses = []
+        losses: list[float] = []
         optimizer = torch.optim.LBFGS(
             head.parameters(), max_iter=chosen.updates, line_search_fn="strong_wolfe"
         )
@@ -139,7 +139,7 @@ def _fit(
             losses.append(loss.item())
             loss = loss + _penalty(head, origin) * chosen.ridge / batches.effective
             head.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             return loss
 
         optimizer.step(closure)  # pyright: ignore - it hands on what the closure returns

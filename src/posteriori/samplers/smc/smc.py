@@ -15,6 +15,7 @@ from posteriori.core.journal.journal import once
 from posteriori.core.protocols import TokenConstraint, TrainableLM
 from posteriori.core.settings.strict import Strict
 from posteriori.core.target import Target
+from posteriori.core.tensors import distinct_places, ints, split_evenly
 from posteriori.core.types import Completions, Draws, Guarantee
 from posteriori.errors import ConfigError
 from posteriori.samplers.base import Job, Sampler
@@ -111,7 +112,7 @@ class SMC(Sampler[SMCConfig]):
         size_C = torch.tensor([whole + (at < rest) for at in range(replicates)])
         num_prompts = len(job.target.prompts)
         prompt_G = torch.arange(num_prompts).repeat_interleave(replicates)
-        log_z = []
+        log_z: list[Tensor] = []
         for draws, log_z_g in in_parts(job, plan, prompt_G, size_C.repeat(num_prompts)):
             job.keep(draws)
             log_z.append(log_z_g)
@@ -156,14 +157,14 @@ def in_parts(
     prior, proposal = stepping(target.prior), stepping(plan.proposal)
     fit = min(lm.rows_at_once(target.prompts, target.max_new_tokens) for lm in (prior, proposal))
     each = max(1, min(fit, _ROWS) // int(size_G.max()))
-    parts = torch.arange(len(size_G)).split(each)
+    parts = split_evenly(torch.arange(len(size_G)), each)
     total = len(parts) * target.max_new_tokens
     device = prior.device if isinstance(prior, TrainableLM) else torch.device("cpu")
     for number, at in enumerate(parts):
-        used, parent_g = prompt_G[at].unique(return_inverse=True)
+        used, parent_g = distinct_places(prompt_G[at])
         populations = Populations(
             plan,
-            [target.prompts[i] for i in used.tolist()],
+            [target.prompts[i] for i in ints(used)],
             parent_g.to(device),
             size_G[at].to(device),
             Choices(job.generator("smc", number)),

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnknownVariableType] - they take a PathLike of anything
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, silu
 
