@@ -31,7 +31,20 @@ _mode: Mode | None = None
 
 
 def show_progress(mode: Mode) -> None:
-    """For all functions of this process. Raises `ConfigError` for another mode."""
+    """Whether functions of this process show how far they are, once they take longer than a second.
+
+    Args:
+        mode: "auto" (where there is a terminal or a notebook), "on" or "off".
+
+    Returns:
+        None.
+
+    Raises:
+        ConfigError: for another mode.
+
+    Example:
+        >>> po.show_progress("auto")
+    """
     global _mode
     if mode not in get_args(Mode):
         raise ConfigError(f"unknown mode '{mode}'", hint=did_you_mean(str(mode), get_args(Mode)))

@@ -54,19 +54,32 @@ class LogDensity(NamedTuple):
 
 
 class Target:
-    """p*(y|c) = prior(y|c) e(c, y) / Z(c), the posterior that alignment approximates.
+    """The posterior that alignment approximates: which distribution is wanted.
 
-    With `Reward(r, beta)` as evidence this is the optimum of KL-regularised RL,
-    argmax_pi E_pi[r] - beta KL(pi, prior) (Korbak et al. 2022, arXiv 2205.11275, section 3).
+        p*(y|c) = prior(y|c) e(c, y) / Z(c)
 
-    `evidence` is multiplied together, so log-evidence adds up. `prompts` are strings, conversations
-    or whatever `posteriori.prompts` reads (a Dataset, a DataFrame, rows, a file), with columns of
-    their own; `columns` are more of these, one value per prompt. Reward functions receive them by
-    name. The target owns its prompts and `max_new_tokens`: every estimate about it is over these
-    prompts, in their order. The same prompt may be there several times, with other columns.
+    With `Reward(r, beta)` as evidence this is the optimum of KL-regularised RL, argmax_pi E_pi[r] -
+    beta KL(pi, prior) (Korbak et al. 2022, arXiv 2205.11275, section 3). Every estimate about a
+    target is over its prompts, in their order, and its `max_new_tokens`.
 
-    Raises `ConfigError` for no prompts, or columns of another length, `DataError` for rows without
-    a prompt.
+    Args:
+        prior: a language model, or what `posteriori.load` takes.
+        evidence: one piece of evidence, or several that are multiplied together; [] for none.
+        prompts: strings, conversations, or what `posteriori.prompts` reads (a Dataset, a DataFrame,
+            rows, a file). A prompt may be there several times, with other columns.
+        max_new_tokens: the length T at which completions are cut, in tokens.
+        columns: more data-set columns, one value per prompt; functions receive them by name.
+        temper: the power t of the evidence; see `tempered`.
+
+    Raises:
+        ConfigError: for no prompts, columns of another length, or what is no evidence.
+        DataError: for rows without a prompt.
+        EvidenceError: for a function that needs a column which is not there.
+
+    Example:
+        >>> target = po.Target(prior, po.Reward(reward, beta=0.5), ["x", "y"], max_new_tokens=3)
+        >>> target
+        Target(TabularLM x [reward function 'reward'], 2 prompts, max_new_tokens=3)
     """
 
     def __init__(

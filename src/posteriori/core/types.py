@@ -56,11 +56,26 @@ target's in the limit of a long run; or nothing that can be promised."""
 class Completions:
     """N completions of P prompts, as ragged rows in one padded tensor.
 
-    Shapes: `tokens_NL` [N, L] holds each completion's ids, end-of-sequence included, followed by
+    `LanguageModel.sample` and `LanguageModel.completions` make them. `tokens_NL` is filled up with
     zeros that mean nothing: `lengths_N` alone says where a row ends, so a padding id can never be
-    mistaken for a token. `prompt_index_N` [N] points into `prompt_set`. `ended_N` [N] is true
-    where the last token is an end of sequence. `token_log_prob_NL` (nats, float64, zero beyond a
-    row's end) is under the distribution that drew the completion, and None where it was not drawn.
+    mistaken for a token.
+
+    Args:
+        prompt_set: the P prompts.
+        prompt_ids: the token ids of each.
+        prompt_index_N: which of them each completion follows, [N].
+        tokens_NL: token ids, end of sequence included, [N, L].
+        lengths_N: how many of them belong to the completion, [N].
+        ended_N: whether the last one is an end of sequence, [N].
+        max_new_tokens: the length T at which completions are cut.
+        decode: turns ids into texts.
+        token_log_prob_NL: log-probs under the distribution that drew the completions, float64 [N,
+            L], nats, zero beyond a row's end; None where they were not drawn.
+
+    Example:
+        >>> batch = prior.completions(prompts=["x"], completion_ids=[[1, 2, 0]])
+        >>> batch.lengths_N, batch.completion_ids
+        (tensor([3]), [[1, 2, 0]])
     """
 
     prompt_set: tuple[Prompt, ...]
@@ -216,18 +231,32 @@ _OPTIONAL = ("token_log_prior_NL", "log_weight_N", "group_N")
 class Draws(ShownDraws):
     """Completions with everything that the target says about them.
 
-    All tensors are float64 [N] in nats: `log_proposal_N` under the distribution that drew them,
-    `log_prior_N`, `log_evidence_N`, and `log_weight` = log prior + log evidence - log proposal.
-    `reward_N` [N] is in the units of the user's own function. `cost` is what it took.
-    `log_proposal_N` is NaN where the proposal is unknown (the completion came from a data set), and
-    then so are the log-weights. `token_log_prior_NL` [N, L] is the prior's log-prob token by token.
+        log_weight = log prior + log evidence - log proposal
 
-    What a sampler adds: `log_weight_N`, where it is not log p~ - log proposal (draws that were
-    accepted or resampled weigh all the same); `group_N`, equal for draws that depend on each other
-    (a population, a chain); `log_z`, its estimate with one per prompt inside; its `guarantee`; and
-    `figures` of the run itself by name, such as the acceptance rate, with one per prompt inside.
+    All tensors are float64 [N] in nats, unless they say otherwise.
 
-    `attached` are tensors [N, ...] that an objective wants to have again with its draws.
+    Args:
+        completions: the N completions.
+        log_proposal_N: log-prob under the distribution that drew them; NaN where that is unknown (a
+            data set's), and then so are the log-weights.
+        log_prior_N: log-prob under the prior.
+        log_evidence_N: log e(c, y).
+        reward_N: in the units of the user's own function.
+        cost: what the draws took.
+        token_log_prior_NL: the prior's log-prob token by token, [N, L].
+        log_weight_N: where a sampler weighs otherwise: draws that were accepted or resampled weigh
+            all the same.
+        group_N: equal for draws that depend on each other (a population, a chain).
+        log_z: the estimate of log Z, with one per prompt inside.
+        guarantee: "exact", "properly_weighted", "asymptotic" or "heuristic".
+        findings: what is to be known of the draws, in words.
+        figures: metrics of the run by name, such as the acceptance rate.
+        attached: tensors [N, ...] that an objective wants to have again with its draws.
+
+    Example:
+        >>> draws = po.sample(target, "importance", num_samples=100, seed=0)
+        >>> len(draws), len(draws.resample(10, seed=0))
+        (200, 20)
     """
 
     completions: Completions
@@ -342,7 +371,18 @@ class Draws(ShownDraws):
 
 @dataclass(frozen=True)
 class Finding:
-    """Something a person should know, in words: its level, the figure it rests on, what to try."""
+    """Something that a person should know of a result, in words.
+
+    Args:
+        level: "info", "warn" or "stop".
+        name: what a program knows it by, such as "few_effective_draws".
+        message: what was found, with the number that it rests on.
+        hint: what to try.
+
+    Example:
+        >>> print(po.Finding("warn", "few_draws", "Only 3 draws have weight.", "Draw more."))
+        [warn] Only 3 draws have weight. Draw more.
+    """
 
     level: Level
     name: str
@@ -355,17 +395,27 @@ class Finding:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its error bar, and what kind of claim it is.
+    """A number with its error bar, and what kind of claim it is.
 
-    `standard_error` is the Monte Carlo error of `value` for the prompts at hand: how far another
-    seed would land. With several prompts `value` is their mean and `per_prompt` holds one estimate
-    each. `standard_error_new_prompts` instead treats the prompts as a sample of all prompts one
-    might ask, so it contains the spread between them as well; None with a single prompt. Both are
-    such that +- 1.96 of them is a 95% interval: errors that rest on fewer than thirty values
-    (`degrees_of_freedom` and one) are wider than s / sqrt(n), by Student's t.
+    +- 1.96 standard errors are a 95% interval: errors that rest on fewer than thirty values are
+    wider than s / sqrt(n), by Student's t.
 
-    `kind`: exact; unbiased; consistent (bias vanishes as 1/num_draws); lower_bound or upper_bound
-    (in expectation); heuristic (no guarantee).
+    Args:
+        value: the estimate; with several prompts the mean over them.
+        standard_error: its Monte Carlo error for the prompts at hand: how far another seed would
+            land.
+        kind: "exact"; "unbiased"; "consistent" (the bias vanishes as 1 / num_draws); "lower_bound"
+            or "upper_bound" (in expectation); "heuristic" (no guarantee).
+        num_draws: the draws that it rests on.
+        findings: what is to be known of it, in words.
+        per_prompt: one estimate per prompt.
+        standard_error_new_prompts: the error if the prompts are taken as a sample of all prompts,
+            so that the spread between them counts as well; None with a single prompt.
+        degrees_of_freedom: of the standard error; infinite where it rests on many values.
+
+    Example:
+        >>> print(po.Estimate(-1.25, 0.01, "unbiased", 1000))
+        -1.25 ± 0.01
     """
 
     value: float

@@ -24,26 +24,34 @@ from .expert_text import retokenised
 
 
 class Expert:
-    """log e(c, y) = weight x log pi_expert(y | prefix + c).
+    """Another language model's log-prob as evidence: the target is a product of experts.
 
-    The target is a product of experts, prior x pi_expert^weight / Z (Hinton 2002). A negative
-    weight is an anti-expert. With `prompt_prefix` the expert is the model with a text before every
-    prompt, which may be the prior itself: a string goes before the prompt as it is (before a
-    conversation: as a system message), messages before a conversation's messages; see
-    `posteriori.Prompted`.
+        log e(c, y) = weight x log pi_expert(y | prefix + c)
 
-    `lm` is a language model or what `posteriori.load` takes. It must have the target's tokens: the
-    same vocabulary and end-of-sequence ids. With `over_text=True` it need not. Then the number is
-    the expert's log-prob of one tokenisation of the completion's text, the one that its own
-    tokenizer gives it, and of its end of sequence if the completion has ended: text that is cut at
-    `max_new_tokens` counts as a beginning. It is a function of the text alone (special tokens are
-    left out), at most the log-probability of the text under the expert, and not normalised over
-    the target's outcomes. An empty beginning counts 0.
+    prior x pi_expert^weight / Z (Hinton 2002); a negative weight is an anti-expert. The reward that
+    is reported is log pi_expert, in nats. For weight > 0 the evidence is at most 1, so rejection
+    from the prior is exact.
 
-    The reward that is reported is log pi_expert, in nats. For weight > 0 the evidence is at most 1,
-    so rejection from the prior is exact. Of a prefix it is the same number. Raises `ConfigError`
-    for a weight that is zero or not finite, `ModelError` (where the target is made) for other
-    tokens; scoring raises `EvidenceError` where an anti-expert rules a completion out.
+    Args:
+        lm: a language model, or what `posteriori.load` takes. It must have the target's tokens: the
+            same vocabulary and end-of-sequence ids.
+        weight: the power of the expert, not zero.
+        prompt_prefix: put before every prompt, as `posteriori.Prompted` does; the expert may then
+            be the prior itself.
+        over_text: the expert reads the completion's text in tokens of its own, and need not have
+            the target's. The number is its log-prob of the one tokenisation that its tokenizer
+            gives (and of its end of sequence, if the completion has ended): at most that of the
+            text, and not normalised over the target's outcomes.
+
+    Raises:
+        ConfigError: for a weight that is zero or not finite.
+        ModelError: for an expert with other tokens, when the target is made.
+        EvidenceError: when scoring, where an anti-expert rules a completion out.
+
+    Example:
+        >>> other = po.TabularLM.random(["<eos>", "a", "b"], 3, ["x", "y"], seed=1)
+        >>> po.Target(prior, po.Expert(other, weight=0.5), ["x", "y"], 3).max_log_evidence
+        0.0
     """
 
     def __init__(

@@ -31,6 +31,25 @@ _State = tuple[Draws, Tensor, list[Tensor]]
 
 
 class AnnealedConfig(Strict):
+    """Settings of the sampler "annealed": its path and its particles.
+
+    Args:
+        islands: independent populations per prompt; the standard error of log Z is over them.
+        moves: suffix moves of each particle at each rung.
+        resample_below: an island is resampled where fewer than this share of its particles is
+            effective, between 0 and 1.
+        ladder: the powers of the evidence, from 0 to 1; left out, a pilot run finds them.
+        pilot_particles: particles per prompt of that run.
+        rung_ess: the share of effective particles that one rung leaves, between 0 and 1.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+
+    Example:
+        >>> po.AnnealedConfig(islands=8).moves
+        2
+    """
+
     islands: int = Field(default=16, ge=1)
     moves: int = Field(default=2, ge=1)
     resample_below: float = Field(default=0.5, ge=0, le=1)

@@ -27,7 +27,18 @@ _GROUPS = 8
 
 
 class BestOfNConfig(Strict):
-    """`n`: how many draws of the proposal stand behind each one."""
+    """Settings of the samplers "best_of_n" and "soft_best_of_n".
+
+    Args:
+        n: draws of the proposal, of which one is kept.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+
+    Example:
+        >>> po.BestOfNConfig(n=4).n
+        4
+    """
 
     n: int = Field(default=16, ge=1)
 

@@ -25,7 +25,22 @@ _ACCEPTANCE = 0.1
 
 
 class QRSConfig(Strict):
-    """`log_threshold` or `acceptance`; `pool`: draws of q a prompt; `max_draws`: the budget."""
+    """Settings of the sampler "qrs", quasi-rejection sampling.
+
+    Args:
+        log_threshold: log b in nats, for all prompts; a draw of weight w is accepted with
+            probability min(w / b, 1).
+        acceptance: in its place, the rate at which draws of the pool are to be accepted, at most 1.
+        pool: draws of the proposal per prompt that the threshold is found from.
+        max_draws: draws of the proposal per prompt that are made at most.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+
+    Example:
+        >>> po.QRSConfig(acceptance=0.1).pool
+        1024
+    """
 
     log_threshold: float | None = None
     acceptance: float | None = Field(default=None, gt=0, le=1)

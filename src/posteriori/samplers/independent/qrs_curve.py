@@ -37,19 +37,32 @@ class QRSPoint:
 
 
 def qrs_curve(draws: Draws, log_thresholds: Sequence[float] | None = None) -> tuple[QRSPoint, ...]:
-    """TV(p*, p_b) and KL(p*, p_b) against the acceptance rate, for p_b ~ min(p~, b q).
+    """What an acceptance rate of quasi-rejection sampling costs in distance from the target.
 
-        rate = Z_b / b,   TV = 1/2 E_q |w/Z - min(w, b)/Z_b|,
+        p_b ~ min(p~, b q),   rate = Z_b / b,   TV = 1/2 E_q |w/Z - min(w, b)/Z_b|,
         KL = E_q [(w/Z) log max(1, w/b)] + log (Z_b / Z),   Z_b = E_q min(w, b)
 
-    One pool of independent draws of q serves every b: `posteriori.sample(target, "importance")`,
-    not smoothed. `log_thresholds` are log b in nats, for all prompts; by default there are ten, at
-    which 1, 1/2, 1/4 .. 1/512 of each prompt's own pool are accepted.
+    One pool of independent draws of q serves every b. TV and KL are consistent, with delta-method
+    standard errors; the rate is unbiased for thresholds that were given. Heavier weights than the
+    pool has are not seen: look at its findings too. (Eikema et al. 2022, arXiv 2112.05702, section
+    3.)
 
-    TV and KL are consistent (ratios of means), with delta-method standard errors; the rate is
-    unbiased for thresholds that were given. Heavier weights than the pool has are not seen: look
-    at its findings too. Raises `ConfigError` for draws that are no such pool. (Eikema et al. 2022,
-    arXiv 2112.05702, section 3.)
+    Args:
+        draws: `posteriori.sample(target, "importance")`, not smoothed.
+        log_thresholds: log b in nats, for all prompts; default: ten, at which 1, 1/2, .. 1/512 of
+            each prompt's own pool are accepted.
+
+    Returns:
+        A `QRSPoint` per threshold: rate, TV, and KL in nats.
+
+    Raises:
+        ConfigError: for draws that are no such pool.
+
+    Example:
+        >>> pool = po.sample(target, "importance", num_samples=500, seed=0)
+        >>> curve = po.qrs_curve(pool)
+        >>> curve[0].tv.value > curve[-1].tv.value
+        True
     """
     if draws.log_weight_N is not None or bool(draws.log_proposal_N.isnan().any()):
         raise ConfigError(

@@ -22,7 +22,20 @@ _ROUNDING = 1e-9
 
 
 class RejectionConfig(Strict):
-    """`max_log_weight`: log M, nats; `max_draws`: the budget, draws of q a prompt."""
+    """Settings of the sampler "rejection".
+
+    Args:
+        max_log_weight: log M in nats, a bound on log p~ - log proposal; left out, it is the bound
+            that the target's evidence states.
+        max_draws: draws of the proposal per prompt that are made at most.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+
+    Example:
+        >>> po.RejectionConfig(max_log_weight=0.0).max_log_weight
+        0.0
+    """
 
     max_log_weight: float | None = None
     max_draws: int | None = Field(default=None, ge=1)

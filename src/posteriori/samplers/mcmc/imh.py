@@ -23,6 +23,24 @@ _ROUND = 256
 
 
 class IMHConfig(ChainSettings):
+    """Settings of the sampler "imh", independent Metropolis-Hastings.
+
+    Chains start from draws of the proposal that have evidence.
+
+    Args:
+        chains: chains per prompt, and never more than draws.
+        burn_in: steps of each chain before its first draw.
+        thin: every `thin`-th step after them is a draw.
+        start_budget: draws of the proposal per prompt that are made at most to start the chains.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+
+    Example:
+        >>> po.IMHConfig(thin=1).burn_in
+        20
+    """
+
     burn_in: int = Field(default=20, ge=0)
     thin: int = Field(default=5, ge=1)
 

@@ -19,7 +19,22 @@ from .suffix_moves import SuffixMoves, without_cost
 
 
 class MHConfig(ChainSettings):
-    """Those of all chains; and `block`, how many tokens every other move redraws, if any."""
+    """Settings of the sampler "mh", Metropolis-Hastings by new suffixes.
+
+    Args:
+        chains: chains per prompt, and never more than draws.
+        burn_in: steps of each chain before its first draw.
+        thin: every `thin`-th step after them is a draw.
+        start_budget: draws of the proposal per prompt that are made at most to start the chains.
+        block: tokens that every second step redraws in place of a suffix; None: no such steps.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+
+    Example:
+        >>> po.MHConfig(block=4).chains
+        16
+    """
 
     block: int | None = Field(default=None, ge=1)
 

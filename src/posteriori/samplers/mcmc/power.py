@@ -32,6 +32,21 @@ _Stage = tuple[Draws | None, Tensor, list[Tensor]]
 
 
 class PowerConfig(Strict):
+    """Settings of the sampler "power", which draws from the prior to a power.
+
+    Args:
+        alpha: the power, above 0; above 1 it sharpens the prior.
+        block: tokens by which drafts grow between moves; None: a 16th of `max_new_tokens`.
+        moves: moves per block.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+
+    Example:
+        >>> po.PowerConfig(alpha=2.0).moves
+        10
+    """
+
     alpha: float = Field(default=4.0, gt=0)
     block: int | None = Field(default=None, ge=1)
     moves: int = Field(default=10, ge=1)

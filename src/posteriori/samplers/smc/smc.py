@@ -47,7 +47,27 @@ def twist_for(target: Target) -> Twist:
 
 
 class SMCConfig(Strict, arbitrary_types_allowed=True):
-    """`replicates`: populations per prompt, 4 unless there are fewer draws; see `SMC`."""
+    """Settings of the sampler "smc", sequential Monte Carlo.
+
+    Args:
+        replicates: independent populations per prompt; left out, 4 unless there are fewer draws.
+        ess_threshold: a population is resampled where fewer than this share of its particles is
+            effective, between 0 and 1; left out, 0.5, and 0 under a learned twist that steers.
+        resampling: "systematic", "stratified" or "multinomial".
+        guidance: how far the proposal follows a twist that knows all next tokens, between 0 and 1.
+        twist: the guess of the evidence to come: a name (`posteriori ls twists`), a table with its
+            settings, a `Twist`, or a file; "auto" is "prefix" where a constraint can judge
+            prefixes.
+        lookahead: next tokens that constraints check before one is drawn; 0: none; "auto": 64 where
+            all constraints are quick and the prior proposes.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+
+    Example:
+        >>> po.SMCConfig(replicates=8).resampling
+        'systematic'
+    """
 
     replicates: int | None = Field(default=None, ge=1)
     ess_threshold: float | None = Field(default=None, ge=0, le=1)

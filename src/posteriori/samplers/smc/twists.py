@@ -47,7 +47,25 @@ class Prefixes:
 
 
 class Twist(Configured, Generic[SettingsT]):
-    """log psi_t of prefixes, of those that go on and of those that have ended already."""
+    """The base class of twists: log psi_t of a prefix, a guess of the evidence still to come.
+
+    Any psi > 0 leaves SMC's weights right; the best is psi_t = E_prior[e(c, y) | y_1 .. y_t], with
+    which every particle weighs the same. psi may be 0 only where no completion of the prefix has
+    evidence.
+
+    Args:
+        config: its settings, one `Settings`.
+        settings: or the fields of `Settings`, as keywords.
+
+    Raises:
+        ConfigError: for a setting that is unknown, wrong, or given twice.
+
+    Example:
+        >>> from posteriori.samplers.smc.twists import EvidenceTwist
+        >>> draws = po.sample(target, "smc", num_samples=8, twist=EvidenceTwist(temper=0.5))
+        >>> len(draws)
+        16
+    """
 
     name: ClassVar[str]
     reads_hidden: ClassVar[bool] = False
