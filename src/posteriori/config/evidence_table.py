@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -15,7 +15,6 @@ from posteriori.core.settings.configured import Configured
 from posteriori.core.settings.refused import KindTable, refuse, refuse_key, validated
 from posteriori.core.settings.site import Site
 from posteriori.core.settings.strict import Strict
-from posteriori.data.plain_values import is_mapping
 from posteriori.errors import ConfigError, did_you_mean
 
 from .schema import evidence_schema
@@ -67,12 +66,14 @@ def _dumped(table: EvidenceTable, info: core_schema.SerializationInfo) -> dict[s
     return {"kind": table.kind, **settings}
 
 
-def _parsed(table: Any) -> EvidenceTable:
+def _parsed(
+    table: EvidenceTable | Mapping[str, Any] | list[Any] | str | float | None,
+) -> EvidenceTable:
     if isinstance(table, EvidenceTable):
         return table
-    if not is_mapping(table):
+    if not isinstance(table, Mapping):
         refuse(f"{str(table)[:60]!r} is no table", "write it as a table, [[evidence]]")
-    keys = dict(table)
+    keys: dict[str, Any] = {**table}
     kind = keys.pop("kind", None)
     if not isinstance(kind, str):
         refuse("'kind' is missing", 'write kind = "reward"')

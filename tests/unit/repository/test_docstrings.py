@@ -16,6 +16,7 @@ import pytest
 from pydantic import BaseModel
 
 import posteriori as po
+from posteriori.core import registry
 from posteriori.errors import PosterioriError
 
 SECTIONS = ("Args", "Attributes", "Returns", "Raises", "Example")
@@ -27,6 +28,16 @@ PUBLIC = {
 FUNCTIONS = [name for name, each in PUBLIC.items() if inspect.isfunction(each)]
 SETTINGS = [
     name for name, each in PUBLIC.items() if inspect.isclass(each) and issubclass(each, BaseModel)
+]
+ALGORITHMS = [
+    (kind, name)
+    for kind, known in (
+        ("objective", registry.OBJECTIVES),
+        ("sampler", registry.SAMPLERS),
+        ("twist", registry.TWISTS),
+    )
+    for name in known
+    if name != "soft_q"
 ]
 NEEDS_A_FILE = {"load_target", "report"}
 """Their examples need files, which tests of their own write."""
@@ -76,6 +87,14 @@ def check_form(name: str, public: Any) -> None:
 @pytest.mark.parametrize("name", PUBLIC)
 def test_a_public_name_is_described_in_the_form(name):
     check_form(name, PUBLIC[name])
+
+
+@pytest.mark.parametrize(("kind", "name"), ALGORITHMS)
+def test_the_settings_of_an_algorithm_are_described(kind, name):
+    model = registry.configured(kind, name).Settings
+    docstring = inspect.cleandoc(model.__doc__ or "")
+    named = re.findall(r"^    (\w+): \S", sections_of(docstring).get("Args", ""), re.M)
+    assert named == list(model.model_fields)
 
 
 @pytest.mark.parametrize("name", PUBLIC)

@@ -35,7 +35,17 @@ def _pattern(value: Any) -> Any:
 
 
 class LoraSettings(Strict):
-    """A LoRA adapter: rank r, scale alpha/r, on every linear layer unless named otherwise."""
+    """A LoRA adapter of scale alpha / rank.
+
+    Args:
+        rank: its rank.
+        alpha: the numerator of its scale.
+        target_modules: names of the layers that have one, or a regular expression; "all-linear":
+            every linear layer.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+    """
 
     rank: int = Field(default=16, ge=1, le=65536)
     alpha: float = Field(default=32.0, gt=0, le=1e6)

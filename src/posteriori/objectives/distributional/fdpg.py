@@ -82,7 +82,16 @@ def _alpha(alpha: float) -> _Kind:
 
 
 class FDPGConfig(AnyProposalConfig):
-    """`proposal`; `divergence`; `alpha`, for that one alone."""
+    """Settings of the objective "fdpg".
+
+    Args:
+        proposal: what draws: "policy", as it stands, or "prior".
+        divergence: which D_f(pi, p*) is descended.
+        alpha: of "alpha" alone; neither 0 nor 1.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+    """
 
     divergence: Literal["forward_kl", "reverse_kl", "js", "tv", "chi2", "reverse_chi2", "alpha"] = (
         "js"

@@ -25,9 +25,21 @@ _HEADROOM = 2.0
 
 
 class RAFTConfig(Strict):
-    """`select`: which draws are imitated; `proposal`: who draws; `max_log_evidence`: log M of
-    the prior's draws; `headroom`: M / Z-hat of the policy's; `control_variate`: whether
-    these count by their chance to be accepted, less its mean."""
+    """Settings of the objective "raft".
+
+    Args:
+        select: which draws are imitated: those that are accepted as draws of the target, or the
+            best of a prompt's.
+        proposal: what draws: "prior", or "policy", as it stands.
+        max_log_evidence: log M, nats, of the prior's draws; left out, what the evidence states, or
+            the most that was seen.
+        headroom: M / Z-hat of the policy's draws, above 1; left out, 2.
+        control_variate: whether the policy's draws count by their chance to be accepted, less its
+            mean; left out, they do.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+    """
 
     select: Literal["accept", "best_of_n"] = "accept"
     proposal: Literal["prior", "policy"] = "prior"

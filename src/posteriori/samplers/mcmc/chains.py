@@ -21,10 +21,18 @@ from .mixing import Trace, findings
 
 
 class ChainSettings(Strict):
-    """`chains` a prompt, never more than draws; after `burn_in` steps every `thin`-th is a draw.
+    """Settings of all chains.
 
-    Chains start from draws of the proposal that have evidence: at most `start_budget` draws per
-    prompt are made to find them.
+    Chains start from draws of the proposal that have evidence.
+
+    Args:
+        chains: chains per prompt, and never more than draws.
+        burn_in: steps of each chain before its first draw.
+        thin: every `thin`-th step after them is a draw.
+        start_budget: draws of the proposal per prompt that are made at most to start the chains.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
     """
 
     chains: int = Field(default=16, ge=1)

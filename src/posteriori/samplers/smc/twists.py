@@ -107,13 +107,28 @@ class NoTwist(Twist[Strict]):
 
 
 class FloorSettings(Strict):
-    """`floor`: log psi where the evidence found is 0. There may yet be some, so psi is above 0."""
+    """Settings of twists that read the evidence of a prefix.
+
+    Args:
+        floor: log psi where the evidence found is 0. There may yet be some, so psi is above 0.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+    """
 
     floor: float = -1.0
 
 
 class EvidenceTwistConfig(FloorSettings):
-    """`temper`: the power of the evidence that psi is."""
+    """Settings of the twist "evidence".
+
+    Args:
+        floor: log psi where the evidence found is 0. There may yet be some, so psi is above 0.
+        temper: the power of the evidence that psi is.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+    """
 
     temper: float = Field(default=1.0, ge=0)
 
@@ -162,7 +177,15 @@ class PrefixTwist(NoTwist):
 
 
 class RolloutsConfig(FloorSettings):
-    """`num`: completions that are drawn of each prefix."""
+    """Settings of the twist "rollouts".
+
+    Args:
+        floor: log psi where the evidence found is 0. There may yet be some, so psi is above 0.
+        num: completions that are drawn of each prefix.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+    """
 
     num: int = Field(default=4, ge=1)
 
