@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -21,6 +20,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from posteriori.data.json_object import read_object
 from posteriori.errors import ConfigError, ModelError, did_you_mean
 from posteriori.models.cpu.precision import gains_from_bfloat16, mixed_precision, with_output_head
 from posteriori.models.passes.memory import check_memory, embedding_weight
@@ -258,10 +258,10 @@ def base_of_adapter(directory: Path) -> str:
     wherever that of the machine was on which the adapter was trained."""
     adapter_config = directory / "adapter_config.json"
     try:
-        base = json.loads(adapter_config.read_text()).get("base_model_name_or_path")
-    except ValueError as error:
+        base = read_object(adapter_config).get("base_model_name_or_path")
+    except (OSError, ValueError) as error:
         raise ModelError(f"not JSON: {error}", where=str(adapter_config)) from error
-    if not base:
+    if not (isinstance(base, str) and base):
         raise ModelError(
             f"'{adapter_config}' does not say which base model the adapter belongs to",
             hint="write its path as base_model_name_or_path",
