@@ -153,6 +153,7 @@ def _load_plain(
     if (gguf and not Path(path).exists()) or is_gone(path):
         raise ModelError(f"there is no model at '{path}'", hint="check the path")
     check_model_name(path, BUNDLED, kind="a causal language model")
+    _check_generation_config(Path(place) / "generation_config.json")
     try:
         with loading() as options:
             options |= gguf | trust
@@ -174,6 +175,19 @@ def _load_plain(
             hint="give a model with a language-modelling head",
         )
     return drop_quantisation_state(model), tokenizer
+
+
+def _check_generation_config(file: Path) -> None:
+    """It says which tokens end a completion. transformers passes by one that it cannot read."""
+    try:
+        if file.is_file():
+            read_object(file)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"no generation config can be read: {error}",
+            where=str(file),
+            hint="copy the model's directory again, whole",
+        ) from error
 
 
 def class_at(place: str, options: dict[str, Any]) -> Any:

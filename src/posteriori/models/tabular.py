@@ -63,6 +63,11 @@ class TabularLM(torch.nn.Module):
                 f"and {len(vocabulary)} tokens",
                 hint="its shape is [prompts, prefixes, vocabulary]",
             )
+        if not 0 <= eos_token_id < vocab_size:
+            raise ModelError(
+                f"eos_token_id={eos_token_id} is none of the {vocab_size} tokens",
+                hint="it is the place of the token that ends a completion",
+            )
         self.logits = torch.nn.Parameter(logits.double(), requires_grad=False)
         self.prompts = tuple(prompts)
         self._place = {prompt: at for at, prompt in reversed(list(enumerate(self.prompts)))}
@@ -304,6 +309,8 @@ class TabularLM(torch.nn.Module):
             about = read_object(place / "table.json")
             logits = load_file(place / "table.safetensors")["logits"]
             prompts, words, eos = (about[n] for n in ("prompts", "vocabulary", "eos_token_id"))
+            if not (isinstance(prompts, list) and isinstance(words, list) and isinstance(eos, int)):
+                raise ValueError("table.json has no lists of prompts and words, or no end")
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise ModelError(
                 f"no table can be read: {type(error).__name__}: {error}",

@@ -46,6 +46,7 @@ def simulate_preferences(
 
     from posteriori.cli.build import build_target
     from posteriori.cli.console.progress_bar import count_progress
+    from posteriori.cli.files.rescue import write_or_rescue
     from posteriori.core.journal.files import write_whole
     from posteriori.reward_models.simulate_preferences import best_accuracy
     from posteriori.reward_models.simulate_preferences import simulate_preferences as simulate
@@ -66,7 +67,8 @@ def simulate_preferences(
             )
     except KeyboardInterrupt as error:
         raise Interrupted("what is finished is kept: go on from it with --resume") from error
-    write_whole(output, "".join(f"{json_text(row)}\n" for row in rows))
+    text = "".join(f"{json_text(row)}\n" for row in rows)
+    write_or_rescue(output, lambda path: write_whole(path, text), f"all {len(rows)} pairs")
     unfinished.done()
     best = best_accuracy(rows, scale=scale, noise=noise)
     if as_json:
