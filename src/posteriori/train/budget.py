@@ -12,7 +12,8 @@ from posteriori.core.seeds import generator
 from posteriori.core.settings.training import FitConfig, budget_of
 from posteriori.core.target import Target
 from posteriori.data.json_object import read_object
-from posteriori.diagnostics.frontier.frontier import Frontier, frontier
+from posteriori.diagnostics.frontier.curve import Frontier
+from posteriori.diagnostics.frontier.frontier import frontier
 from posteriori.diagnostics.prompt_sample import sampled_prompts
 from posteriori.errors import CheckpointError, ConfigError, FrontierError
 from posteriori.evidence.beta import price
