@@ -107,7 +107,14 @@ def test_the_same_command_with_resume_ends_as_if_it_had_never_stopped(job, verb)
         "sample": ("--sampler", "importance", "--num-samples", "600", "-o", "OUT.jsonl"),
         "twist": ("--steps", "3", "--num-samples", "8", "-o", "OUT.safetensors"),
         "frontier": ("--num-samples", "100", "--stages", "1", "--strongest", "2"),
-        "simulate-preferences": ("--num-pairs", "6", "--set", "max_new_tokens=8", "-o", "OUT.jsonl"),
+        "simulate-preferences": (
+            "--num-pairs",
+            "6",
+            "--set",
+            "max_new_tokens=8",
+            "-o",
+            "OUT.jsonl",
+        ),
     }[verb]
 
     def run(name: str, *more: str):
