@@ -35,6 +35,7 @@ from .texts import decode_behind, token_before
 from .warp import Warp
 from .weights import adapters
 from .weights import state as state_module
+from .weights.active_adapter import ACTIVE, Adapter
 
 _FEW_TOKENS = 2048
 """Prompts of so many tokens together cost nothing to run, beside what is drawn for them."""
@@ -56,13 +57,15 @@ class CausalLM(CausalScoring):
         tokenizer: its tokenizer.
         compute_dtype: type of the matrix products (autocast) over master weights; None: that of the
             weights.
-        adapter: the PEFT adapter that is part of this distribution; None: the bare weights. Several
-            `CausalLM` may share one PEFT model, each with an adapter of its own.
+        adapter: the PEFT adapter that is part of this distribution; left out, the one that is
+            active when the model is handed over; None: the bare weights. Several `CausalLM` may
+            share one PEFT model, each with an adapter of its own.
         warp: changes the distribution (temperature, top-k, top-p), in draws and log-probs alike.
         memory_gib: memory for logits and keys and values, in GiB, at a time.
 
     Raises:
-        ModelError: for a model that is no causal language model, or has no end of sequence.
+        ModelError: for what is no causal language model of transformers, and for a PEFT model with
+            several adapters on at once.
 
     Example:
         >>> import torch
@@ -78,7 +81,7 @@ class CausalLM(CausalScoring):
         tokenizer: PreTrainedTokenizerBase,
         *,
         compute_dtype: torch.dtype | None = None,
-        adapter: str | None = None,
+        adapter: Adapter = ACTIVE,
         warp: Warp | None = None,
         memory_gib: float = 1.5,
     ) -> None:

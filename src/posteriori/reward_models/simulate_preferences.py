@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from posteriori.core.target import Target
 from posteriori.core.types import Draws
 from posteriori.data.given_numbers import count, in_short, positive
 from posteriori.errors import ConfigError, EvidenceError, SamplingError
+from posteriori.runs.target_fingerprint import digest
+from posteriori.runs.target_journal import keeping
 
 _ROUNDS = 50
 """Times that draws are taken before a prompt whose draws are all alike is given up."""
@@ -31,6 +34,8 @@ def simulate_preferences(
     proposal: LanguageModel | None = None,
     seed: int = 0,
     on_progress: Progress | None = None,
+    journal: Path | str | None = None,
+    resume: bool = False,
 ) -> list[dict[str, Any]]:
     """Preference pairs of which everything is known: the target's reward is their utility.
 
@@ -48,6 +53,9 @@ def simulate_preferences(
         proposal: what draws the completions; default: the prior.
         seed: of everything that is drawn.
         on_progress: counts pairs.
+        journal: a folder that keeps what is finished until all is; to be removed when the pairs are
+            kept elsewhere.
+        resume: go on from the journal of a run that was stopped, and end with the same pairs.
 
     Returns:
         Rows of prompt, chosen, rejected, as `fit_reward` takes them, with `chosen_utility` and
@@ -57,6 +65,7 @@ def simulate_preferences(
         ConfigError: for a setting out of range.
         EvidenceError: where a utility is not finite.
         SamplingError: where a prompt has no two different completions to offer.
+        CheckpointError: for a journal of other work.
 
     Example:
         >>> pairs = po.simulate_preferences(target, 10, seed=0)
@@ -74,13 +83,24 @@ def simulate_preferences(
         raise ConfigError(
             f"noise={noise} must be at least 0 and below 0.5", where="simulate_preferences"
         )
+    drawing = proposal or target.prior
     prompts = len(target.prompts)
-    rows: list[dict[str, Any]] = []
     shares = [num_pairs // prompts + (at < num_pairs % prompts) for at in range(prompts)]
-    for at, portion in enumerate(portions(on_progress, shares)):
-        rows += _pairs(
-            target, proposal or target.prior, at, shares[at], (scale, noise), seed, portion
-        )
+
+    def about() -> dict[str, Any]:
+        return {
+            "the work": "simulate_preferences",
+            "num_pairs": num_pairs,
+            "scale": scale,
+            "noise": noise,
+            "seed": seed,
+            "proposal": digest(None if drawing is target.prior else drawing),
+        }
+
+    rows: list[dict[str, Any]] = []
+    with keeping(target, journal, about, resume=resume):
+        for at, portion in enumerate(portions(on_progress, shares)):
+            rows += _pairs(target, drawing, at, shares[at], (scale, noise), seed, portion)
     order = torch.randperm(len(rows), generator=generator(seed, "simulated order"))
     return [rows[at] for at in order.tolist()]
 
