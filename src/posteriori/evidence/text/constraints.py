@@ -23,6 +23,7 @@ from posteriori.evidence.grammar import Grammar
 
 from .json_text import JsonText
 from .pattern_size import check_pattern_size
+from .timed_match import matches
 from .word_list import word_pattern
 
 _HALF = "\N{REPLACEMENT CHARACTER}"
@@ -54,9 +55,8 @@ class TextTest:
 
 
 # Functions at the top of a module can be pickled, for evidence in processes of its own.
-def _matches(pattern: Any, whole: bool, in_part: bool, text: str) -> bool:
-    match = pattern.fullmatch if whole else pattern.search
-    return match(text, partial=in_part) is not None
+def _matches(pattern: Any, how: Any, in_part: bool, text: str) -> bool:
+    return matches(pattern, how, text, "regex", partial=in_part)
 
 
 def _has_words(
@@ -78,7 +78,8 @@ def regex(
     comes next (\\b, $, lookarounds) cannot be judged so and have no prefix check; `^`, and
     a literal \\$ or [$], can.
 
-    Raises `ConfigError` for a pattern that cannot be compiled.
+    Raises `ConfigError` for a pattern that cannot be compiled, and `EvidenceError` for a text on
+    which it takes seconds.
     """
     if match not in ("full", "search"):
         raise ConfigError(f"match='{match}' is neither 'full' nor 'search'", where="regex")
@@ -91,10 +92,11 @@ def regex(
             where="regex",
             hint="a literal ( or [ is written \\( or \\[",
         ) from error
-    whole = TextTest(f"regex {pattern}", partial(_matches, compiled, match == "full", False))
+    how = "fullmatch" if match == "full" else "search"
+    whole = TextTest(f"regex {pattern}", partial(_matches, compiled, how, False))
     if _looks_around(pattern, flags):
         return Constraint(whole, **calling)
-    prefix = TextTest(whole.__name__, partial(_matches, compiled, match == "full", True), half=True)
+    prefix = TextTest(whole.__name__, partial(_matches, compiled, how, True), half=True)
     whole_pattern = pattern if match == "full" else rf"(?s:.*)(?:{pattern})(?s:.*)"
     grammar = None if flags else Grammar("regex", whole_pattern)
     return Constraint(whole, prefix, grammar=grammar, quick=True, **calling)
