@@ -34,7 +34,7 @@ class PosterioriError(Exception):
 
     def __str__(self) -> str:
         """Control characters are escapes: what is quoted may be a completion or another program's
-        message, and a terminal shows errors that nobody catches."""
+        message, and a terminal shows errors that are not caught."""
         head = f"{self.where}: {self.what}" if self.where else self.what
         return _printable(f"{head}; {self.hint}" if self.hint else head)
 

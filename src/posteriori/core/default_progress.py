@@ -88,7 +88,7 @@ AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 
 
 def with_progress(name: str) -> Callable[[AnyFunction], AnyFunction]:
-    """A function with an `on_progress` keyword that shows a bar where nobody gives one."""
+    """A function with an `on_progress` keyword that shows a bar where it is not given."""
 
     def decorate(function: AnyFunction) -> AnyFunction:
         @functools.wraps(function)

@@ -2,7 +2,7 @@
 
 Data sets ask one question twice, with other answers beside it. The prompts are then equal as values
 and stand for different rows, so each carries its row along. It is an ordinary string or list for
-whoever reads it, and what is computed from a prompt's text does not see the difference.
+its readers, and what is computed from a prompt's text does not see the difference.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from .tensors import split_by
 
 
 def split_rows(prompt_index_N: Tensor, num_prompts: int) -> tuple[Tensor, ...]:
-    """The positions of each prompt's draws, in order; one tensor a prompt, on the CPU."""
+    """The positions of each prompt's draws, in order; one tensor per prompt, on the CPU."""
     index_N = prompt_index_N.cpu()
     order_N = index_N.argsort(stable=True)
     return split_by(order_N, index_N.bincount(minlength=num_prompts))

@@ -331,7 +331,8 @@ class CausalLM(CausalScoring):
         offset_R: Tensor | None = None,
     ) -> Rows:
         """Row i goes on from `prompt_ids[rows[i]]`, which end with `offset_R[i]` of its tokens."""
-        # All processes draw the numbers of all rows: who runs a row does not change its tokens.
+        # All processes draw the numbers of all rows: the process that runs a row does not change
+        # its tokens.
         shape = (len(rows), max_new_tokens)
         if generator is None:
             # The global stream may stand elsewhere in each of them.

@@ -205,8 +205,9 @@ def _check_generation_config(file: Path) -> None:
 
 
 def class_at(place: str, options: dict[str, Any]) -> Any:
-    """Who loads a causal model from `place`: the text half of a model that reads more than text has
-    a config of its own, which `AutoModelForCausalLM` may not know; its class stands there, too."""
+    """The class that loads a causal model from `place`: the text half of a model that reads more
+    than text has a config of its own, which `AutoModelForCausalLM` may not know; its class stands
+    there, too."""
     if "gguf_file" in options:
         return AutoModelForCausalLM
     config = AutoConfig.from_pretrained(place, **options)

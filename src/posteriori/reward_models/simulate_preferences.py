@@ -106,8 +106,8 @@ def simulate_preferences(
 
 
 def best_accuracy(rows: list[dict[str, Any]], *, scale: float = 1.0, noise: float = 0.0) -> float:
-    """E[accuracy] on these pairs of a judge who knows the utility: the mean of the likelier label's
-    probability, eps + (1 - 2 eps) sigmoid(|u1 - u2| / scale)."""
+    """E[accuracy] on these pairs of a judge that knows the utility: the mean of the likelier
+    label's probability, eps + (1 - 2 eps) sigmoid(|u1 - u2| / scale)."""
     gaps_N = torch.tensor(
         [row["chosen_utility"] - row["rejected_utility"] for row in rows], dtype=torch.float64
     )

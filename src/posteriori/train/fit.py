@@ -226,7 +226,7 @@ def fit(
 
 
 def _elsewhere(done: int, total: int) -> None:
-    """Whoever takes the steps shows them as well."""
+    """The loop that takes the steps shows them as well."""
     del done, total
 
 

@@ -92,9 +92,9 @@ class Report(dict[str, Estimate]):
         raise UnknownFigureError(f"the report has no '{name}'", hint=did_you_mean(name, self))
 
     def __repr__(self) -> str:
-        told = short_figures(self)
+        shown = short_figures(self)
         also = f"; {counted(len(self.findings), 'finding')}" if self.findings else ""
-        return f"Report({told}; {len(self)} figures{also})"
+        return f"Report({shown}; {len(self)} figures{also})"
 
     def _repr_html_(self) -> str:
         return html_plane(self) + html_figures(self) + html_findings(self.findings)

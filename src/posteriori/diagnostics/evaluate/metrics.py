@@ -53,7 +53,7 @@ def figures_of(
     draws: Draws, mixtures: Sequence[Mixture], waste: Wasted, *, max_reward: float = math.nan
 ) -> dict[str, Estimate]:
     """All of `FIGURES`. `draws` are the policy's own, `mixtures` one per prompt, and `max_reward`
-    the largest reward there can be, NaN where nobody knows."""
+    the largest reward there can be, NaN where it is not known."""
     num_prompts = len(mixtures)
     texts = [of_prompt(draws, at) for at in range(num_prompts)]
     completions = draws.completions

@@ -78,9 +78,9 @@ class PassAtK:
         return low, high
 
     def __str__(self) -> str:
-        told = ", ".join(f"pass@{k} {each}" for k, each in self.figures.items())
+        shown = ", ".join(f"pass@{k} {each}" for k, each in self.figures.items())
         return (
-            f"{self.name}: {told}; {self.solved} of {self.num_prompts} prompts solved, pass@1 of "
+            f"{self.name}: {shown}; {self.solved} of {self.num_prompts} prompts solved, pass@1 of "
             f"the others below {self.unsolved_bound:.2g} each (95%)"
         )
 

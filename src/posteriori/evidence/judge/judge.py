@@ -21,7 +21,7 @@ TEMPLATE = "Text: {prompt}{completion}\n\nQuestion: {question} Answer with {yes}
 
 
 class Answers(Protocol):
-    """Who answers: a local model, or a server."""
+    """What answers: a local model, or a server."""
 
     name: str
 

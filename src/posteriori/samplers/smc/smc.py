@@ -78,7 +78,7 @@ class SMCConfig(Strict, arbitrary_types_allowed=True):
 
 
 class SMC(Sampler[SMCConfig]):
-    """K particles a population, t = 1 .. T, psi_0 = 1, psi_T = e(c, y):
+    """K particles per population, t = 1 .. T, psi_0 = 1, psi_T = e(c, y):
 
         y_t ~ q(.|c, y_<t),   w *= prior(y_t|c, y_<t) psi_t(y_<=t) / (psi_t-1(y_<t) q(y_t|c, y_<t))
         ESS = (sum w)^2 / sum w^2 < ess_threshold K:  Z-hat *= mean w, resample in proportion to w,
