@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from transformers import AutoTokenizer
 
+from posteriori.core.hooks import tokenizer_of
+from posteriori.core.prompted import Prompted
 from posteriori.core.protocols import LanguageModel
 from posteriori.errors import ModelError
 
@@ -70,10 +71,7 @@ def _of_module(model: Any, role: str, tokenizer: Any, like: Any) -> CausalLM:
             f"the {role} is a {kind}, which reads its prompt by an encoder",
             hint="give a causal (decoder-only) language model",
         )
-    adapter = None
-    if isinstance(model, PeftModel):
-        adapter = str(model.active_adapter)
-    return CausalLM(model, tokenizer or _tokenizer(model, role, like), adapter=adapter)
+    return CausalLM(model, tokenizer or _tokenizer(model, role, like))
 
 
 def _tokenizer(model: Any, role: str, like: Any) -> Any:
@@ -86,8 +84,8 @@ def _tokenizer(model: Any, role: str, like: Any) -> Any:
                 return AutoTokenizer.from_pretrained(str(place), local_files_only=True, **options)
         except UNREADABLE:
             pass
-    like = getattr(like, "lm", like)
-    own = getattr(like, "tokenizer", None)
+    like = like.lm if isinstance(like, Prompted) else like
+    own = tokenizer_of(like)
     rows = model.get_input_embeddings().weight.shape[0]
     if own is not None and rows == like.vocab_size:
         return own

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -21,6 +20,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from posteriori.data.json_object import read_object
 from posteriori.errors import ConfigError, ModelError, did_you_mean
 from posteriori.models.cpu.precision import gains_from_bfloat16, mixed_precision, with_output_head
 from posteriori.models.passes.memory import check_memory, embedding_weight
@@ -55,27 +55,41 @@ def load(
     trust_remote_code: bool = False,
     revision: str | None = None,
 ) -> CausalLM:
-    """The language model at `path`, ready to be a prior, a proposal or a policy.
+    """The language model at a path, ready to be a prior, a proposal or a policy.
 
-    `path` is the name of a bundled model ("tiny"), a directory or hub id of a transformers causal
-    model, a GGUF file, or a directory with a PEFT adapter (its base model is found from its config;
-    `merge_adapter` folds it into the weights; `base` is where the base model is now, if it has been
-    moved).
+    "auto" is "mixed" where the device multiplies bfloat16 faster and the model has more than 50
+    million parameters, and "float32" otherwise. "mixed" runs the layers' matrix products in
+    bfloat16 and all else, the output head above all, in float32; "bfloat16" runs everything in it,
+    faster still, at three times the rounding error in log-probs.
 
-    `dtype="auto"` is "mixed" where the device multiplies bfloat16 faster (a GPU that has it, an x86
-    CPU with AMX, AMD's with AVX-512's bfloat16, an ARM CPU with bfloat16) and the model has more
-    than 50 million parameters, and "float32" otherwise. "mixed" runs the layers' matrix products in
-    bfloat16 and all else, the output head above all, in float32 (see `models.cpu.precision`);
-    "bfloat16" runs everything in it, faster still, at three times the rounding error in log-probs.
+    Args:
+        path: the name of a bundled model ("tiny"), a directory or hub id of a causal model of
+            transformers, a GGUF file, or a directory with a PEFT adapter.
+        base: where an adapter's base model is now, if it has been moved.
+        device: "cpu", "cuda", ..; default: the fastest there is.
+        dtype: "auto", "mixed", "float32", "bfloat16", "float16" or "float64".
+        merge_adapter: fold the adapter into the weights.
+        temperature: changes the distribution itself, draws and log-probs alike; so do the next
+            three.
+        top_k: next tokens that may be drawn; 0: all.
+        top_p: mass of the next tokens that may be drawn.
+        min_new_tokens: tokens before an end of sequence may be drawn.
+        memory_gib: memory for logits and keys and values, in GiB, at a time.
+        trust_remote_code: run Python code that comes with the checkpoint, with your rights. It
+            needs `revision`.
+        revision: the commit of a hub id; with trust_remote_code the one whose code you have read.
 
-    `temperature`, `top_k`, `top_p` and `min_new_tokens` change the distribution itself: draws and
-    log-probs alike.
+    Returns:
+        A `CausalLM`.
 
-    `trust_remote_code` runs Python code that comes with the checkpoint, with your rights: off, and
-    never asked for on the terminal. It needs the `revision`, the commit whose code you have read;
-    alone, `revision` says which commit of a hub id is loaded.
+    Raises:
+        ModelError: where nothing can be loaded from `path`, and why.
+        ConfigError: for settings that do not go together.
 
-    Raises `ModelError` when nothing can be loaded from `path`, and says why.
+    Example:
+        >>> lm = po.load("tiny", temperature=0.7)
+        >>> lm.eos_token_ids, lm.vocab_size
+        ((2,), 4096)
     """
     where = BUNDLED.get(str(path), Path(path))
     target = usable_device(device)
@@ -153,6 +167,7 @@ def _load_plain(
     if (gguf and not Path(path).exists()) or is_gone(path):
         raise ModelError(f"there is no model at '{path}'", hint="check the path")
     check_model_name(path, BUNDLED, kind="a causal language model")
+    _check_generation_config(Path(place) / "generation_config.json")
     try:
         with loading() as options:
             options |= gguf | trust
@@ -176,9 +191,23 @@ def _load_plain(
     return drop_quantisation_state(model), tokenizer
 
 
+def _check_generation_config(file: Path) -> None:
+    """It says which tokens end a completion. transformers passes by one that it cannot read."""
+    try:
+        if file.is_file():
+            read_object(file)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"no generation config can be read: {error}",
+            where=str(file),
+            hint="copy the model's directory again, whole",
+        ) from error
+
+
 def class_at(place: str, options: dict[str, Any]) -> Any:
-    """Who loads a causal model from `place`: the text half of a model that reads more than text has
-    a config of its own, which `AutoModelForCausalLM` may not know; its class stands there, too."""
+    """The class that loads a causal model from `place`: the text half of a model that reads more
+    than text has a config of its own, which `AutoModelForCausalLM` may not know; its class stands
+    there, too."""
     if "gguf_file" in options:
         return AutoModelForCausalLM
     config = AutoConfig.from_pretrained(place, **options)
@@ -258,10 +287,10 @@ def base_of_adapter(directory: Path) -> str:
     wherever that of the machine was on which the adapter was trained."""
     adapter_config = directory / "adapter_config.json"
     try:
-        base = json.loads(adapter_config.read_text()).get("base_model_name_or_path")
-    except ValueError as error:
+        base = read_object(adapter_config).get("base_model_name_or_path")
+    except (OSError, ValueError) as error:
         raise ModelError(f"not JSON: {error}", where=str(adapter_config)) from error
-    if not base:
+    if not (isinstance(base, str) and base):
         raise ModelError(
             f"'{adapter_config}' does not say which base model the adapter belongs to",
             hint="write its path as base_model_name_or_path",

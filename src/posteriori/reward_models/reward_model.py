@@ -20,6 +20,7 @@ from torch import Tensor
 
 from posteriori.core.journal.files import writing
 from posteriori.core.types import Prompt
+from posteriori.data.json_object import read_object
 from posteriori.errors import ModelError
 
 from .backbone import Backbone, load_backbone, with_device
@@ -31,10 +32,21 @@ MARK = "has_posteriori_heads"
 
 
 class RewardModel:
-    """r(c, y) = w . h(c, y), with what is known of w and the temperature that calibrates it.
+    """A learned reward, with what is known of its head.
 
-    r is in nats of log-odds up to `temperature`: P(y1 preferred to y2) = sigmoid((r1 - r2) / T).
-    It is identified up to a constant per prompt, which no posterior p* sees.
+        r(c, y) = w . h(c, y),   P(y1 preferred to y2) = sigmoid((r1 - r2) / temperature)
+
+    r is in nats of log-odds up to `temperature`, and identified up to a constant per prompt, which
+    no posterior p* sees. `posteriori.fit_reward` trains one; `RewardModel.load` reads one.
+
+    Args:
+        backbone: the model that gives h(c, y).
+        posterior: what is known of w.
+        temperature: the one that calibrates it on held-out pairs.
+
+    Example:
+        >>> reward_fit.model.reward(["The food is"], [" good"]).shape
+        torch.Size([1])
     """
 
     def __init__(
@@ -127,7 +139,7 @@ class RewardModel:
             return cls(backbone, HeadPosterior(mean_D, torch.zeros_like(mean_D)))
         try:
             tensors = load_file(place / HEADS_FILE)
-            temperature = float(json.loads((place / ABOUT_FILE).read_text())["temperature"])
+            temperature = float(read_object(place / ABOUT_FILE)["temperature"])
             if not (math.isfinite(temperature) and temperature > 0):
                 raise ValueError(f"its temperature is {temperature}, not a positive number")
             posterior = HeadPosterior(**{**tensors, "mean_D": mean_D})
@@ -142,5 +154,5 @@ class RewardModel:
 def _mark(config: Path) -> None:
     """An adapter's folder has no config.json, and needs no mark."""
     if config.is_file():
-        held = json.loads(config.read_text(encoding="utf-8"))
+        held = read_object(config)
         config.write_text(json.dumps({**held, MARK: True}, indent=2) + "\n", encoding="utf-8")
