@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, silu
 
-from .lookahead import is_terminal
+from posteriori.objectives.lookahead import is_terminal
 
 CopiedT = TypeVar("CopiedT")
 
