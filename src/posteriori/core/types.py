@@ -266,12 +266,14 @@ class Draws(ShownDraws):
     @staticmethod
     def concat(parts: Sequence[Draws]) -> Draws:
         """All draws of `parts`, in order; their costs add up. What only some of them have (and
-        every estimate of log Z, which is not theirs together) is left out."""
+        every estimate of log Z, which is not theirs together) is left out; so is a guarantee that
+        is not that of all."""
         some = {}
         for name in _OPTIONAL:
             values = [getattr(part, name) for part in parts]
             if not any(each is None for each in values):
                 some[name] = cat_padded(values) if values[0].dim() > 1 else torch.cat(values)
+        guarantees = {part.guarantee for part in parts}
         common = [name for name in parts[0].attached if all(name in p.attached for p in parts)]
         attached = {name: cat_padded([part.attached[name] for part in parts]) for name in common}
         return Draws(
@@ -281,6 +283,7 @@ class Draws(ShownDraws):
             torch.cat([part.log_evidence_N for part in parts]),
             torch.cat([part.reward_N for part in parts]),
             sum((part.cost for part in parts), Cost()),
+            guarantee=guarantees.pop() if len(guarantees) == 1 else None,
             attached=attached,
             **some,
         )

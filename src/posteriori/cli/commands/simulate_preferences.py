@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from posteriori.cli.console.output import json_text, print_json, stdout, visible
-from posteriori.cli.options import AsJson, ConfigFile, Overrides, Quiet, Seed
+from posteriori.cli.options import AsJson, ConfigFile, Overrides, Overwrite, Quiet, Seed
 from posteriori.cli.several import single
 from posteriori.config.check import make_plan
 from posteriori.errors import CheckpointError, ConfigError
@@ -24,6 +24,7 @@ def simulate_preferences(
     ] = 1.0,
     noise: Annotated[float, typer.Option(help="Share of labels that are swapped.")] = 0.0,
     seed: Seed = 0,
+    overwrite: Overwrite = False,
     overrides: Overrides = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -32,8 +33,10 @@ def simulate_preferences(
     plan = make_plan(config, overrides or [])
     if output.suffix != ".jsonl":
         raise ConfigError(f"pairs are not written to a '{output.suffix}' file", hint="write .jsonl")
-    if output.exists():
-        raise CheckpointError(f"'{output}' is there already", hint="choose another --output")
+    if output.exists() and not overwrite:
+        raise CheckpointError(
+            f"'{output}' is there already", hint="choose another --output, or write --overwrite"
+        )
     if not output.absolute().parent.is_dir():
         raise ConfigError(f"there is no folder '{output.parent}'", hint="make it first")
 
