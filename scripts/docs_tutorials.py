@@ -88,4 +88,3 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     if path.parent.name != FOLDER.name or path.stem not in _built():
         return markdown
     return as_markdown(_built()[path.stem], path.stem)
-

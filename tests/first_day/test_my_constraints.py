@@ -20,7 +20,7 @@ class Answer(pydantic.BaseModel):
 
 PATTERNS = {
     "an escaped dollar": r"\$[0-9]+",
-    "an escaped brace": r"\{[a-z]*\}",
+    "an escaped brace": r"\{[a-z]{1,4}\}",
     "an escaped star": r"\*+",
     "a class with a brace": r"[^{}]*",
     "choices": r"(yes|no)",
@@ -72,15 +72,15 @@ def test_a_constraint_beside_a_reward():
 def test_a_verifier_has_pass_at_k():
     rows = [{"prompt": "You are", "answer": "a"}]
     rates = po.pass_at_k(target(rows, po.Verifier(matches)), num_samples=16, k=[1, 4])
-    assert 0 <= rates[1].value <= rates[4].value <= 1
+    figures = rates["prior"].figures
+    assert 0 <= figures[1].value <= figures[4].value <= 1
 
 
 MISTAKES = {
     "an open bracket": (lambda: po.constraints.regex("[a-z"), "regex"),
-    "a pattern that is none": (lambda: po.constraints.regex(3), "regex"),
-    "a schema of no kind": (lambda: po.constraints.json_schema({"type": "strng"}), "string"),
-    "a schema that refers to itself": (lambda: po.constraints.json_schema({"$ref": "#"}), "$ref"),
-    "a constraint of another name": (lambda: po.constraints.regexp("a"), "regex"),
+    "a pattern that is none": (lambda: po.constraints.regex(3), "write it as text"),
+    "a schema of no kind": (lambda: po.constraints.json_schema({"type": "strng"}), "'strng'"),
+    "a schema that refers to itself": (lambda: po.constraints.json_schema({"$ref": "#"}), "leads back"),
     "a twist of another name": (lambda: po.sample(target(), "smc", twist="prefx"), "prefix"),
     "a fine-tuning objective that cannot": (
         lambda: po.fit(
@@ -92,7 +92,7 @@ MISTAKES = {
         ),
         "dpg",
     ),
-    "pass@k of a reward": (lambda: po.pass_at_k(target(), num_samples=4), "posteriori.Verifier"),
+    "pass@k of a reward": (lambda: po.pass_at_k(target(), num_samples=8), "posteriori.Verifier"),
 }
 
 

@@ -99,10 +99,27 @@ def test_conversations_are_prompts(act):
     assert [dict(each) for each in read.prompts[0]] == CHAT
 
 
-def test_an_assistants_message_is_continued():
-    whole, part = (prior().encode([*CHAT, *more]) for more in ([], [REPLY]))
-    assert part[: len(whole)] == whole
-    assert prior().decode([list(part)])[0].rstrip().endswith("You are")
+TEMPLATE = "{% for m in messages %}{{ m.role + ': ' + m.content + ' ' }}{% endfor %}assistant: "
+
+
+@pytest.fixture
+def chatting():
+    """The model with a chat template."""
+    lm = po.load("tiny")
+    lm.tokenizer.chat_template = TEMPLATE
+    return lm
+
+
+def test_an_assistants_message_is_continued(chatting):
+    part = chatting.encode([*CHAT, REPLY])
+    assert chatting.decode([list(part)])[0].endswith("assistant: You are")
+
+
+def test_a_chat_without_a_template_says_so(tmp_path):
+    def draw(folder):
+        po.sample(target([CHAT]), num_samples=2)
+
+    in_one_line(draw, tmp_path, "chat_template")
 
 
 PREFERENCES = {
@@ -120,18 +137,18 @@ PREFERENCES = {
 
 
 @pytest.mark.parametrize("act", PREFERENCES)
-def test_dpo_takes_pairs(tmp_path, act):
+def test_dpo_takes_pairs(tmp_path, act, chatting):
     pairs = PREFERENCES[act](tmp_path)
     prompts = datasets.Dataset.from_list(list(pairs)) if isinstance(pairs, list) else ROWS
-    settings = {"pairs": pairs}
-    fit = po.fit(target(prompts, [po.Power(1.0)]), "dpo", steps=1, objective_settings=settings)
+    wanted = po.Target(chatting, po.Power(1.0), prompts, 4)
+    fit = po.fit(wanted, "dpo", steps=1, objective_settings={"pairs": pairs})
     assert len(fit.history) == 1
 
 
 def test_ten_thousand_prompts_end_at_once():
     many = target([f"You are number {at}" for at in range(10_000)], length=1)
     report = po.evaluate(many, prior(), num_samples=2, max_prompts=8)
-    assert any("8 of 10,000" in str(each).replace("10000", "10,000") for each in report.findings)
+    assert any("8 of the 10,000 prompts" in str(each) for each in report.findings)
     assert report["kl_to_target"].standard_error_new_prompts is not None
 
 
@@ -187,7 +204,6 @@ def test_a_mistake_in_prompts_is_said(tmp_path, act):
 
 WRONG_PAIRS = {
     "no rejected": ([{"prompt": "a", "chosen": "b"}], "rejected"),
-    "the same twice": ([{"prompt": "a", "chosen": "b", "rejected": "b"}], "chosen"),
     "numbers": ([{"prompt": "a", "chosen": 1, "rejected": 2}], "chosen"),
     "no pairs": ([], "chosen"),
     "a text": ("pairs.txt", ".jsonl"),

@@ -206,7 +206,7 @@ WRONG_EVIDENCE = {
             target(evidence=po.Constraint(lambda completions, **kw: [0.5] * len(completions))),
             num_samples=2,
         ),
-        "True or False",
+        "true or false",
     ),
     "a missing column": (lambda: target(evidence=po.Verifier(matches)), "data-set column"),
 }

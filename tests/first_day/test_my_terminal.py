@@ -71,7 +71,7 @@ def key(new):
 
 
 MISTAKES = {
-    "a file that is not there": (("fit", "rn.toml"), None, "run.toml"),
+    "a file that is not there": (("fit", "rn.toml"), None, "give the path of a TOML config"),
     "a Python file": (("fit", "judge.py"), None, "TOML"),
     "a mistyped key": (*key("num_sample = 2"), "num_samples"),
     "TRL's key": (*key("num_generations = 2"), "num_samples"),
@@ -91,7 +91,7 @@ MISTAKES = {
     "a file of functions that is not there": (
         ("fit", "run.toml"),
         ("judge.py:warmth", "juge.py:warmth"),
-        "judge.py",
+        "paths are relative to the config",
     ),
     "broken TOML": (("fit", "run.toml"), ("steps = 1", "steps = "), "run.toml"),
     "a missing model": (("fit", "run.toml"), ('path = "tiny"', 'path = "models/mine"'), "models"),

@@ -187,6 +187,6 @@ def check_fit(plan: Plan, *, resume: bool, overwrite: bool = False) -> None:
     if (run / "config.json").exists() and not (resume or overwrite):
         raise CheckpointError(
             f"'{run}' already holds a run",
-            hint="go on with it by --resume, remove it by --overwrite, or choose another output_dir "
-            "(--set output_dir=runs/other)",
+            hint="go on with it by --resume, remove it by --overwrite, or choose another "
+            "output_dir (--set output_dir=runs/other)",
         )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import torch
 from torch import Tensor
 
+from posteriori.data.given_arguments import named_arguments
 from posteriori.errors import ConfigError, ModelError
 
 from .protocols import LanguageModel, NextTokenLM, NextTokens, Rows, SteppingLM, TrainableLM
@@ -39,6 +40,7 @@ class Prompted:
     Raises `ConfigError` for an empty prefix, or messages before a string.
     """
 
+    @named_arguments
     def __init__(self, lm: LanguageModel, prefix: Prefix) -> None:
         if not prefix:
             raise ConfigError(
@@ -46,6 +48,9 @@ class Prompted:
             )
         self.lm, self.prefix = lm, prefix
         self._bare_ids: dict[str, tuple[int, ...]] = {}
+
+    def __repr__(self) -> str:
+        return f"Prompted({self.lm!r}, {str(self.prefix)[:40]!r})"
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from posteriori.data.given_arguments import named_arguments
 from posteriori.data.given_numbers import count, finite, in_short
 from posteriori.data.prompts import PromptData, sample_rows
 from posteriori.data.prompts import prompts as read_prompts
@@ -58,6 +59,7 @@ class Target:
     a prompt.
     """
 
+    @named_arguments
     def __init__(
         self,
         prior: LanguageModel,

@@ -23,7 +23,7 @@ from posteriori.errors import ConfigError, OutcomeError
 
 from .occurrence import place_of
 from .rows_of_prompts import rows_of_prompts
-from .shown import ShownDraws
+from .shown import ShownDraws, counted
 
 Message = dict[str, Any]
 Prompt = str | list[Message]
@@ -51,7 +51,7 @@ Guarantee = Literal["exact", "properly_weighted", "asymptotic", "heuristic"]
 target's in the limit of a long run; or nothing that can be promised."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Completions:
     """N completions of P prompts, as ragged rows in one padded tensor.
 
@@ -74,6 +74,10 @@ class Completions:
 
     def __len__(self) -> int:
         return self.tokens_NL.shape[0]
+
+    def __repr__(self) -> str:
+        asked = counted(len(self.prompt_set), "prompt")
+        return f"Completions({len(self):,} of {asked}, at most {self.max_new_tokens} tokens)"
 
     @cached_property
     def log_prob_N(self) -> Tensor | None:
@@ -351,7 +355,7 @@ class Finding:
         return f"[{self.level}] {self.message}" + (f" {self.hint}" if self.hint else "")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Estimate:
     """A figure with its error bar, and what kind of claim it is.
 
@@ -377,6 +381,9 @@ class Estimate:
 
     def __float__(self) -> float:
         return self.value
+
+    def __repr__(self) -> str:
+        return f"Estimate({self}, {self.kind}, {counted(self.num_draws, 'draw')})"
 
     def __str__(self) -> str:
         """The value and its error; of a figure whose error is unknown (NaN) the value alone."""

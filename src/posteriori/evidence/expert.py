@@ -15,14 +15,16 @@ from posteriori.core.prompted import Prefix, asked_of
 from posteriori.core.protocols import Columns, LanguageModel, Scores
 from posteriori.core.registry import language_model
 from posteriori.core.same_outcomes import difference_in_tokens
+from posteriori.core.shown import ShownEvidence
 from posteriori.core.target import Target
 from posteriori.core.types import Completions
+from posteriori.data.given_arguments import named_arguments
 from posteriori.errors import ConfigError, EvidenceError, ModelError
 
 from .expert_text import retokenised
 
 
-class Expert:
+class Expert(ShownEvidence):
     """log e(c, y) = weight x log pi_expert(y | prefix + c).
 
     The target is a product of experts, prior x pi_expert^weight / Z (Hinton 2002). A negative
@@ -45,6 +47,7 @@ class Expert:
     tokens; scoring raises `EvidenceError` where an anti-expert rules a completion out.
     """
 
+    @named_arguments
     def __init__(
         self,
         lm: LanguageModel | str | Path,

@@ -7,12 +7,14 @@ import math
 from torch import Tensor
 
 from posteriori.core.protocols import Columns, Scores
+from posteriori.core.shown import ShownEvidence
 from posteriori.core.types import Completions
+from posteriori.data.given_arguments import named_arguments
 from posteriori.data.given_numbers import in_short, positive
 from posteriori.errors import ConfigError
 
 
-class Power:
+class Power(ShownEvidence):
     """log e(c, y) = (alpha - 1) log prior(y|c), so prior x e = prior^alpha.
 
     The target is the prior raised to alpha over whole completions: alpha > 1 prefers what the prior
@@ -29,6 +31,7 @@ class Power:
 
     needs_log_prior = True
 
+    @named_arguments
     def __init__(self, alpha: float) -> None:
         power = positive(alpha)
         if power is None:

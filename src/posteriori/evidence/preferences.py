@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from posteriori.core.protocols import Columns, Scores
+from posteriori.core.shown import ShownEvidence
 from posteriori.core.types import Completions, prompt_key
+from posteriori.data.given_arguments import named_arguments
 from posteriori.errors import ConfigError, EvidenceError, PromptError
 
 from .beta import check_beta, price
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from posteriori.reward_models.reward_model import RewardModel
 
 
-class Preferences:
+class Preferences(ShownEvidence):
     """log e(c, y) from r ~ p(r | preference pairs), the posterior over a learned reward.
 
         mean:      E[r] / beta                       as if the reward were known
@@ -48,6 +50,7 @@ class Preferences:
 
     is_reward = True
 
+    @named_arguments
     def __init__(
         self,
         model: RewardModel | str | Path | Any,

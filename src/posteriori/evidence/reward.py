@@ -12,7 +12,9 @@ import torch
 
 from posteriori.core.call_context import current_calls
 from posteriori.core.protocols import Columns, Scores
+from posteriori.core.shown import ShownEvidence
 from posteriori.core.types import Completions, Finding
+from posteriori.data.given_arguments import named_arguments
 from posteriori.data.given_numbers import finite, in_short
 from posteriori.errors import ConfigError, EvidenceError
 from posteriori.evidence.calls.call import function_name, numbers
@@ -28,7 +30,7 @@ RewardLike: TypeAlias = "Callable[..., Any] | PreTrainedModel | str | Path"
 """A function, or a sequence-classification model with a single logit, or the path of one."""
 
 
-class Reward:
+class Reward(ShownEvidence):
     """log e(c, y) = r(c, y) / beta, where r = sum_i w_i r_i of one reward or several.
 
     With it the target is the optimum of E_pi[r] - beta KL(pi, prior) (arXiv 2205.11275, section 3):
@@ -60,6 +62,7 @@ class Reward:
 
     is_reward = True
 
+    @named_arguments
     def __init__(
         self,
         fn: RewardLike | Sequence[RewardLike],

@@ -12,7 +12,9 @@ from torch import Tensor
 from posteriori.core.estimates import combine
 from posteriori.core.numerics import t_factor
 from posteriori.core.protocols import Columns, Scores
+from posteriori.core.shown import ShownEvidence
 from posteriori.core.types import Completions, Draws, Estimate, Finding
+from posteriori.data.given_arguments import named_arguments
 from posteriori.data.given_numbers import count, finite, in_short
 from posteriori.errors import ConfigError, did_you_mean
 
@@ -25,7 +27,7 @@ from .fitted_moments import FittedMoments
 Method = Literal["auto", "draws", "enumerate"]
 
 
-class Moments:
+class Moments(ShownEvidence):
     """log e(c, y) = lambda . phi(c, y), lambda such that E_p*[phi] = wanted.
 
     p* is then the distribution nearest to the rest of the target (prior x the other evidence) that
@@ -49,6 +51,7 @@ class Moments:
     `EvidenceError` for features that are constant, collinear, or cannot have the wanted means.
     """
 
+    @named_arguments
     def __init__(
         self,
         moments: Mapping[str, tuple[Callable[..., Any], float]],

@@ -17,8 +17,10 @@ from posteriori.core.seeds import derive
 from posteriori.core.settings.combined import combined
 from posteriori.core.settings.keywords import FitRewardKeywords
 from posteriori.core.settings.training import FitRewardConfig
+from posteriori.core.shown import counted
 from posteriori.core.together import on_one_process
 from posteriori.core.types import Finding, prompt_key
+from posteriori.data.given_arguments import named_arguments
 from posteriori.errors import ConfigError, ModelError
 from posteriori.models.load import BUNDLED
 from posteriori.models.weights.adapters import drawing_adapters, lora_config
@@ -37,7 +39,7 @@ from .reward_trainer import Record, RewardTrainer, TokenPairs, initial_heads
 from .writer import JOURNAL, Writer, new_directory
 
 
-@dataclass
+@dataclass(repr=False)
 class RewardFit:
     """The reward model; a record per step; held-out figures; the mean loss of the training
     pairs."""
@@ -51,6 +53,12 @@ class RewardFit:
     prior_precision: float | None = None
     findings: list[Finding] = field(default_factory=list)
     output_dir: Path | None = None
+
+    def __repr__(self) -> str:
+        told = [f"held-out accuracy {self.held_out.accuracy}, log loss {self.held_out.log_loss}"]
+        told += [counted(len(self.findings), "finding")] if self.findings else []
+        told += [f"in '{self.output_dir}'"] if self.output_dir else []
+        return f"RewardFit({', '.join(told)})"
 
     def about(self) -> dict[str, Any]:
         """All figures and settings, ready for JSON."""
@@ -68,6 +76,7 @@ class RewardFit:
         )
 
 
+@named_arguments
 @explained("training the reward model", "set a lower batch_size")
 @on_one_process
 def fit_reward(

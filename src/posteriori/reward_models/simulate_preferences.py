@@ -14,6 +14,7 @@ from posteriori.core.protocols import LanguageModel
 from posteriori.core.seeds import generator
 from posteriori.core.target import Target
 from posteriori.core.types import Draws
+from posteriori.data.given_arguments import named_arguments
 from posteriori.data.given_numbers import count, in_short, positive
 from posteriori.errors import ConfigError, EvidenceError, SamplingError
 
@@ -21,6 +22,7 @@ _ROUNDS = 50
 """Times that draws are taken before a prompt whose draws are all alike is given up."""
 
 
+@named_arguments
 @explained("sampling", "set a lower num_samples, max_new_tokens or memory_gib")
 def simulate_preferences(
     target: Target,

@@ -21,6 +21,7 @@ from posteriori.core.settings.training import FitConfig, budget_of
 from posteriori.core.target import Target
 from posteriori.core.together import on_every_process
 from posteriori.core.types import Prompt
+from posteriori.data.given_arguments import named_arguments
 from posteriori.diagnostics.prompt_sample import sampled_prompts
 from posteriori.distributed.exchange import agree, by_first
 from posteriori.distributed.world import is_first
@@ -57,6 +58,7 @@ def to_stderr(text: str) -> None:
     sys.stderr.write(f"{text}\n")
 
 
+@named_arguments
 @on_every_process
 def fit(
     target: Target,

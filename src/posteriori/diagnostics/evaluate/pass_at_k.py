@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import torch
@@ -20,15 +21,17 @@ from posteriori.core.registry import language_model
 from posteriori.core.rows_of_prompts import rows_of_prompts
 from posteriori.core.seeds import generator
 from posteriori.core.settings.training import MAX_PROMPTS
+from posteriori.core.shown import html_table
 from posteriori.core.target import Target
 from posteriori.core.types import Draws, Estimate
+from posteriori.data.given_arguments import named_arguments
 from posteriori.diagnostics.prompt_sample import of_a_sample, sampled_prompts
 from posteriori.errors import ConfigError
 
 _CONFIDENCE = 0.95
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PassAtK:
     """What `num_samples` draws per prompt say of a model that is right or wrong.
 
@@ -65,6 +68,14 @@ class PassAtK:
         high = float(beta_law.ppf(1 - tail, right + 1, num - right)) if right < num else 1.0
         return low, high
 
+    def __repr__(self) -> str:
+        return f"PassAtK({self})"
+
+    def _repr_html_(self) -> str:
+        rows = [(f"pass@{k}", str(each), each.kind) for k, each in self.figures.items()]
+        table = html_table((self.name, "value ± standard error", "kind"), rows)
+        return f"{table}<p>{escape(str(self).partition('; ')[2])}</p>"
+
     def __str__(self) -> str:
         told = ", ".join(f"pass@{k} {each}" for k, each in self.figures.items())
         return (
@@ -73,6 +84,7 @@ class PassAtK:
         )
 
 
+@named_arguments
 @with_progress("pass@k")
 @explained("sampling", "set a lower num_samples, max_new_tokens or memory_gib")
 def pass_at_k(
@@ -138,6 +150,7 @@ def pass_at_k(
     return found
 
 
+@named_arguments
 def newly_solved(of_prior: PassAtK, of_policy: PassAtK) -> float:
     """The share of the policy's distinct correct answers that no draw of the prior was: near 0 for
     a policy that sharpened what the prior had, up to the number of draws. NaN without any."""

@@ -23,6 +23,7 @@ from posteriori.core.shown import html_findings, html_table
 from posteriori.core.target import Target
 from posteriori.core.together import on_every_process
 from posteriori.core.types import Cost, Draws, Estimate, Finding, Kind
+from posteriori.data.given_arguments import named_arguments
 from posteriori.data.given_numbers import count, finite, in_short, positive
 from posteriori.diagnostics.prompt_sample import of_a_sample, sampled_finding, sampled_prompts
 from posteriori.diagnostics.tilting import Stage, beta_of, proportional
@@ -237,6 +238,7 @@ class Frontier:
         )
 
 
+@named_arguments
 @on_every_process
 @with_progress("frontier")
 @explained("drawing for the frontier", "set a lower num_samples, max_new_tokens or memory_gib")

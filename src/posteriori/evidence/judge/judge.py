@@ -9,7 +9,9 @@ from typing import Any, Protocol
 import torch
 
 from posteriori.core.protocols import Columns, Scores
+from posteriori.core.shown import ShownEvidence
 from posteriori.core.types import Completions, Finding, Prompt
+from posteriori.data.given_arguments import named_arguments
 from posteriori.errors import ConfigError
 from posteriori.evidence.calls.answer_cache import Cache
 from posteriori.evidence.calls.caller import CallCounts
@@ -33,7 +35,7 @@ class Answers(Protocol):
     def findings(self) -> tuple[Finding, ...]: ...
 
 
-class Judge:
+class Judge(ShownEvidence):
     """log e(c, y) = log p(yes | q(c, y)) - log (p(yes | q(c, y)) + p(no | q(c, y))).
 
     A language model is asked `question` about the completion, and the evidence is how probable it
@@ -52,6 +54,7 @@ class Judge:
 
     max_log_evidence = 0.0
 
+    @named_arguments
     def __init__(
         self,
         lm: Any,

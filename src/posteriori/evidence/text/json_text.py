@@ -66,6 +66,7 @@ class JsonText:
                 hint='write one such as {"type": "object", "required": ["name"]}',
             ) from error
         _check_references(parsed)
+        _check_circles(parsed)
         for pattern in patterns_of(parsed):
             check_pattern_size(pattern, "json_schema")
         # Every pattern of the schema is matched by an engine that can be stopped.
@@ -122,6 +123,50 @@ def _check_references(schema: Any) -> None:
             stack += part.values()
         elif isinstance(part, list):
             stack += part
+
+
+def _check_circles(schema: Any) -> None:
+    """Raise `ConfigError` for references that lead back to themselves without going into a value:
+    such a schema asks for itself before it asks for anything."""
+
+    def follow(part: Any, seen: tuple[str, ...]) -> None:
+        if not isinstance(part, Mapping):
+            return
+        to = part.get("$ref")
+        if isinstance(to, str) and to.startswith("#"):
+            if to in seen:
+                raise ConfigError(
+                    f"the schema's reference '{to}' leads back to itself and never to a value",
+                    where="json_schema",
+                    hint='put it below "properties" or "items", and write what is there beside it',
+                )
+            follow(_at(schema, to), (*seen, to))
+        for name in ("allOf", "anyOf", "oneOf"):
+            for each in part.get(name) or ():
+                follow(each, seen)
+
+    follow(schema, ("#",))
+    for definitions in ("$defs", "definitions"):
+        for name, each in dict(schema.get(definitions, {}) if _is_map(schema) else {}).items():
+            follow(each, (f"#/{definitions}/{name}",))
+
+
+def _is_map(value: Any) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _at(schema: Any, pointer: str) -> Any:
+    """What a reference inside the document points at; None where nothing is there."""
+    part = schema
+    for step in pointer.removeprefix("#").split("/")[1:]:
+        key = step.replace("~1", "/").replace("~0", "~")
+        if isinstance(part, list) and key.isdigit() and int(key) < len(part):
+            part = part[int(key)]
+        elif isinstance(part, Mapping) and key in part:
+            part = part[key]
+        else:
+            return None
+    return part
 
 
 def found_in(pattern: str, text: str) -> bool:

@@ -23,8 +23,8 @@ Source = Callable[[int, int, Sequence[Prompt]], Draws]
 
 @dataclass(frozen=True)
 class Accepted:
-    """The draws that were kept, of weight 1 unless `keep` says another; per prompt, how many were accepted of how many
-    that were tried; and what there is to say of it.
+    """The draws that were kept, of weight 1 unless `keep` says another; per prompt, how many were
+    accepted of how many that were tried; and what there is to say of it.
 
     A prompt's trials end with its `enough`-th acceptance, or with the budget.
     """

@@ -12,6 +12,7 @@ from torch import Tensor
 from posteriori.core.estimates import by_prompt, mean
 from posteriori.core.numerics import log_mean_exp, variance_of_mean
 from posteriori.core.types import Draws, Estimate, Finding, Kind
+from posteriori.data.given_arguments import named_arguments
 from posteriori.errors import ConfigError
 
 _RATES = tuple(0.5**k for k in range(10))
@@ -35,6 +36,7 @@ class QRSPoint:
     kl: Estimate
 
 
+@named_arguments
 def qrs_curve(draws: Draws, log_thresholds: Sequence[float] | None = None) -> tuple[QRSPoint, ...]:
     """TV(p*, p_b) and KL(p*, p_b) against the acceptance rate, for p_b ~ min(p~, b q).
 

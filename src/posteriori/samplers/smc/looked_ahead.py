@@ -19,7 +19,11 @@ from .resampling import Choices
 
 
 def looked_ahead(
-    job: Job, lookahead: int, num_samples: int, prompts: Sequence[Prompt], key: tuple[str | int, ...]
+    job: Job,
+    lookahead: int,
+    num_samples: int,
+    prompts: Sequence[Prompt],
+    key: tuple[str | int, ...],
 ) -> Draws:
     """y_t ~ q(.|c, y_<t), nearly prior x c / its sum (`Lookahead`), `num_samples` per prompt,
     prompt by prompt; log_weight = sum_t log w_t + log e(c, y):  E[w f(y)] = sum_y p~(y) f(y).
