@@ -37,9 +37,12 @@ def run(books: dict[str, Any], folder: str | Path) -> dict[str, Any]:
         cells += [nbformat.v4.new_code_cell("%reset -f"), *book.cells]
     whole = nbformat.v4.new_notebook(cells=cells)
     client = NotebookClient(
-        whole, timeout=_SECONDS, kernel_name="python3", resources={"metadata": {"path": folder}}
+        whole,
+        timeout=_SECONDS,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(folder)}},
     )
-    client.execute()
+    client.execute(env={**os.environ, "POSTERIORI_PROGRESS": "off"})
     return books
 
 
