@@ -60,9 +60,12 @@ def as_markdown(book: Any, name: str) -> str:
 
 
 def _shown(output: Any) -> str:
+    if output.get("name") == "stderr":
+        return ""
     data = output.get("data", {})
     if "text/html" in data:
-        return f'<div class="output">{"".join(data["text/html"].split(chr(10)))}</div>'
+        html = data["text/html"].replace("\n", "")
+        return f'<div class="output" tabindex="0">{html}</div>'
     text = output.text if output.output_type == "stream" else data.get("text/plain", "")
     text = text.rstrip()
     return f"````text\n{text[:_LONGEST]}\n````" if text else ""

@@ -80,7 +80,10 @@ MISTAKES = {
     "an open bracket": (lambda: po.constraints.regex("[a-z"), "regex"),
     "a pattern that is none": (lambda: po.constraints.regex(3), "write it as text"),
     "a schema of no kind": (lambda: po.constraints.json_schema({"type": "strng"}), "'strng'"),
-    "a schema that refers to itself": (lambda: po.constraints.json_schema({"$ref": "#"}), "leads back"),
+    "a schema that refers to itself": (
+        lambda: po.constraints.json_schema({"$ref": "#"}),
+        "leads back",
+    ),
     "a twist of another name": (lambda: po.sample(target(), "smc", twist="prefx"), "prefix"),
     "a fine-tuning objective that cannot": (
         lambda: po.fit(

@@ -136,9 +136,8 @@ def test_every_name_told_is_one_there_is():
     """The settings that the table of TRL's names points to exist."""
     import re
 
-    from posteriori.core.settings.trl_names import _HERE
-
     from posteriori.core.settings.training import FitConfig
+    from posteriori.data.trl_names import _HERE
 
     told = {m.group(1) for hint in _HERE.values() if (m := re.match(r"it is (\w+) here", hint))}
     assert told - {"held_out", "the", "rank"} <= set(FitConfig.model_fields)
