@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from posteriori.core.display.shown import ShownEvidence
 from posteriori.core.protocols import Columns, NextTokenHints, Scores
-from posteriori.core.shown import ShownEvidence
 from posteriori.core.types import Completions, Finding
 from posteriori.data.given_arguments import named_arguments
 from posteriori.data.given_numbers import in_short

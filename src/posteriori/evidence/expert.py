@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from posteriori.core.cost import spend
+from posteriori.core.display.shown import ShownEvidence
 from posteriori.core.draw import lm_tokens
 from posteriori.core.prompted import Prefix, asked_of
 from posteriori.core.protocols import Columns, LanguageModel, Scores
 from posteriori.core.registry import language_model
 from posteriori.core.same_outcomes import difference_in_tokens
-from posteriori.core.shown import ShownEvidence
 from posteriori.core.target import Target
 from posteriori.core.types import Completions
 from posteriori.data.given_arguments import named_arguments

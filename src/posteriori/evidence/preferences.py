@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from posteriori.core.display.shown import ShownEvidence
 from posteriori.core.protocols import Columns, Scores
-from posteriori.core.shown import ShownEvidence
 from posteriori.core.types import Completions, prompt_key
 from posteriori.data.given_arguments import named_arguments
 from posteriori.errors import ConfigError, EvidenceError, PromptError

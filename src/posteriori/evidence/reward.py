@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
-from posteriori.core.call_context import current_calls
+from posteriori.core.display.shown import ShownEvidence
 from posteriori.core.protocols import Columns, Scores
-from posteriori.core.shown import ShownEvidence
+from posteriori.core.run.call_context import current_calls
 from posteriori.core.types import Completions, Finding
 from posteriori.data.given_arguments import named_arguments
 from posteriori.data.given_numbers import finite, in_short

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from posteriori.core.display.shown import ShownEvidence
 from posteriori.core.estimates import combine
 from posteriori.core.numerics import t_factor
 from posteriori.core.protocols import Columns, Scores
-from posteriori.core.shown import ShownEvidence
 from posteriori.core.types import Completions, Draws, Estimate, Finding
 from posteriori.data.given_arguments import named_arguments
 from posteriori.data.given_numbers import count, finite, in_short

@@ -11,13 +11,13 @@ from typing import Any, Unpack
 
 from torch import Tensor
 
+from posteriori.core.display.shown import counted
 from posteriori.core.journal.journal import Journal, once
-from posteriori.core.out_of_memory import explained
+from posteriori.core.run.out_of_memory import explained
 from posteriori.core.seeds import derive
 from posteriori.core.settings.combined import combined
 from posteriori.core.settings.keywords import FitRewardKeywords
 from posteriori.core.settings.training import FitRewardConfig
-from posteriori.core.shown import counted
 from posteriori.core.together import on_one_process
 from posteriori.core.types import Finding, prompt_key
 from posteriori.data.given_arguments import named_arguments

@@ -12,11 +12,17 @@ from scipy.stats import norm
 from torch import Tensor
 
 from posteriori.core.default_progress import with_progress
+from posteriori.core.display.frames import frame_of_figures
+from posteriori.core.display.shown import (
+    counted,
+    html_figures,
+    html_findings,
+    html_plane,
+    short_figures,
+)
 from posteriori.core.draw import draw, lm_tokens
 from posteriori.core.estimates import combine
-from posteriori.core.frames import frame_of_figures
 from posteriori.core.journal.journal import once
-from posteriori.core.out_of_memory import explained
 from posteriori.core.progress import Progress, one_pass, portions
 from posteriori.core.protocols import LanguageModel
 from posteriori.core.registry import language_model
@@ -26,10 +32,10 @@ from posteriori.core.reliability import (
     never_varies,
     rests_on,
 )
+from posteriori.core.run.out_of_memory import explained
 from posteriori.core.same_outcomes import check_outcomes_of, check_same_outcomes
 from posteriori.core.seeds import generator
 from posteriori.core.settings.training import MAX_PROMPTS
-from posteriori.core.shown import counted, html_figures, html_findings, html_plane, short_figures
 from posteriori.core.target import Target
 from posteriori.core.together import on_every_process
 from posteriori.core.types import Cost, Draws, Estimate, Finding

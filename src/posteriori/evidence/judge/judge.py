@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 import torch
 
+from posteriori.core.display.shown import ShownEvidence
 from posteriori.core.protocols import Columns, Scores
-from posteriori.core.shown import ShownEvidence
 from posteriori.core.types import Completions, Finding, Prompt
 from posteriori.data.given_arguments import named_arguments
 from posteriori.errors import ConfigError

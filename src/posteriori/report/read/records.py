@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from posteriori.core.types import Cost, Estimate, Finding, Guarantee, Kind
 from posteriori.diagnostics.frontier.best_of_n_points import BestOfN
-from posteriori.diagnostics.frontier.frontier import Point
+from posteriori.diagnostics.frontier.curve import Point
 from posteriori.report.result import Curve
 from posteriori.report.safe_text import with_error
 

@@ -10,15 +10,15 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
+from posteriori.core.display.shown import counted
 from posteriori.core.journal.journal import fold
 from posteriori.core.numerics import ess
-from posteriori.core.out_of_memory import explained
 from posteriori.core.protocols import LanguageModel
+from posteriori.core.run.out_of_memory import explained
 from posteriori.core.seeds import derive, generator
 from posteriori.core.settings.combined import combined
 from posteriori.core.settings.keywords import FitTwistKeywords
 from posteriori.core.settings.training import FitTwistConfig
-from posteriori.core.shown import counted
 from posteriori.core.target import Target
 from posteriori.core.together import on_one_process
 from posteriori.core.types import Cost
