@@ -31,12 +31,20 @@ from posteriori.models.weights.facts import share_facts
 from .causal_scoring import CausalScoring
 from .generating import texts_of
 from .passes import memory
-from .prompt_tokens import build_completions, check_length, encode_prompt, end_tokens, start_token
+from .prompt_tokens import (
+    build_completions,
+    check_length,
+    check_tokenizer,
+    encode_prompt,
+    end_tokens,
+    start_token,
+)
 from .texts import decode_behind, token_before
 from .warp import Warp
 from .weights import adapters
 from .weights import state as state_module
 from .weights.active_adapter import ACTIVE, Adapter
+from .weights.injected import has_adapters_inside
 
 _FEW_TOKENS = 2048
 """Prompts of so many tokens together cost nothing to run, beside what is drawn for them."""
@@ -76,6 +84,7 @@ class CausalLM(CausalScoring):
         warp: Warp | None = None,
         memory_gib: float = 1.5,
     ) -> None:
+        check_tokenizer(tokenizer)
         self._run = RunningModel(model, adapter, compute_dtype)
         keep_accumulators(model)
         self.tokenizer = tokenizer
@@ -261,7 +270,7 @@ class CausalLM(CausalScoring):
         state_module.check_trainable(self.model)
         if kind == "full":
             return self._like(state_module.full_copy(self.model, self.adapter), None)
-        if self.adapter is not None:
+        if self.adapter is not None or has_adapters_inside(self.model):
             raise ModelError(
                 "a LoRA policy needs plain weights below it, and this model is an adapter",
                 hint="load it with posteriori.load(path, merge_adapter=True)",

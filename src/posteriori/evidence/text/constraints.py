@@ -25,6 +25,7 @@ from posteriori.evidence.grammar import Grammar
 from .json_text import JsonText
 from .pattern_size import check_pattern_size
 from .relaxed_pattern import relaxed
+from .timed_match import matches
 from .word_list import word_pattern
 
 _HALF = "\N{REPLACEMENT CHARACTER}"
@@ -63,8 +64,8 @@ class TextTest:
 
 
 # Functions at the top of a module can be pickled, for evidence in processes of its own.
-def _matches(pattern: Any, how: str, in_part: bool, text: str) -> bool:
-    return getattr(pattern, how)(text, partial=in_part) is not None
+def _matches(pattern: Any, how: Any, in_part: bool, text: str) -> bool:
+    return matches(pattern, how, text, "regex", partial=in_part)
 
 
 def _has_words(
@@ -88,7 +89,8 @@ def regex(
     Patterns in verbose mode, with conditionals, verbs or fuzzy parts have no prefix check, nor have
     those with both assertions and references to groups.
 
-    Raises `ConfigError` for a pattern that cannot be compiled.
+    Raises `ConfigError` for a pattern that cannot be compiled, and `EvidenceError` for a text on
+    which it takes seconds.
     """
     if not isinstance(pattern, str):
         raise ConfigError(
