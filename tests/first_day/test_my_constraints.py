@@ -82,7 +82,7 @@ MISTAKES = {
     "a schema of no kind": (lambda: po.constraints.json_schema({"type": "strng"}), "'strng'"),
     "a schema that refers to itself": (
         lambda: po.constraints.json_schema({"$ref": "#"}),
-        "leads back",
+        "itself",
     ),
     "a twist of another name": (lambda: po.sample(target(), "smc", twist="prefx"), "prefix"),
     "a fine-tuning objective that cannot": (

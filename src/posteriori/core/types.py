@@ -277,7 +277,8 @@ class Draws(ShownDraws):
             values = [getattr(part, name) for part in parts]
             if not any(each is None for each in values):
                 some[name] = cat_padded(values) if values[0].dim() > 1 else torch.cat(values)
-        guarantees = {part.guarantee for part in parts}
+        guarantee = parts[0].guarantee
+        shared = all(part.guarantee == guarantee for part in parts)
         common = [name for name in parts[0].attached if all(name in p.attached for p in parts)]
         attached = {name: cat_padded([part.attached[name] for part in parts]) for name in common}
         return Draws(
@@ -287,7 +288,7 @@ class Draws(ShownDraws):
             torch.cat([part.log_evidence_N for part in parts]),
             torch.cat([part.reward_N for part in parts]),
             sum((part.cost for part in parts), Cost()),
-            guarantee=guarantees.pop() if len(guarantees) == 1 else None,
+            guarantee=guarantee if shared else None,
             attached=attached,
             **some,
         )
