@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Literal, TypeVar, get_args
 
@@ -123,9 +124,9 @@ class _Line:
         self._name, self._next = "", 0.0
 
     def start(self) -> None:
-        from IPython.display import display  # pyright: ignore[reportMissingImports]
-
-        self._shown = display(_text(""), raw=True, display_id=True)
+        # By name: only notebooks have it, and it says little of its types.
+        shell: Any = import_module("IPython.display")
+        self._shown = shell.display(_text(""), raw=True, display_id=True)
 
     def add_task(self, name: str, total: int) -> int:
         self._name = f"{name}: {{}} of {total:,}"

@@ -13,6 +13,7 @@ from torch import Tensor
 from posteriori.core.estimates import combine
 from posteriori.core.numerics import log_mean_exp
 from posteriori.core.rows_of_prompts import rows_of_prompts
+from posteriori.core.tensors import floats, ints
 from posteriori.core.types import Draws, Estimate, Finding, Prompt
 from posteriori.samplers.base import Job
 from posteriori.samplers.smc.looked_ahead import looked_ahead
@@ -103,17 +104,18 @@ def excess(draws: Draws, log_c_N: Tensor) -> Draws:
 def log_z_hat(accepted: Accepted, log_c_P: Tensor) -> tuple[Tensor, list[Estimate]]:
     """log(c x rate) of each prompt [P], and log Z-hat: its error is that of the rate and, which is
     independent of it, that of the mean of max(W/c, 1) over the draws that were accepted."""
-    scales, each = [], []
-    tried = accepted.tried_P.tolist()
+    scales: list[float] = []
+    each: list[Estimate] = []
+    tried = ints(accepted.tried_P)
     rows = rows_of_prompts(accepted.draws.completions)
-    for at, (log_c, mine) in enumerate(zip(log_c_P.tolist(), rows, strict=True)):
+    for at, (log_c, mine) in enumerate(zip(floats(log_c_P), rows, strict=True)):
         log_rate, error = accepted.log_rate(at)
         scales.append(log_c + log_rate)
         if len(mine):
             log_v_n = accepted.draws.log_weight[mine].cpu()
             share_n = log_v_n.softmax(0)
             spread = float(share_n.std()) * math.sqrt(len(share_n)) if len(share_n) > 1 else 0.0
-            value, error = scales[-1] + log_mean_exp(log_v_n), math.hypot(error, spread)
+            value, error = scales[-1] + float(log_mean_exp(log_v_n)), math.hypot(error, spread)
         else:
             value = -math.inf
         each.append(Estimate(value, error, "lower_bound", tried[at]))

@@ -9,6 +9,7 @@ import torch
 
 from posteriori.core.journal.journal import once
 from posteriori.core.protocols import TrainableLM
+from posteriori.core.tensors import distinct_counts, ints
 from posteriori.core.types import Draws, Prompt
 from posteriori.samplers.base import Job
 
@@ -37,12 +38,13 @@ def looked_ahead(
     device = prior.device if isinstance(prior, TrainableLM) else torch.device("cpu")
     rows = prior.rows_at_once(prompts, target.max_new_tokens)
     asked = torch.arange(len(prompts)).repeat_interleave(num_samples)
-    made = []
-    for number, at in enumerate(asked.split(max(1, min(rows, _ROWS)))):
-        used, size_G = at.unique(return_counts=True)
+    each = max(1, min(rows, _ROWS))
+    made: list[Draws] = []
+    for number, start in enumerate(range(0, len(asked), each)):
+        used, _, size_G = distinct_counts(asked[start : start + each])
         populations = Populations(
             plan,
-            [prompts[place] for place in used.tolist()],
+            [prompts[place] for place in ints(used)],
             torch.arange(len(used), device=device),
             size_G.to(device),
             Choices(job.generator(*key, number)),
