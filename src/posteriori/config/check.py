@@ -43,7 +43,7 @@ class Plan:
 
     @property
     def budget(self) -> str | None:
-        """The setting of `fit` that stands in for the evidence's beta, if one does."""
+        """The setting of `fit` that replaces the evidence's beta, if one does."""
         return (
             None
             if self.config.fit is None

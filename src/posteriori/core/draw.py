@@ -14,6 +14,7 @@ from .progress import Progress, one_pass, portions
 from .protocols import LanguageModel
 from .same_outcomes import check_same_outcomes
 from .target import Target
+from .tensors import distinct, ints
 from .types import Completions, Cost, Draws, Prompt
 
 
@@ -26,7 +27,7 @@ def draw(
     *,
     on_progress: Progress | None = None,
 ) -> Draws:
-    """y ~ proposal(.|c), `num_samples` a prompt, with log p~ and log proposal of each.
+    """y ~ proposal(.|c), `num_samples` per prompt, with log p~ and log proposal of each.
 
     The proposal's log-probs are those that its sampler returns: no second pass. Where the proposal
     is the prior itself, they serve as log prior too. `on_progress` counts passes over completions:
@@ -80,6 +81,6 @@ def _draw(
 
 def lm_tokens(completions: Completions) -> int:
     """Tokens of one pass: every completion's own, and once those of each prompt that has any."""
-    asked = completions.prompt_index_N.unique().tolist()
+    asked = ints(distinct(completions.prompt_index_N))
     prompts = sum(len(completions.prompt_ids[at]) for at in asked)
     return int(completions.lengths_N.sum()) + prompts

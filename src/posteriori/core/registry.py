@@ -161,7 +161,7 @@ def _installed(
 
 
 def _owners(kind: str, name: str) -> list[str]:
-    """Who has taken a name, in words."""
+    """What has taken a name, in words."""
     built_in = ["built in"] if name in _BUILT_IN[kind] else []
     places: dict[str, str] = {}
     for point in _points(kind):

@@ -13,10 +13,11 @@ from dataclasses import replace
 from functools import lru_cache
 
 import torch
-from scipy.special import chdtri
+from scipy.special import chdtri  # pyright: ignore[reportMissingTypeStubs]
 from torch import Tensor
 
 from .numerics import FEWEST_FOR_A_TAIL, ess, pareto_k, reliable_k, t_factor
+from .tensors import distinct, distinct_places
 from .types import Estimate, Finding
 
 LARGE_ERROR = 0.1
@@ -178,7 +179,7 @@ def fault_of_groups(log_w_n: Tensor, value_n: Tensor, group_n: Tensor) -> str:
     The error of E_p*[f] over the groups against what it were for independent draws says how many
     draws they are worth. Of fewer than eight groups that is no more than noise; f is `value_n`.
     """
-    names, row_n = group_n.unique(return_inverse=True)
+    names, row_n = distinct_places(group_n)
     groups, num = len(names), len(log_w_n)
     if groups < _FEWEST_GROUPS or groups == num:
         return ""
@@ -288,7 +289,7 @@ def is_known(log_evidence_n: Tensor, stated: float | None) -> bool:
 def levels(log_evidence_n: Tensor) -> int:
     """How many values of the evidence draws have shown, beside what it rules out."""
     on_n = log_evidence_n[~log_evidence_n.isneginf()]
-    return len((on_n / _SAME).round().unique())
+    return len(distinct((on_n / _SAME).round()))
 
 
 def beyond(log_evidence_n: Tensor, most: float) -> bool:

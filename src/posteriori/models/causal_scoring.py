@@ -163,7 +163,8 @@ class CausalScoring:
         self, completions: Completions, work: Callable[[Completions], tuple[Tensor, ...]]
     ) -> tuple[Tensor, ...]:
         """`work` on all rows, with several processes a share in each, of about as many tokens.
-        Where there is a gradient it is all done here: whoever wants one shares rows out itself."""
+        Where there is a gradient it is all done here: a caller that wants one shares rows out
+        itself."""
         if torch.is_grad_enabled() or current() is None:
             return work(completions)
         lengths_N = completions.lengths_N.tolist()

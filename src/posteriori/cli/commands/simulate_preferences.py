@@ -75,7 +75,8 @@ def simulate_preferences(
         print_json({"num_pairs": len(rows), "best_accuracy": best, "output": str(output)})
     else:
         stdout().print(
-            f"{len(rows)} pairs; knowing the utility, {100 * best:.1f}% of such labels can be told"
+            f"{len(rows)} pairs; knowing the utility, {100 * best:.1f}% of such labels can be "
+            "predicted"
             f"\npairs: {visible(str(output))}",
             soft_wrap=True,
         )

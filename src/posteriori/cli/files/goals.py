@@ -95,17 +95,17 @@ def asked_of(
 
     had = {name: report.draws.completions for name, report in reports.items()}
     moments = moments_json(target, had)
-    told = {"moments": moments} if moments else {}
+    found = {"moments": moments} if moments else {}
     lines = moments_lines(target, had)
     if pairs:
-        told["pairs"] = pairs_json(pairs)
+        found["pairs"] = pairs_json(pairs)
         lines += pairs_lines(pairs)
         if not target.evidence:
             lines.append(
                 "The target has no evidence: it is the prior, so the pairs judge the policies, and "
                 "what would relate them to a target is left out."
             )
-    return jsonable(told), lines
+    return jsonable(found), lines
 
 
 def pairs_json(pairs: Mapping[str, PairFigures]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def write_about(
     """Write DRAWS.json beside the file of draws at `path`, whole or not at all; returns its path.
 
     `config` says of the target what a run's config.json does. The draws must be there: their hash
-    goes into it, so that nobody takes it for that of other draws.
+    goes into it, so that it is not mistaken for that of other draws.
     """
     from posteriori.diagnostics.frontier.sampler_points import sampled
     from posteriori.report.read.draws import about_path
@@ -81,5 +81,4 @@ def config_of(plan: Plan) -> dict[str, Any]:
 
 def _plain(made: Sampler) -> dict[str, Any]:
     """The settings that were left at their defaults too, but for those that are objects."""
-    settings = {name: getattr(made.settings, name) for name in type(made.settings).model_fields}
-    return {k: v for k, v in settings.items() if isinstance(v, bool | int | float | str)}
+    return {k: v for k, v in made.settings if isinstance(v, bool | int | float | str)}

@@ -6,6 +6,8 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from posteriori.core.tensors import floats
+
 if TYPE_CHECKING:
     from posteriori.core.types import Draws, Estimate, Finding
 
@@ -17,18 +19,18 @@ class ShownDraws:
 
     def __repr__(self) -> str:
         draws: Draws = self  # pyright: ignore[reportAssignmentType]
-        told = [f"{len(draws):,} of {counted(len(draws.completions.prompt_set), 'prompt')}"]
-        told += [str(draws.guarantee)] if draws.guarantee else []
-        told += [f"log Z {draws.log_z}"] if draws.log_z is not None else []
-        told += [counted(len(draws.findings), "finding")] if draws.findings else []
-        return f"Draws({', '.join(told)})"
+        shown = [f"{len(draws):,} of {counted(len(draws.completions.prompt_set), 'prompt')}"]
+        shown += [str(draws.guarantee)] if draws.guarantee else []
+        shown += [f"log Z {draws.log_z}"] if draws.log_z is not None else []
+        shown += [counted(len(draws.findings), "finding")] if draws.findings else []
+        return f"Draws({', '.join(shown)})"
 
     def _repr_html_(self) -> str:
         draws: Draws = self  # pyright: ignore[reportAssignmentType]
         first = [
             (_line(prompt), draws.completions.select([at]).texts[0], f"{reward:.3g}")
             for at, (prompt, reward) in enumerate(
-                zip(draws.prompts[:_FIRST], draws.reward_N[:_FIRST].tolist(), strict=True)
+                zip(draws.prompts[:_FIRST], floats(draws.reward_N[:_FIRST]), strict=True)
             )
         ]
         table = html_table(("prompt", "completion", "reward"), first)
@@ -53,7 +55,7 @@ _FIRST = 5
 def short_figures(figures: Mapping[str, Estimate]) -> str:
     """The figures that say most, in one line."""
     names = {"kl_to_target": "KL to target", "kl_to_prior": "KL to prior", "mean_reward": "reward"}
-    return ", ".join(f"{told} {figures[name]}" for name, told in names.items() if name in figures)
+    return ", ".join(f"{label} {figures[name]}" for name, label in names.items() if name in figures)
 
 
 def html_figures(figures: Mapping[str, Estimate]) -> str:

@@ -2,14 +2,14 @@
 again, and ends with the same bits.
 
 All work here is a function of its settings and seeds. So a piece is known by its place in the order
-of the work, and its result, where it is on disk, stands in for doing it.
+of the work, and its result, where it is on disk, replaces doing it.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -153,7 +153,7 @@ class Journal:
     @contextmanager
     def keeping(
         self, decode: Decode | None = None, counters: Sequence[Counter] = ()
-    ) -> Iterator[None]:
+    ) -> Generator[None]:
         """Pieces of work inside are kept. `decode` is of completions among them; what each piece
         adds to the `counts` of `counters` is added again where it is not done again."""
         pieces = Pieces(self.folder, decode, counters, self._note)
@@ -179,7 +179,7 @@ class Journal:
 
 
 def _locked(path: Path) -> Lock:
-    """The folder and its lock; whoever had it before may be removing it."""
+    """The folder and its lock; another process may be removing it."""
     while True:
         path.mkdir(parents=True, exist_ok=True)
         try:

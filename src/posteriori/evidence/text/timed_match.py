@@ -20,8 +20,9 @@ def matches(
 ) -> bool:
     """Whether a compiled pattern of the package `regex` matches the text; `partial`: how one that
     matches may begin. Raises `EvidenceError` where that takes too long."""
+    match = pattern.fullmatch if how == "fullmatch" else pattern.search
     try:
-        return getattr(pattern, how)(text, partial=partial, timeout=SECONDS) is not None
+        return match(text, partial=partial, timeout=SECONDS) is not None
     except TimeoutError as error:
         raise EvidenceError(
             f"the pattern {pattern.pattern[:60]!r} takes more than {SECONDS:.0f} s on "

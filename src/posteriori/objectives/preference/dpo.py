@@ -10,7 +10,22 @@ from .pairs import Pairs, PairsConfig
 
 
 class DPOConfig(PairsConfig):
-    """`beta`: what multiplies log-ratios, by default 1 for draws and 0.1 for `pairs`."""
+    """Settings of the objective "dpo".
+
+    Args:
+        pairs: preference data: a file, a data set, or rows of prompt, chosen, rejected; None: pairs
+            of draws, which the target's evidence labels.
+        pairs_per_step: pairs of the data per step.
+        held_out: share of the data's prompts that is not trained on, and judges the policy.
+        proposal: without `pairs`, what draws: "policy", as it stands, or "prior".
+        labels: without `pairs`: "sampled" draws each label; "expected" weighs both orders by their
+            probability.
+        beta: what multiplies log-ratios; left out, 1 for draws and 0.1 for `pairs`.
+        label_smoothing: share of labels that are taken to be wrong, below 0.5.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+    """
 
     beta: float | None = Field(default=None, gt=0)
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
@@ -27,7 +42,7 @@ class DPO(Pairs[DPOConfig]):
     `beta` is b, the price of a nat of log-ratio in units of the reward that the labels follow:
 
     * preference data: b = 0.1 unless given, as in TRL. It plays the part of this library's beta:
-      people who prefer by a reward r lead to prior x exp(r / b) / Z.
+      preferences by a reward r lead to prior x exp(r / b) / Z.
     * labelled draws: b = 1 unless given, as beta is inside the evidence already: P(y1 preferred) =
       sigmoid(b (log e1 - log e2)). Another b makes labels sharper or noisier, and moves nothing:
       the same b multiplies h. With evidence Reward(r, beta) and b = beta they are Bradley-Terry in

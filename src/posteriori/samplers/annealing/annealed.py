@@ -14,6 +14,7 @@ from posteriori.core.estimates import worst
 from posteriori.core.journal.journal import fold, once
 from posteriori.core.numerics import ess, log_mean_exp
 from posteriori.core.settings.strict import Strict, as_tuple
+from posteriori.core.tensors import floats
 from posteriori.core.types import Cost, Draws, Estimate, Guarantee
 from posteriori.samplers.base import Job, Sampler
 from posteriori.samplers.mcmc.suffix_moves import SuffixMoves
@@ -23,13 +24,32 @@ from posteriori.samplers.weight_findings import log_z_of_populations
 from .ladder import check_ladder, pilot
 
 _ROUND = 1024
-"""Particles a prompt that are moved together."""
+"""Particles per prompt that are moved together."""
 
 _State = tuple[Draws, Tensor, list[Tensor]]
 """The particles, their log-weights by island, and acceptance rates, one per move."""
 
 
 class AnnealedConfig(Strict):
+    """Settings of the sampler "annealed": its path and its particles.
+
+    Args:
+        islands: independent populations per prompt; the standard error of log Z is over them.
+        moves: suffix moves of each particle at each rung.
+        resample_below: an island is resampled where fewer than this share of its particles is
+            effective, between 0 and 1.
+        ladder: the powers of the evidence, from 0 to 1; left out, a pilot run finds them.
+        pilot_particles: particles per prompt of that run.
+        rung_ess: the share of effective particles that one rung leaves, between 0 and 1.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+
+    Example:
+        >>> po.AnnealedConfig(islands=8).moves
+        2
+    """
+
     islands: int = Field(default=16, ge=1)
     moves: int = Field(default=2, ge=1)
     resample_below: float = Field(default=0.5, ge=0, le=1)
@@ -49,10 +69,11 @@ class Annealed(Sampler[AnnealedConfig]):
     first draw: a pilot run finds it, and its own draws are thrown away. So log Z-hat is below log Z
     in expectation; `reverse_annealed_log_z` gives the bound from above. Particles are resampled
     (systematically) inside islands alone, when fewer than `resample_below` of them are effective;
-    an island goes on with its Z-hat as everyone's weight. Islands are independent: `group_N` is the
-    island, and the standard error of `log_z` is over islands. `islands` that do not divide
-    `num_samples` run up to one particle more each, and draws left out at random make it up: they
-    count in `log_z`. Tempering smooths rewards; what hard evidence rules out it rules out at once.
+    an island goes on with its Z-hat as the weight of each of its particles. Islands are
+    independent: `group_N` is the island, and the standard error of `log_z` is over islands.
+    `islands` that do not divide `num_samples` run up to one particle more each, and draws left out
+    at random make it up: they count in `log_z`. Tempering smooths rewards; what hard evidence rules
+    out it rules out at once.
 
     Neal 2001 (annealed importance sampling); Del Moral, Doucet and Jasra 2006, section 3.3.2.3.
     """
@@ -82,7 +103,8 @@ class Annealed(Sampler[AnnealedConfig]):
         each = -(-job.num_samples // islands)
         at_once = max(1, _ROUND // each)
         rungs = len(ladder) - 1
-        log_z_parts, rates = [], []
+        log_z_parts: list[Tensor] = []
+        rates: list[Tensor] = []
         for first in range(0, islands, at_once):
             size = min(at_once, islands - first)
 
@@ -171,8 +193,8 @@ def resampled(log_w_GK: Tensor, below: float, generator: torch.Generator) -> tup
 
 
 def _thinned(draws: Draws, job: Job) -> Draws:
-    """`num_samples` a prompt, chosen at random: each particle is then as likely as any other of its
-    island to stay, whatever its place among the resampled."""
+    """`num_samples` per prompt, chosen at random: each particle is then as likely as any other of
+    its island to stay, whatever its place among the resampled."""
     num = len(draws) // len(job.target.prompts)
     if num == job.num_samples:
         return draws
@@ -190,7 +212,7 @@ def _thinned(draws: Draws, job: Job) -> Draws:
 
 
 def _figures(rate_P: Tensor, rungs: int, num: int) -> dict[str, Estimate]:
-    each = [Estimate(rate, torch.nan, "heuristic", num) for rate in rate_P.tolist()]
+    each = [Estimate(rate, torch.nan, "heuristic", num) for rate in floats(rate_P)]
     return {
         "acceptance": replace(worst(each), value=float(rate_P.mean())),
         "rungs": Estimate(rungs, 0.0, "exact", num),
