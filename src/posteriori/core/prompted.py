@@ -13,8 +13,9 @@ from torch import Tensor
 
 from posteriori.errors import ConfigError, ModelError
 
+from .occurrence import Message
 from .protocols import LanguageModel, NextTokenLM, NextTokens, Rows, SteppingLM, TrainableLM
-from .types import Completions, Message, Prompt, prompt_key
+from .types import Completions, Prompt, prompt_key
 
 if TYPE_CHECKING:
     from posteriori.core.settings.training import LoraSettings

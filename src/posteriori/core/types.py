@@ -14,36 +14,17 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from posteriori.errors import ConfigError, OutcomeError
+from posteriori.errors import OutcomeError
 
 from .display.shown import ShownDraws
-from .occurrence import place_of
-from .rows_of_prompts import rows_of_prompts
-from .tensors import distinct_places, ints, rows_of_ints
-
-Message = dict[str, Any]
-Prompt = str | list[Message]
-"""A plain string, or a conversation: messages with a `role` and a `content`."""
-
-
-def prompt_key(prompt: Prompt) -> str:
-    """What makes two prompts the same one."""
-    return prompt if isinstance(prompt, str) else repr(prompt)
-
-
-def cat_padded(parts_NL: Sequence[Tensor]) -> Tensor:
-    """Rows of several widths one after another, padded on the right with zeros; [N, L, ...]."""
-    width = max(part.shape[1] for part in parts_NL)
-    after = [0, 0] * (parts_NL[0].dim() - 2)
-    return torch.cat(
-        [torch.nn.functional.pad(part, (*after, 0, width - part.shape[1])) for part in parts_NL]
-    )
-
+from .occurrence import Prompt, place_of, prompt_key
+from .rows_of_prompts import resampled_rows
+from .tensors import cat_padded, distinct_places, ints, rows_of_ints
 
 Kind = Literal["exact", "unbiased", "consistent", "lower_bound", "upper_bound", "heuristic"]
 Level = Literal["info", "warn", "stop"]
@@ -326,27 +307,7 @@ class Draws(ShownDraws):
         the target with the number of draws there were, not with `num_samples`. Raises
         `ConfigError` where no draw of a prompt has any weight.
         """
-        chosen: list[Tensor] = []
-        mine = rows_of_prompts(self.completions)
-        uniform = torch.rand(
-            len(self.completions.prompt_set),
-            dtype=torch.float64,
-            generator=torch.Generator().manual_seed(seed),
-        )
-        for at, prompt in enumerate(self.completions.prompt_set):
-            rows = mine[at]
-            log_w_n = self.log_weight[rows].cpu()
-            if len(rows) == 0 or bool(log_w_n.isneginf().all()):
-                raise ConfigError(
-                    f"none of the {len(rows)} draws for the prompt {str(prompt)[:60]!r} has any "
-                    "weight, so there is nothing to resample",
-                    hint="draw more, or from a proposal that is nearer to the target",
-                )
-            cumulative = log_w_n.softmax(0).cumsum(0)
-            points = (torch.arange(num_samples, dtype=torch.float64) + uniform[at]) / num_samples
-            places = torch.searchsorted(cumulative / cumulative[-1], points, right=True)
-            chosen.append(rows[places.to(rows.device)])
-        picked = self.select(torch.cat(chosen))
+        picked = self.select(resampled_rows(self.completions, self.log_weight, num_samples, seed))
         return replace(picked, log_weight_N=torch.zeros_like(picked.log_prior_N))
 
     @property

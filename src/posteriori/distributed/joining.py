@@ -44,13 +44,15 @@ def join_group(backend: str, found: Launched) -> None:
         if alone:
             _check_there(found, port)
         try:
-            store: Any = None
+            given: dict[str, Any] = {}
             if alone:
                 first = found.rank == 0
-                store = dist.TCPStore(host, int(port), found.size, first, _UNLAUNCHED)
+                store = dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
+                    host, int(port), found.size, first, _UNLAUNCHED
+                )
                 store.set_timeout(JOINING)
-            given = {} if store is None else {"rank": found.rank, "world_size": found.size}
-            dist.init_process_group(backend, timeout=JOINING, store=store, **given)
+                given = {"store": store, "rank": found.rank, "world_size": found.size}
+            dist.init_process_group(backend, timeout=JOINING, **given)
         except (RuntimeError, ValueError) as error:
             raise DistributedError(
                 f"process {found.rank} of {found.size} did not find the others: "
