@@ -13,6 +13,7 @@ from posteriori.core.draw import draw
 from posteriori.errors import ObjectiveError
 from posteriori.objectives.balance.subtb import SubTB
 
+PROMPTS = ("x", "y")
 WORDS = ("", "a", "b")
 DEPTH = 3
 EXACT = 1e-10
@@ -22,13 +23,13 @@ def value(completions: list[str], **_: object) -> list[float]:
     return [text.count("a") - 0.5 * text.count("b") for text in completions]
 
 
-def world(seed: int = 1, prompts: tuple[str, ...] = ("x", "y")) -> po.Target:
+def world(seed: int = 1, prompts: tuple[str, ...] = PROMPTS) -> po.Target:
     prior = po.TabularLM.random(WORDS, DEPTH, prompts, seed=seed)
     return po.Target(prior, po.Reward(value, beta=0.7), prompts, DEPTH)
 
 
 def drawn(objective: SubTB, target: po.Target, num: int = 60) -> po.Draws:
-    other = po.TabularLM.random(WORDS, DEPTH, target.prompts, seed=9)
+    other = po.TabularLM.random(WORDS, DEPTH, PROMPTS, seed=9)
     objective.prepare(target, lambda: other, 0)
     return objective.draw(target, other, target.prompts, num, torch.Generator().manual_seed(2))
 
@@ -58,7 +59,7 @@ def by_definition(
     prompt_N = draws.completions.prompt_index_N.tolist()
     for prompt, ids in zip(prompt_N, draws.completion_ids, strict=True):
         stem = [token for token in ids if token != eos]
-        path = [(*stem[:t], eos) for t in range(len(stem) + 1)]
+        path: list[tuple[int, ...]] = [(*stem[:t], eos) for t in range(len(stem) + 1)]
         if ids[-1] != eos:
             path[-1] = tuple(ids)
         values = [rho[prompt][each] for each in path]
@@ -77,7 +78,7 @@ def test_the_loss_is_its_definition(decay):
     draws = drawn(objective, target)
     assert {len(ids) for ids in draws.completion_ids} == {1, 2, 3}
     assert set(draws.completions.ended_N.tolist()) == {True, False}
-    policy = po.TabularLM.random(WORDS, DEPTH, target.prompts, seed=4)
+    policy = po.TabularLM.random(WORDS, DEPTH, PROMPTS, seed=4)
     rho = log_ratios(target, policy)
     expected = torch.tensor(by_definition(draws, rho, decay), dtype=torch.float64)
     torch.testing.assert_close(losses(objective, draws, policy), expected, rtol=0, atol=EXACT)
@@ -105,7 +106,7 @@ def posterior_table(target: po.Target) -> po.TabularLM:
         for prefix, place in places.items():
             for token in range(len(WORDS)):
                 logits[prompt, place, token] = math.log(mass[(*prefix, token)])
-    return po.TabularLM(logits, target.prompts, WORDS)
+    return po.TabularLM(logits, PROMPTS, WORDS)
 
 
 def test_at_the_target_each_draws_loss_and_gradient_are_zero():
@@ -125,7 +126,7 @@ def test_elsewhere_it_is_not(seed):
     target = world(seed)
     objective = SubTB()
     draws = drawn(objective, target)
-    policy = po.TabularLM.random(WORDS, DEPTH, target.prompts, seed=20 + seed)
+    policy = po.TabularLM.random(WORDS, DEPTH, PROMPTS, seed=20 + seed)
     policy.requires_grad_(True)
     (gradient,) = torch.autograd.grad(losses(objective, draws, policy).mean(), [policy.logits])
     assert float(gradient.abs().max()) > 1e-3
@@ -174,7 +175,7 @@ def test_a_prior_that_does_not_look_at_next_tokens_is_refused():
     target = world()
     object.__setattr__(target, "prior", Plain())
     with pytest.raises(ObjectiveError, match="or another objective, such as vargrad"):
-        SubTB().prepare(target, lambda: None, 0)
+        SubTB().prepare(target, lambda: po.TabularLM.random(WORDS, DEPTH, PROMPTS), 0)
 
 
 def test_draws_of_the_prior_and_of_earlier_steps_go_together():

@@ -20,8 +20,16 @@ from posteriori.objectives.score_function import AnyProposal, AnyProposalConfig
 
 
 class SubTBConfig(AnyProposalConfig):
-    """`proposal`; `epochs`: updates made of one step's draws; `decay`: the weight of a piece of k
-    tokens is decay^k, so that 1 counts all pieces alike and less counts short ones more."""
+    """Settings of the objective "subtb".
+
+    Args:
+        proposal: what draws: "policy", as it stands, or "prior".
+        epochs: updates made of one step's draws.
+        decay: a piece of k tokens has the weight decay^k; 1 counts all pieces alike.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+    """
 
     epochs: int = Field(default=1, ge=1)
     decay: float = Field(default=1.0, gt=0, le=1)
@@ -141,7 +149,7 @@ class SubTB(AnyProposal[SubTBConfig]):
         ruled_out_NS = log_target_NS.isneginf()
         if not bool(ruled_out_NS.any()):
             return
-        row, tokens = ruled_out_NS.nonzero()[0].tolist()
+        row, tokens = (int(place) for place in ruled_out_NS.nonzero()[0])
         raise ObjectiveError(
             f"'{self.name}' squares log evidence, which is infinite: the evidence (or the prior) "
             f"rules out {int(ruled_out_NS.any(-1).sum())} of {len(draws)} draws where they could "
