@@ -130,6 +130,10 @@ CASES = [
     ),
     ObjectiveCase("grpo", {"kl": "k3", "kl_in": "loss", "aggregation": "token_mean"}),
     ObjectiveCase("grpo", {"kl": "k3", "kl_in": "loss", "scale": True}),
+    ObjectiveCase("gspo", divergence=kl_to_target, fit=_SLOW, within=(0.02, 0.02), slow=True),
+    ObjectiveCase("gspo", {"epochs": 2, "aggregation": "token_mean"}),
+    ObjectiveCase("cispo", divergence=kl_to_target, fit=_SLOW, within=(0.02, 0.02), slow=True),
+    ObjectiveCase("cispo", {"epochs": 2}),
     ObjectiveCase("ppo", divergence=kl_to_target, fit=_SLOW, within=(0.02, 0.02), slow=True),
     ObjectiveCase("vargrad", divergence=kl_to_target, fit=_RUN, within=(0.02, 0.02), slow=True),
     # Few draws, used often. Worst of seeds 0 to 4: 0.0414 and 0.0397, from 720 draws.

@@ -29,6 +29,8 @@ OBJECTIVES = {
     "reinforce": "posteriori.objectives.policy_gradient.reinforce:Reinforce",
     "rloo": "posteriori.objectives.policy_gradient.rloo:RLOO",
     "grpo": "posteriori.objectives.policy_gradient.grpo:GRPO",
+    "gspo": "posteriori.objectives.policy_gradient.gspo:GSPO",
+    "cispo": "posteriori.objectives.policy_gradient.cispo:CISPO",
     "ppo": "posteriori.objectives.policy_gradient.ppo:PPO",
     "vargrad": "posteriori.objectives.balance.vargrad:VarGrad",
     "tb": "posteriori.objectives.balance.tb:TB",
