@@ -26,6 +26,7 @@ from calibration_reward_models import COUNTS, pair_intervals
 from calibration_runs import (
     Run,
     Runs,
+    by_moments,
     drawn,
     evaluated,
     in_populations,
@@ -66,6 +67,7 @@ KINDS: dict[str, tuple[Runs, tuple[int, ...], int]] = {
     "frontier": (on_frontier, (400,), 200),
     "pass@k": (pass_at, (24, 100), 200),
     "moments": (lambdas, (100, 400), 200),
+    "by moments": (by_moments, (400,), 200),
     "best_of_n": (drawn("best_of_n"), (20,), 200),
     "soft_best_of_n": (drawn("soft_best_of_n"), (20,), 200),
     "qrs": (drawn("qrs", pool=256), (20,), 200),

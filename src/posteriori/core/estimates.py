@@ -104,6 +104,30 @@ def combine(per_prompt: Sequence[Estimate], kind: Kind) -> Estimate:
     )
 
 
+def with_error_of_fit(estimate: Estimate, change_PM: Tensor, *, shared: bool) -> Estimate:
+    """The mean over prompts, with what numbers that were fitted to draws leave open in it.
+
+    `change_PM` [P, M] is by how much each prompt's value changes with a standard error along each
+    of M independent directions (`core.protocols.ErrorsOfFit`). Errors that prompts share do not
+    average out over them; those of their own add up as squares. Independent of the draws.
+    """
+    if not bool(change_PM.isfinite().all()):
+        return estimate
+    size_P = change_PM.square().sum(1).sqrt()
+    mean_M = change_PM.mean(0) if shared else change_PM.square().sum(0).sqrt() / len(change_PM)
+    size = float(mean_M.square().sum().sqrt())
+    between = estimate.standard_error_new_prompts
+    return replace(
+        estimate,
+        standard_error=math.hypot(estimate.standard_error, size),
+        standard_error_new_prompts=None if between is None else math.hypot(between, size),
+        per_prompt=tuple(
+            replace(each, standard_error=math.hypot(each.standard_error, own))
+            for each, own in zip(estimate.per_prompt, size_P.tolist(), strict=True)
+        ),
+    )
+
+
 def worst(per_prompt: Sequence[Estimate]) -> Estimate:
     """The largest value over prompts, for a diagnosis that any one prompt can fail. NaN wins."""
     values = torch.tensor([e.value for e in per_prompt], dtype=torch.float64)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -91,13 +91,25 @@ class Mixture:
 
     def tempered(self, t: float) -> Mixture:
         """The same draws, seen by prior e^t."""
+        other = self._seen_by([s.tempered(t) for s in self.strata])
+        if math.isfinite(self.log_max_evidence):
+            other.log_max_evidence = t * self.log_max_evidence
+        return other
+
+    def shifted(self, change: Sequence[Tensor]) -> Mixture:
+        """The same draws, with log e of each stratum's changed by so much [n]."""
+        return self._seen_by(
+            [
+                replace(s, log_evidence_n=s.log_evidence_n + change_n)
+                for s, change_n in zip(self.strata, change, strict=True)
+            ]
+        )
+
+    def _seen_by(self, strata: list[Stratum]) -> Mixture:
         other = copy.copy(self)
         for found in ("_missed", "_log_z", "_relative_weights"):
             vars(other).pop(found, None)
-        other.strata = [s.tempered(t) for s in self.strata]
-        other.policy = other.strata[0]
-        if math.isfinite(self.log_max_evidence):
-            other.log_max_evidence = t * self.log_max_evidence
+        other.strata, other.policy = strata, strata[0]
         other._weigh()
         return other
 

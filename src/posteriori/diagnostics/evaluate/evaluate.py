@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from scipy.stats import norm
@@ -18,7 +19,7 @@ from posteriori.core.frames import frame_of_figures
 from posteriori.core.journal.journal import once
 from posteriori.core.out_of_memory import explained
 from posteriori.core.progress import Progress, one_pass, portions
-from posteriori.core.protocols import LanguageModel
+from posteriori.core.protocols import LanguageModel, WantedMean
 from posteriori.core.registry import language_model
 from posteriori.core.reliability import (
     judged,
@@ -49,13 +50,20 @@ from posteriori.errors import ConfigError, UnknownFigureError, did_you_mean
 
 from .bounds import check_posterior
 from .findings import Beside, findings_of
+from .fit_errors import with_errors_of_fit
 from .metrics import bounded, figures_of, max_reward_of, of_prompt, rows, stratum
+
+if TYPE_CHECKING:
+    from posteriori.train.monitor.pair_metrics import PairFigures
 
 
 class Report(dict[str, Estimate]):
     """The figures of one policy by name, with the `findings` that a person should know.
 
     `draws` are the policy's own (for histograms and samples), `cost` is what the report took.
+    `means` are those that the target's `Moments` want, with their lambda and what the policy has of
+    them; `pairs` says how it orders preference pairs, where that was asked (`with_pairs`). Without
+    `against_target` the target has no evidence and is the prior itself.
     """
 
     def __init__(
@@ -64,11 +72,25 @@ class Report(dict[str, Estimate]):
         findings: Sequence[Finding],
         draws: Draws,
         cost: Cost,
+        means: Sequence[WantedMean] = (),
+        *,
+        against_target: bool = True,
     ) -> None:
         super().__init__(figures)
         self.findings = tuple(findings)
         self.draws = draws
         self.cost = cost
+        self.means = tuple(means)
+        self.pairs: PairFigures | None = None
+        self.against_target = against_target
+
+    def with_pairs(self, pairs: PairFigures | None) -> Report:
+        """The same report, which says as well how the policy orders preference pairs (`Fit.pairs`
+        of a policy that was trained on such)."""
+        other = copy.copy(self)
+        if pairs is not None:
+            other.pairs, other.findings = pairs, (*self.findings, *pairs.findings)
+        return other
 
     def __missing__(self, name: str) -> Estimate:
         raise UnknownFigureError(f"the report has no '{name}'", hint=did_you_mean(name, self))
@@ -231,14 +253,21 @@ def evaluate(
         combine(cut, "consistent"),
         faults_of(mixtures),
         never_varies(evidence, target.max_log_evidence),
+        has_evidence=bool(target.evidence),
     )
     figures = of_all_prompts(figures, len(target.prompts) / len(whole.prompts))
+    errors = [target.errors_of_fit(side.completions) for side, _ in sides]
+    known = [each for each in errors if each is not None]
+    if known:
+        of_prompts = [[rows(side, at) for side, _ in sides] for at in prompts]
+        figures = with_errors_of_fit(figures, mixtures, known, of_prompts, beta_of(target))
     findings = findings_of(figures, of_policy, beside)
     of_exact = {"eubo": figures["eubo"]} if posterior is not None else {}
     figures = judged(figures, findings) | of_exact
     findings += target.findings
     findings += sampled_finding(target, whole)
-    return Report(figures, findings, of_policy, cost)
+    means = target.means_met(of_policy.completions)
+    return Report(figures, findings, of_policy, cost, means, against_target=bool(target.evidence))
 
 
 def _check(

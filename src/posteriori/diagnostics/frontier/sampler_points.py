@@ -6,9 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
-from posteriori.core.estimates import by_prompt, combine
+from posteriori.core.estimates import by_prompt, combine, with_error_of_fit
 from posteriori.core.numerics import ess
 from posteriori.core.reliability import NEVER_SATISFIED, NOT_TRUSTED, most_evidence
 from posteriori.core.target import Target
@@ -97,6 +98,7 @@ def sampled(target: Target, draws: Draws, *, of_target: bool = True) -> Sampled:
         elif not why:
             independent = draws.guarantee == "exact"
             figures = with_log_z(figures, figures["log_z"], independent=independent)
+    figures = _with_errors_of_fit(target, draws, rows, figures)
     return Sampled({**figures, **_described(draws, rows)}, why)
 
 
@@ -119,6 +121,28 @@ def with_log_z(
     mean = figures["mean_log_evidence"]
     both = zip(mean.per_prompt or [mean], log_z.per_prompt or [log_z], strict=True)
     return {**figures, "kl_to_prior": combine([less(*each) for each in both], "consistent")}
+
+
+def _with_errors_of_fit(
+    target: Target, draws: Draws, rows: Sequence[Tensor], figures: dict[str, Estimate]
+) -> dict[str, Estimate]:
+    """With what evidence that was fitted leaves open: the slopes of E_p*[r] and KL(p*, prior) are
+    Cov_p*(r, d log e) and Cov_p*(log e, d log e)."""
+    errors = target.errors_of_fit(draws.completions)
+    if errors is None:
+        return figures
+    found = dict(figures)
+    values = {"mean_reward": draws.reward_N.cpu(), "kl_to_prior": draws.log_evidence_N.cpu()}
+    for name in values.keys() & figures.keys():
+        change = []
+        for mine in rows:
+            share_n = draws.log_weight.cpu()[mine].softmax(0)
+            on_n = share_n > 0
+            value_n, change_nM = values[name][mine][on_n], errors.change_NM[mine][on_n]
+            off_n = share_n[on_n] * (value_n - share_n[on_n] @ value_n)
+            change.append(off_n @ change_nM)
+        found[name] = with_error_of_fit(figures[name], torch.stack(change), shared=errors.shared)
+    return found
 
 
 def _doubt(draws: Draws, rows: Sequence[Tensor]) -> str:
