@@ -17,7 +17,7 @@ from posteriori.core import reliability
 from posteriori.core.draw import draw
 from posteriori.core.numerics import log_mean_exp
 from posteriori.core.seeds import generator
-from posteriori.diagnostics.evaluate import metrics
+from posteriori.diagnostics import policy_means
 from posteriori.diagnostics.evaluate.evaluate import faults_of, mixtures_of
 from posteriori.diagnostics.evaluate.metrics import distances_of
 from posteriori.diagnostics.frontier.frontier import frontier_of
@@ -259,7 +259,8 @@ class TestAPolicysOwnDraws:
         assert max(self.silent().values()) <= MOST_SILENT
 
     def test_and_are_silent_without_it(self, monkeypatch):
-        monkeypatch.setattr(metrics, "missed_of_mean", lambda *_: 0.0)
+        monkeypatch.setattr(policy_means, "missed_of_mean", lambda *_: 0.0)
+        monkeypatch.setattr(policy_means, "left_out", lambda *_: 0.0)
         assert max(self.silent().values()) > 0
 
 

@@ -109,7 +109,8 @@ def with_error_of_fit(estimate: Estimate, change_PM: Tensor, *, shared: bool) ->
 
     `change_PM` [P, M] is by how much each prompt's value changes with a standard error along each
     of M independent directions (`core.protocols.ErrorsOfFit`). Errors that prompts share do not
-    average out over them; those of their own add up as squares. Independent of the draws.
+    average out over them; those of their own add up as squares. Independent of the draws. A figure
+    of all prompts together has one row.
     """
     if not bool(change_PM.isfinite().all()):
         return estimate
@@ -123,7 +124,9 @@ def with_error_of_fit(estimate: Estimate, change_PM: Tensor, *, shared: bool) ->
         standard_error_new_prompts=None if between is None else math.hypot(between, size),
         per_prompt=tuple(
             replace(each, standard_error=math.hypot(each.standard_error, own))
-            for each, own in zip(estimate.per_prompt, size_P.tolist(), strict=True)
+            for each, own in zip(
+                estimate.per_prompt, size_P.tolist(), strict=bool(estimate.per_prompt)
+            )
         ),
     )
 

@@ -93,11 +93,11 @@ class Spread(NamedTuple):
 
     @classmethod
     def of_groups(cls, means_G: Tensor, beside: float = 0.0) -> Spread:
-        """The same of the means of groups of particles, with half the degrees of freedom, from
-        three on: they are skewed, and where the smaller errors are the ones that pass as small
+        """The same of the means of groups of particles, with a third of the degrees of freedom,
+        from three on: they are skewed, and where the smaller errors are the ones that pass as small
         enough the interval has to reach further."""
         plain, degrees = spread_of(means_G)
-        degrees = max(min(degrees, 3.0), degrees / 2)
+        degrees = max(min(degrees, 3.0), degrees / 3)
         return cls(math.hypot(t_factor(degrees) * plain, beside), degrees)
 
     @classmethod

@@ -138,6 +138,14 @@ class Mixture:
             return self.log_max_evidence
         return -math.inf
 
+    def most_lifted(self) -> float:
+        """By how many nats the policy may write what the draws have missed more often than the
+        prior does, if it is the target: 0 where they have been near the most evidence."""
+        most = self.farthest_evidence()
+        if len(self.strata) == 1 or not math.isfinite(most - self.log_z_value):
+            return 0.0
+        return max(0.0, most - self.log_z_value)
+
     def log_z(self) -> Estimate:
         """log of the mean weight p~/m. The mean is unbiased for Z but for O(1 / N^2), so it is
         below log Z in expectation (Jensen)."""

@@ -237,7 +237,7 @@ def evaluate(
     prompts = range(len(target.prompts))
     mixtures, evidence = mixtures_of(target, sides)
     waste = wasted(mixtures, beta_of(target))
-    figures = figures_of(of_policy, mixtures, waste, max_reward=max_reward_of(target))
+    figures = figures_of(of_policy, of_prior, mixtures, waste, max_reward=max_reward_of(target))
     if target.max_log_evidence is None:
         log_z = figures["log_z"]
         resting = rests_on(log_z.value, mixtures[0].num_draws)

@@ -38,15 +38,15 @@ FEWEST = 100
 _GRID = 24
 """Points of the curve."""
 
-_STRIDE = 2.0
-"""Annealed draws are of the posterior so many times as far as where the curve ends without them:
-the draws on both sides have to reach the middle. Where they cannot be trusted there themselves, the
-next ones go half as far, on the scale of its logarithm."""
+_FIRST_STRIDE, _STRIDE = 2.5, 2.0
+"""Annealed draws are of the posterior so many times as far as where the curve ends without them,
+by draws of the prior and by annealed ones: the draws on both sides have to reach the middle. Where
+they cannot be trusted there, the next ones go half as far, on the scale of its logarithm."""
 
 _LOOKS = 200
 """Places at which it is asked whether draws can be trusted."""
 
-_MARGIN = 0.9
+_MARGIN = 0.7
 """The curve ends at that share of the strength up to which the draws look as if they could be
 trusted: where they begin not to, those that miss the most look best."""
 
@@ -302,12 +302,14 @@ def _frontier(
     stream = generator(seed, "frontier")
     pool = draw(target, target.prior, num_samples, stream, on_progress=on_progress)
     found, cost = [_stage(target, pool, 0.0)], pool.cost
-    stride, t0 = _STRIDE, 0.0
+    stride, t0 = _FIRST_STRIDE, 0.0
     for number in range(stages):
         end, _ = _end(found, strongest)
         if end < t0:
             # So far at once is too far for so many draws.
             stride = math.sqrt(stride)
+        elif t0:
+            stride = min(stride, _STRIDE)
         if not 0 < end < strongest:
             break
         if enough is not None and enough(Frontier(target, found, pool, strongest, cost, share)):
@@ -372,11 +374,8 @@ def _end(stages: Sequence[Sequence[Stage]], strongest: float) -> tuple[float, st
 
 
 def _fault(stage: Sequence[Stage], t: float) -> str:
-    """What is wrong with any prompt's weights at t; empty if nothing is.
-
-    Annealed draws are taken back along the path and never further than they went themselves: what
-    lies beyond and is rare where they are, they have not seen, and no diagnostic shows it.
-    """
+    """What is wrong with any prompt's weights at t; empty if nothing is. Annealed draws are taken
+    back along the path alone: what lies beyond and is rare where they are, they have not seen."""
     if 0 < stage[0].t0 < t:
         return "the annealed draws end"
     return next(filter(None, (each.fault(t) for each in stage)), "")
