@@ -75,8 +75,9 @@ NORMAL = 1.959963984540054
 _SAME = 1e-4
 """Nats. Log-evidence closer than this is the same: rounding of float32 sums."""
 
-_JUMP = 1.0
-"""Nats. Levels of evidence further apart than a factor of 2.7 are not found by steps."""
+_JUMP, _NEAR = 2.0, 1.0
+"""Nats. Levels of evidence further apart than a factor of 7 are not found by steps; and who is
+within a factor of 2.7 of the most evidence has been near it."""
 
 _FEWEST_GROUPS, _FEWEST_EFFECTIVE = 8, 50.0
 """Populations that can tell how many draws theirs are worth, and how many these have to be: 16 that
@@ -85,9 +86,9 @@ are each a copy of one are worth 16, and by chance (15 degrees of freedom) seem 
 _FEW_LEVELS = 3
 """Evidence with no more values than this is a grade, and what is another prompt's may be its."""
 
-_GRADES, _TIGHT = 5, 0.25
+_GRADES, _TIGHT = 5, 0.1
 """So many values of the evidence of all prompts together are grades on one scale, as stars are; so
-are clusters that are each narrower than a quarter of the least gap between them: a verdict with a
+are clusters that are each narrower than a tenth of the least gap between them: a verdict with a
 small reward of another kind beside it."""
 
 _TIED = 10
@@ -350,11 +351,11 @@ def beyond(log_evidence_n: Tensor, most: float) -> bool:
     draws of the prior that have not been there say nothing against them.
     """
     seen = float(log_evidence_n.max()) if len(log_evidence_n) else -math.inf
-    return most - seen > _JUMP
+    return most - seen > _NEAR
 
 
 def jumps(log_evidence_n: Tensor, most: float) -> bool:
-    """Whether the evidence of draws, and the `most` of it, has a gap of over a nat: what lies
+    """Whether the evidence of draws, and the `most` of it, has a gap of over 2 nats: what lies
     beyond is found by chance alone, by particles as by independent draws."""
     on_n = log_evidence_n[~log_evidence_n.isneginf()].cpu().double()
     if most > -math.inf:

@@ -166,15 +166,15 @@ def _stage(
     draws: Draws, mine: Tensor, log_max_evidence: float, unit: float
 ) -> tuple[Estimate, Estimate, Estimate]:
     """log Z, reward and KL of one prompt; of a single group without an error."""
-    if not _weighted(draws):
-        # Draws of the target itself: what they have not shown is rare under it.
-        log_max_evidence = -math.inf
     groups = int(mine.sum())
     if draws.group_N is not None:
         groups = len(draws.group_N.cpu()[mine].unique())
     if groups > 1:
-        alone = draws.group_N is None and _weighted(draws)
-        stage = Stage(draws, mine, 1.0, log_max_evidence, unit, independent=alone)
+        weighted = _weighted(draws)
+        alone = draws.group_N is None and weighted
+        stage = Stage(
+            draws, mine, 1.0, log_max_evidence, unit, independent=alone, of_target=not weighted
+        )
         summary = stage.at(1.0)
         return summary.log_z, summary.reward, summary.kl
     # The values of two copies are those of one, and the error of one draw cannot be estimated.
