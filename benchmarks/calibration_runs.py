@@ -20,7 +20,8 @@ from posteriori.core.draw import draw
 from posteriori.core.numerics import log_mean_exp
 from posteriori.core.seeds import derive, generator
 from posteriori.diagnostics.evaluate import metrics
-from posteriori.diagnostics.frontier.frontier import Frontier, frontier_of
+from posteriori.diagnostics.frontier.curve import Frontier
+from posteriori.diagnostics.frontier.frontier import frontier_of
 from posteriori.diagnostics.frontier.sampler_points import sampled
 from posteriori.errors import EvidenceError, FrontierError, SamplingError
 from posteriori.samplers.weight_findings import (

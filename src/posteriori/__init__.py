@@ -30,7 +30,7 @@ _WHERE = {
     "FitConfig": "core.settings.training",
     "FitRewardConfig": "core.settings.training",
     "FitTwistConfig": "core.settings.training",
-    "Frontier": "diagnostics.frontier.frontier",
+    "Frontier": "diagnostics.frontier.curve",
     "IMHConfig": "samplers.mcmc.imh",
     "ImportanceConfig": "samplers.independent.importance",
     "Judge": "evidence.judge.judge",
@@ -98,7 +98,8 @@ if TYPE_CHECKING:
     from .diagnostics.evaluate.evaluate import Report, evaluate
     from .diagnostics.evaluate.pass_at_k import PassAtK, newly_solved, pass_at_k
     from .diagnostics.exact.exact import Exact, exact
-    from .diagnostics.frontier.frontier import Frontier, frontier
+    from .diagnostics.frontier.curve import Frontier
+    from .diagnostics.frontier.frontier import frontier
     from .errors import PosterioriError
     from .evidence.constraint import Constraint
     from .evidence.expert import Expert

@@ -10,7 +10,6 @@ import sys
 import time
 from typing import Any, Literal
 
-from peft import PeftModel
 from transformers import (
     PreTrainedTokenizerBase,
     Trainer,
@@ -142,8 +141,7 @@ class PosterioriCallback(TrainerCallback):
                 control.should_training_stop = True
 
     def _policy(self) -> CausalLM:
-        model = _model(self.trainer)
-        return CausalLM(model, _tokenizer(self.trainer), adapter=_active(model))
+        return CausalLM(_model(self.trainer), _tokenizer(self.trainer))
 
 
 def _model(trainer: Trainer) -> Any:
@@ -153,20 +151,6 @@ def _model(trainer: Trainer) -> Any:
 def _tokenizer(trainer: Trainer) -> PreTrainedTokenizerBase:
     processing: Any = trainer.processing_class
     return getattr(processing, "tokenizer", processing)
-
-
-def _active(model: Any) -> str | None:
-    """The adapter that is trained; None of a model without."""
-    if not isinstance(model, PeftModel):
-        return None
-    active = model.active_adapter
-    if not isinstance(active, str):
-        raise ModelError(
-            f"the trainer's model has {len(active)} adapters on at once ({', '.join(active)})",
-            where="PosterioriCallback",
-            hint="train a single adapter",
-        )
-    return active
 
 
 def _check_whole(trainer: Trainer) -> None:

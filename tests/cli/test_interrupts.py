@@ -100,13 +100,21 @@ def test_a_demo_leaves_what_was_finished(cli, tmp_path, monkeypatch):
     assert result.error.startswith(f"interrupted; what was finished is in '{tmp_path / 'demo'}'")
 
 
-@pytest.mark.parametrize("verb", ["sample", "twist", "frontier"])
+@pytest.mark.parametrize("verb", ["sample", "twist", "frontier", "simulate-preferences"])
 def test_the_same_command_with_resume_ends_as_if_it_had_never_stopped(job, verb):
     interrupted_after(job, 1)
     arguments = {
         "sample": ("--sampler", "importance", "--num-samples", "600", "-o", "OUT.jsonl"),
         "twist": ("--steps", "3", "--num-samples", "8", "-o", "OUT.safetensors"),
         "frontier": ("--num-samples", "100", "--stages", "1", "--strongest", "2"),
+        "simulate-preferences": (
+            "--num-pairs",
+            "6",
+            "--set",
+            "max_new_tokens=8",
+            "-o",
+            "OUT.jsonl",
+        ),
     }[verb]
 
     def run(name: str, *more: str):
@@ -129,7 +137,7 @@ def test_the_same_command_with_resume_ends_as_if_it_had_never_stopped(job, verb)
     if verb == "frontier":
         assert resumed.out == whole.out
     else:
-        suffix = ".jsonl" if verb == "sample" else ".safetensors"
+        suffix = ".safetensors" if verb == "twist" else ".jsonl"
         made, undisturbed = (job.folder / f"{name}{suffix}" for name in ("stopped", "whole"))
         assert made.read_bytes() == undisturbed.read_bytes()
     assert not list(job.folder.rglob("*.unfinished"))

@@ -14,6 +14,13 @@ import time
 
 import pytest
 import torch
+from killed_in_place import (
+    Killed,
+    check_every_kill,
+    count_a,
+    make_target,
+    same_draws,
+)
 
 import posteriori as po
 from posteriori.core.journal import journal as journals
@@ -22,70 +29,6 @@ from posteriori.core.journal.files import writing
 from posteriori.core.journal.plain_data import DamagedError, NotPlainError, from_bytes, to_bytes
 from posteriori.errors import CheckpointError, ConfigError
 from posteriori.models.execution import generate as generating
-
-
-class Killed(BaseException):
-    pass
-
-
-def count_a(completions, **kwargs):
-    return [float(text.count("a")) for text in completions]
-
-
-def make_target(fn=count_a, **settings) -> po.Target:
-    table = po.TabularLM.random(["<eos>", "a", "b"], 4, ["p", "q"], seed=1)
-    reward = po.Reward(fn, beta=1.0, max_reward=4.0, **settings)
-    return po.Target(table, reward, table.prompts, 4)
-
-
-@pytest.fixture
-def disk(monkeypatch):
-    """Counts the pieces that are written; `disk.dies_at` kills in place of that one."""
-
-    class Disk:
-        written = 0
-        dies_at: int | None = None
-
-    def write(path, data):
-        if disk.written == disk.dies_at:
-            disk.dies_at = None
-            raise Killed
-        disk.written += 1
-        whole(path, data)
-
-    disk, whole = Disk(), pieces.write_data
-    monkeypatch.setattr(pieces, "write_data", write)
-    monkeypatch.setattr(pieces, "_SHARE", 0)
-    return disk
-
-
-def check_every_kill(disk, tmp_path, work, same, most=5):
-    """`work(journal, resume)`, killed at its first and last writes and some between, gives what it
-    gives without a journal, in the sense of `same`."""
-    plain = work(None, False)
-    same(plain, work(tmp_path / "whole", False))
-    number = disk.written
-    assert number > 0
-    moments = {round(at * (number - 1) / (most - 1)) for at in range(most)}
-    for moment in sorted(moments):
-        place = tmp_path / f"killed at {moment}"
-        disk.written, disk.dies_at = 0, moment
-        with pytest.raises(Killed):
-            work(place, False)
-        disk.written = 0
-        same(plain, work(place, True))
-        assert disk.written <= number - moment
-
-
-def same_draws(one: po.Draws, other: po.Draws) -> None:
-    assert one.completion_ids == other.completion_ids
-    for name in ("log_proposal_N", "log_prior_N", "log_evidence_N", "reward_N", "log_weight"):
-        assert torch.equal(getattr(one, name), getattr(other, name)), name
-    assert repr([one.log_z, one.figures, one.findings]) == repr(
-        [other.log_z, other.figures, other.findings]
-    )
-    assert one.cost.lm_tokens == other.cost.lm_tokens
-    assert one.cost.evidence_calls == other.cost.evidence_calls
 
 
 @pytest.mark.parametrize(
@@ -185,6 +128,30 @@ def test_a_frontier_ends_with_the_same_bits(disk, tmp_path):
         assert repr([one.findings, one.best_of_n]) == repr([other.findings, other.best_of_n])
 
     check_every_kill(disk, tmp_path, work, same)
+
+
+@pytest.mark.parametrize("settings", [{}, {"noise": 0.2, "scale": 0.5}])
+def test_simulated_pairs_end_with_the_same_bits(disk, tmp_path, settings):
+    """With redraws: texts that are equal or blank are no pair."""
+
+    def work(journal, resume):
+        return po.simulate_preferences(
+            make_target(), 40, seed=2, journal=journal, resume=resume, **settings
+        )
+
+    def same(one, other):
+        assert one == other
+
+    check_every_kill(disk, tmp_path, work, same)
+    place = tmp_path / "whole"
+    for change in ({"num_pairs": 41}, {"seed": 3}, {"scale": 2.0}, {"noise": 0.1}):
+        with pytest.raises(CheckpointError, match="changed"):
+            po.simulate_preferences(
+                make_target(),
+                **{"num_pairs": 40, "seed": 2, **settings, **change},
+                journal=place,
+                resume=True,
+            )
 
 
 def test_moments_end_with_the_same_bits(disk, tmp_path):

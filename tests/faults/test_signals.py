@@ -13,7 +13,7 @@ import torch
 from test_interrupted_runs import assert_same_run
 
 import posteriori as po
-from posteriori.core.signals import Signalled, Signals
+from posteriori.core.run.signals import Signalled, Signals
 from posteriori.errors import (
     CheckpointError,
     EvidenceError,

@@ -27,7 +27,7 @@ from slow_rewards import (
 )
 
 import posteriori as po
-from posteriori.core.call_context import CallContext, TrainerState, calling_within
+from posteriori.core.run.call_context import CallContext, TrainerState, calling_within
 from posteriori.errors import ConfigError, EvidenceCallError, EvidenceError
 
 IDS = [[1, 0], [2, 2, 0], [0], [3, 1, 2], [1, 1, 0]]  # "a", "b b", "", "c a b", "a a"

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 import posteriori as po
-from posteriori.cli.files.draws_file import Kept, write_draws, write_or_rescue
+from posteriori.cli.files.draws_file import Kept, write_draws
+from posteriori.cli.files.rescue import write_or_rescue
 from posteriori.core.journal import files
 from posteriori.errors import CheckpointError, ModelError
 from posteriori.report.write.csv_files import _cell
@@ -76,7 +77,9 @@ def test_a_full_disk_loses_no_draws(target, tmp_path, monkeypatch):
         files.os, "replace", lambda a, b: full() if Path(b).parent == place else replace(a, b)
     )
     with pytest.raises(CheckpointError, match="No space left on device; make room") as caught:
-        write_or_rescue(place / "draws.jsonl", draws)
+        write_or_rescue(
+            place / "draws.jsonl", lambda path: write_draws(path, draws), "all 16 draws"
+        )
     assert "\n" not in str(caught.value)
     kept = Path(str(caught.value).split("draws are in '")[1].rstrip("'"))
     assert len(kept.read_text().splitlines()) == 16

@@ -7,7 +7,6 @@ GPU, is a guess that holds within a factor of a few. Time in functions and judge
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -18,6 +17,7 @@ import typer
 
 from posteriori.config.check import Plan
 from posteriori.core.settings.training import prompts_per_step
+from posteriori.data.json_object import read_object
 from posteriori.distributed.world import is_first
 from posteriori.errors import ConfigError
 from posteriori.models.bundled import bundled_models
@@ -125,9 +125,9 @@ def _parameters(prior: str) -> float | None:
     adapter = place / "adapter_config.json"
     try:
         if adapter.is_file():
-            return _parameters(json.loads(adapter.read_bytes())["base_model_name_or_path"])
-        config = json.loads((place / "config.json").read_bytes())
-    except (OSError, ValueError, KeyError, TypeError):
+            return _parameters(read_object(adapter)["base_model_name_or_path"])
+        config = read_object(place / "config.json")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     dtype = str(config.get("dtype") or config.get("torch_dtype") or "float32")
     size = sum(

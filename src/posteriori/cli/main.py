@@ -31,7 +31,7 @@ from posteriori.cli.console.lasting import lasting_stderr
 from posteriori.cli.console.output import visible
 from posteriori.cli.console.unexpected import keep_traceback
 from posteriori.cli.several import arguments_now, silence, speaker
-from posteriori.core.signals import Signals, signal_behind
+from posteriori.core.run.signals import Signals, signal_behind
 from posteriori.errors import (
     EvidenceError,
     MemoryLimitError,
@@ -174,7 +174,7 @@ def _code_of(number: int | None) -> int:
 def _no_memory(error: Exception) -> bool:
     if "torch" not in sys.modules:
         return isinstance(error, MemoryError)
-    from posteriori.core.out_of_memory import is_out_of_memory
+    from posteriori.core.run.out_of_memory import is_out_of_memory
 
     return is_out_of_memory(error)
 

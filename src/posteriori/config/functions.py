@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from posteriori.core.user_code import PROVIDED
+from posteriori.core.user_functions.user_code import PROVIDED
 from posteriori.errors import ConfigError, did_you_mean
 
 _HINT = 'write function = "my_reward.py:score" or "package.module:score"'

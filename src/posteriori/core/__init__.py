@@ -2,5 +2,7 @@
 parts.
 
 Read `types.py` first (the outcome space that everything is measured on), then `protocols.py` and
-`target.py`. It imports `data` and `posteriori.errors`.
+`target.py`. Its folders: `run/` is what surrounds a run, `settings/` how settings are parsed,
+`journal/` finished work on disk, `display/` how results look, `user_functions/` what users give. It
+imports `data`, `distributed` and `posteriori.errors`.
 """

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from .run_context import current, within
+from .run.context import current, within
 from .types import Cost
 
 

@@ -20,7 +20,7 @@ from posteriori.distributed.world import is_first
 from posteriori.errors import ConfigError, did_you_mean
 
 from .progress import Progress
-from .run_context import current, within
+from .run.context import current, within
 
 Mode = Literal["auto", "on", "off"]
 

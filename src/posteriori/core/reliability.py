@@ -92,8 +92,7 @@ are clusters that are each narrower than a tenth of the least gap between them: 
 small reward of another kind beside it."""
 
 _TIED = 10
-"""Draws that share the largest weight and so make a level of it: k-hat is of a tail, and the tail
-ends there as far as draws tell. What they may have missed has its own say."""
+"""Draws that share the largest weight and so make a level of it, and no tail."""
 
 
 def fault(
@@ -174,13 +173,18 @@ def fault_of(
     effective = float(ess(log_w_n))
     if k is None:
         nearly_equal = effective >= NEARLY_EQUAL * len(log_w_n)
-        tied = not populations and int((log_w_n >= log_w_n.max() - _SAME).sum()) >= _TIED
-        k = -math.inf if nearly_equal or tied else pareto_k(log_w_n)
+        k = -math.inf if nearly_equal else pareto_k(log_w_n)
     error = log_z.standard_error
     if math.isfinite(error) and error > missed:
         own = math.sqrt(error**2 - missed**2) / t_factor(log_z.degrees_of_freedom)
         error = math.hypot(own, missed)
     return fault(k, effective, len(log_w_n), error, missed, known=known, populations=populations)
+
+
+def share_the_largest(log_w_n: Tensor) -> bool:
+    """Whether ten draws and more have the largest weight. k-hat is of a tail: where the most
+    evidence is known besides, the weights end at that level, and not in one."""
+    return int((log_w_n >= log_w_n.max() - _SAME).sum()) >= _TIED
 
 
 def fault_of_groups(log_w_n: Tensor, value_n: Tensor, group_n: Tensor) -> str:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from .process_wide import one_at_a_time
+from .run.process_wide import one_at_a_time
 
 
 def derive(seed: int, *names: str | int) -> int:

@@ -15,7 +15,6 @@ from posteriori.data.prompts import prompts as read_prompts
 from posteriori.errors import ConfigError, EvidenceError
 
 from .cost import spend
-from .given_evidence import check_arguments, checked_evidence, placed
 from .occurrence import marked, place_of
 from .protocols import (
     ErrorsOfFit,
@@ -32,6 +31,7 @@ from .protocols import (
 from .registry import language_model
 from .same_outcomes import check_outcomes_of
 from .types import Completions, Draws, Finding, Prompt, prompt_key
+from .user_functions.given_evidence import check_arguments, checked_evidence, placed
 
 PromptSource: TypeAlias = "Sequence[Prompt] | PromptData | Any"
 """Prompts, or what `posteriori.prompts` reads them from."""

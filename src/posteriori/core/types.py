@@ -21,9 +21,9 @@ from torch import Tensor
 
 from posteriori.errors import ConfigError, OutcomeError
 
+from .display.shown import ShownDraws
 from .occurrence import place_of
 from .rows_of_prompts import rows_of_prompts
-from .shown import ShownDraws
 
 Message = dict[str, Any]
 Prompt = str | list[Message]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 from posteriori.errors import DataError
 
-from .json_lines import json_object, text_lines
+from .json_lines import json_object, json_value, text_lines
 from .optional_packages import needed
 from .values import read_cells
 
@@ -72,14 +71,8 @@ def _text(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _json(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """A list of objects, or an object with a column each."""
-    try:
-        found = json.loads(path.read_bytes().decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise DataError(
-            f"not valid JSON: {error}",
-            where=str(path),
-            hint="write a list of objects, or .jsonl with one object per line",
-        ) from error
+    hint = "write a list of objects, or .jsonl with one object per line"
+    found = json_value(_utf8(path), str(path), hint)
     if isinstance(found, dict) and all(isinstance(each, list) for each in found.values()):
         if len({len(each) for each in found.values()}) > 1:
             raise DataError("its columns have other lengths", where=str(path), hint="mend them")
@@ -96,16 +89,8 @@ def _json(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """A header and a row each; cells may hold line breaks. Columns of numbers are numbers."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"not UTF-8 text at byte {error.start}",
-            where=str(path),
-            hint="save the file as UTF-8",
-        ) from error
     reader = csv.reader(
-        io.StringIO(text, newline=""), "excel-tab" if path.suffix == ".tsv" else "excel"
+        io.StringIO(_utf8(path), newline=""), "excel-tab" if path.suffix == ".tsv" else "excel"
     )
     try:
         header = [name.strip() for name in next(reader, [])]
@@ -139,6 +124,17 @@ def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 _TEXTS = ("prompt", "chosen", "rejected", "completion", "text")
 """Columns that are texts whatever their cells look like: "12" is a prompt too."""
+
+
+def _utf8(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"not UTF-8 text at byte {error.start}",
+            where=str(path),
+            hint="save the file as UTF-8",
+        ) from error
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -1,5 +1,5 @@
-"""JSON lines, read strictly: whatever a line says twice, or in numbers that JSON does not have, is
-an error with the line's number."""
+"""JSON, read strictly: whatever it says twice, or in numbers that JSON does not have, is an error
+with its place."""
 
 from __future__ import annotations
 
@@ -32,15 +32,27 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def json_object(line: str, where: str) -> dict[str, Any]:
+    row = json_value(line, where, 'write one object per line, such as {"prompt": "..."}')
+    if not isinstance(row, dict):
+        raise DataError(
+            f"the line is {line.strip()[:40]}, not an object",
+            where=where,
+            hint='write {"prompt": "..."}',
+        )
+    return row
+
+
+def json_value(text: str, where: str, hint: str) -> Any:
+    """What the text says. Raises `DataError`."""
     try:
-        row = json.loads(
-            line,
+        value = json.loads(
+            text,
             object_pairs_hook=_without_duplicates,
             parse_constant=_no_constant,
             parse_float=_finite,
             parse_int=_whole,
         )
-        json.dumps(row, ensure_ascii=False).encode("utf-8")
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError as error:
         raise DataError(
             "not valid text: half of a surrogate pair", where=where, hint="remove that escape"
@@ -49,17 +61,11 @@ def json_object(line: str, where: str) -> dict[str, Any]:
         raise DataError(
             f"not valid JSON: {error.msg[0].lower()}{error.msg[1:]} at column {error.colno}",
             where=where,
-            hint='write one object per line, such as {"prompt": "..."}',
+            hint=hint,
         ) from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"not valid JSON: {error}", where=where, hint="mend that line") from error
-    if not isinstance(row, dict):
-        raise DataError(
-            f"the line is {line.strip()[:40]}, not an object",
-            where=where,
-            hint='write {"prompt": "..."}',
-        )
-    return row
+    return value
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from posteriori.errors import DataError
 
 from .files import read_rows
 from .home import expanded
-from .values import plain_value, present
+from .values import check_depth, plain_value, present
 
 Row = tuple[str, dict[str, Any]]
 """Where a row stands, in words, and its columns by name."""
@@ -27,10 +27,16 @@ def rows_of(source: Any, name: str, split: str | None = None) -> Iterator[Row]:
     Raises `DataError` for anything else.
     """
     if isinstance(source, str | Path):
-        return read_rows(expanded(source), name, split)
+        return _shallow(read_rows(expanded(source), name, split))
     if split is not None and not isinstance(source, Mapping):
         raise DataError(f"{name} has no splits", hint=f"leave split={split!r} out")
     return _rows_of_object(source, name, split)
+
+
+def _shallow(rows: Iterator[Row]) -> Iterator[Row]:
+    for where, row in rows:
+        check_depth(row, where)
+        yield where, row
 
 
 def _rows_of_object(source: Any, name: str, split: str | None) -> Iterator[Row]:
@@ -57,6 +63,7 @@ def _rows_of_object(source: Any, name: str, split: str | None) -> Iterator[Row]:
                 where=where,
                 hint='write rows such as {"prompt": "..."}',
             )
+        check_depth(row, where)
         yield where, {str(key): plain_value(value) for key, value in row.items()}
 
 

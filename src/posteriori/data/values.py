@@ -7,8 +7,36 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from posteriori.errors import DataError
+
 _NUMBER = re.compile(r"[+-]?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
 """A cell that is a number. One with a leading zero is a name: a postcode, an identifier."""
+
+
+MOST_LEVELS = 100
+"""Lists and mappings within each other. Whoever copies or writes a value goes down all of them."""
+
+
+def check_depth(value: Any, where: str) -> None:
+    """Raise `DataError` for a value that is nested deeper than that, or holds itself."""
+    level = [value]
+    for _ in range(MOST_LEVELS + 1):
+        level = [each for part in level for each in _inside(part)]
+        if not level:
+            return
+    raise DataError(
+        f"a value is nested more than {MOST_LEVELS} levels deep",
+        where=where,
+        hint="keep it as a text, or leave that column out",
+    )
+
+
+def _inside(value: Any) -> list[Any]:
+    if isinstance(value, Mapping):
+        return [each for each in value.values() if isinstance(each, Mapping | list | tuple)]
+    if isinstance(value, list | tuple):
+        return [each for each in value if isinstance(each, Mapping | list | tuple)]
+    return []
 
 
 def plain_value(value: Any) -> Any:

@@ -54,7 +54,8 @@ class Mixture:
     """The strata of one prompt: draws of the policy first, then of the prior.
 
     Where policy and prior are one model there is a single stratum, and m = prior.
-    `log_max_evidence`, nats: the most evidence that an outcome may have, as far as anybody knows.
+    `log_max_evidence`, nats: the most evidence that an outcome may have, as far as anybody knows,
+    and whether it is `known` and no guess by what was seen.
     """
 
     def __init__(
@@ -62,8 +63,10 @@ class Mixture:
         policy: Stratum,
         prior: Stratum | None = None,
         log_max_evidence: float = -math.inf,
+        *,
+        known: bool = False,
     ) -> None:
-        self.policy, self.log_max_evidence = policy, log_max_evidence
+        self.policy, self.log_max_evidence, self.known = policy, log_max_evidence, known
         self.strata = [policy] if prior is None else [policy, prior]
         self.share = 1.0 / len(self.strata)
         self.num_draws = sum(len(s.log_pi_n) for s in self.strata)

@@ -105,7 +105,7 @@ class Stage:
         # What particles look for by steps, a gap alone can hide from them.
         alone = t0 == 0 if independent is None else independent
         self.may_miss = alone or jumps(self.log_e_n, most)
-        # Of the target's own draws what they have not shown is rare under it, and not under the prior.
+        # What the target's own draws have not shown is rare under it, and not under the prior.
         self.of_target = of_target
         self.may_miss = self.may_miss and not of_target
         self.known = t0 == 0 and is_known(self.log_e_n, stated)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
-from posteriori.core.call_context import current_calls
 from posteriori.core.protocols import Columns, Scores
+from posteriori.core.run.call_context import current_calls
 from posteriori.core.types import Completions, Finding
 from posteriori.data.given_numbers import finite, in_short
 from posteriori.errors import ConfigError, EvidenceError

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from transformers import AutoTokenizer
 
 from posteriori.core.protocols import LanguageModel
@@ -70,10 +69,7 @@ def _of_module(model: Any, role: str, tokenizer: Any, like: Any) -> CausalLM:
             f"the {role} is a {kind}, which reads its prompt by an encoder",
             hint="give a causal (decoder-only) language model",
         )
-    adapter = None
-    if isinstance(model, PeftModel):
-        adapter = str(model.active_adapter)
-    return CausalLM(model, tokenizer or _tokenizer(model, role, like), adapter=adapter)
+    return CausalLM(model, tokenizer or _tokenizer(model, role, like))
 
 
 def _tokenizer(model: Any, role: str, like: Any) -> Any:

@@ -35,6 +35,7 @@ from .texts import decode_behind, token_before
 from .warp import Warp
 from .weights import adapters
 from .weights import state as state_module
+from .weights.active_adapter import ACTIVE, Adapter
 
 _FEW_TOKENS = 2048
 """Prompts of so many tokens together cost nothing to run, beside what is drawn for them."""
@@ -54,9 +55,13 @@ class CausalLM(CausalScoring):
     master weights, which is how a bfloat16 policy is trained. Log-probs are computed from the
     logits in float32 at least and come as float64.
 
-    `adapter` names the PEFT adapter that is part of this distribution (None: the bare weights).
-    Several `CausalLM` may share one PEFT model, each with an adapter of its own. The `model` of a
-    LoRA policy is a PEFT model of its own modules around the prior's tensors.
+    A PEFT model is taken with the adapter that is active when it is handed over, as it computes
+    itself; `adapter` names another one (None: the bare weights). Several `CausalLM` may share one
+    PEFT model, each with an adapter of its own. The `model` of a LoRA policy is a PEFT model of its
+    own modules around the prior's tensors.
+
+    Raises `ModelError` for what is no causal language model of transformers, and for a PEFT model
+    with several adapters on at once.
     """
 
     def __init__(
@@ -65,7 +70,7 @@ class CausalLM(CausalScoring):
         tokenizer: PreTrainedTokenizerBase,
         *,
         compute_dtype: torch.dtype | None = None,
-        adapter: str | None = None,
+        adapter: Adapter = ACTIVE,
         warp: Warp | None = None,
         memory_gib: float = 1.5,
     ) -> None:

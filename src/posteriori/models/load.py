@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -21,6 +20,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from posteriori.data.json_object import read_object
 from posteriori.errors import ConfigError, ModelError, did_you_mean
 from posteriori.models.cpu.precision import gains_from_bfloat16, mixed_precision, with_output_head
 from posteriori.models.passes.memory import check_memory, embedding_weight
@@ -153,6 +153,7 @@ def _load_plain(
     if (gguf and not Path(path).exists()) or is_gone(path):
         raise ModelError(f"there is no model at '{path}'", hint="check the path")
     check_model_name(path, BUNDLED, kind="a causal language model")
+    _check_generation_config(Path(place) / "generation_config.json")
     try:
         with loading() as options:
             options |= gguf | trust
@@ -174,6 +175,19 @@ def _load_plain(
             hint="give a model with a language-modelling head",
         )
     return drop_quantisation_state(model), tokenizer
+
+
+def _check_generation_config(file: Path) -> None:
+    """It says which tokens end a completion. transformers passes by one that it cannot read."""
+    try:
+        if file.is_file():
+            read_object(file)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"no generation config can be read: {error}",
+            where=str(file),
+            hint="copy the model's directory again, whole",
+        ) from error
 
 
 def class_at(place: str, options: dict[str, Any]) -> Any:
@@ -258,10 +272,10 @@ def base_of_adapter(directory: Path) -> str:
     wherever that of the machine was on which the adapter was trained."""
     adapter_config = directory / "adapter_config.json"
     try:
-        base = json.loads(adapter_config.read_text()).get("base_model_name_or_path")
-    except ValueError as error:
+        base = read_object(adapter_config).get("base_model_name_or_path")
+    except (OSError, ValueError) as error:
         raise ModelError(f"not JSON: {error}", where=str(adapter_config)) from error
-    if not base:
+    if not (isinstance(base, str) and base):
         raise ModelError(
             f"'{adapter_config}' does not say which base model the adapter belongs to",
             hint="write its path as base_model_name_or_path",

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -23,6 +24,7 @@ from posteriori.core.journal.files import writing
 from posteriori.core.protocols import NextTokens
 from posteriori.core.settings.training import LoraSettings
 from posteriori.core.types import Completions, Prompt
+from posteriori.data.json_object import read_object
 from posteriori.errors import ModelError, OutcomeError, PromptError, did_you_mean
 from posteriori.models.execution.inverse_cdf import draw_tokens
 from posteriori.models.execution.next_tokens import choices, log_prob_of
@@ -49,12 +51,22 @@ class TabularLM(torch.nn.Module):
         eos_token_id: int = 0,
     ) -> None:
         super().__init__()
+        if logits.dim() != 3:
+            raise ModelError(
+                f"the table is {tuple(logits.shape)}",
+                hint="its shape is [prompts, prefixes, vocabulary]",
+            )
         num_prompts, num_prefixes, vocab_size = logits.shape
         if num_prompts != len(prompts) or vocab_size != len(vocabulary):
             raise ModelError(
                 f"the table is {tuple(logits.shape)} for {len(prompts)} prompts "
                 f"and {len(vocabulary)} tokens",
                 hint="its shape is [prompts, prefixes, vocabulary]",
+            )
+        if not 0 <= eos_token_id < vocab_size:
+            raise ModelError(
+                f"eos_token_id={eos_token_id} is none of the {vocab_size} tokens",
+                hint="it is the place of the token that ends a completion",
             )
         self.logits = torch.nn.Parameter(logits.double(), requires_grad=False)
         self.prompts = tuple(prompts)
@@ -292,11 +304,20 @@ class TabularLM(torch.nn.Module):
 
     @classmethod
     def from_pretrained(cls, directory: Path | str) -> TabularLM:
-        about = json.loads((Path(directory) / "table.json").read_text())
-        logits = load_file(Path(directory) / "table.safetensors")["logits"]
-        return cls(
-            logits, about["prompts"], about["vocabulary"], eos_token_id=about["eos_token_id"]
-        )
+        place = Path(directory)
+        try:
+            about = read_object(place / "table.json")
+            logits = load_file(place / "table.safetensors")["logits"]
+            prompts, words, eos = (about[n] for n in ("prompts", "vocabulary", "eos_token_id"))
+            if not (isinstance(prompts, list) and isinstance(words, list) and isinstance(eos, int)):
+                raise ValueError("table.json has no lists of prompts and words, or no end")
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            raise ModelError(
+                f"no table can be read: {type(error).__name__}: {error}",
+                where=str(place),
+                hint="give a directory that TabularLM.save_pretrained has written",
+            ) from error
+        return cls(logits, prompts, words, eos_token_id=eos)
 
     def _tables(self, completions: Completions) -> Tensor:
         """Which of the prompts' tables each completion is drawn from, [N]."""

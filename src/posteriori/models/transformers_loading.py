@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from posteriori.core.process_wide import one_at_a_time
+from posteriori.core.run.process_wide import one_at_a_time
 from posteriori.errors import ConfigError
 
 UNREADABLE = (Exception,)

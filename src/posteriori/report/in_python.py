@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from posteriori.diagnostics.evaluate.evaluate import Report
-from posteriori.diagnostics.frontier.frontier import Frontier
+from posteriori.diagnostics.frontier.curve import Frontier
 from posteriori.errors import ConfigError
 from posteriori.report.read.gather import PRIOR, gather
 from posteriori.report.write.page import write_report

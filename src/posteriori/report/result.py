@@ -9,7 +9,7 @@ from typing import Any
 from posteriori.core.types import Cost, Estimate, Finding, Guarantee, Prompt
 from posteriori.diagnostics.evaluate.evaluate import Report
 from posteriori.diagnostics.frontier.best_of_n_points import BestOfN
-from posteriori.diagnostics.frontier.frontier import Point
+from posteriori.diagnostics.frontier.curve import Point
 from posteriori.runs.draw_records import Drawn
 
 from .asked import asked_of, shown_figures

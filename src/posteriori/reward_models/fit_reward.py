@@ -12,7 +12,7 @@ from typing import Any, Unpack
 from torch import Tensor
 
 from posteriori.core.journal.journal import Journal, once
-from posteriori.core.out_of_memory import explained
+from posteriori.core.run.out_of_memory import explained
 from posteriori.core.seeds import derive
 from posteriori.core.settings.combined import combined
 from posteriori.core.settings.keywords import FitRewardKeywords

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from posteriori.core.journal.files import writing
 from posteriori.core.types import Prompt
+from posteriori.data.json_object import read_object
 from posteriori.errors import ModelError
 
 from .backbone import Backbone, load_backbone, with_device
@@ -127,7 +128,7 @@ class RewardModel:
             return cls(backbone, HeadPosterior(mean_D, torch.zeros_like(mean_D)))
         try:
             tensors = load_file(place / HEADS_FILE)
-            temperature = float(json.loads((place / ABOUT_FILE).read_text())["temperature"])
+            temperature = float(read_object(place / ABOUT_FILE)["temperature"])
             if not (math.isfinite(temperature) and temperature > 0):
                 raise ValueError(f"its temperature is {temperature}, not a positive number")
             posterior = HeadPosterior(**{**tensors, "mean_D": mean_D})
@@ -142,5 +143,5 @@ class RewardModel:
 def _mark(config: Path) -> None:
     """An adapter's folder has no config.json, and needs no mark."""
     if config.is_file():
-        held = json.loads(config.read_text(encoding="utf-8"))
+        held = read_object(config)
         config.write_text(json.dumps({**held, MARK: True}, indent=2) + "\n", encoding="utf-8")

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from posteriori.core.draw import draw
-from posteriori.core.out_of_memory import explained
 from posteriori.core.progress import Progress, portions
 from posteriori.core.protocols import LanguageModel
+from posteriori.core.run.out_of_memory import explained
 from posteriori.core.seeds import generator
 from posteriori.core.target import Target
 from posteriori.core.types import Draws
 from posteriori.data.given_numbers import count, in_short, positive
 from posteriori.errors import ConfigError, EvidenceError, SamplingError
+from posteriori.runs.target_fingerprint import digest
+from posteriori.runs.target_journal import keeping
 
 _ROUNDS = 50
 """Times that draws are taken before a prompt whose draws are all alike is given up."""
@@ -31,6 +34,8 @@ def simulate_preferences(
     proposal: LanguageModel | None = None,
     seed: int = 0,
     on_progress: Progress | None = None,
+    journal: Path | str | None = None,
+    resume: bool = False,
 ) -> list[dict[str, Any]]:
     """Preference pairs of which everything is known.
 
@@ -41,9 +46,13 @@ def simulate_preferences(
     their texts differ and neither is blank, which no reward model could read.
 
     Returns rows of prompt, chosen, rejected, as `fit_reward` takes them, with the utilities of both
-    (`chosen_utility`, `rejected_utility`); `on_progress` counts them. Raises `ConfigError` for a
-    setting out of range, `EvidenceError` where a utility is not finite, and `SamplingError` where a
-    prompt has no two different completions to offer. Source: the synthetic labellers of Gao,
+    (`chosen_utility`, `rejected_utility`); `on_progress` counts them. `journal` is a folder that
+    has what is finished until all is: with `resume=True` a run that was killed goes on from there,
+    and ends with the same pairs. The folder stays, to be removed when the pairs are kept elsewhere.
+
+    Raises `ConfigError` for a setting out of range, `EvidenceError` where a utility is not finite,
+    `SamplingError` where a prompt has no two different completions to offer, and `CheckpointError`
+    for a journal of other work. Source: the synthetic labellers of Gao,
     Schulman and Hilton 2022, arXiv 2210.10760, section 2.
     """
     count(num_pairs, "num_pairs", where="simulate_preferences")
@@ -57,13 +66,24 @@ def simulate_preferences(
         raise ConfigError(
             f"noise={noise} must be at least 0 and below 0.5", where="simulate_preferences"
         )
+    drawing = proposal or target.prior
     prompts = len(target.prompts)
-    rows: list[dict[str, Any]] = []
     shares = [num_pairs // prompts + (at < num_pairs % prompts) for at in range(prompts)]
-    for at, portion in enumerate(portions(on_progress, shares)):
-        rows += _pairs(
-            target, proposal or target.prior, at, shares[at], (scale, noise), seed, portion
-        )
+
+    def about() -> dict[str, Any]:
+        return {
+            "the work": "simulate_preferences",
+            "num_pairs": num_pairs,
+            "scale": scale,
+            "noise": noise,
+            "seed": seed,
+            "proposal": digest(None if drawing is target.prior else drawing),
+        }
+
+    rows: list[dict[str, Any]] = []
+    with keeping(target, journal, about, resume=resume):
+        for at, portion in enumerate(portions(on_progress, shares)):
+            rows += _pairs(target, drawing, at, shares[at], (scale, noise), seed, portion)
     order = torch.randperm(len(rows), generator=generator(seed, "simulated order"))
     return [rows[at] for at in order.tolist()]
 

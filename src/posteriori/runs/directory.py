@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from posteriori.core.journal.files import append_line, flush, writing
 from posteriori.core.journal.files import write_whole as write_whole
 from posteriori.core.journal.lock import Lock
+from posteriori.data.json_object import read_object
 from posteriori.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ class RunDirectory:
     def _write_versions(self) -> None:
         path, now = self.path / "versions.json", versions()
         try:
-            before = json.loads(path.read_bytes())
+            before = read_object(path)
         except (OSError, ValueError):
             before = now
         other = [name for name, each in now.items() if before.get(name) != each]
@@ -172,17 +173,14 @@ class RunDirectory:
 
 def _object(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_bytes())
-        if not isinstance(found, dict):
-            raise ValueError(f"it holds a {type(found).__name__}")
-    except (OSError, ValueError, RecursionError) as error:
+        return read_object(path)
+    except (OSError, ValueError) as error:
         why = "it is missing" if isinstance(error, FileNotFoundError) else f"not JSON: {error}"
         raise CheckpointError(
             f"nothing says what this run is: {why}",
             where=str(path),
             hint="choose another output_dir",
         ) from error
-    return found
 
 
 def refuse_taken(path: Path) -> None:

@@ -11,9 +11,9 @@ from typing import Any, get_args
 import torch
 
 from posteriori.core.default_progress import with_progress
-from posteriori.core.out_of_memory import explained
 from posteriori.core.protocols import LanguageModel
 from posteriori.core.registry import language_model, make
+from posteriori.core.run.out_of_memory import explained
 from posteriori.core.same_outcomes import check_same_outcomes
 from posteriori.core.settings.strict import Strict
 from posteriori.core.target import Target

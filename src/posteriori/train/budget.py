@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,9 @@ from posteriori.core.progress import Progress
 from posteriori.core.seeds import generator
 from posteriori.core.settings.training import FitConfig, budget_of
 from posteriori.core.target import Target
-from posteriori.diagnostics.frontier.frontier import Frontier, frontier
+from posteriori.data.json_object import read_object
+from posteriori.diagnostics.frontier.curve import Frontier
+from posteriori.diagnostics.frontier.frontier import frontier
 from posteriori.diagnostics.prompt_sample import sampled_prompts
 from posteriori.errors import CheckpointError, ConfigError, FrontierError
 from posteriori.evidence.beta import price
@@ -165,9 +166,9 @@ def recorded_budget(folder: Path | str) -> Budget | None:
     if not file.is_file():
         return None
     try:
-        found = json.loads(file.read_text(encoding="utf-8")).get("budget")
+        found = read_object(file).get("budget")
         return None if found is None else Budget(**found)
-    except (ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(
             f"not the config of a run: {error}", where=str(file), hint="choose another output_dir"
         ) from error

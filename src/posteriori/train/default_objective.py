@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from posteriori.core.protocols import NextTokenLM
 from posteriori.core.seeds import generator
 from posteriori.core.target import Target
 from posteriori.core.types import Completions
+from posteriori.data.json_object import read_object
 from posteriori.distributed.exchange import by_first
 from posteriori.errors import CheckpointError
 
@@ -50,8 +50,8 @@ def recorded_objective(folder: Path | str) -> str | None:
     if not file.is_file():
         return None
     try:
-        return str(json.loads(file.read_text(encoding="utf-8"))["objective"])
-    except (ValueError, KeyError, TypeError) as error:
+        return str(read_object(file)["objective"])
+    except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(
             f"not the config of a run: {error}", where=str(file), hint="choose another output_dir"
         ) from error

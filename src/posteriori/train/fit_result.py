@@ -8,8 +8,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from posteriori.core.display.shown import counted, html_findings, html_table
 from posteriori.core.protocols import TrainableLM
-from posteriori.core.shown import counted, html_findings, html_table
 from posteriori.core.target import Target
 from posteriori.core.types import Finding
 from posteriori.errors import StoppedError

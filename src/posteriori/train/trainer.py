@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from posteriori.core.call_context import CallContext, TrainerState, calling_within
 from posteriori.core.draw import lm_tokens
 from posteriori.core.journal.files import save_folder
 from posteriori.core.journal.random_streams import Streams, read_streams
-from posteriori.core.out_of_memory import explained
 from posteriori.core.protocols import CachesWeights, TrainableLM
+from posteriori.core.run.call_context import CallContext, TrainerState, calling_within
+from posteriori.core.run.out_of_memory import explained
+from posteriori.core.run.signals import Signalled, Signals
 from posteriori.core.seeds import derive, generator
 from posteriori.core.settings.training import FitConfig, prompts_per_step
-from posteriori.core.signals import Signalled, Signals
 from posteriori.core.target import Target
 from posteriori.core.types import Draws, Finding
 from posteriori.distributed.exchange import by_first

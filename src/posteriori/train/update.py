@@ -10,8 +10,8 @@ from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin
 from torch import Tensor, nn
 
-from posteriori.core.out_of_memory import is_out_of_memory
 from posteriori.core.protocols import TrainableLM
+from posteriori.core.run.out_of_memory import is_out_of_memory
 from posteriori.core.settings.training import FitConfig
 from posteriori.core.types import Completions, Draws, Finding
 from posteriori.distributed.exchange import gathered, sum_gradients

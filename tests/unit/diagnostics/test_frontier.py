@@ -14,7 +14,7 @@ from scipy import stats
 import posteriori as po
 from posteriori.core.types import Cost, Draws
 from posteriori.diagnostics.frontier.best_of_n_points import mean_reward_of_best
-from posteriori.diagnostics.frontier.frontier import Frontier
+from posteriori.diagnostics.frontier.curve import Frontier
 from posteriori.diagnostics.tilting import Stage
 from posteriori.errors import ConfigError, FrontierError
 from posteriori.samplers.independent.best_of_n_law import best_of_n_log_prob

@@ -20,7 +20,7 @@ from posteriori.config.check import make_plan
 from posteriori.core.settings.training import MAX_PROMPTS
 
 if TYPE_CHECKING:
-    from posteriori.diagnostics.frontier.frontier import Frontier, Point
+    from posteriori.diagnostics.frontier.curve import Frontier, Point
 
 _ROWS = 12
 """Points of the curve that the table shows."""

@@ -66,7 +66,8 @@ def sample(
     """
     plan = make_plan(config, overrides or [])
     settings, choice = _settings(plan, sampler, num_samples, proposal, seed)
-    from posteriori.cli.files.draws_file import check_output, write_or_rescue
+    from posteriori.cli.files.draws_file import check_output, write_draws
+    from posteriori.cli.files.rescue import write_or_rescue
     from posteriori.cli.files.sample_about import config_of, write_about
     from posteriori.distributed.exchange import by_first
 
@@ -87,7 +88,8 @@ def sample(
     )
 
     def write() -> None:
-        write_or_rescue(output, draws)
+        all_of_them = f"all {len(draws)} draws"
+        write_or_rescue(output, lambda path: write_draws(path, draws), all_of_them)
         write_about(output, config_of(plan), settings, made, target, draws)
 
     by_first(write)

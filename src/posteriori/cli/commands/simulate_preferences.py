@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
+from posteriori.cli.console.interrupted import Interrupted
 from posteriori.cli.console.output import json_text, print_json, stdout, visible
-from posteriori.cli.options import AsJson, ConfigFile, Overrides, Quiet, Seed
+from posteriori.cli.files.unfinished import Unfinished
+from posteriori.cli.options import AsJson, ConfigFile, Overrides, Quiet, Resume, Seed
 from posteriori.cli.several import single
 from posteriori.config.check import make_plan
 from posteriori.errors import CheckpointError, ConfigError
@@ -24,11 +26,16 @@ def simulate_preferences(
     ] = 1.0,
     noise: Annotated[float, typer.Option(help="Share of labels that are swapped.")] = 0.0,
     seed: Seed = 0,
+    resume: Resume = False,
     overrides: Overrides = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> int:
-    """Draw pairs from CONFIG's prior and label them by its reward, under Bradley-Terry."""
+    """Draw pairs from CONFIG's prior and label them by its reward, under Bradley-Terry.
+
+    Until all are drawn, what is finished is in a folder beside the file, OUTPUT.unfinished;
+    --resume goes on from it, and ends with the very pairs of a run that was never stopped.
+    """
     plan = make_plan(config, overrides or [])
     if output.suffix != ".jsonl":
         raise ConfigError(f"pairs are not written to a '{output.suffix}' file", hint="write .jsonl")
@@ -39,18 +46,30 @@ def simulate_preferences(
 
     from posteriori.cli.build import build_target
     from posteriori.cli.console.progress_bar import count_progress
+    from posteriori.cli.files.rescue import write_or_rescue
+    from posteriori.core.journal.files import write_whole
     from posteriori.reward_models.simulate_preferences import best_accuracy
     from posteriori.reward_models.simulate_preferences import simulate_preferences as simulate
 
-    target = build_target(plan, quiet=quiet)
-    with count_progress("drawing pairs", quiet=quiet) as on_progress:
-        rows = simulate(
-            target, num_pairs, scale=scale, noise=noise, seed=seed, on_progress=on_progress
-        )
-    incoming = output.with_name(f".{output.name}.incoming")
-    lines = [json_text(row) for row in rows]
-    incoming.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    incoming.replace(output)
+    unfinished = Unfinished(output)
+    target = build_target(plan, quiet=quiet, journal=unfinished.of("moments"), resume=resume)
+    try:
+        with count_progress("drawing pairs", quiet=quiet) as on_progress:
+            rows = simulate(
+                target,
+                num_pairs,
+                scale=scale,
+                noise=noise,
+                seed=seed,
+                on_progress=on_progress,
+                journal=unfinished.of("draws"),
+                resume=resume,
+            )
+    except KeyboardInterrupt as error:
+        raise Interrupted("what is finished is kept: go on from it with --resume") from error
+    text = "".join(f"{json_text(row)}\n" for row in rows)
+    write_or_rescue(output, lambda path: write_whole(path, text), f"all {len(rows)} pairs")
+    unfinished.done()
     best = best_accuracy(rows, scale=scale, noise=noise)
     if as_json:
         print_json({"num_pairs": len(rows), "best_accuracy": best, "output": str(output)})

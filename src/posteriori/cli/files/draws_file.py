@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 import time
 from importlib import import_module
 from pathlib import Path
@@ -50,21 +49,6 @@ def write_draws(path: Path, draws: Draws) -> None:
             arrow, parquet = _pyarrow()
             parquet.write_table(arrow.Table.from_pylist([_utf8(row) for row in rows]), incoming)
         flush(incoming)
-
-
-def write_or_rescue(path: Path, draws: Draws) -> None:
-    """As `write_draws`; where there is no room, the draws go to the system's temporary folder, and
-    the `CheckpointError` says where they are."""
-    try:
-        write_draws(path, draws)
-    except CheckpointError as error:
-        elsewhere = Path(tempfile.mkdtemp(prefix="posteriori-")) / path.name
-        write_draws(elsewhere, draws)
-        raise CheckpointError(
-            error.what,
-            where=error.where,
-            hint=f"make room; all {len(draws)} draws are in '{elsewhere}'",
-        ) from error
 
 
 class Kept:

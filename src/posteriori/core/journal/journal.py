@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from posteriori.core.run_context import current, within
+from posteriori.core.run.context import current, within
 from posteriori.distributed.exchange import by_first
 from posteriori.distributed.world import sharing
 from posteriori.errors import CheckpointError

@@ -13,24 +13,31 @@ from scipy.stats import norm
 from torch import Tensor
 
 from posteriori.core.default_progress import with_progress
+from posteriori.core.display.frames import frame_of_figures
+from posteriori.core.display.shown import (
+    counted,
+    html_figures,
+    html_findings,
+    html_plane,
+    short_figures,
+)
 from posteriori.core.draw import draw, lm_tokens
 from posteriori.core.estimates import combine
-from posteriori.core.frames import frame_of_figures
 from posteriori.core.journal.journal import once
-from posteriori.core.out_of_memory import explained
 from posteriori.core.progress import Progress, one_pass, portions
 from posteriori.core.protocols import LanguageModel, WantedMean
 from posteriori.core.registry import language_model
 from posteriori.core.reliability import (
+    is_known,
     judged,
     most_evidence,
     never_varies,
     rests_on,
 )
+from posteriori.core.run.out_of_memory import explained
 from posteriori.core.same_outcomes import check_outcomes_of, check_same_outcomes
 from posteriori.core.seeds import generator
 from posteriori.core.settings.training import MAX_PROMPTS
-from posteriori.core.shown import counted, html_figures, html_findings, html_plane, short_figures
 from posteriori.core.target import Target
 from posteriori.core.together import on_every_process
 from posteriori.core.types import Cost, Draws, Estimate, Finding
@@ -298,9 +305,10 @@ def mixtures_of(
     ]
     evidence = [torch.cat([s.log_evidence_n for s in both]) for both in strata]
     most = most_evidence(evidence, target.max_log_evidence)
+    stated = target.max_log_evidence
     mixtures = [
-        Mixture(both[0], both[1] if len(both) > 1 else None, log_max_evidence)
-        for both, log_max_evidence in zip(strata, most, strict=True)
+        Mixture(both[0], both[1] if len(both) > 1 else None, bound, known=is_known(seen_n, stated))
+        for both, bound, seen_n in zip(strata, most, evidence, strict=True)
     ]
     return mixtures, evidence
 

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from posteriori.core.out_of_memory import explained
 from posteriori.core.protocols import LanguageModel
 from posteriori.core.registry import language_model
+from posteriori.core.run.out_of_memory import explained
 from posteriori.core.same_outcomes import check_same_outcomes
 from posteriori.core.target import Target
 from posteriori.core.types import Completions

@@ -1,4 +1,5 @@
 """`posteriori.frontier`: what reward each nat of KL can buy, and where samplers lie beside it.
 
-Read `frontier.py` first. It imports `diagnostics` itself, `samplers` and `core`.
+Read `curve.py` first (the curve of draws that are there), then `frontier.py` (which makes them). It
+imports `diagnostics` itself, `samplers` and `core`.
 """

@@ -9,10 +9,10 @@ from contextlib import closing
 from dataclasses import astuple, dataclass, replace
 from typing import Any
 
-from posteriori.core.call_context import CallContext, calling_within, current_calls
 from posteriori.core.cost import counted, spend
 from posteriori.core.progress import advance
 from posteriori.core.protocols import Columns
+from posteriori.core.run.call_context import CallContext, calling_within, current_calls
 from posteriori.core.types import Completions, Cost, Finding
 from posteriori.distributed.exchange import by_rows
 from posteriori.distributed.world import current

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, Protocol
 
-from posteriori.core.call_context import CallContext, TrainerState
+from posteriori.core.run.call_context import CallContext, TrainerState
 from posteriori.errors import EvidenceCallError, EvidenceError
 
 from .call import ask

@@ -57,7 +57,7 @@ class Endpoint:
         answer = self.post(body)
         try:
             return _parsed(answer["choices"][0]["logprobs"])
-        except (KeyError, IndexError, TypeError, ValueError) as error:
+        except (AttributeError, LookupError, TypeError, ValueError, OverflowError) as error:
             raise EvidenceError(
                 f"the answer of {self.url} has no log-probs ({self.post.shown(str(answer), 200)})",
                 where="Judge.endpoint",
@@ -121,9 +121,9 @@ def _parsed(logprobs: Any) -> dict[str, float]:
         rows = list(logprobs["top_logprobs"][0].items())
     found: dict[str, float] = {}
     for token, log_p in rows:
+        if not isinstance(token, str) or math.isnan(float(log_p)):
+            raise ValueError("a token is no text, or its log-prob is NaN")
         # Two ids may be written alike, such as two halves of characters.
-        if math.isnan(float(log_p)):
-            raise ValueError("a log-prob is NaN")
         found[token] = _log_add(found.get(token, -math.inf), float(log_p))
     # Rounding may make a certain token's log-prob a little more than 0.
     if not found or not all(log_p <= 1e-3 for log_p in found.values()):

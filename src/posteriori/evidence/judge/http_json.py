@@ -8,10 +8,11 @@ import os
 import time
 import urllib.error
 import urllib.parse
-import urllib.request
 from typing import Any
 
 from posteriori.errors import ConfigError, EvidenceCallError, EvidenceError
+
+from .deadline import Request, opener
 
 _LARGEST = 16 * 2**20
 """Bytes of an answer: log-probs of a token take a few thousand."""
@@ -53,7 +54,7 @@ class Post:
                 )
             self.headers["Authorization"] = f"Bearer {key}"
         self._secret = self.headers.get("Authorization", "").removeprefix("Bearer ")
-        self._opener = urllib.request.build_opener(_NoRedirect)
+        self._opener = opener()
 
     def __call__(self, body: dict[str, Any]) -> Any:
         data, failure = json.dumps(body).encode(), ""
@@ -81,10 +82,9 @@ class Post:
         )
 
     def _once(self, data: bytes) -> Any:
-        request = urllib.request.Request(self.url, data, self.headers)  # noqa: S310 - http(s) only
-        end = time.monotonic() + self.timeout
+        request = Request(self.url, data, self.headers, self.timeout)
         with self._opener.open(request, timeout=self.timeout) as answer:
-            text = self._read(answer, end)
+            text = self._read(answer)
         try:
             return json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -94,8 +94,8 @@ class Post:
                 hint="is this the server's API? its url mostly ends in /v1",
             ) from error
 
-    def _read(self, answer: http.client.HTTPResponse, end: float) -> bytes:
-        """The whole body, by the time `end` of the monotonic clock."""
+    def _read(self, answer: http.client.HTTPResponse) -> bytes:
+        """The whole body."""
         parts, size = [], 0
         while part := answer.read1(2**16):
             parts.append(part)
@@ -106,8 +106,6 @@ class Post:
                     where="Judge.endpoint",
                     hint="is this the server's API? its url mostly ends in /v1",
                 )
-            if time.monotonic() > end:
-                raise TimeoutError(f"no whole answer in {self.timeout} seconds")
         missing = answer.length
         if missing:
             raise http.client.IncompleteRead(b"".join(parts), missing)
@@ -117,13 +115,6 @@ class Post:
         """The beginning of a text for an error, without the key, which a server may repeat."""
         text = text.replace(self._secret, "***") if self._secret else text
         return text[:most].rstrip(": ")
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect is an answer like any other refusal."""
-
-    def redirect_request(self, req, fp, code, msg, headers, newurl) -> None:  # noqa: ARG002
-        return None
 
 
 def _beginning(error: urllib.error.HTTPError) -> str:

@@ -192,10 +192,12 @@ def json_schema(
     pydantic model.
 
     White space around it is allowed, NaN and Infinity are not. What is nested deeper than Python's
-    parser goes does not count as JSON. A prefix is ruled out when no JSON text begins so, or none
-    of the `type` that the schema's top level wants.
+    parser or jsonschema goes does not count as JSON, nor do integers of more than 4,300 digits. A
+    prefix is ruled out when no JSON text begins so, or none of the `type` that the schema's top
+    level wants.
 
-    Needs the package `jsonschema`. Raises `ConfigError` without it, or where the schema is none.
+    Needs the package `jsonschema`. Raises `ConfigError` without it, or where the schema is none,
+    refers to what is not in it, or back to itself for the same value.
     """
     if isinstance(schema, type) and issubclass(schema, BaseModel):
         schema = schema.model_json_schema()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
 
 from posteriori.errors import ConfigError
 
@@ -23,21 +21,6 @@ def check_pattern_size(pattern: str, where: str) -> None:
             where=where,
             hint="write smaller numbers in {..}, or use + and *",
         )
-
-
-def patterns_of(schema: Any) -> Iterator[str]:
-    """All regular expressions in a JSON Schema."""
-    left = [schema]
-    while left:
-        part = left.pop()
-        if isinstance(part, Mapping):
-            if isinstance(part.get("pattern"), str):
-                yield part["pattern"]
-            if isinstance(part.get("patternProperties"), Mapping):
-                yield from map(str, part["patternProperties"])
-            left.extend(part.values())
-        elif isinstance(part, list | tuple):
-            left.extend(part)
 
 
 def _size(pattern: str) -> int:

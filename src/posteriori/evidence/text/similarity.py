@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from posteriori.core.types import Prompt
+from posteriori.data.json_object import read_object
 from posteriori.errors import ConfigError, EvidenceError, ModelError
 from posteriori.models.hub import check_model_name
 from posteriori.models.transformers_loading import UNREADABLE, first_line, loading
@@ -63,6 +63,18 @@ class Similarity:
         return torch.nn.functional.normalize(h_ND, dim=-1)
 
 
+def _pools_by_mean(file: Path) -> bool:
+    """What sentence-transformers' file says. Raises `ModelError` where it cannot be read."""
+    try:
+        return bool(read_object(file)["pooling_mode_mean_tokens"])
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"it does not say how the encoder pools: {type(error).__name__} {error}",
+            where=str(file),
+            hint="copy the encoder's directory again, whole",
+        ) from error
+
+
 class MeanPooled:
     """The mean of an encoder's last hidden states over a text's tokens, in batches of similar
     length, as sentence-transformers' models with mean pooling were trained."""
@@ -82,7 +94,7 @@ class MeanPooled:
                 hint="give its directory or hub id, or a function from texts to an array [N, D]",
             ) from error
         pooling = Path(path) / "1_Pooling" / "config.json"
-        if pooling.is_file() and not json.loads(pooling.read_text())["pooling_mode_mean_tokens"]:
+        if pooling.is_file() and not _pools_by_mean(pooling):
             raise ModelError(
                 f"'{path}' does not pool by the mean over tokens",
                 where=_WHERE,

@@ -27,6 +27,7 @@ from posteriori.models.passes.model_call import ModelCall
 from posteriori.models.passes.self_check import can_be_continued, keeps_gradients
 from posteriori.models.passes.uncached import BareForward
 from posteriori.models.weights import state
+from posteriori.models.weights.active_adapter import Adapter, check_kind, chosen_adapter
 
 from .model_view import ModelView, Views, unwrapped
 
@@ -37,20 +38,23 @@ Computing = Callable[[], contextlib.AbstractContextManager[None]]
 
 
 class RunningModel:
-    """`model` with PEFT adapter `adapter` (None: the bare weights), whose matrix products are in
-    `compute_dtype` (None: the weights' own). `model` is read and never changed. `weight_cache` may
-    be replaced by that of a model on whose weights this one stands.
+    """`model` with PEFT adapter `adapter` (`ACTIVE`: the one that it computes with, None: the bare
+    weights), whose matrix products are in `compute_dtype` (None: the weights' own). `model` is read
+    and never changed. `weight_cache` may be replaced by that of a model on whose weights this one
+    stands.
 
-    Raises `ModelError` for a model that cannot be run in float64, and is to be.
+    Raises `ModelError` for a model that cannot be run in float64, and is to be, for what is no
+    transformers model, and where several adapters are on at once.
     """
 
     def __init__(
-        self, model: state.Model, adapter: str | None, compute_dtype: torch.dtype | None
+        self, model: state.Model, adapter: Adapter, compute_dtype: torch.dtype | None
     ) -> None:
         self.model: state.Model = unwrapped(model)
-        self.adapter = adapter
+        check_kind(self.model)
+        self.adapter = chosen_adapter(self.model, adapter)
         self.weight_cache = WeightCache()
-        self._views = Views(self.model, adapter)
+        self._views = Views(self.model, self.adapter)
         self.compute_dtype = compute_dtype or memory.embedding_weight(self.base).dtype
         self._arguments = frozenset(inspect.signature(self.base.forward).parameters)
         if self.compute_dtype == torch.float64 and self._is_lost_in_padding():

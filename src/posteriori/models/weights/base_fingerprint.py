@@ -17,6 +17,7 @@ from peft.utils import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from posteriori.data.json_object import read_object
 from posteriori.errors import ModelError
 from posteriori.models.transformers_loading import loading
 
@@ -95,7 +96,7 @@ def check(base: nn.Module, adapter: Path, path: str) -> None:
     if not file.is_file():
         return
     try:
-        tensors: Fingerprint = json.loads(file.read_text(encoding="utf-8"))["tensors"]
+        tensors: Fingerprint = read_object(file)["tensors"]
         wanted = {name: (str(d), list(shape), str(h)) for name, (d, shape, h) in tensors.items()}
         dtypes = {name: _dtype(dtype) for name, (dtype, _, _) in wanted.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from posteriori.diagnostics.frontier.frontier import Point
+from posteriori.diagnostics.frontier.curve import Point
 from posteriori.report.result import Curve, PolicyResult
 from posteriori.report.safe_text import number, one_line
 

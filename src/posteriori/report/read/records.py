@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from posteriori.core.protocols import WantedMean
 from posteriori.core.types import Cost, Estimate, Finding, Guarantee, Kind
 from posteriori.diagnostics.frontier.best_of_n_points import BestOfN
-from posteriori.diagnostics.frontier.frontier import Point
+from posteriori.diagnostics.frontier.curve import Point
 from posteriori.report.asked import label_of, pair_labels
 from posteriori.report.result import Curve
 

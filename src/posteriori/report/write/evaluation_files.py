@@ -10,7 +10,8 @@ from typing import Any
 from posteriori.core.settings.training import MAX_PROMPTS
 from posteriori.core.target import Target
 from posteriori.diagnostics.evaluate.evaluate import Report
-from posteriori.diagnostics.frontier.frontier import FEWEST, Frontier, Point, frontier_of
+from posteriori.diagnostics.frontier.curve import Frontier, Point
+from posteriori.diagnostics.frontier.frontier import FEWEST, frontier_of
 from posteriori.report.read.gather import gather
 from posteriori.runs.directory import estimate_json, finding_json, jsonable, write_whole
 from posteriori.runs.draw_records import MOST, Drawn

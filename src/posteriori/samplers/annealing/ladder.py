@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from posteriori.core.numerics import ess
-from posteriori.core.out_of_memory import explained
 from posteriori.core.protocols import LanguageModel
+from posteriori.core.run.out_of_memory import explained
 from posteriori.core.seeds import generator as stream
 from posteriori.core.target import Target
 from posteriori.core.types import Cost

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from posteriori.core.estimates import combine, log_mean_weight
-from posteriori.core.out_of_memory import explained
 from posteriori.core.protocols import LanguageModel
+from posteriori.core.run.out_of_memory import explained
 from posteriori.core.same_outcomes import check_outcomes_of
 from posteriori.core.target import Target
 from posteriori.core.types import Completions, Draws, Estimate

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from posteriori.core.journal.journal import fold
 from posteriori.core.numerics import ess
-from posteriori.core.out_of_memory import explained
 from posteriori.core.protocols import LanguageModel
+from posteriori.core.run.out_of_memory import explained
 from posteriori.core.seeds import derive, generator
 from posteriori.core.settings.combined import combined
 from posteriori.core.settings.keywords import FitTwistKeywords

@@ -7,9 +7,9 @@ from functools import cached_property
 from typing import Any
 
 from posteriori.core import reliability
-from posteriori.core.call_context import CallContext, TrainerState, calling_within
 from posteriori.core.draw import draw
 from posteriori.core.protocols import LanguageModel
+from posteriori.core.run.call_context import CallContext, TrainerState, calling_within
 from posteriori.core.seeds import derive, generator, undisturbed
 from posteriori.core.settings.training import FitConfig, prompts_per_step
 from posteriori.core.target import Target

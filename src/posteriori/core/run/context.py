@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from posteriori.core.cost import Spent
+    from posteriori.core.journal.pieces import Pieces
+
     from .call_context import CallContext
-    from .cost import Spent
-    from .journal.pieces import Pieces
 
 
 @dataclass(frozen=True)

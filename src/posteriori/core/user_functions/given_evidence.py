@@ -6,9 +6,9 @@ import inspect
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from posteriori.core.protocols import Evidence, PriorEvidence
 from posteriori.errors import ConfigError, EvidenceError
 
-from .protocols import Evidence, PriorEvidence
 from .user_code import PROVIDED, place_of_function
 
 

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from posteriori.core.rows_of_prompts import rows_of_prompts
 from posteriori.errors import ConfigError
 
-from .rows_of_prompts import rows_of_prompts
-
 if TYPE_CHECKING:
-    from .types import Draws, Estimate
+    from posteriori.core.types import Draws, Estimate
 
 
 def needed(names: tuple[str, ...], doing: str) -> Any:

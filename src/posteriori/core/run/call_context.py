@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
+from posteriori.core.types import Completions
 from posteriori.errors import EvidenceError
 
-from .run_context import current, within
-from .types import Completions
+from .context import current, within
 
 
 @dataclass

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .types import Draws, Estimate, Finding
+    from posteriori.core.types import Draws, Estimate, Finding
 
 _STYLE = "text-align:left;padding:1px 12px 1px 0"
 
