@@ -18,7 +18,6 @@ from posteriori.core.draw import draw
 from posteriori.core.numerics import log_mean_exp
 from posteriori.core.seeds import generator
 from posteriori.diagnostics import policy_means, tempered_reliability
-from posteriori.diagnostics.evaluate import divergences
 from posteriori.diagnostics.evaluate.evaluate import faults_of, mixtures_of
 from posteriori.diagnostics.evaluate.metrics import distances_of
 from posteriori.diagnostics.frontier.frontier import frontier_of
@@ -292,45 +291,6 @@ def test_a_policy_at_the_top_of_evidence_that_is_known_is_not_flagged(monkeypatc
     monkeypatch.setattr(tempered_reliability, "share_the_largest", lambda _: False)
     found = po.evaluate(JACKPOT.target, policy, 100, seed=1).findings
     assert reliability.NOT_TRUSTED in {finding.name for finding in found}
-
-
-def test_stairs_less_than_a_gap_apart_are_not_wrong_in_silence(monkeypatch):
-    """Levels 1.9 nats apart, each a tenth as probable, and a policy that stays on the lower ones.
-    With a reach of 2 nats, as it was, it is taken for near the top."""
-    world = World([[0.6, 0.3, 0.09, 0.009, 0.001]], [[0.0, 0.0, 1.9, 3.8, 5.7]], stated=True)
-    log_pi = torch.tensor([[0.5, 0.3, 0.17, 0.029, 0.001]], dtype=torch.float64).log()
-    policy = po.TabularLM(log_pi[:, None], ("p0",), world.words)
-    truth = po.exact(world.target).evaluate(policy)
-
-    def wrong_in_silence():
-        count = 0
-        of_policy = draw(world.target, policy, RUNS * 100, generator(31))
-        of_prior = draw(world.target, world.target.prior, RUNS * 100, generator(32))
-        for mine, others in zip(apart(of_policy), apart(of_prior), strict=True):
-            sides = [(each, policy.log_prob(each.completions).double()) for each in (mine, others)]
-            mixtures, _ = mixtures_of(world.target, sides)
-            e = divergences.kl_from_target(mixtures[0])
-            off = abs(e.value - truth["kl_from_target"].mean())
-            count += not any(faults_of(mixtures)) and off > 1.96 * e.standard_error
-        return count
-
-    assert wrong_in_silence() <= MOST_SILENT
-    monkeypatch.setattr(reliability, "_NEAR", 2.0)
-    assert wrong_in_silence() > MOST_SILENT
-
-
-def test_a_verdict_beside_a_small_reward_is_one_scale(monkeypatch):
-    """Right or wrong four nats apart, with noise: of the prompt that is hardly ever right, draws of
-    the others say what right is worth."""
-    noise = 0.02 * torch.randn(3, 60, generator=torch.Generator().manual_seed(3)).double()
-    mass = torch.ones(3, 60).double()
-    for row, rate in enumerate((0.5, 0.2, 0.006)):
-        mass[row, :2], mass[row, 2:] = rate / 2, (1 - rate) / 58
-        noise[row, :2] += 4.0
-    world = World(mass.tolist(), noise.tolist(), stated=False)
-    assert silent_pools(world, 120) <= MOST_SILENT
-    monkeypatch.setattr(reliability, "is_graded", lambda _: False)
-    assert silent_pools(world, 120) > MOST_SILENT
 
 
 def test_draws_of_the_target_that_are_all_alike_are_not_certain():
