@@ -73,7 +73,7 @@ KINDS: dict[str, tuple[Runs, tuple[int, ...], int]] = {
     "qrs": (drawn("qrs", pool=256), (20,), 200),
     "imh": (drawn("imh"), (100,), 200),
     "rejection": (drawn("rejection"), (24,), 200),
-    "evaluate near, 1000": (evaluated("near"), (1000,), 60),
+    "evaluate near, 1000": (evaluated("near"), (1000,), 200),
     "evaluate the prior, 1000": (evaluated("prior"), (1000,), 60),
     "mh": (drawn("mh"), (100,), 60),
     "annealed frontier": (on_annealed_frontier, (400,), 20),

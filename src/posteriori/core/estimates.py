@@ -85,14 +85,17 @@ def combine(per_prompt: Sequence[Estimate], kind: Kind) -> Estimate:
     t is what few prompts add (`t_factor` at P - 1: 6.5 for two prompts, 2.2 for three, 1 from
     thirty on); likewise errors of few draws per prompt are joined by all their degrees of freedom.
     """
-    values = torch.tensor([e.value for e in per_prompt], dtype=torch.float64)
+    values = [e.value for e in per_prompt]
     num = len(per_prompt)
-    plain = [e.standard_error / t_factor(e.degrees_of_freedom) for e in per_prompt]
-    error, degrees = Spread.joined(plain, [e.degrees_of_freedom for e in per_prompt])
-    value = float(values.mean())
+    degrees_of_each = [e.degrees_of_freedom for e in per_prompt]
+    plain = [
+        e.standard_error / t_factor(k) for e, k in zip(per_prompt, degrees_of_each, strict=True)
+    ]
+    error, degrees = Spread.joined(plain, degrees_of_each)
+    value = sum(values) / num
     new_prompts = None
     if num > 1 and math.isfinite(value):
-        new_prompts, _ = Spread.of_means([values])
+        new_prompts, _ = Spread.of_means([torch.tensor(values, dtype=torch.float64)])
     return Estimate(
         value=value,
         standard_error=error / num,

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
+import numpy as np
 import torch
 from scipy.special import chdtri
 from torch import Tensor
@@ -261,8 +262,9 @@ def missed_of_mean(values_n: Tensor, farthest: float, least: float = 0.0) -> flo
     """The same for the mean of n values: 3/n of the probability at `farthest`, or as far from the
     mean as the farthest value that was seen, and no nearer than `least`. 0 for infinite means: what
     was seen is certain."""
-    mean = float(values_n.mean())
-    away = max(least, float((values_n - mean).abs().max()))
+    value_n = values_n.cpu().double().numpy()
+    mean = float(value_n.sum()) / len(value_n)
+    away = max(least, float(value_n.max()) - mean, mean - float(value_n.min()))
     if math.isfinite(farthest):
         away = max(away, abs(farthest - mean))
     if not math.isfinite(away):
@@ -344,8 +346,8 @@ def is_known(log_evidence_n: Tensor, stated: float | None) -> bool:
 
 def levels(log_evidence_n: Tensor) -> int:
     """How many values of the evidence draws have shown, beside what it rules out."""
-    on_n = log_evidence_n[~log_evidence_n.isneginf()]
-    return len((on_n / _SAME).round().unique())
+    value_n = log_evidence_n.cpu().double().numpy()
+    return len(set(np.rint(value_n[value_n > -math.inf] / _SAME).tolist()))
 
 
 def beyond(log_evidence_n: Tensor, most: float) -> bool:

@@ -77,6 +77,14 @@ class Mixture:
             for s, log_m_n in zip(self.strata, self.log_m, strict=True)
         ]
         self.log_count = log_shares(self.control)
+        # What each draw's f counts in E_m[f], and in E_m[f c].
+        self._part = [
+            self.share / len(log_count_n) * log_count_n.exp() for log_count_n in self.log_count
+        ]
+        self._part_c = [p_n * c_n for p_n, c_n in zip(self._part, self.control, strict=True)]
+        self._square = sum(
+            float(p_n @ c_n) for p_n, c_n in zip(self._part_c, self.control, strict=True)
+        )
         self._weigh()
 
     def _weigh(self) -> None:
@@ -227,10 +235,7 @@ class Mixture:
 
     def mean(self, values: Sequence[Tensor]) -> float:
         """E_m[f] of each stratum's f [n]."""
-        return self.share * sum(
-            float((log_count_n.exp() * f_n).mean())
-            for log_count_n, f_n in zip(self.log_count, values, strict=True)
-        )
+        return sum(float((p_n * f_n).sum()) for p_n, f_n in zip(self._part, values, strict=True))
 
     def estimate(
         self,
@@ -247,12 +252,15 @@ class Mixture:
         Of an influence what the control variate foretells is taken out. `minus_n`: a plain mean
         over the policy's draws that is subtracted from the figure.
         """
-        square = self.mean([c_n.square() for c_n in self.control])
-        if square > 0:
-            pairs = list(zip(influence, self.control, strict=True))
+        if self._square > 0:
             # Under the shares c has a mean of 0, so that a constant in f changes nothing.
-            slope = self.mean([f_n * c_n for f_n, c_n in pairs]) / square
-            influence = [f_n - slope * c_n for f_n, c_n in pairs]
+            along = sum(
+                float((p_n * f_n).sum()) for p_n, f_n in zip(self._part_c, influence, strict=True)
+            )
+            slope = along / self._square
+            influence = [
+                f_n - slope * c_n for f_n, c_n in zip(influence, self.control, strict=True)
+            ]
         if minus_n is not None:
             influence = [influence[0] - minus_n, *influence[1:]]
         # What has not been seen may be as far from the mean as the farthest of the draws.
