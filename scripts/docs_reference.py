@@ -21,6 +21,22 @@ _GROUPS = {
 }
 """Pages of public names, by the package that they live in."""
 
+_EXAMPLES = """The examples run, and share this:
+
+```python
+import posteriori as po
+
+prior = po.TabularLM.random(["<eos>", "a", "b"], max_new_tokens=3, prompts=["x", "y"], seed=0)
+
+
+def reward(completions, **_):
+    return [float(text.count("a")) for text in completions]
+
+
+target = po.Target(prior, po.Reward(reward, beta=0.5), ["x", "y"], max_new_tokens=3)
+```
+"""
+
 _SETTINGS = {
     "objective": registry.OBJECTIVES,
     "sampler": registry.SAMPLERS,
@@ -62,7 +78,7 @@ def _page(config: MkDocsConfig, path: str, text: str) -> File:
 def _names(title: str, places: dict[str, str]) -> str:
     entries = (f"::: posteriori.{where}.{name}" for name, where in sorted(places.items()))
     return "\n\n".join(
-        [f"# {title}", "Everything here is a name of `posteriori` itself.", *entries]
+        [f"# {title}", "Everything here is a name of `posteriori` itself.", _EXAMPLES, *entries]
     )
 
 

@@ -12,7 +12,17 @@ from typing import Any
 
 
 class PosterioriError(Exception):
-    """`what` went wrong, `where` it did, and a `hint` on what to write or try instead."""
+    """The base class of all errors that posteriori raises on purpose.
+
+    Args:
+        what: what went wrong.
+        where: in which function, file or table it did.
+        hint: what to write or try instead.
+
+    Example:
+        >>> print(po.PosterioriError("there is no prompt", where="Target", hint="give some"))
+        Target: there is no prompt; give some
+    """
 
     def __init__(self, what: str, *, where: str | None = None, hint: str | None = None) -> None:
         self.what, self.where, self.hint = what, where, hint

@@ -213,6 +213,15 @@ def test_a_pattern_is_stopped_or_fast():
     assert time.monotonic() - start < SOON
 
 
+def test_a_pattern_of_a_constraint_is_stopped_too(monkeypatch):
+    monkeypatch.setattr("posteriori.evidence.text.timed_match.SECONDS", 0.1)
+    trap, table = "(?:(?:a|aa)+)+$", po.TabularLM.random(["<eos>", "a" * 50 + "b"], 1, ["p"])
+    for match in ("full", "search"):
+        target = po.Target(table, po.constraints.regex(trap, match=match), ["p"], 1)
+        with pytest.raises(EvidenceError, match=r"takes more than .* without a repetition"):
+            target.score(table.completions(["p"], [[1]], 1))
+
+
 def test_patterns_mean_what_they_did():
     assert allows({"type": "string", "pattern": "b+"}, '"abc"')
     assert not allows({"type": "string", "pattern": "^b+"}, '"abc"')

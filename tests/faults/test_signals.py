@@ -187,6 +187,24 @@ def test_a_forked_child_ends_as_it_would():
     assert os.waitstatus_to_exitcode(status) == -signal.SIGTERM
 
 
+def test_a_forked_child_has_the_systems_own_answers_at_once():
+    """A handler in Python may never run in a worker that waits: its pool would wait for ever."""
+    numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGINT)
+    outside = [signal.getsignal(number) for number in numbers]
+    with Signals(), Signals() as inner:
+        child = os.fork()
+        if not child:
+            same = [signal.getsignal(number) for number in numbers] == outside
+            with Signals() as again:
+                ours = signal.getsignal(signal.SIGTERM) == again._arrived
+            back = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+            os._exit(0 if same and ours and back else 1)
+        _, status = os.waitpid(child, 0)
+        assert signal.getsignal(signal.SIGTERM) == inner._arrived
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert [signal.getsignal(number) for number in numbers] == outside
+
+
 OUT_OF_MEMORY = {
     "torch": lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
     "CPU": lambda: RuntimeError("DefaultCPUAllocator: can't allocate memory: Error code 12"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -12,7 +12,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from posteriori.core import registry
 from posteriori.core.settings.configured import Configured
-from posteriori.core.settings.refused import refuse, refuse_key, validated
+from posteriori.core.settings.refused import KindTable, refuse, refuse_key, validated
 from posteriori.core.settings.site import Site
 from posteriori.core.settings.strict import Strict
 from posteriori.errors import ConfigError, did_you_mean
@@ -21,7 +21,7 @@ from .schema import evidence_schema
 
 
 @dataclass(frozen=True)
-class EvidenceTable:
+class EvidenceTable(KindTable):
     """One piece of evidence of a config, as it was written and parsed: of which kind it is, and the
     settings of that kind."""
 
@@ -66,12 +66,14 @@ def _dumped(table: EvidenceTable, info: core_schema.SerializationInfo) -> dict[s
     return {"kind": table.kind, **settings}
 
 
-def _parsed(table: Any) -> EvidenceTable:
+def _parsed(
+    table: EvidenceTable | Mapping[str, Any] | list[Any] | str | float | None,
+) -> EvidenceTable:
     if isinstance(table, EvidenceTable):
         return table
     if not isinstance(table, Mapping):
         refuse(f"{str(table)[:60]!r} is no table", "write it as a table, [[evidence]]")
-    keys = dict(table)
+    keys: dict[str, Any] = {**table}
     kind = keys.pop("kind", None)
     if not isinstance(kind, str):
         refuse("'kind' is missing", 'write kind = "reward"')
@@ -98,7 +100,7 @@ def _owner(name: str) -> str | None:
 
 
 @contextmanager
-def _placed(site: Site) -> Iterator[None]:
+def _placed(site: Site) -> Generator[None]:
     """A setting that is refused while evidence is made is one of the config's table."""
     try:
         yield

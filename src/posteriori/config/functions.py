@@ -11,7 +11,7 @@ import hashlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,7 @@ def load_function(reference: str, folder: Path, where: str) -> Callable[..., Any
 
 
 @contextmanager
-def _searched_first(folder: Path) -> Iterator[None]:
+def _searched_first(folder: Path) -> Generator[None]:
     """Within it modules are looked for in `folder` first, as Python does for a script; afterwards
     last: a `datasets.py` of the user's is not taken for the package that we import later."""
     place = str(folder)
@@ -160,7 +160,7 @@ def _from_file(file: Path) -> Any:
     return module
 
 
-def _names(body: Sequence[ast.stmt]) -> Iterator[str]:
+def _names(body: Sequence[ast.stmt]) -> Generator[str]:
     """Names that a module's top level binds, branches included; "*" for a star import."""
     for statement in body:
         if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):

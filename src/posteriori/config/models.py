@@ -35,11 +35,8 @@ def load_model(plan: Plan, path: str, on_note: Callable[[str], None] | None = No
         merge_adapter=settings.merge_adapter,
         memory_gib=settings.memory_gib,
         # What the config says is of the prior's own code.
-        **(
-            {"trust_remote_code": settings.trust_remote_code, "revision": settings.revision}
-            if path == plan.prior
-            else {}
-        ),
+        trust_remote_code=path == plan.prior and settings.trust_remote_code,
+        revision=settings.revision if path == plan.prior else None,
     )
 
 

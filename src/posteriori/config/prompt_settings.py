@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, ValidationError, WithJsonSchema
 
 from posteriori.core.settings.strict import Strict
 from posteriori.data.is_prompt import is_prompt
+from posteriori.data.plain_values import is_dict, is_list
 
 
 class PromptSettings(Strict):
@@ -21,11 +22,11 @@ class PromptSettings(Strict):
 
 
 def _prompts(value: Any) -> Any:
-    if isinstance(value, dict):
+    if is_dict(value):
         return _settings(value)
-    if isinstance(value, list) and value and all(map(_is_row, value)):
+    if is_list(value) and value and all(map(_is_row, value)):
         return value
-    if isinstance(value, str) or (isinstance(value, list) and value and all(map(is_prompt, value))):
+    if isinstance(value, str) or (is_list(value) and value and all(map(is_prompt, value))):
         return value
     raise ValueError(
         "write a file name (.jsonl, .csv, .parquet, ..) or a list of strings, such as "

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from posteriori.core.settings.parse import parse
+from posteriori.data.plain_values import is_dict, is_list
 from posteriori.errors import ConfigError
 
 from .run_config import RunConfig
@@ -70,12 +71,12 @@ def put(values: dict[str, Any], override: str) -> None:
         )
     current: Any = values
     for at, part in enumerate(parts[:-1]):
-        if isinstance(current, dict):
+        if is_dict(current):
             current = current.setdefault(part, {})
         else:
             current = _item(current, part, key, parts[:at])
     last = parts[-1]
-    if isinstance(current, dict):
+    if is_dict(current):
         current[last] = toml_value(text)
     else:
         _item(current, last, key, parts[:-1])
@@ -93,7 +94,7 @@ def toml_value(text: str) -> Any:
 
 def _item(current: Any, part: str, key: str, before: Sequence[str]) -> Any:
     place = ".".join(before)
-    if not isinstance(current, list):
+    if not is_list(current):
         raise ConfigError(f"--set {key}: '{place}' is a value, not a table", hint=f"set {place}")
     if not (part.isdecimal() and int(part) < len(current)):
         raise ConfigError(
@@ -106,9 +107,9 @@ def _item(current: Any, part: str, key: str, before: Sequence[str]) -> Any:
 
 def as_settings(value: Any, prefix: str = "") -> dict[str, Any]:
     """A nested config as flat `a.b.0.c` keys, the way `--set` writes them; unset ones left out."""
-    if isinstance(value, dict):
+    if is_dict(value):
         items = [(str(key), inner) for key, inner in value.items()]
-    elif isinstance(value, list) and any(isinstance(inner, dict) for inner in value):
+    elif is_list(value) and any(is_dict(inner) for inner in value):
         items = [(str(at), inner) for at, inner in enumerate(value)]
     else:
         return {} if value is None else {prefix: value}

@@ -30,7 +30,7 @@ def run_schema(model: type[BaseModel]) -> dict[str, Any]:
 
 def _settings_of(kind: str, key: str, settings: str, tables: dict[str, Any]) -> list[Any]:
     """Which settings go with each name of a kind; the models that these use become `tables`."""
-    found = []
+    found: list[dict[str, Any]] = []
     for name in registry.names(kind):
         place = f"{kind.replace(' ', '_')}.{name}."
         model = registry.configured(kind, name).Settings

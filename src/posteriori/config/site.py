@@ -26,7 +26,7 @@ class ConfigSite:
     budget: str | None = None
     load: Callable[[str], LanguageModel] | None = None
     """Loads a language model the way the prior is; None while nothing may be loaded."""
-    functions: list[tuple[str, str]] = field(default_factory=list)
+    functions: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     """The functions that were checked, each with its place."""
 
     def path(self, name: str) -> Path:

@@ -131,7 +131,7 @@ def build_held_out(plan: Plan, target: Target) -> Target | None:
     if plan.held_out is None:
         return None
     check_lengths(target.prior, plan.held_out.prompts, target.max_new_tokens)
-    return target.asking(plan.held_out.prompts, plan.held_out.columns)
+    return target.with_prompts(plan.held_out.prompts, plan.held_out.columns)
 
 
 def check_lengths(prior: LanguageModel, prompts: Sequence[Prompt], steps: int) -> None:

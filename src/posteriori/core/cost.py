@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -26,7 +26,7 @@ def spend(*, lm_tokens: int = 0, evidence_calls: int = 0) -> None:
 
 
 @contextmanager
-def counted() -> Iterator[Spent]:
+def counted() -> Generator[Spent]:
     """What is spent within. What is counted there is not counted once more around it."""
     spent = Spent()
     with within(spent=spent):

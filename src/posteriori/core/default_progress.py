@@ -12,7 +12,7 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any, Literal, TypeVar, get_args
 
@@ -31,7 +31,20 @@ _mode: Mode | None = None
 
 
 def show_progress(mode: Mode) -> None:
-    """For all functions of this process. Raises `ConfigError` for another mode."""
+    """Whether functions of this process show how far they are, once they take longer than a second.
+
+    Args:
+        mode: "auto" (where there is a terminal or a notebook), "on" or "off".
+
+    Returns:
+        None.
+
+    Raises:
+        ConfigError: for another mode.
+
+    Example:
+        >>> po.show_progress("auto")
+    """
     global _mode
     if mode not in get_args(Mode):
         raise ConfigError(f"unknown mode '{mode}'", hint=did_you_mean(str(mode), get_args(Mode)))
@@ -57,7 +70,7 @@ def _in_notebook() -> bool:
 
 
 @contextmanager
-def shown(name: str, given: Progress | None) -> Iterator[Progress | None]:
+def shown(name: str, given: Progress | None) -> Generator[Progress | None]:
     """An `on_progress` for one function: the one that was given, or a bar of its own."""
     if given is not None or not is_shown():
         with within(shows_progress=True):

@@ -14,6 +14,7 @@ from .progress import Progress, one_pass, portions
 from .protocols import LanguageModel
 from .same_outcomes import check_same_outcomes
 from .target import Target
+from .tensors import distinct, ints
 from .types import Completions, Cost, Draws, Prompt
 
 
@@ -80,6 +81,6 @@ def _draw(
 
 def lm_tokens(completions: Completions) -> int:
     """Tokens of one pass: every completion's own, and once those of each prompt that has any."""
-    asked = completions.prompt_index_N.unique().tolist()
+    asked = ints(distinct(completions.prompt_index_N))
     prompts = sum(len(completions.prompt_ids[at]) for at in asked)
     return int(completions.lengths_N.sum()) + prompts

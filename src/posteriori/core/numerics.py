@@ -12,8 +12,10 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import torch
-from scipy.special import stdtrit
+from scipy.special import stdtrit  # pyright: ignore[reportMissingTypeStubs]
 from torch import Tensor
+
+from .tensors import distinct, distinct_counts
 
 
 def log_mean_exp(log_w_N: Tensor) -> Tensor:
@@ -41,7 +43,7 @@ def num_distinct(row_NK: Tensor) -> int:
     hash_N = factor_K[-1] + (row_NK * factor_K[:-1]).sum(-1)
     # Products of small numbers leave their low bits alike: mixed once more, upper half into lower.
     hash_N = (hash_N ^ (hash_N >> 32)) * factor_K[-1]
-    return len(torch.unique(hash_N))
+    return len(distinct(hash_N))
 
 
 _HASH_SEED = 20_240_229
@@ -174,9 +176,7 @@ def pareto_smooth(log_w_N: Tensor) -> Tensor:
     if threshold is None:
         return log_w_N
     # From here on in weights relative to the largest.
-    value_K, tie_M, count_K = relative_n[relative_n > threshold].unique(
-        return_inverse=True, return_counts=True
-    )
+    value_K, tie_M, count_K = distinct_counts(relative_n[relative_n > threshold])
     k, scale = _fit_tail(value_K.exp()[tie_M] - threshold.exp())
     if math.isinf(k):
         return log_w_N
@@ -225,7 +225,7 @@ def _fit_tail(excess_M: Tensor) -> tuple[float, float]:
     quartile = excess_M.sort().values[int(num / 4 + 0.5) - 1]
     if quartile == 0:
         return math.inf, math.nan
-    value_K, count_K = excess_M.unique(return_counts=True)
+    value_K, _, count_K = distinct_counts(excess_M)
     share_K = count_K / num
     grid = 30 + int(math.sqrt(num))
     j_G = torch.arange(1, grid + 1, dtype=torch.float64)

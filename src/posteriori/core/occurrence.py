@@ -11,11 +11,11 @@ from typing import Any
 
 
 class _Text(str):
-    place: int
+    place: int | None = None
 
 
 class _Messages(list[Any]):
-    place: int
+    place: int | None = None
 
 
 def marked(prompt: str | list[Any], place: int) -> str | list[Any]:
@@ -27,7 +27,7 @@ def marked(prompt: str | list[Any], place: int) -> str | list[Any]:
 
 def place_of(prompt: Any) -> int | None:
     """The row that a prompt was marked as; None for one that was not."""
-    return getattr(prompt, "place", None) if isinstance(prompt, _Text | _Messages) else None
+    return prompt.place if isinstance(prompt, _Text | _Messages) else None
 
 
 def plain(prompt: str | list[Any]) -> str | list[Any]:

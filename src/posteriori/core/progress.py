@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 
 from posteriori.distributed.world import sharing
@@ -27,7 +27,7 @@ def advance(completions: float) -> None:
 
 
 @contextmanager
-def one_pass(on_progress: Progress | None, completions: int) -> Iterator[None]:
+def one_pass(on_progress: Progress | None, completions: int) -> Generator[None]:
     """Calls of `advance` within are one pass over so many completions, all done at its end.
 
     The count is capped there: evidence that runs a model of its own makes several passes.
@@ -49,14 +49,18 @@ def one_pass(on_progress: Progress | None, completions: int) -> Iterator[None]:
 
 
 @contextmanager
-def counted_by(share: float) -> Iterator[None]:
+def counted_by(share: float) -> Generator[None]:
     """Calls of `advance` within count by `share`: where a completion is scored several times, each
     time is a part of it."""
     outer = current().advance
     if outer is None:
         yield
         return
-    with within(advance=lambda more: outer(share * more)):
+
+    def report(more: float) -> None:
+        outer(share * more)
+
+    with within(advance=report):
         yield
 
 

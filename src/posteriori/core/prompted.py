@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -24,19 +24,30 @@ AbleT = TypeVar("AbleT")
 
 
 class Prompted:
-    """pi'(y|c) = pi(y | prefix + c): `lm` with a prefix before every prompt.
+    """A language model with a prefix of its own before every prompt.
 
-    Before a prompt that is a string the prefix is put as it is (end it with a space or a line break
-    where there should be one). Before a conversation a string becomes a system message, or the
-    beginning of the one there is, and a list of messages comes first as it is.
+        pi'(y|c) = pi(y | prefix + c)
 
     As the prior of a target it is context distillation: the target's prompts stay without the
     prefix, and `fit` trains a policy that starts as the bare `lm` and has to learn what the prefix
     does. As an expert it is `Expert(lm, weight, prompt_prefix=prefix)`. Completions that it draws
-    carry the bare prompt, so any model can score them. Whatever `lm` can do (train, go token by
-    token) this can as well.
+    carry the bare prompt, so any model can score them. It can do whatever `lm` can: be trained, go
+    token by token.
 
-    Raises `ConfigError` for an empty prefix, or messages before a string.
+    Args:
+        lm: the language model.
+        prefix: before a prompt that is a string, a string, put there as it is; before a
+            conversation, a string (a system message, or the beginning of the one there is) or
+            messages.
+
+    Raises:
+        ConfigError: for an empty prefix, or messages before a string.
+
+    Example:
+        >>> polite = po.Prompted(po.load("tiny"), "Answer politely. ")
+        >>> import torch
+        >>> polite.sample(["The food"], 1, 4, torch.Generator().manual_seed(0)).prompts
+        ['The food']
     """
 
     def __init__(self, lm: LanguageModel, prefix: Prefix) -> None:
@@ -119,7 +130,7 @@ class Prompted:
         parent_R: Tensor,
         max_new_tokens: int,
         hidden: bool = False,
-    ) -> Iterator[Rows]:
+    ) -> Generator[Rows]:
         asked = self._read(prompts)
         with self._stepping.stepping(asked, parent_R, max_new_tokens, hidden) as rows:
             rows.prompt_ids = tuple(self._ids(prompt) for prompt in prompts)

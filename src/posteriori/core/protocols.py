@@ -38,7 +38,21 @@ class NextTokens(NamedTuple):
 
 @runtime_checkable
 class LanguageModel(Protocol):
-    """A distribution pi(y|c) over the outcome space of `posteriori.core.types`, given a prompt."""
+    """A distribution pi(y|c) over outcomes, given a prompt.
+
+    Prior, proposal and policy are roles of it.
+
+    A protocol; the outcome space is that of `posteriori.core.types`, so that sum_y pi(y|c) = 1.
+    `posteriori.testing.check_language_model` says whether an object keeps it.
+
+    Example:
+        >>> isinstance(prior, po.LanguageModel)
+        True
+        >>> import torch
+        >>> drawn = prior.sample(["x"], 5, 3, torch.Generator().manual_seed(0))
+        >>> prior.log_prob(drawn).shape
+        torch.Size([5])
+    """
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]: ...
@@ -238,7 +252,20 @@ class Scores(NamedTuple):
 
 @runtime_checkable
 class Evidence(Protocol):
-    """log e(c, y): how strongly a completion speaks for what is wanted."""
+    """log e(c, y): how strongly a completion speaks for what is wanted.
+
+    A protocol: any object with `score` is evidence. `posteriori.core.hooks` lists what it may have
+    beside, and `posteriori.testing.check_evidence` says whether it keeps the contract.
+
+    Example:
+        >>> from posteriori.core.protocols import Scores
+        >>> class Short:
+        ...     def score(self, completions, columns):
+        ...         length_N = completions.lengths_N.double()
+        ...         return Scores(log_evidence=-length_N, reward=-length_N)
+        >>> isinstance(Short(), po.Evidence)
+        True
+    """
 
     def score(self, completions: Completions, columns: Columns) -> Scores:
         """Raises `EvidenceError` where the user's function fails or returns no evidence."""
@@ -304,7 +331,7 @@ class PriorEvidence(Protocol):
 class TargetEvidence(Protocol):
     """Evidence that has to know the target that it is part of."""
 
-    def enter(self, target: Any) -> None:
+    def bind(self, target: Any) -> None:
         """Called with each `posteriori.core.target.Target` that is made with it, before any
         scoring. Raises where it does not fit there."""
         ...

@@ -14,10 +14,11 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from scipy.special import chdtri
+from scipy.special import chdtri  # pyright: ignore[reportMissingTypeStubs]
 from torch import Tensor
 
 from .numerics import FEWEST_FOR_A_TAIL, ess, pareto_k, reliable_k, t_factor
+from .tensors import distinct_places
 from .types import Estimate, Finding
 
 LARGE_ERROR = 0.1
@@ -194,7 +195,7 @@ def fault_of_groups(log_w_n: Tensor, value_n: Tensor, group_n: Tensor) -> str:
     The error of E_p*[f] over the groups against what it were for independent draws says how many
     draws they are worth. Of fewer than eight groups that is no more than noise; f is `value_n`.
     """
-    names, row_n = group_n.unique(return_inverse=True)
+    names, row_n = distinct_places(group_n)
     groups, num = len(names), len(log_w_n)
     if groups < _FEWEST_GROUPS or groups == num:
         return ""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 
 from posteriori.errors import ModelError, OutcomeError
 
+from .hooks import HasTokenizer, HasVocabulary
 from .prompted import Prompted, prompt_ids
 from .protocols import LanguageModel
+from .tensors import ints
 from .types import Completions, Prompt
 
 
@@ -21,7 +22,7 @@ def difference_in_tokens(one: LanguageModel, other: LanguageModel) -> str | None
     vocabulary is taken at its size.
     """
     if _same_tokenizer(one, other):
-        mine = theirs = {}
+        mine = theirs = dict[str, int]()
     else:
         mine, theirs = vocabulary(one), vocabulary(other)
     if mine is None or theirs is None:
@@ -65,7 +66,7 @@ def difference_in_outcomes(
     if mine is theirs:
         return None
     difference = None
-    if hasattr(mine, "tokenizer") == hasattr(theirs, "tokenizer"):
+    if isinstance(mine, HasTokenizer) == isinstance(theirs, HasTokenizer):
         # The names of a table's tokens are for people: against a tokenizer, their number counts.
         difference = difference_in_tokens(mine, theirs)
     if difference is None and mine.vocab_size != theirs.vocab_size:
@@ -76,7 +77,7 @@ def difference_in_outcomes(
 
 
 def check_outcomes_of(lm: LanguageModel, completions: Completions, role: str) -> None:
-    """Raise `OutcomeError` unless completions that somebody brings (draws, a data set: their
+    """Raise `OutcomeError` unless completions from outside (draws, a data set: their
     `role`) can be this model's: ids that it has, and its ends of sequence at the end and nowhere
     else."""
     tokens_NL, mask_NL = completions.tokens_NL, completions.mask_NL
@@ -86,10 +87,10 @@ def check_outcomes_of(lm: LanguageModel, completions: Completions, role: str) ->
     wanted_NL = last_NL & completions.ended_N[:, None]
     wrong = {
         f"has a token beyond the model's {lm.vocab_size}": tokens_NL >= lm.vocab_size,
-        f"goes on, or is cut off, after an end of sequence of the model ({eos.tolist()})": (
+        f"goes on, or is cut off, after an end of sequence of the model ({ints(eos)})": (
             torch.isin(tokens_NL, eos) & ~wanted_NL
         ),
-        f"ends with what is no end of sequence of the model ({eos.tolist()})": (
+        f"ends with what is no end of sequence of the model ({ints(eos)})": (
             ~torch.isin(tokens_NL, eos) & wanted_NL
         ),
     }
@@ -108,9 +109,8 @@ def _difference_in_prompts(
     one: LanguageModel, other: LanguageModel, prompts: Sequence[Prompt]
 ) -> str | None:
     # A table reads no tokens of a prompt: its ids there are a number of its own.
-    if _same_tokenizer(one, other) or not (
-        hasattr(one, "tokenizer") and hasattr(other, "tokenizer")
-    ):
+    both = isinstance(one, HasTokenizer) and isinstance(other, HasTokenizer)
+    if _same_tokenizer(one, other) or not both:
         return None
     for prompt in prompts:
         mine, theirs = prompt_ids(one, prompt), prompt_ids(other, prompt)
@@ -120,27 +120,28 @@ def _difference_in_prompts(
     return None
 
 
-def _same_tokenizer(one: Any, other: Any) -> bool:
+def _same_tokenizer(one: LanguageModel, other: LanguageModel) -> bool:
     """Whether it is one object: then nothing has to be compared."""
-    tokenizer = getattr(one, "tokenizer", None)
-    return tokenizer is not None and tokenizer is getattr(other, "tokenizer", None)
+    if not (isinstance(one, HasTokenizer) and isinstance(other, HasTokenizer)):
+        return False
+    return one.tokenizer is not None and one.tokenizer is other.tokenizer
 
 
 def _some(ids: tuple[int, ...]) -> str:
     return str(list(ids)) if len(ids) < 12 else f"[{', '.join(map(str, ids[:12]))}, ..]"
 
 
-def _bare(lm: Any) -> LanguageModel:
+def _bare(lm: LanguageModel) -> LanguageModel:
     """Without the prefix of its own, which is put before a prompt on purpose."""
     return _bare(lm.lm) if isinstance(lm, Prompted) else lm
 
 
-def vocabulary(lm: Any) -> Mapping[str, int] | None:
+def vocabulary(lm: LanguageModel) -> Mapping[str, int] | None:
     """Token -> id, from a transformers tokenizer or a table; None where there is neither."""
     if isinstance(lm, Prompted):
         return vocabulary(lm.lm)
-    if hasattr(lm, "tokenizer"):
+    if isinstance(lm, HasTokenizer):
         return lm.tokenizer.get_vocab()
-    if hasattr(lm, "vocabulary"):
+    if isinstance(lm, HasVocabulary):
         return {token: at for at, token in enumerate(lm.vocabulary)}
     return None

@@ -1,3 +1,4 @@
+# pyright: reportUnknownMemberType=false
 """Random streams: each is named, and a function of the seed and its name alone.
 
 A stream that is asked for by name (`generator(seed, "fit", step)`) does not depend on what was
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,7 +33,7 @@ def generator(seed: int, *names: str | int) -> torch.Generator:
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
+def undisturbed() -> Generator[None]:
     """The global streams (of Python, NumPy and torch, on every device) are afterwards where they
     were, whatever is drawn inside: by users' reward functions, say."""
     python, numpy = random.getstate(), np.random.get_state()
@@ -45,7 +46,7 @@ def undisturbed() -> Iterator[None]:
 
 
 @contextmanager
-def drawing(seed: int) -> Iterator[None]:
+def drawing(seed: int) -> Generator[None]:
     """Within it this thread's weights are drawn as `torch.manual_seed(seed)` would have it.
 
     The global stream belongs to all threads, and another one may seed it or put it back in the

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
+from typing_extensions import deprecated
 
 from posteriori.data.given_numbers import count, finite, in_short
 from posteriori.data.prompts import PromptData, sample_rows
@@ -15,6 +16,15 @@ from posteriori.data.prompts import prompts as read_prompts
 from posteriori.errors import ConfigError, EvidenceError
 
 from .cost import spend
+from .hooks import (
+    BoundedEvidence,
+    ReportsFindings,
+    ScalableEvidence,
+    WithFloat64,
+    is_reward,
+    name_of,
+    those,
+)
 from .occurrence import marked, place_of
 from .protocols import (
     ErrorsOfFit,
@@ -30,6 +40,7 @@ from .protocols import (
 )
 from .registry import language_model
 from .same_outcomes import check_outcomes_of
+from .tensors import ints
 from .types import Completions, Draws, Finding, Prompt, prompt_key
 from .user_functions.given_evidence import check_arguments, checked_evidence, placed
 
@@ -47,19 +58,32 @@ class LogDensity(NamedTuple):
 
 
 class Target:
-    """p*(y|c) = prior(y|c) e(c, y) / Z(c), the posterior that alignment approximates.
+    """The posterior that alignment approximates: which distribution is wanted.
 
-    With `Reward(r, beta)` as evidence this is the optimum of KL-regularised RL,
-    argmax_pi E_pi[r] - beta KL(pi, prior) (Korbak et al. 2022, arXiv 2205.11275, section 3).
+        p*(y|c) = prior(y|c) e(c, y) / Z(c)
 
-    `evidence` is multiplied together, so log-evidence adds up. `prompts` are strings, conversations
-    or whatever `posteriori.prompts` reads (a Dataset, a DataFrame, rows, a file), with columns of
-    their own; `columns` are more of these, one value per prompt. Reward functions receive them by
-    name. The target owns its prompts and `max_new_tokens`: every estimate about it is over these
-    prompts, in their order. The same prompt may be there several times, with other columns.
+    With `Reward(r, beta)` as evidence this is the optimum of KL-regularised RL, argmax_pi E_pi[r] -
+    beta KL(pi, prior) (Korbak et al. 2022, arXiv 2205.11275, section 3). Every estimate about a
+    target is over its prompts, in their order, and its `max_new_tokens`.
 
-    Raises `ConfigError` for no prompts, or columns of another length, `DataError` for rows without
-    a prompt.
+    Args:
+        prior: a language model, or what `posteriori.load` takes.
+        evidence: one piece of evidence, or several that are multiplied together; [] for none.
+        prompts: strings, conversations, or what `posteriori.prompts` reads (a Dataset, a DataFrame,
+            rows, a file). A prompt may be there several times, with other columns.
+        max_new_tokens: the length T at which completions are cut, in tokens.
+        columns: more data-set columns, one value per prompt; functions receive them by name.
+        temper: the power t of the evidence; see `tempered`.
+
+    Raises:
+        ConfigError: for no prompts, columns of another length, or what is no evidence.
+        DataError: for rows without a prompt.
+        EvidenceError: for a function that needs a column which is not there.
+
+    Example:
+        >>> target = po.Target(prior, po.Reward(reward, beta=0.5), ["x", "y"], max_new_tokens=3)
+        >>> target
+        Target(TabularLM x [reward function 'reward'], 2 prompts, max_new_tokens=3)
     """
 
     def __init__(
@@ -101,10 +125,10 @@ class Target:
         check_arguments(self.evidence, self.columns)
         for each in self.evidence:
             if isinstance(each, TargetEvidence):
-                each.enter(self)
+                each.bind(self)
 
     def __repr__(self) -> str:
-        evidence = ", ".join(getattr(e, "name", type(e).__name__) for e in self.evidence)
+        evidence = ", ".join(map(name_of, self.evidence))
         return (
             f"Target({type(self.prior).__name__} x [{evidence}], {len(self.prompts):,} prompts, "
             f"max_new_tokens={self.max_new_tokens})"
@@ -132,40 +156,46 @@ class Target:
 
         Raises `ConfigError` unless exactly one piece of evidence has a beta.
         """
-        priced = [each for each in self.evidence if hasattr(each, "with_beta")]
-        if len(priced) != 1:
+        scalable = those(self.evidence, ScalableEvidence)
+        if len(scalable) != 1:
             raise ConfigError(
-                f"{len(priced)} pieces of the target's evidence have a beta, and it has to be one",
+                f"{len(scalable)} pieces of the evidence have a beta, and it has to be one",
                 where="with_beta",
                 hint="use a single Reward (a list of functions with weights is one) or Preferences",
             )
         evidence = [
-            each.with_beta(beta) if each is priced[0] else each  # pyright: ignore
+            each.with_beta(beta) if isinstance(each, ScalableEvidence) else each
             for each in self.evidence
         ]
         return Target(
             self.prior, evidence, self.prompts, self.max_new_tokens, self.columns, self.temper
         )
 
-    def asking(
+    def with_prompts(
         self, prompts: PromptSource, columns: Mapping[str, Sequence[Any]] | None = None
     ) -> Target:
         """The same prior and evidence, over other prompts, with their own data-set columns."""
         return Target(self.prior, self.evidence, prompts, self.max_new_tokens, columns, self.temper)
 
+    @deprecated("Target.asking is Target.with_prompts; the old name goes in 0.3")
+    def asking(
+        self, prompts: PromptSource, columns: Mapping[str, Sequence[Any]] | None = None
+    ) -> Target:
+        """The name of `with_prompts` in 0.1."""
+        return self.with_prompts(prompts, columns)
+
     def sampled(self, max_prompts: int, seed: int = 0) -> Target:
         """The same target over `max_prompts` of its prompts (all if it has no more), drawn without
         replacement from `seed`, in their order, with their columns."""
         rows = sample_rows(len(self.prompts), max_prompts, seed)
-        some = self.asking(PromptData(list(self.prompts), self.columns).select(rows))
+        some = self.with_prompts(PromptData(list(self.prompts), self.columns).select(rows))
         some.rows_of_whole = tuple(rows)
         return some
 
     def in_float64(self) -> Target:
         """The same target with the rounding of its models pushed to float64, for enumeration."""
         evidence = [
-            each.in_float64() if hasattr(each, "in_float64") else each  # pyright: ignore
-            for each in self.evidence
+            each.in_float64() if isinstance(each, WithFloat64) else each for each in self.evidence
         ]
         return Target(
             self.prior.in_float64(),
@@ -225,7 +255,7 @@ class Target:
             except EvidenceError as error:
                 raise placed(error, evidence) from error.__cause__
             log_evidence_N = log_evidence_N + self._tempered(scores.log_evidence.to(device))
-            kind = rewards if getattr(evidence, "is_reward", False) else others
+            kind = rewards if is_reward(evidence) else others
             kind.append(scores.reward.to(device))
         wrong_N = log_evidence_N.isnan() | log_evidence_N.isposinf()
         if bool(wrong_N.any()):
@@ -263,14 +293,15 @@ class Target:
         (`max_log_evidence`: 0 for likelihoods and constraints, a reward's `max_reward` / beta)."""
         if self.temper == 0.0:
             return 0.0
-        bounds = [getattr(evidence, "max_log_evidence", None) for evidence in self.evidence]
+        bounds = [each.max_log_evidence for each in those(self.evidence, BoundedEvidence)]
         known = [bound for bound in bounds if bound is not None]
-        return self.temper * sum(known) if len(known) == len(bounds) else None
+        return self.temper * sum(known) if len(known) == len(self.evidence) else None
 
     @property
     def findings(self) -> tuple[Finding, ...]:
         """What the evidence has to say of itself: calls that failed, a badly determined lambda."""
-        return tuple(found for each in self.evidence for found in getattr(each, "findings", ()))
+        hooked = those(self.evidence, ReportsFindings)
+        return tuple(found for each in hooked for found in each.findings)
 
     def errors_of_fit(self, completions: Completions) -> ErrorsOfFit | None:
         """What evidence that was fitted to draws (`Moments`) leaves open in log e of completions;
@@ -306,7 +337,7 @@ class Target:
         """Each column's value for each completion, looked up by the completion's prompt."""
         if not self.columns:
             return {}
-        rows = self.prompt_positions(completions).tolist()
+        rows = ints(self.prompt_positions(completions))
         return {name: [values[row] for row in rows] for name, values in self.columns.items()}
 
     def prompt_positions(self, completions: Completions) -> Tensor:
@@ -320,7 +351,7 @@ class Target:
         twice = len(self._position) != len(self.prompts)
         if asked == self.prompts and not (twice and any(map(_moved, enumerate(asked)))):
             return completions.prompt_index_N
-        positions = []
+        positions: list[int] = []
         for prompt in asked:
             key, place = prompt_key(prompt), place_of(prompt)
             if key not in self._position:
@@ -328,9 +359,10 @@ class Target:
                     f"the prompt {str(prompt)[:60]!r} is not one of the target's",
                     hint="score completions of target.prompts",
                 )
-            of_this = place is not None and place < len(self.prompts)
-            of_this = of_this and prompt_key(self.prompts[place or 0]) == key
-            positions.append(place if of_this else self._position[key])
+            known = place is not None and place < len(self.prompts)
+            if place is None or not known or prompt_key(self.prompts[place]) != key:
+                place = self._position[key]
+            positions.append(place)
         device = completions.prompt_index_N.device
         return torch.tensor(positions, device=device)[completions.prompt_index_N]
 

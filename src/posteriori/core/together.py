@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
+from posteriori.data.plain_values import is_mapping, is_sequence
 from posteriori.distributed.environment import require_one
 from posteriori.distributed.world import together
 
+from .hooks import HasModule
 from .target import Target
 
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
@@ -63,15 +65,15 @@ def _words(value: Any) -> str:
         asked = f"max_new_tokens={value.max_new_tokens}, prompts={list(value.prompts)!r}"
         columns = {name: _words(each) for name, each in value.columns.items()}
         return f"{_words(value.prior)}, {asked}, columns={columns}, temper={value.temper}"
-    if isinstance(value, Mapping):
+    if is_mapping(value):
         return "{" + ", ".join(f"{k!r}: {_words(each)}" for k, each in value.items()) + "}"
-    if isinstance(value, list | tuple):
+    if is_sequence(value) and isinstance(value, list | tuple):
         return "[" + ", ".join(map(_words, value)) + "]"
     return f"{type(value).__name__}{_weights(value)}"
 
 
 def _weights(value: Any) -> str:
-    module = getattr(value, "module", None)
+    module = value.module if isinstance(value, HasModule) else None
     if not isinstance(module, torch.nn.Module):
         return ""
     total = 0.0

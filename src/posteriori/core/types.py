@@ -24,6 +24,7 @@ from posteriori.errors import ConfigError, OutcomeError
 from .display.shown import ShownDraws
 from .occurrence import place_of
 from .rows_of_prompts import rows_of_prompts
+from .tensors import distinct_places, ints, rows_of_ints
 
 Message = dict[str, Any]
 Prompt = str | list[Message]
@@ -55,11 +56,26 @@ target's in the limit of a long run; or nothing that can be promised."""
 class Completions:
     """N completions of P prompts, as ragged rows in one padded tensor.
 
-    Shapes: `tokens_NL` [N, L] holds each completion's ids, end-of-sequence included, followed by
+    `LanguageModel.sample` and `LanguageModel.completions` make them. `tokens_NL` is filled up with
     zeros that mean nothing: `lengths_N` alone says where a row ends, so a padding id can never be
-    mistaken for a token. `prompt_index_N` [N] points into `prompt_set`. `ended_N` [N] is true
-    where the last token is an end of sequence. `token_log_prob_NL` (nats, float64, zero beyond a
-    row's end) is under the distribution that drew the completion, and None where it was not drawn.
+    mistaken for a token.
+
+    Args:
+        prompt_set: the P prompts.
+        prompt_ids: the token ids of each.
+        prompt_index_N: which of them each completion follows, [N].
+        tokens_NL: token ids, end of sequence included, [N, L].
+        lengths_N: how many of them belong to the completion, [N].
+        ended_N: whether the last one is an end of sequence, [N].
+        max_new_tokens: the length T at which completions are cut.
+        decode: turns ids into texts.
+        token_log_prob_NL: log-probs under the distribution that drew the completions, float64 [N,
+            L], nats, zero beyond a row's end; None where they were not drawn.
+
+    Example:
+        >>> batch = prior.completions(prompts=["x"], completion_ids=[[1, 2, 0]])
+        >>> batch.lengths_N, batch.completion_ids
+        (tensor([3]), [[1, 2, 0]])
     """
 
     prompt_set: tuple[Prompt, ...]
@@ -83,7 +99,7 @@ class Completions:
     @cached_property
     def completion_ids(self) -> list[list[int]]:
         """Each completion's token ids, end-of-sequence included and no padding."""
-        rows = zip(self.tokens_NL.tolist(), self.lengths_N.tolist(), strict=True)
+        rows = zip(rows_of_ints(self.tokens_NL), ints(self.lengths_N), strict=True)
         return [row[:length] for row, length in rows]
 
     @cached_property
@@ -94,7 +110,7 @@ class Completions:
     @cached_property
     def prompts(self) -> list[Prompt]:
         """Each completion's own prompt: as many as there are completions."""
-        return [self.prompt_set[i] for i in self.prompt_index_N.tolist()]
+        return [self.prompt_set[i] for i in ints(self.prompt_index_N)]
 
     @property
     def truncated_N(self) -> Tensor:
@@ -109,8 +125,8 @@ class Completions:
 
     def distinct_prompts(self) -> tuple[list[tuple[int, ...]], Tensor]:
         """The ids of every prompt that has a completion, and which of them each one has [N]."""
-        used_P, parent_N = torch.unique(self.prompt_index_N, return_inverse=True)
-        return [self.prompt_ids[at] for at in used_P.tolist()], parent_N
+        used_P, parent_N = distinct_places(self.prompt_index_N)
+        return [self.prompt_ids[at] for at in ints(used_P)], parent_N
 
     def distinct_prefixes(self, start_N: Tensor) -> tuple[Tensor, Tensor]:
         """Every (prompt, y_1 .. y_start) once, and which of them each completion begins with [N].
@@ -120,7 +136,7 @@ class Completions:
         columns = torch.arange(self.tokens_NL.shape[1], device=self.tokens_NL.device)
         kept_NL = self.tokens_NL.masked_fill(columns >= start_N[:, None], 0)
         key_NK = torch.cat([self.prompt_index_N[:, None], start_N[:, None], kept_NL], dim=1)
-        return torch.unique(key_NK, dim=0, return_inverse=True)
+        return distinct_places(key_NK, dim=0)
 
     def select(self, index: Tensor | Sequence[int] | slice) -> Completions:
         """The completions at `index` (positions, a mask or a slice), in that order."""
@@ -144,10 +160,10 @@ class Completions:
         place: dict[tuple[str, str, int], int] = {}
         prompts: list[Prompt] = []
         prompt_ids: list[tuple[int, ...]] = []
-        index_parts = []
+        index_parts: list[Tensor] = []
         for part in parts:
             seen: Counter[str] = Counter()
-            moved = []
+            moved: list[int] = []
             for prompt, ids in zip(part.prompt_set, part.prompt_ids, strict=True):
                 row = place_of(prompt)
                 nth = seen[prompt_key(prompt)] if row is None else row
@@ -215,18 +231,32 @@ _OPTIONAL = ("token_log_prior_NL", "log_weight_N", "group_N")
 class Draws(ShownDraws):
     """Completions with everything that the target says about them.
 
-    All tensors are float64 [N] in nats: `log_proposal_N` under the distribution that drew them,
-    `log_prior_N`, `log_evidence_N`, and `log_weight` = log prior + log evidence - log proposal.
-    `reward_N` [N] is in the units of the user's own function. `cost` is what it took.
-    `log_proposal_N` is NaN where the proposal is unknown (the completion came from a data set), and
-    then so are the log-weights. `token_log_prior_NL` [N, L] is the prior's log-prob token by token.
+        log_weight = log prior + log evidence - log proposal
 
-    What a sampler adds: `log_weight_N`, where it is not log p~ - log proposal (draws that were
-    accepted or resampled weigh all the same); `group_N`, equal for draws that depend on each other
-    (a population, a chain); `log_z`, its estimate with one per prompt inside; its `guarantee`; and
-    `figures` of the run itself by name, such as the acceptance rate, with one per prompt inside.
+    All tensors are float64 [N] in nats, unless they say otherwise.
 
-    `attached` are tensors [N, ...] that an objective wants to have again with its draws.
+    Args:
+        completions: the N completions.
+        log_proposal_N: log-prob under the distribution that drew them; NaN where that is unknown (a
+            data set's), and then so are the log-weights.
+        log_prior_N: log-prob under the prior.
+        log_evidence_N: log e(c, y).
+        reward_N: in the units of the user's own function.
+        cost: what the draws took.
+        token_log_prior_NL: the prior's log-prob token by token, [N, L].
+        log_weight_N: where a sampler weighs otherwise: draws that were accepted or resampled weigh
+            all the same.
+        group_N: equal for draws that depend on each other (a population, a chain).
+        log_z: the estimate of log Z, with one per prompt inside.
+        guarantee: "exact", "properly_weighted", "asymptotic" or "heuristic".
+        findings: what is to be known of the draws, in words.
+        figures: metrics of the run by name, such as the acceptance rate.
+        attached: tensors [N, ...] that an objective wants to have again with its draws.
+
+    Example:
+        >>> draws = po.sample(target, "importance", num_samples=100, seed=0)
+        >>> len(draws), len(draws.resample(10, seed=0))
+        (200, 20)
     """
 
     completions: Completions
@@ -241,8 +271,8 @@ class Draws(ShownDraws):
     log_z: Estimate | None = None
     guarantee: Guarantee | None = None
     findings: tuple[Finding, ...] = ()
-    figures: Mapping[str, Estimate] = field(default_factory=dict)
-    attached: Mapping[str, Tensor] = field(default_factory=dict)
+    figures: Mapping[str, Estimate] = field(default_factory=dict[str, "Estimate"])
+    attached: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
     def __len__(self) -> int:
         return len(self.completions)
@@ -251,7 +281,8 @@ class Draws(ShownDraws):
         """The draws at `index` (positions, a mask or a slice), in that order; the cost stays."""
         if not isinstance(index, slice):
             index = torch.as_tensor(index, device=self.log_prior_N.device)
-        some = {name: getattr(self, name) for name in _OPTIONAL}
+        held = vars(self)
+        some: dict[str, Tensor | None] = {name: held[name] for name in _OPTIONAL}
         return replace(
             self,
             completions=self.completions.select(index),
@@ -267,9 +298,9 @@ class Draws(ShownDraws):
     def concat(parts: Sequence[Draws]) -> Draws:
         """All draws of `parts`, in order; their costs add up. What only some of them have (and
         every estimate of log Z, which is not theirs together) is left out."""
-        some = {}
+        some: dict[str, Tensor] = {}
         for name in _OPTIONAL:
-            values = [getattr(part, name) for part in parts]
+            values = [vars(part)[name] for part in parts]
             if not any(each is None for each in values):
                 some[name] = cat_padded(values) if values[0].dim() > 1 else torch.cat(values)
         common = [name for name in parts[0].attached if all(name in p.attached for p in parts)]
@@ -282,7 +313,9 @@ class Draws(ShownDraws):
             torch.cat([part.reward_N for part in parts]),
             sum((part.cost for part in parts), Cost()),
             attached=attached,
-            **some,
+            token_log_prior_NL=some.get("token_log_prior_NL"),
+            log_weight_N=some.get("log_weight_N"),
+            group_N=some.get("group_N"),
         )
 
     def resample(self, num_samples: int, seed: int = 0) -> Draws:
@@ -293,7 +326,8 @@ class Draws(ShownDraws):
         the target with the number of draws there were, not with `num_samples`. Raises
         `ConfigError` where no draw of a prompt has any weight.
         """
-        chosen, mine = [], rows_of_prompts(self.completions)
+        chosen: list[Tensor] = []
+        mine = rows_of_prompts(self.completions)
         uniform = torch.rand(
             len(self.completions.prompt_set),
             dtype=torch.float64,
@@ -337,7 +371,18 @@ class Draws(ShownDraws):
 
 @dataclass(frozen=True)
 class Finding:
-    """Something a person should know, in words: its level, the figure it rests on, what to try."""
+    """Something that a person should know of a result, in words.
+
+    Args:
+        level: "info", "warn" or "stop".
+        name: what a program knows it by, such as "few_effective_draws".
+        message: what was found, with the number that it rests on.
+        hint: what to try.
+
+    Example:
+        >>> print(po.Finding("warn", "few_draws", "Only 3 draws have weight.", "Draw more."))
+        [warn] Only 3 draws have weight. Draw more.
+    """
 
     level: Level
     name: str
@@ -350,17 +395,27 @@ class Finding:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure with its error bar, and what kind of claim it is.
+    """A number with its error bar, and what kind of claim it is.
 
-    `standard_error` is the Monte Carlo error of `value` for the prompts at hand: how far another
-    seed would land. With several prompts `value` is their mean and `per_prompt` holds one estimate
-    each. `standard_error_new_prompts` instead treats the prompts as a sample of all prompts one
-    might ask, so it contains the spread between them as well; None with a single prompt. Both are
-    such that +- 1.96 of them is a 95% interval: errors that rest on fewer than thirty values
-    (`degrees_of_freedom` and one) are wider than s / sqrt(n), by Student's t.
+    +- 1.96 standard errors are a 95% interval: errors that rest on fewer than thirty values are
+    wider than s / sqrt(n), by Student's t.
 
-    `kind`: exact; unbiased; consistent (bias vanishes as 1/num_draws); lower_bound or upper_bound
-    (in expectation); heuristic (no guarantee).
+    Args:
+        value: the estimate; with several prompts the mean over them.
+        standard_error: its Monte Carlo error for the prompts at hand: how far another seed would
+            land.
+        kind: "exact"; "unbiased"; "consistent" (the bias vanishes as 1 / num_draws); "lower_bound"
+            or "upper_bound" (in expectation); "heuristic" (no guarantee).
+        num_draws: the draws that it rests on.
+        findings: what is to be known of it, in words.
+        per_prompt: one estimate per prompt.
+        standard_error_new_prompts: the error if the prompts are taken as a sample of all prompts,
+            so that the spread between them counts as well; None with a single prompt.
+        degrees_of_freedom: of the standard error; infinite where it rests on many values.
+
+    Example:
+        >>> print(po.Estimate(-1.25, 0.01, "unbiased", 1000))
+        -1.25 ± 0.01
     """
 
     value: float

@@ -72,17 +72,15 @@ def prompts(
 ) -> PromptData:
     """Prompts and columns of a data set, a table or a file, as `Target(prompts=...)` reads them.
 
-    `source` is a `datasets.Dataset` or `IterableDataset`, a DataFrame, a list of rows or of
-    prompts, a mapping of columns, a file (.jsonl, .json, .csv, .tsv, .parquet, .txt), a folder that
-    `datasets` saved, or the id of a data set of the hub.
-
     The prompt is found as TRL's trainers find it: the column "prompt" (a string or a conversation);
     "messages", up to the assistant's last reply; or what "chosen" and "rejected" begin with in
     common. Every other column goes to reward functions by its name. A prompt may be there several
     times, with other columns.
 
     Args:
-        source: where the prompts are.
+        source: a `datasets.Dataset` or `IterableDataset`, a DataFrame, a list of rows or of
+            prompts, a mapping of columns, a file (.jsonl, .json, .csv, .tsv, .parquet, .txt), a
+            folder that `datasets` saved, or the id of a data set of the hub.
         prompt_column: the column that holds the prompt, where it has another name.
         split: which split, where there are several.
         max_prompts: at most so many, a sample without replacement from `seed`; of a stream, which
@@ -90,7 +88,7 @@ def prompts(
         seed: of that sample.
 
     Returns:
-        `PromptData`, which `Target`, `asking` and `held_out` take as prompts.
+        `PromptData`, which `Target`, `with_prompts` and `held_out` take as prompts.
 
     Raises:
         DataError: with the file and line, or the row, of whatever is no prompt.

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from posteriori.core.hooks import BetaEvidence, rewards_among
 from posteriori.core.numerics import Spread, pareto_k
 from posteriori.core.reliability import (
     NO_WEIGHT,
@@ -27,8 +28,9 @@ from posteriori.core.types import Draws, Estimate, Kind
 def beta_of(target: Target) -> float:
     """The beta that all rewards of the target share (1 where it has none, or several at different
     betas), over the target's own temper: prior e^t is the posterior at `beta_of(target)` / t."""
-    rewards = [each for each in target.evidence if getattr(each, "is_reward", False)]
-    betas = {getattr(each, "beta", 1.0) for each in rewards}
+    rewards = rewards_among(target.evidence)
+    given = [each.beta if isinstance(each, BetaEvidence) else None for each in rewards]
+    betas = {1.0 if beta is None else beta for beta in given}
     shared = betas.pop() if len(betas) == 1 else 1.0
     return shared / target.temper if target.temper else math.inf
 

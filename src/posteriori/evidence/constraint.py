@@ -20,24 +20,35 @@ from posteriori.evidence.grammar import Grammar
 
 
 class Constraint:
-    """log e(c, y) = 0 where b(c, y) holds, -inf elsewhere.
+    """A hard constraint as evidence: the target is the prior restricted to what satisfies it.
 
-    The target is the prior restricted to what satisfies b: log Z = log P_prior(b), and
-    KL(p*, prior) = -log Z. `fn` is called like a reward function and returns a bool (or 0 / 1) a
-    completion. KL(pi, p*) is infinite for any policy that ever breaks it.
+        log e(c, y) = 0 where b(c, y) holds, -inf elsewhere
+        log Z = log P_prior(b),   KL(p*, prior) = -log Z
 
-    `prefix`, called in the same way on completions that have not ended yet, says whether one that
-    begins so can still satisfy b. It may say yes too often, never no too often: what it rules out
-    is not looked at again (`sample(.., "smc", twist="prefix")`). `quick` says that `prefix` takes
-    microseconds: then SMC asks it about next tokens before one is drawn (its `lookahead`). A
-    `grammar` that says roughly the same lets it ask about the right tokens first.
-
-    `calling`: a cache, workers, time-outs, what becomes of failures
-    (`evidence.calls.settings.CallSettings`), for both; a completion that is dropped does not
-    satisfy b, and a prefix that is dropped still may. Ready-made ones are in
+    KL(pi, p*) is infinite for any policy that ever breaks it. Ready-made ones are in
     `posteriori.constraints`.
 
-    Raises `EvidenceError` for anything but true or false, or a function that fails.
+    Args:
+        fn: b, called as TRL calls reward functions; returns a bool (or 0 / 1) per completion.
+        prefix: called in the same way on completions that have not ended yet; says whether one that
+            begins so can still satisfy b. It may say yes too often, and never no too often: what it
+            rules out is not looked at again.
+        grammar: says roughly what b says, so that SMC checks the right next tokens first.
+        quick: whether `prefix` takes microseconds: SMC then asks it about next tokens before one is
+            drawn (its `lookahead`).
+        calling: a cache, workers, time-outs, what becomes of failures
+            (`posteriori.evidence.calls.settings.CallSettings`), for both functions. A completion
+            that is dropped does not satisfy b, and a prefix that is dropped still may.
+
+    Raises:
+        EvidenceError: when scoring, for anything but true or false, or a function that fails.
+        ConfigError: for a wrong setting of calls.
+
+    Example:
+        >>> def has_a(completions, **_):
+        ...     return ["a" in text for text in completions]
+        >>> po.exact(po.Target(prior, po.Constraint(has_a), ["x"], 3)).log_z.round(3)
+        array([-0.314])
     """
 
     max_log_evidence = 0.0
@@ -62,6 +73,11 @@ class Constraint:
         self._ask_prefix = (
             None if prefix is None else Caller(prefix, self.name, settings, dropped=True)
         )
+
+    @property
+    def functions(self) -> list[tuple[str, Callable[..., Any]]]:
+        """The functions, with their name in messages."""
+        return [(self.name, fn) for fn in (self.fn, self.prefix) if fn is not None]
 
     @property
     def callers(self) -> tuple[Caller, ...]:

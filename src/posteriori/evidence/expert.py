@@ -11,6 +11,7 @@ from torch import Tensor
 
 from posteriori.core.cost import spend
 from posteriori.core.draw import lm_tokens
+from posteriori.core.hooks import HasTokenizer, OnDevice
 from posteriori.core.prompted import Prefix, asked_of
 from posteriori.core.protocols import Columns, LanguageModel, Scores
 from posteriori.core.registry import language_model
@@ -23,26 +24,34 @@ from .expert_text import retokenised
 
 
 class Expert:
-    """log e(c, y) = weight x log pi_expert(y | prefix + c).
+    """Another language model's log-prob as evidence: the target is a product of experts.
 
-    The target is a product of experts, prior x pi_expert^weight / Z (Hinton 2002). A negative
-    weight is an anti-expert. With `prompt_prefix` the expert is the model with a text before every
-    prompt, which may be the prior itself: a string goes before the prompt as it is (before a
-    conversation: as a system message), messages before a conversation's messages; see
-    `posteriori.Prompted`.
+        log e(c, y) = weight x log pi_expert(y | prefix + c)
 
-    `lm` is a language model or what `posteriori.load` takes. It must have the target's tokens: the
-    same vocabulary and end-of-sequence ids. With `over_text=True` it need not. Then the number is
-    the expert's log-prob of one tokenisation of the completion's text, the one that its own
-    tokenizer gives it, and of its end of sequence if the completion has ended: text that is cut at
-    `max_new_tokens` counts as a beginning. It is a function of the text alone (special tokens are
-    left out), at most the log-probability of the text under the expert, and not normalised over
-    the target's outcomes. An empty beginning counts 0.
+    prior x pi_expert^weight / Z (Hinton 2002); a negative weight is an anti-expert. The reward that
+    is reported is log pi_expert, in nats. For weight > 0 the evidence is at most 1, so rejection
+    from the prior is exact.
 
-    The reward that is reported is log pi_expert, in nats. For weight > 0 the evidence is at most 1,
-    so rejection from the prior is exact. Of a prefix it is the same number. Raises `ConfigError`
-    for a weight that is zero or not finite, `ModelError` (where the target is made) for other
-    tokens; scoring raises `EvidenceError` where an anti-expert rules a completion out.
+    Args:
+        lm: a language model, or what `posteriori.load` takes. It must have the target's tokens: the
+            same vocabulary and end-of-sequence ids.
+        weight: the power of the expert, not zero.
+        prompt_prefix: put before every prompt, as `posteriori.Prompted` does; the expert may then
+            be the prior itself.
+        over_text: the expert reads the completion's text in tokens of its own, and need not have
+            the target's. The number is its log-prob of the one tokenisation that its tokenizer
+            gives (and of its end of sequence, if the completion has ended): at most that of the
+            text, and not normalised over the target's outcomes.
+
+    Raises:
+        ConfigError: for a weight that is zero or not finite.
+        ModelError: for an expert with other tokens, when the target is made.
+        EvidenceError: when scoring, where an anti-expert rules a completion out.
+
+    Example:
+        >>> other = po.TabularLM.random(["<eos>", "a", "b"], 3, ["x", "y"], seed=1)
+        >>> po.Target(prior, po.Expert(other, weight=0.5), ["x", "y"], 3).max_log_evidence
+        0.0
     """
 
     def __init__(
@@ -63,14 +72,14 @@ class Expert:
         self.lm: LanguageModel = language_model(lm, "expert")
         self.weight, self.prompt_prefix, self.over_text = float(weight), prompt_prefix, over_text
         self.max_log_evidence = 0.0 if weight > 0 else None
-        if over_text and not hasattr(self.lm, "tokenizer"):
+        if over_text and not isinstance(self.lm, HasTokenizer):
             raise ModelError(
                 f"a {type(self.lm).__name__} has no tokenizer to read a text with",
                 where="Expert(over_text=True)",
                 hint="use a CausalLM, or leave over_text out",
             )
 
-    def enter(self, target: Target) -> None:
+    def bind(self, target: Target) -> None:
         """Refuses a target whose tokens the expert does not know."""
         if self.over_text:
             return
@@ -120,7 +129,7 @@ class Expert:
 
 def _on(completions: Completions, lm: LanguageModel) -> Completions:
     """The completions on the device of a model."""
-    device = getattr(lm, "device", completions.tokens_NL.device)
+    device = lm.device if isinstance(lm, OnDevice) else completions.tokens_NL.device
     return replace(
         completions,
         prompt_index_N=completions.prompt_index_N.to(device),

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from posteriori.core.hooks import tokenizer_of
+
 _COMPACT: Any = {"whitespace_flexible": False}
 """Without white space that never ends, which small models like."""
 
@@ -35,7 +37,7 @@ class Grammar:
     def hints(self, lm: Any) -> GrammarHints | None:
         """For the tokens of `lm`. None without the package `llguidance`, without a fast tokenizer,
         and for a grammar that llguidance cannot read."""
-        tokenizer = getattr(lm, "tokenizer", None)
+        tokenizer = tokenizer_of(lm)
         if not isinstance(tokenizer, PreTrainedTokenizerFast):
             return None
         try:

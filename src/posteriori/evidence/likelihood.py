@@ -15,19 +15,31 @@ from posteriori.evidence.calls.settings import call_settings
 
 
 class Likelihood:
-    """log e(c, y) = log P(observed | c, y).
+    """The probability of an observation as evidence: Bayes' rule in its plainest form.
 
-    `fn` is called like a reward function and returns the probability, in [0, 1], of what has been
-    observed (that a classifier finds the text harmless, that a judge says yes), so the target is
-    the prior given that observation. Probability 0 rules a completion out; None says that the
-    observation does not depend on it (probability 1). The evidence is at most 1, so rejection from
-    the prior is exact.
+        log e(c, y) = log P(observed | c, y)
 
-    `calling`: a cache, workers, time-outs, what becomes of failures
-    (`evidence.calls.settings.CallSettings`); a completion that is dropped has probability 0.
-    Ready-made ones are in `posteriori.likelihoods`.
+    The target is the prior given that observation: that a classifier finds the text harmless, that
+    a judge says yes. The evidence is at most 1, so rejection from the prior is exact. Ready-made
+    ones are in `posteriori.likelihoods`.
 
-    Raises `EvidenceError` for a value outside [0, 1], NaN, or a function that fails.
+    Args:
+        fn: called as TRL calls reward functions; returns the probability, in [0, 1], per
+            completion. 0 rules a completion out; None says that the observation does not depend on
+            it.
+        calling: a cache, workers, time-outs, what becomes of failures
+            (`posteriori.evidence.calls.settings.CallSettings`); a completion that is dropped has
+            probability 0.
+
+    Raises:
+        EvidenceError: when scoring, for a value outside [0, 1], NaN, or a function that fails.
+        ConfigError: for a wrong setting of calls.
+
+    Example:
+        >>> def harmless(completions, **_):
+        ...     return [0.5 ** text.count("b") for text in completions]
+        >>> po.Target(prior, po.Likelihood(harmless), ["x", "y"], 3).max_log_evidence
+        0.0
     """
 
     max_log_evidence = 0.0
@@ -37,6 +49,11 @@ class Likelihood:
         self.name = f"likelihood function '{function_name(fn)}'"
         settings = call_settings(calling, "Likelihood")
         self._ask = Caller(fn, self.name, settings, dropped=0.0)
+
+    @property
+    def functions(self) -> list[tuple[str, Callable[..., Any]]]:
+        """The function, with its name in messages."""
+        return [(self.name, self.fn)]
 
     @property
     def callers(self) -> tuple[Caller, ...]:

@@ -13,18 +13,26 @@ from posteriori.errors import ConfigError
 
 
 class Power:
-    """log e(c, y) = (alpha - 1) log prior(y|c), so prior x e = prior^alpha.
+    """The prior's own log-prob as evidence: the target is the prior to a power.
 
-    The target is the prior raised to alpha over whole completions: alpha > 1 prefers what the prior
-    finds likely, alpha < 1 spreads out. That is not temperature 1/alpha, which raises each token's
-    distribution and does not know what a token leads to. log Z(c) = log sum_y prior(y|c)^alpha, the
-    Renyi entropy of order alpha times (1 - alpha).
+        log e(c, y) = (alpha - 1) log prior(y|c),   prior x e = prior^alpha
 
-    The prior's log-probs come with the draws (`PriorEvidence`): it is never run again. The reward
-    that is reported is log prior(y|c), in nats. What the prior rules out stays ruled out for every
-    alpha. For alpha >= 1 the evidence is at most 1, so rejection from the prior is exact.
+    alpha > 1 prefers what the prior finds likely, alpha < 1 spreads out. That is not temperature 1
+    / alpha, which raises each token's distribution and does not know what a token leads to. log Z
+    is (1 - alpha) times the Renyi entropy of order alpha. The reward that is reported is log prior,
+    in nats. For alpha >= 1 the evidence is at most 1, so rejection from the prior is exact.
 
-    Raises `ConfigError` for an alpha that is not a positive number.
+    Args:
+        alpha: the power, above 0.
+
+    Raises:
+        ConfigError: for an alpha that is not a positive number.
+
+    Example:
+        >>> exact = po.exact(po.Target(prior, po.Power(2.0), ["x"], 3))
+        >>> log_z = float((2 * exact.log_prior[0]).logsumexp(0))
+        >>> bool(abs(log_z - exact.log_z[0]) < 1e-9)
+        True
     """
 
     needs_log_prior = True

@@ -22,28 +22,36 @@ if TYPE_CHECKING:
 
 
 class Preferences:
-    """log e(c, y) from r ~ p(r | preference pairs), the posterior over a learned reward.
+    """Human preferences as evidence: the posterior over a learned reward, r ~ p(r | pairs).
 
-        mean:      E[r] / beta                       as if the reward were known
-        marginal:  log E[exp(r / beta)]              the evidence with the reward integrated out
-        lower:     (E[r] - kappa sd[r]) / beta       a lower confidence bound
+        mean:      log e = E[r] / beta                       as if the reward were known
+        marginal:  log e = log E[exp(r / beta)]              the reward integrated out
+        lower:     log e = (E[r] - kappa sd[r]) / beta       a lower confidence bound
 
-    `model` is what `posteriori.fit_reward` returned or the directory it wrote (or any
-    sequence-classification model with one logit, which has no uncertainty). The expectation is over
-    the members of an ensemble, or of a Gaussian: log E[exp(r / beta)] = E[r] / beta +
-    var[r] / (2 beta^2). `marginal` is optimistic (Jensen: never below `mean`) and goes where the
-    model knows least; `lower` is pessimistic and stays where it knows (Zhu, Jordan and Jiao 2023,
-    arXiv 2301.11270). They part as beta falls.
+    The expectation is over the members of an ensemble, or a Gaussian. `marginal` is never below
+    `mean` and goes where the model knows least; `lower` stays where it knows (Zhu, Jordan and Jiao
+    2023, arXiv 2301.11270). r is identified up to a constant per prompt, which p* does not see.
 
-    r is identified only up to a constant per prompt, which p* does not see. The spread of r is that
-    of its difference to a reference: the training pairs' mean feature, or, for the prompts of
-    `references` (completions, such as draws of the prior), the mean feature of those.
-    `calibrated` divides r by the temperature of the held-out pairs first: r is then log-odds.
-    A beta that is left out is for `posteriori.fit` to find, or for `with_beta` to say.
+    Args:
+        model: what `posteriori.fit_reward` returned, the directory that it wrote, or any
+            sequence-classification model with one logit (which has no uncertainty).
+        beta: in units of r; left out, `fit` finds it from a budget, or `with_beta` sets it.
+        uncertainty: "mean", "marginal" or "lower".
+        kappa: standard deviations that "lower" goes below the mean, at least 0.
+        references: completions (draws of the prior, say) whose mean feature, per prompt, is what
+            the spread of r is measured from; left out, the training pairs' mean feature.
+        calibrated: divide r by the temperature of the held-out pairs first: r is then log-odds.
+        batch_size: texts per forward pass.
 
-    float64 [N], nats; `reward` is beta log e, in units of r. Raises `ConfigError` for a beta or
-    kappa out of range or an uncertainty that the model lacks, `ModelError` for a model that cannot
-    be loaded, and `EvidenceError` where its score is not finite or a text cannot be read.
+    Raises:
+        ConfigError: for a beta or kappa out of range, or an uncertainty that the model lacks.
+        ModelError: for a model that cannot be loaded.
+        EvidenceError: when scoring, where r is not finite or a text cannot be read.
+
+    Example:
+        >>> evidence = po.Preferences(reward_fit, beta=0.5)
+        >>> po.Target(po.load("tiny"), evidence, ["The food is"], 4)
+        Target(CausalLM x [Preferences], 1 prompts, max_new_tokens=4)
     """
 
     is_reward = True
@@ -125,11 +133,12 @@ class Preferences:
 
 
 def _reward_model(model: RewardModel | str | Path | Any) -> RewardModel:
+    from posteriori.reward_models.fit_reward import RewardFit
     from posteriori.reward_models.reward_model import RewardModel
 
     if isinstance(model, str | Path):
         return RewardModel.load(model)
-    found = model if isinstance(model, RewardModel) else getattr(model, "model", None)
+    found = model.model if isinstance(model, RewardFit) else model
     if not isinstance(found, RewardModel):
         raise ConfigError(
             f"{type(model).__name__} is no reward model",

@@ -29,33 +29,39 @@ RewardLike: TypeAlias = "Callable[..., Any] | PreTrainedModel | str | Path"
 
 
 class Reward:
-    """log e(c, y) = r(c, y) / beta, where r = sum_i w_i r_i of one reward or several.
+    """A reward as evidence: with it the target is the optimum of KL-regularised RL.
 
-    With it the target is the optimum of E_pi[r] - beta KL(pi, prior) (arXiv 2205.11275, section 3):
-    a small beta follows the reward, a large one stays with the prior. Left out, it is for
-    `posteriori.fit` to find from a budget (`kl_budget`, `reward_target`), or for `with_beta`.
+        log e(c, y) = r(c, y) / beta,   r = sum_i w_i r_i
 
-    `fn` is called as TRL's trainers call reward functions (see `evidence.calls.call`) and returns a
-    float a completion: -inf forbids, None says that the reward does not apply (r = 0, the
-    completion keeps its prior weight). `fn` may also be a sequence-classification model with a
-    single logit, or the path of one; `tokenizer` and `batch_size` are for it.
+    p* maximises E_pi[r] - beta KL(pi, prior) (arXiv 2205.11275, section 3): a small beta follows
+    the reward, a large one stays with the prior. Of several rewards the mean of each is logged as
+    "reward/name".
 
-    `fn` may be a list of these, with `weights` (1 each if left out): a reward that does not apply
-    adds nothing, and one that forbids does so whatever its weight. The mean of each one is logged
-    as "reward/name".
+    Args:
+        fn: called as TRL's trainers call reward functions (`posteriori.evidence.calls.call`);
+            returns a float per completion: -inf forbids, None says that the reward does not apply
+            (r = 0). Or a sequence-classification model with one logit, or the path of one. Or a
+            list of these.
+        beta: in units of the reward, above 0; left out, `fit` finds it from a budget (`kl_budget`,
+            `reward_target`), or `with_beta` sets it.
+        weights: one per function; 1 each if left out.
+        max_reward: the largest reward that there can be, where there is one: rejection then knows
+            its bound. It is believed until a sampler meets a larger reward, and stops.
+        settings: a cache, workers, time-outs, what becomes of failures
+            (`posteriori.evidence.calls.settings.CallSettings`); a completion that is dropped is
+            ruled out. Of a model: `tokenizer` and `batch_size`.
 
-    `max_reward` is the largest reward that there can be (of several: of their sum), where there is
-    one: with it rejection sampling knows its bound, log e <= max_reward / beta. It is taken at its
-    word until a sampler that rests on it meets a larger reward, and stops.
+    Raises:
+        ConfigError: for a beta that is not a positive number, or a weight or max_reward that is not
+            finite.
+        EvidenceError: when scoring, for NaN, +inf, strings, a wrong number of values, or whatever
+            the function raises.
 
-    `settings`: a cache, workers, time-outs, what becomes of failures
-    (`evidence.calls.settings.CallSettings`). A completion that is dropped is ruled out, log e =
-    -inf: the target is then that of completions that could be scored, and none gets through
-    unscored.
-
-    Raises `ConfigError` for a beta that is not a positive number, a `max_reward` or weight that is
-    not finite; scoring raises `EvidenceError` for NaN, +inf, strings, a wrong number of values, or
-    whatever the function raises.
+    Example:
+        >>> def reward(completions, **_):
+        ...     return [float(text.count("a")) for text in completions]
+        >>> po.Reward(reward, beta=0.5, max_reward=3.0).max_log_evidence
+        6.0
     """
 
     is_reward = True
@@ -102,6 +108,11 @@ class Reward:
         if self.max_reward is None or self.beta is None:
             return None
         return self.max_reward / self.beta
+
+    @property
+    def functions(self) -> list[tuple[str, Callable[..., Any]]]:
+        """The functions, with their names in messages."""
+        return [(ask.name, fn) for ask, fn in zip(self._ask, self.fns, strict=True)]
 
     @property
     def callers(self) -> tuple[Caller, ...]:

@@ -13,28 +13,33 @@ from .constraint import Constraint
 
 
 class Verifier(Constraint):
-    """log e(c, y) = 0 where y is correct, -inf elsewhere: the target is the prior's own correct
-    answers, in the proportions that it has them.
+    """A verifier as evidence: the target is the prior's own correct answers.
 
         p*(y|c) = prior(y|c) 1[y correct] / Z(c),   Z(c) = pass@1 of the prior,
-        KL(p*, prior) = -log Z(c).
+        KL(p*, prior) = -log Z(c)
 
-    What RL with verifiable rewards tends to as beta goes to 0, so that no beta is to be chosen: a
-    policy that is nearer to p* has sharpened the prior, and what p* has no mass on the prior cannot
-    draw. `posteriori.pass_at_k` says how many draws hold a correct one.
+    It is what RL with verifiable rewards tends to as beta goes to 0, so that no beta is to be
+    chosen: a policy that is nearer to p* has sharpened the prior, and what p* has no mass on the
+    prior cannot draw. `posteriori.pass_at_k` says how many draws hold a correct one.
 
-    `fn` is called as TRL's trainers call reward functions and returns True or False (1 or 0) per
-    completion, or None where the row cannot be judged, which counts as not correct; `prefix` and
-    the settings of calls are those of `Constraint`.
+    Args:
+        fn: called as TRL calls reward functions; returns True or False (1 or 0) per completion, or
+            None where it cannot be judged, which counts as not correct.
+        prefix: as of `Constraint`.
+        grammar: as of `Constraint`.
+        quick: as of `Constraint`.
+        calling: as of `Constraint`.
 
     Raises:
-        EvidenceError: for an answer that is none of these (a partial grade is for `Reward`), or a
-            function that fails.
+        EvidenceError: when scoring, for an answer that is none of these (a partial grade is for
+            `Reward`), or a function that fails.
+        ConfigError: for a wrong setting of calls.
 
     Example:
-        >>> def correct(completions, answer, **kwargs):
+        >>> def correct(completions, answer, **_):
         ...     return [text.strip() == a for text, a in zip(completions, answer)]
-        >>> target = po.Target("tiny", po.Verifier(correct), [{"prompt": "2+2=", "answer": "4"}], 4)
+        >>> po.Target("tiny", po.Verifier(correct), [{"prompt": "2+2=", "answer": "4"}], 4)
+        Target(CausalLM x [verifier 'correct'], 1 prompts, max_new_tokens=4)
     """
 
     max_log_evidence = 0.0

@@ -30,38 +30,57 @@ from posteriori.models.weights.facts import share_facts
 from .causal_scoring import CausalScoring
 from .generating import texts_of
 from .passes import memory
-from .prompt_tokens import build_completions, check_length, encode_prompt, end_tokens, start_token
+from .prompt_tokens import (
+    build_completions,
+    check_length,
+    check_tokenizer,
+    encode_prompt,
+    end_tokens,
+    start_token,
+)
 from .texts import decode_behind, token_before
 from .warp import Warp
 from .weights import adapters
 from .weights import state as state_module
 from .weights.active_adapter import ACTIVE, Adapter
+from .weights.injected import has_adapters_inside
 
 _FEW_TOKENS = 2048
 """Prompts of so many tokens together cost nothing to run, beside what is drawn for them."""
 
 
 class CausalLM(CausalScoring):
-    """pi(y|c) = prod_t softmax(f(c, y_<t))[y_t], over the outcome space of `posteriori.core.types`.
+    """A causal language model of transformers, as a distribution over outcomes.
 
-    `model` and `tokenizer` are plain transformers objects. Dropout is off, whatever the mode: the
-    log-probs have to be those of the distribution that draws. `model` is read and never changed:
-    its mode, its modules and what hangs on them stay as they are, and threads may use it at once,
-    this object included. Sampling settings of the checkpoint
-    (a generation config's temperature or repetition penalty) are ignored; to change the
-    distribution pass a `Warp`, which counts in `log_prob` as well.
+        pi(y|c) = prod_t softmax(f(c, y_<t))[y_t]
 
-    `compute_dtype` other than the weights' own runs the matrix products in it (autocast) over
-    master weights, which is how a bfloat16 policy is trained. Log-probs are computed from the
-    logits in float32 at least and come as float64.
+    Dropout is off, whatever the mode: the log-probs have to be those of the distribution that
+    draws. `model` is read and never changed: its mode, its modules and what hangs on them stay as
+    they are, and threads may use it at once, this object included. Sampling settings of the
+    checkpoint (a generation config's temperature or repetition penalty) are ignored. Log-probs are
+    computed from the logits in float32 at least, and come as float64 in nats.
 
-    A PEFT model is taken with the adapter that is active when it is handed over, as it computes
-    itself; `adapter` names another one (None: the bare weights). Several `CausalLM` may share one
-    PEFT model, each with an adapter of its own. The `model` of a LoRA policy is a PEFT model of its
-    own modules around the prior's tensors.
+    Args:
+        model: a model of transformers, or a PEFT model around one.
+        tokenizer: its tokenizer.
+        compute_dtype: type of the matrix products (autocast) over master weights; None: that of the
+            weights.
+        adapter: the PEFT adapter that is part of this distribution; left out, the one that is
+            active when the model is handed over; None: the bare weights. Several `CausalLM` may
+            share one PEFT model, each with an adapter of its own.
+        warp: changes the distribution (temperature, top-k, top-p), in draws and log-probs alike.
+        memory_gib: memory for logits and keys and values, in GiB, at a time.
 
-    Raises `ModelError` for what is no causal language model of transformers, and for a PEFT model
-    with several adapters on at once.
+    Raises:
+        ModelError: for what is no causal language model of transformers, and for a PEFT model with
+            several adapters on at once.
+
+    Example:
+        >>> import torch
+        >>> lm = po.load("tiny")  # a CausalLM; po.CausalLM(model, tokenizer) around your own
+        >>> drawn = lm.sample(["The food"], 2, 4, torch.Generator().manual_seed(0))
+        >>> lm.log_prob(drawn).shape
+        torch.Size([2])
     """
 
     def __init__(
@@ -74,6 +93,7 @@ class CausalLM(CausalScoring):
         warp: Warp | None = None,
         memory_gib: float = 1.5,
     ) -> None:
+        check_tokenizer(tokenizer)
         self._run = RunningModel(model, adapter, compute_dtype)
         keep_accumulators(model)
         self.tokenizer = tokenizer
@@ -254,7 +274,7 @@ class CausalLM(CausalScoring):
         state_module.check_trainable(self.model)
         if kind == "full":
             return self._like(state_module.full_copy(self.model, self.adapter), None)
-        if self.adapter is not None:
+        if self.adapter is not None or has_adapters_inside(self.model):
             raise ModelError(
                 "a LoRA policy needs plain weights below it, and this model is an adapter",
                 hint="load it with posteriori.load(path, merge_adapter=True)",

@@ -55,27 +55,41 @@ def load(
     trust_remote_code: bool = False,
     revision: str | None = None,
 ) -> CausalLM:
-    """The language model at `path`, ready to be a prior, a proposal or a policy.
+    """The language model at a path, ready to be a prior, a proposal or a policy.
 
-    `path` is the name of a bundled model ("tiny"), a directory or hub id of a transformers causal
-    model, a GGUF file, or a directory with a PEFT adapter (its base model is found from its config;
-    `merge_adapter` folds it into the weights; `base` is where the base model is now, if it has been
-    moved).
+    "auto" is "mixed" where the device multiplies bfloat16 faster and the model has more than 50
+    million parameters, and "float32" otherwise. "mixed" runs the layers' matrix products in
+    bfloat16 and all else, the output head above all, in float32; "bfloat16" runs everything in it,
+    faster still, at three times the rounding error in log-probs.
 
-    `dtype="auto"` is "mixed" where the device multiplies bfloat16 faster (a GPU that has it, an x86
-    CPU with AMX, AMD's with AVX-512's bfloat16, an ARM CPU with bfloat16) and the model has more
-    than 50 million parameters, and "float32" otherwise. "mixed" runs the layers' matrix products in
-    bfloat16 and all else, the output head above all, in float32 (see `models.cpu.precision`);
-    "bfloat16" runs everything in it, faster still, at three times the rounding error in log-probs.
+    Args:
+        path: the name of a bundled model ("tiny"), a directory or hub id of a causal model of
+            transformers, a GGUF file, or a directory with a PEFT adapter.
+        base: where an adapter's base model is now, if it has been moved.
+        device: "cpu", "cuda", ..; default: the fastest there is.
+        dtype: "auto", "mixed", "float32", "bfloat16", "float16" or "float64".
+        merge_adapter: fold the adapter into the weights.
+        temperature: changes the distribution itself, draws and log-probs alike; so do the next
+            three.
+        top_k: next tokens that may be drawn; 0: all.
+        top_p: mass of the next tokens that may be drawn.
+        min_new_tokens: tokens before an end of sequence may be drawn.
+        memory_gib: memory for logits and keys and values, in GiB, at a time.
+        trust_remote_code: run Python code that comes with the checkpoint, with your rights. It
+            needs `revision`.
+        revision: the commit of a hub id; with trust_remote_code the one whose code you have read.
 
-    `temperature`, `top_k`, `top_p` and `min_new_tokens` change the distribution itself: draws and
-    log-probs alike.
+    Returns:
+        A `CausalLM`.
 
-    `trust_remote_code` runs Python code that comes with the checkpoint, with your rights: off, and
-    never asked for on the terminal. It needs the `revision`, the commit whose code you have read;
-    alone, `revision` says which commit of a hub id is loaded.
+    Raises:
+        ModelError: where nothing can be loaded from `path`, and why.
+        ConfigError: for settings that do not go together.
 
-    Raises `ModelError` when nothing can be loaded from `path`, and says why.
+    Example:
+        >>> lm = po.load("tiny", temperature=0.7)
+        >>> lm.eos_token_ids, lm.vocab_size
+        ((2,), 4096)
     """
     where = BUNDLED.get(str(path), Path(path))
     target = usable_device(device)

@@ -13,6 +13,16 @@ from posteriori.data.conversation import with_text_contents
 from posteriori.errors import ModelError, OutcomeError, PromptError
 
 
+def check_tokenizer(tokenizer: Any) -> None:
+    """Raise `ModelError` for what turns no text into tokens."""
+    if isinstance(tokenizer, type) or not (callable(tokenizer) and hasattr(tokenizer, "decode")):
+        kind = tokenizer.__name__ if isinstance(tokenizer, type) else type(tokenizer).__name__
+        raise ModelError(
+            f"a {kind} is no tokenizer",
+            hint="give the model's own: AutoTokenizer.from_pretrained(path)",
+        )
+
+
 def encode_prompt(
     tokenizer: Any,
     prompt: Prompt,

@@ -35,11 +35,26 @@ from .table_rows import TableRows
 
 
 class TabularLM(torch.nn.Module):
-    """pi(y|c) = prod_t softmax(logits[c, prefix(y_<t)])[y_t], in float64.
+    """A language model that is an explicit table, in which everything is exact.
 
-    `logits` [P, R, V] with R = sum_{t<T} K^t prefixes; `vocabulary` names the V tokens, and
-    `eos_token_id` is the one that ends a completion. Every log-prob is exact to float64 rounding,
-    and differentiable in `logits`.
+        pi(y|c) = prod_t softmax(logits[c, prefix(y_<t)])[y_t], in float64
+
+    Log-probs are exact to float64 rounding, and differentiable in `logits`.
+
+    Args:
+        logits: [P, R, V]: per prompt, per prefix (R = sum_{t<T} (V - 1)^t, in order of length), per
+            token.
+        prompts: the P prompts.
+        vocabulary: the names of the V tokens.
+        eos_token_id: the token that ends a completion.
+
+    Raises:
+        ModelError: for a table of another shape.
+
+    Example:
+        >>> lm = po.TabularLM.random(["<eos>", "a", "b"], max_new_tokens=3, prompts=["x"], seed=0)
+        >>> tuple(lm.logits.shape)
+        (1, 7, 3)
     """
 
     def __init__(

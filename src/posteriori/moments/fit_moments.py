@@ -29,27 +29,41 @@ def fit_moments(
     journal: Path | str | None = None,
     resume: bool = False,
 ) -> FittedMoments:
-    """lambda = argmin (1/P) sum_c log E_c[exp(lambda . phi)] - lambda . wanted, for the `Moments`
-    of this target, from now on; E_c is over the rest of it, prior x other evidence.
+    """Fit the `Moments` of a target: the lambda with which it has the wanted means.
 
-    It happens by itself where lambda is first needed; call it for another `sampler`, or a
-    `proposal` that is nearer to the target than the prior. The first draws are the proposal's,
-    weighted. Each prompt is judged alone. Where fewer than a tenth of its draws are effective at
-    lambda, or Pareto k-hat (of independent draws) says that its weights are not to be trusted, or
-    its draws may have missed what lambda favours (the rule of three), lambda goes only as far as
-    all reach, `sampler` draws from the target at that lambda, and so on: ten rounds at most, three
-    of them all the way, then a finding says what is left. The sampler is SMC that judges each
-    prefix by the features it has so far; for models that cannot be run token by token it is
-    "annealed". `on_progress` counts passes over the first draws, and begins again with each round.
+        lambda = argmin (1/P) sum_c log E_c[exp(lambda . phi)] - lambda . wanted
 
-    `journal` is a folder that has what is finished until all is: with `resume=True` a run that was
-    killed goes on from there, and ends with the same bits. The folder stays, to be removed when
-    it is of no use any more.
+    E_c is over the rest of the target, prior x other evidence. It happens by itself where lambda is
+    first needed; call it for another sampler, or a proposal that is nearer to the target. By
+    enumeration lambda is exact; by draws it is consistent, and its standard error is the sandwich
+    estimate over independent draws or groups. Where the weights of a prompt cannot be trusted at
+    lambda (fewer than a tenth effective, Pareto k-hat, the rule of three), lambda goes only as far
+    as all prompts reach, the sampler draws from the target at that lambda, and so on, ten rounds at
+    most.
 
-    Guarantee: by enumeration lambda is exact; by draws it is consistent, and its standard error is
-    the sandwich estimate over independent draws (or the sampler's groups of dependent ones).
-    Raises `ConfigError` for a target without moments, `EvidenceError` for features that are
-    constant among the draws, collinear, or cannot have the wanted means.
+    Args:
+        target: a target with `Moments`.
+        sampler: the sampler of later rounds; default: SMC that judges each prefix by the features
+            it has so far, or "annealed" for models that cannot be run token by token.
+        proposal: what makes the first draws; default: the prior.
+        on_progress: counts passes over the first draws, and begins again with each round.
+        journal: a folder that keeps what is finished until all is.
+        resume: go on from the journal of a run that was stopped, and end with the same bits.
+
+    Returns:
+        A `FittedMoments`: lambda with its errors, effective draws, findings.
+
+    Raises:
+        ConfigError: for a target without moments.
+        EvidenceError: for features that are constant among the draws, collinear, or cannot have the
+            wanted means.
+
+    Example:
+        >>> def has_a(completions, **_):
+        ...     return ["a" in text for text in completions]
+        >>> wanted = po.Target(prior, po.Moments({"has_a": (has_a, 0.5)}), ["x", "y"], 3)
+        >>> po.fit_moments(wanted).method
+        'enumerate'
     """
 
     def about() -> dict[str, Any]:

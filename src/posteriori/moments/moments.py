@@ -26,27 +26,39 @@ Method = Literal["auto", "draws", "enumerate"]
 
 
 class Moments:
-    """log e(c, y) = lambda . phi(c, y), lambda such that E_p*[phi] = wanted.
+    """Wanted means as evidence: the nearest distribution to the rest of the target that has them.
 
-    p* is then the distribution nearest to the rest of the target (prior x the other evidence) that
-    has these means: argmin KL(p, rest) over p with E_p[phi] = wanted (GDC: Khalifa, Elsahar and
-    Dymetman 2021, arXiv 2012.11635; Csiszar 1975). Hard evidence beside it stays hard.
+        log e(c, y) = lambda . phi(c, y),   lambda such that E_p*[phi] = wanted
 
-    `moments` maps a name to (feature, wanted mean). A feature is called like a reward function and
-    returns a finite number, or true or false, a completion. The mean is over the prompts too: one
-    lambda for all makes the mean over prompts of E_p*(.|c)[phi] what is wanted; `per_prompt=True`
-    makes it so for each prompt, with a lambda of its own.
-
-    lambda is fitted when it is first needed, by `posteriori.fit_moments`, to the one target that
-    this evidence is part of (a tempered target has the same lambda, times its temper); a log line
-    says so. "enumerate" does it over all outcomes and "draws" over `num_samples` a prompt; "auto"
-    enumerates where there are no more than 20,000. `fitted` has lambda with its standard error;
-    `attained` measures the means on other draws; `frozen` is this lambda as evidence for other
-    targets. The same seed gives the same lambda.
-
+    p* = argmin KL(p, prior x other evidence) over p with E_p[phi] = wanted (GDC: Khalifa, Elsahar
+    and Dymetman 2021, arXiv 2012.11635). lambda is fitted when it is first needed, to the one
+    target that this evidence is part of; `fitted` has it with its standard error, `attained`
+    measures the means on other draws, and `frozen` is this lambda as evidence for other targets.
     The reward that is reported is phi where there is one feature, and lambda . phi where there are
-    several. Raises `ConfigError` for moments that are none, and for a second target; fitting raises
-    `EvidenceError` for features that are constant, collinear, or cannot have the wanted means.
+    several.
+
+    Args:
+        moments: a name for each pair of (feature, wanted mean). A feature is called as TRL calls
+            reward functions and returns a finite number, or true or false, per completion.
+        per_prompt: one lambda for each prompt, so that each has the wanted means; otherwise one for
+            all, and the mean over prompts has them.
+        num_samples: draws per prompt that lambda is fitted to.
+        seed: of these draws.
+        method: "enumerate" (all outcomes), "draws", or "auto": enumerate where there are at most
+            20,000.
+
+    Raises:
+        ConfigError: for moments that are none, or a second target.
+        EvidenceError: when fitting, for features that are constant, collinear, or cannot have the
+            wanted means.
+
+    Example:
+        >>> def has_a(completions, **_):
+        ...     return ["a" in text for text in completions]
+        >>> moments = po.Moments({"has_a": (has_a, 0.5)})
+        >>> target = po.Target(prior, moments, ["x", "y"], 3)
+        >>> print(moments.fitted.lambda_["has_a"].kind)
+        exact
     """
 
     def __init__(
@@ -79,7 +91,7 @@ class Moments:
         self.target: Target | None = None
         self._fitted: FittedMoments | None = None
 
-    def enter(self, target: Target) -> None:
+    def bind(self, target: Target) -> None:
         """From now on these are moments of this target, and of it tempered."""
         if sum(isinstance(each, Moments) for each in target.evidence) > 1:
             raise ConfigError(

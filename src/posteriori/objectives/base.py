@@ -26,14 +26,25 @@ Constants = Mapping[str, Tensor]
 
 
 class Objective(torch.nn.Module, Configured, Generic[SettingsT]):
-    """A fine-tuning algorithm: what one step's draws say about how to move the policy.
+    """The base class of fine-tuning algorithms: how one step's draws move the policy.
 
     A step is draw, `weigh`, `loss`, update, `observe`. `weigh` sees all draws at once and without
     gradient; `loss` then sees any part of them, so that the loop may split a step into
-    micro-batches without changing its gradient. The step's loss is the mean of `loss`.
+    micro-batches without changing its gradient. The step's loss is the mean of `loss`. Parameters
+    of the module (a learned log Z, a value head) are trained with the policy; its buffers are kept
+    in checkpoints.
 
-    Parameters of the module (a learned log Z, a value head) are trained with the policy, each group
-    at its own rate (`parameter_groups`); its buffers are kept in checkpoints.
+    Args:
+        config: the algorithm's settings, one `Settings`.
+        settings: or the fields of `Settings`, as keywords.
+
+    Raises:
+        ConfigError: for a setting that is unknown, wrong, or given twice.
+
+    Example:
+        >>> from posteriori.objectives.policy_gradient.rloo import RLOO
+        >>> RLOO().divergence, RLOO().fixed_point
+        ('KL(policy, target)', 'the target')
     """
 
     name: ClassVar[str]

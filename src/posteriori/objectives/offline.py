@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from posteriori.core.tensors import distinct
 from posteriori.core.types import Draws
 
 from .base import Constants, Objective, SettingsT, count_by, log_sum_by
@@ -60,4 +61,4 @@ def per_prompt(draws: Draws) -> Tensor:
     1 where every prompt has as many draws as the others.
     """
     prompt_N = draws.completions.prompt_index_N
-    return len(draws) / len(prompt_N.unique()) / count_by(prompt_N)[prompt_N]
+    return len(draws) / len(distinct(prompt_N)) / count_by(prompt_N)[prompt_N]

@@ -16,7 +16,14 @@ from .base import Constants, Objective, count_by
 
 
 class AnyProposalConfig(Strict):
-    """`proposal`: which language model draws, the policy as it stands or the prior."""
+    """Settings of objectives whose draws may come from elsewhere.
+
+    Args:
+        proposal: what draws: "policy", as it stands, or "prior".
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+    """
 
     proposal: Literal["policy", "prior"] = "policy"
 

@@ -39,8 +39,23 @@ from .writer import JOURNAL, Writer, new_directory
 
 @dataclass
 class RewardFit:
-    """The reward model; a record per step; held-out figures; the mean loss of the training
-    pairs."""
+    """What `posteriori.fit_reward` returns: the reward model, and how it was trained.
+
+    Args:
+        model: the reward model.
+        history: a record per step.
+        held_out: its metrics on pairs that it was not trained on.
+        train_loss: mean loss of the training pairs, in nats.
+        num_train: how many these are.
+        settings: the `FitRewardConfig` it was trained with.
+        prior_precision: that of the head's Gaussian prior, where there is one.
+        findings: what is to be known of the run.
+        output_dir: where it is kept.
+
+    Example:
+        >>> reward_fit.num_train > 0, reward_fit.held_out.num_pairs > 0
+        (True, True)
+    """
 
     model: RewardModel
     history: list[Record]
@@ -83,38 +98,47 @@ def fit_reward(
     config: FitRewardConfig | None = None,
     **settings: Unpack[FitRewardKeywords],
 ) -> RewardFit:
-    """Train a Bradley-Terry reward model.
+    """Train a Bradley-Terry reward model from preference pairs.
 
         P(chosen preferred to rejected | c) = sigmoid(r(c, chosen) - r(c, rejected)),
-        loss = -log sigmoid(r(c, chosen) - r(c, rejected) - margin), nats a pair.
+        loss = -log sigmoid(r(c, chosen) - r(c, rejected) - margin), nats per pair
 
-    `model`: "tiny", a directory, a hub id, or a sequence-classification model with its `tokenizer`,
-    which is left as it is.
-    `pairs`: rows of prompt, chosen, rejected, as text or conversations, in a .jsonl or .parquet
-    file, a folder of `datasets`, or a list. Optional columns: `label`, P(chosen is preferred), 0.5
-    for a tie, with the cross-entropy as the loss; `margin`. `held_out_pairs` judge the model;
-    without them a share of the prompts does, with all their pairs.
+    Reproducible from `seed`, bit for bit on the CPU. Dropout is off. Source: Ouyang et al. 2022,
+    arXiv 2203.02155, section 3.5.
 
-    `settings` are the fields of `posteriori.FitRewardConfig`, and `config` is one: tuning ("full",
-    "lora" with `lora`, or "head": the backbone stays as it is, and heads are solved for by Newton's
-    method under the ridge `prior_precision`); epochs, batch_size (pairs), learning_rate, warmup
-    (share of the steps), decay, weight_decay, max_grad_norm; label_noise, the share of labels that
-    are known to be swapped; held_out (share of the pairs), evaluate_every (steps) and patience
-    (evaluations without a lower held-out loss); merge; seed. uncertainty is "none", "ensemble" (so
-    many `members`: heads on the shared backbone, each on its own bootstrap resample of the pairs)
-    or "laplace" (a Gaussian over the head given the trained features, whose mean becomes the head;
-    prior_precision is integrated over unless given). Dropout is off.
+    Args:
+        model: "tiny", a directory, a hub id, or a sequence-classification model, which is left as
+            it is.
+        pairs: rows of prompt, chosen, rejected, as text or conversations: a .jsonl or .parquet
+            file, a folder of `datasets`, or a list. Optional columns: `label`, P(chosen is
+            preferred), 0.5 for a tie; `margin`.
+        held_out_pairs: pairs that judge the model; default: those of a share of the prompts.
+        tokenizer: of a model that was given as an object.
+        device: where it is trained.
+        output_dir: new or empty; keeps the metrics, the best model so far, and the model, which
+            `AutoModelForSequenceClassification` and `po.Reward(path, beta)` load.
+        resume: go on from what a stopped run left in `output_dir`, and end with the same bits.
+        on_step: sees each step's record.
+        config: the settings, as one `FitRewardConfig`.
+        settings: or its fields, as keywords.
 
-    With `output_dir`, which must be new or empty, the run keeps there its metrics, its best model
-    so far (`checkpoint/`, until the run ends) and the model: `AutoModelForSequenceClassification`
-    and `po.Reward(path, beta)` load it. What is finished is in `unfinished/` until all is: with
-    `resume=True` a run that was killed goes on from there, and ends with the same bits.
-    Reproducible from `seed`, bit for bit on the CPU.
+    Returns:
+        A `RewardFit`: the model, a record per step, held-out metrics.
 
-    Raises `DataError` with the line for what is no pair, or for a single prompt without
-    `held_out_pairs`; `ModelError`; `PromptError` for a text beyond the context; `CheckpointError`
-    for an output_dir in use; `NonFiniteError` before an update that is not finite. Source:
-    Ouyang et al. 2022, arXiv 2203.02155, section 3.5.
+    Raises:
+        DataError: with the line, for what is no pair, or for a single prompt without
+            held_out_pairs.
+        ModelError: for a model that cannot be loaded.
+        PromptError: for a text beyond the context.
+        CheckpointError: for an output_dir in use.
+        NonFiniteError: before an update that is not finite.
+
+    Example:
+        >>> pairs = [
+        ...     {"prompt": f"Dish {n} is", "chosen": " good", "rejected": " bad"} for n in range(20)
+        ... ]
+        >>> po.fit_reward("tiny", pairs, tuning="head", epochs=1, seed=0).num_train
+        18
     """
     checked = combined(FitRewardConfig, config, settings, "config", "fit_reward")
     _refuse_idle(checked)

@@ -40,7 +40,7 @@ def read_labelled_pairs(source: PairSource) -> list[LabelledPair]:
 
 def _labelled(row: Mapping[str, Any], where: str) -> LabelledPair:
     pair = preference(row, where)
-    chosen, rejected = _text("chosen", pair), _text("rejected", pair)
+    chosen, rejected = _text("chosen", pair.chosen, pair), _text("rejected", pair.rejected, pair)
     if chosen == rejected:
         raise DataError(
             "'chosen' and 'rejected' are the same text, which tells nothing about rewards",
@@ -59,8 +59,7 @@ def _labelled(row: Mapping[str, Any], where: str) -> LabelledPair:
     )
 
 
-def _text(name: str, pair: Preference) -> str:
-    value = getattr(pair, name)
+def _text(name: str, value: str | Sequence[int], pair: Preference) -> str:
     if not isinstance(value, str):
         raise DataError(
             f"'{name}' is a list of token ids, and a reward model reads text",

@@ -32,10 +32,21 @@ MARK = "has_posteriori_heads"
 
 
 class RewardModel:
-    """r(c, y) = w . h(c, y), with what is known of w and the temperature that calibrates it.
+    """A learned reward, with what is known of its head.
 
-    r is in nats of log-odds up to `temperature`: P(y1 preferred to y2) = sigmoid((r1 - r2) / T).
-    It is identified up to a constant per prompt, which no posterior p* sees.
+        r(c, y) = w . h(c, y),   P(y1 preferred to y2) = sigmoid((r1 - r2) / temperature)
+
+    r is in nats of log-odds up to `temperature`, and identified up to a constant per prompt, which
+    no posterior p* sees. `posteriori.fit_reward` trains one; `RewardModel.load` reads one.
+
+    Args:
+        backbone: the model that gives h(c, y).
+        posterior: what is known of w.
+        temperature: the one that calibrates it on held-out pairs.
+
+    Example:
+        >>> reward_fit.model.reward(["The food is"], [" good"]).shape
+        torch.Size([1])
     """
 
     def __init__(

@@ -37,23 +37,40 @@ def simulate_preferences(
     journal: Path | str | None = None,
     resume: bool = False,
 ) -> list[dict[str, Any]]:
-    """Preference pairs of which everything is known.
+    """Preference pairs of which everything is known: the target's reward is their utility.
 
-        y1, y2 ~ prior(. | c),  P(y1 preferred) = sigmoid((u(c, y1) - u(c, y2)) / scale),
+        y1, y2 ~ prior(. | c),  P(y1 preferred) = sigmoid((u(c, y1) - u(c, y2)) / scale)
 
-    u being the target's reward; then a label is swapped with probability `noise`. Pairs are spread
-    evenly over the target's prompts and drawn from `proposal` (default: the prior), given that
-    their texts differ and neither is blank, which no reward model could read.
+    Then a label is swapped with probability `noise`. Pairs are spread evenly over the target's
+    prompts, given that their texts differ and neither is blank (the synthetic labellers of Gao,
+    Schulman and Hilton 2022, arXiv 2210.10760, section 2).
 
-    Returns rows of prompt, chosen, rejected, as `fit_reward` takes them, with the utilities of both
-    (`chosen_utility`, `rejected_utility`); `on_progress` counts them. `journal` is a folder that
-    has what is finished until all is: with `resume=True` a run that was killed goes on from there,
-    and ends with the same pairs. The folder stays, to be removed when the pairs are kept elsewhere.
+    Args:
+        target: its reward is u.
+        num_pairs: how many.
+        scale: in units of u; a small one makes sure labels.
+        noise: share of labels that are swapped, below 0.5.
+        proposal: what draws the completions; default: the prior.
+        seed: of everything that is drawn.
+        on_progress: counts pairs.
+        journal: a folder that keeps what is finished until all is; to be removed when the pairs are
+            kept elsewhere.
+        resume: go on from the journal of a run that was stopped, and end with the same pairs.
 
-    Raises `ConfigError` for a setting out of range, `EvidenceError` where a utility is not finite,
-    `SamplingError` where a prompt has no two different completions to offer, and `CheckpointError`
-    for a journal of other work. Source: the synthetic labellers of Gao,
-    Schulman and Hilton 2022, arXiv 2210.10760, section 2.
+    Returns:
+        Rows of prompt, chosen, rejected, as `fit_reward` takes them, with `chosen_utility` and
+        `rejected_utility`.
+
+    Raises:
+        ConfigError: for a setting out of range.
+        EvidenceError: where a utility is not finite.
+        SamplingError: where a prompt has no two different completions to offer.
+        CheckpointError: for a journal of other work.
+
+    Example:
+        >>> pairs = po.simulate_preferences(target, 10, seed=0)
+        >>> len(pairs), sorted(pairs[0])[:2]
+        (10, ['chosen', 'chosen_utility'])
     """
     count(num_pairs, "num_pairs", where="simulate_preferences")
     if positive(scale) is None:

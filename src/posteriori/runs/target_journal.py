@@ -7,20 +7,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
+from posteriori.core.hooks import CountsCalls, FittedEvidence, those
 from posteriori.core.journal.journal import Journal
 from posteriori.core.target import Target
 from posteriori.errors import ConfigError
 
 from .target_fingerprint import fingerprint
-
-
-@runtime_checkable
-class _Fitted(Protocol):
-    """Evidence that is fitted when this is first read, such as `Moments`."""
-
-    fitted: Any
 
 
 @contextmanager
@@ -47,13 +41,13 @@ def keeping(
         yield None
         return
     journal = Journal(path, {**about(), **fingerprint(target), **_versions()}, resume=resume)
-    callers = [caller for each in target.evidence for caller in getattr(each, "callers", ())]
+    callers = [each for one in those(target.evidence, CountsCalls) for each in one.callers]
     try:
-        with journal.keeping(getattr(target.prior, "decode", None), callers):
+        with journal.keeping(target.prior.decode, callers):
             if fits_moments:
                 # By then what they have to say of themselves is known, whatever is done again.
                 for each in target.evidence:
-                    if isinstance(each, _Fitted):
+                    if isinstance(each, FittedEvidence):
                         _ = each.fitted
             yield journal
     finally:

@@ -38,7 +38,7 @@ class Job:
     num_samples: int
     seed: int
     on_progress: Progress | None = None
-    kept: list[Draws] = field(default_factory=list)
+    kept: list[Draws] = field(default_factory=list[Draws])
     on_keep: Callable[[Draws], None] | None = None
     started: float = field(default_factory=time.perf_counter)
 
@@ -56,11 +56,22 @@ class Job:
 
 
 class Sampler(Configured, Generic[SettingsT]):
-    """An algorithm of sampling-time inference: (target, proposal, num_samples) -> `Draws`.
+    """The base class of sampling-time inference: (target, proposal, num_samples) -> `Draws`.
 
-    `guarantee` says what the draws are: "exact", independent draws of p*; "properly_weighted",
-    E[w f(y)] = sum_y p~(y) f(y) for every f; "asymptotic", p* in the limit of a long run;
-    "heuristic".
+    `guarantee` says what the draws are: "exact", independent draws of p*; "properly_weighted", E[w
+    f(y)] = sum_y p~(y) f(y) for every f; "asymptotic", p* in the limit of a long run; "heuristic".
+
+    Args:
+        config: the algorithm's settings, one `Settings`.
+        settings: or the fields of `Settings`, as keywords.
+
+    Raises:
+        ConfigError: for a setting that is unknown, wrong, or given twice.
+
+    Example:
+        >>> from posteriori.samplers.smc.smc import SMC
+        >>> SMC(replicates=8).guarantee
+        'properly_weighted'
     """
 
     name: ClassVar[str]

@@ -44,26 +44,44 @@ def sample(
     config: Strict | None = None,
     **settings: Any,
 ) -> Draws:
-    """Draws of p*(y|c) = prior(y|c) e(c, y) / Z(c): `num_samples` a prompt, prompt by prompt.
+    """Draws of the target without training, by any sampler.
 
-    `sampler` is a name (`posteriori ls samplers`) with the settings of that algorithm, by their
-    names or as one `config` (`posteriori.SMCConfig(replicates=8)`), or a `Sampler`. `proposal` is
-    any language model over the same tokens: the prior (the default), or a policy that `fit` has
-    brought nearer to the target.
+        y ~ p*(y|c) = prior(y|c) e(c, y) / Z(c), as the sampler's guarantee has it
 
-    What the draws are worth is in the result: `guarantee`, `log_weight`, `log_z` (an `Estimate`
-    with one per prompt inside, None where the algorithm gives none), `findings` in words, and
-    `cost`. Reproducible from `seed`. `on_keep` sees finished draws on the way, where the sampler
-    finishes some before the others.
+    Reproducible from `seed`. What the draws are worth is in the result: `guarantee`, `log_weight`,
+    `log_z`, `findings` in words, and `cost`.
 
-    `journal` is a folder that has what is finished until all is: with `resume=True` a run that was
-    killed goes on from there, and ends with the same bits. The folder stays, to be removed when the
-    draws are kept elsewhere; it is refused for other settings or another target
-    (`CheckpointError`).
+    Args:
+        target: the target.
+        sampler: a name (`posteriori ls samplers`), or a `Sampler`.
+        num_samples: draws per prompt.
+        proposal: any language model over the same tokens; default: the prior. A policy that `fit`
+            has brought nearer to the target makes draws cheaper.
+        seed: of the draws.
+        on_progress: counts what is done.
+        on_keep: sees finished draws on the way, where the sampler finishes some before the others.
+        journal: a folder that keeps what is finished until all is; to be removed when the draws are
+            kept elsewhere.
+        resume: go on from the journal of a run that was stopped, and end with the same bits.
+        config: the sampler's settings, as one object: `posteriori.SMCConfig(replicates=8)`.
+        settings: or its fields, as keywords.
 
-    Raises `ConfigError` for a wrong setting, `EvidenceError` where the
-    evidence fails, `MemoryLimitError` where memory runs out; a run that is interrupted or fails
-    half way raises `SamplingStopped`, which carries the draws that were finished.
+    Returns:
+        `Draws`, prompt by prompt.
+
+    Raises:
+        ConfigError: for a wrong setting.
+        EvidenceError: where the evidence fails.
+        MemoryLimitError: where memory runs out.
+        CheckpointError: for a journal of other settings or another target.
+        SamplingStopped: for a run that is interrupted or fails half-way; it carries the draws that
+            were finished.
+
+    Example:
+        >>> draws = po.sample(target, "smc", num_samples=100, seed=0)
+        >>> off = draws.log_z.value - po.exact(target).log_z.mean()
+        >>> bool(abs(off) < 5 * draws.log_z.standard_error)
+        True
     """
     num_samples = count(num_samples, "num_samples")
     if proposal is not None:

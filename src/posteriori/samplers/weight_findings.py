@@ -14,6 +14,7 @@ from posteriori.core.estimates import combine, log_mean_weight, with_error_of_fi
 from posteriori.core.numerics import log_mean_exp
 from posteriori.core.rows_of_prompts import rows_of_prompts
 from posteriori.core.target import Target
+from posteriori.core.tensors import distinct, ints
 from posteriori.core.types import Draws, Estimate, Finding, Kind
 
 _HINT = "Draw more, use a policy as the proposal, or another sampler (smc, annealed)."
@@ -101,7 +102,7 @@ def largest_weights(target: Target, pool: Draws) -> list[float]:
     rows = rows_of_prompts(pool.completions)
     evidence = [pool.log_evidence_N[mine].cpu() for mine in rows]
     most = reliability.most_evidence(evidence, target.max_log_evidence)
-    found = []
+    found: list[float] = []
     for mine, log_e_n, bound in zip(rows, evidence, most, strict=True):
         log_ratio_n = (pool.log_prior_N - pool.log_proposal_N)[mine].cpu()
         from_prior = bool((log_ratio_n == 0).all())
@@ -182,7 +183,7 @@ def _fault(
 ) -> str:
     """`core.reliability.fault_of`, and `fault_of_groups`. An infinite error, of a single
     population, hides nothing."""
-    groups = 0 if group_n is None else len(group_n.unique())
+    groups = 0 if group_n is None else len(distinct(group_n))
     known = group_n is None and log_max_weight > -math.inf
     known = known and reliability.is_known(log_e_n, stated)
     if group_n is not None and not reliability.jumps(log_e_n, log_max_weight):
@@ -210,7 +211,7 @@ def _log_z_of(draws: Draws, mine: Tensor) -> Estimate:
     if draws.group_N is None:
         return log_mean_weight(log_w_n)
     group_n = draws.group_N[mine].cpu()
-    means = [log_mean_exp(log_w_n[group_n == g]) for g in group_n.unique()]
+    means = [log_mean_exp(log_w_n[group_n == g]) for g in ints(distinct(group_n))]
     return log_mean_weight(torch.stack(means), num_draws=len(log_w_n))
 
 

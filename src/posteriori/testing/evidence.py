@@ -96,7 +96,7 @@ class _Asked:
         self, evidence: Any, target: Target, columns: dict[str, Sequence[Any]], lm: LanguageModel
     ) -> None:
         self.evidence, self.target, self.columns, self.lm = evidence, target, columns, lm
-        self.reads_prior = bool(getattr(evidence, "needs_log_prior", False))
+        self.reads_prior = isinstance(evidence, PriorEvidence)
 
     def _given(self, completions: Completions) -> list[Any]:
         index = [self.target.prompts.index(prompt) for prompt in completions.prompts]
@@ -149,8 +149,6 @@ def _check_same(found: Any, wanted: Scores, tolerance: float, how: str) -> None:
 def _check_prefixes(asked: _Asked, outcomes: Completions, log_evidence_N: Tensor) -> None:
     evidence: Any = asked.evidence
     if not isinstance(evidence, PrefixEvidence | PriorEvidence):
-        return
-    if not hasattr(evidence, "prefix_log_evidence"):
         return
     rows = list(zip(outcomes.prompts, outcomes.completion_ids, strict=True))
     for length in range(1, DEPTH):

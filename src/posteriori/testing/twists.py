@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from posteriori.core.hooks import name_of
 from posteriori.diagnostics.exact.exact import exact
 from posteriori.samplers.smc.make_twist import make_twist
 from posteriori.samplers.smc.populations import Plan, Populations
@@ -53,7 +54,7 @@ def check_twist(
     if not off <= EXACT:
         raise CheckFailedError(
             f"draws are not properly weighted: the mean weight of an outcome is off by {off:.2g}",
-            where=f"twist '{getattr(plan.twist, 'name', type(plan.twist).__name__)}'",
+            where=f"twist '{name_of(plan.twist)}'",
             hint="a twist says log psi of what is there so far, and draws from the generator that "
             "it is given",
         )

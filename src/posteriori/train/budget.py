@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from posteriori.core.draw import draw
+from posteriori.core.hooks import ScalableEvidence, those
 from posteriori.core.progress import Progress
 from posteriori.core.seeds import generator
 from posteriori.core.settings.training import FitConfig, budget_of
@@ -18,6 +19,7 @@ from posteriori.diagnostics.prompt_sample import sampled_prompts
 from posteriori.errors import CheckpointError, ConfigError, FrontierError
 from posteriori.evidence.beta import price
 from posteriori.evidence.constraint import Constraint
+from posteriori.evidence.preferences import Preferences
 from posteriori.runs.target_journal import keeping
 
 _PILOT = 64
@@ -52,13 +54,13 @@ def check_prices(target: Target, asked: str | None) -> None:
     A budget needs evidence that the frontier tempers by 1/beta alone: a Reward or Preferences
     (not integrated out: `marginal`), with nothing beside it but constraints.
     """
-    priced = [each for each in target.evidence if hasattr(each, "with_beta")]
+    scalable = those(target.evidence, ScalableEvidence)
     if asked is None:
-        for each in priced:
-            price(each.beta, type(each).__name__)  # pyright: ignore
+        for each in scalable:
+            price(each.beta, type(each).__name__)
         return
-    others = [each for each in target.evidence if each not in priced]
-    if len(priced) != 1 or any(not isinstance(each, Constraint) for each in others):
+    others = [each for each in target.evidence if each not in scalable]
+    if len(scalable) != 1 or any(not isinstance(each, Constraint) for each in others):
         names = ", ".join(type(each).__name__ for each in target.evidence)
         raise ConfigError(
             f"{asked} needs one Reward or Preferences, alone or with constraints, and the evidence "
@@ -66,13 +68,14 @@ def check_prices(target: Target, asked: str | None) -> None:
             where="fit",
             hint=f"remove {asked} and state the evidence's strength itself",
         )
-    if getattr(priced[0], "beta", None) is not None:
+    [one] = scalable
+    if one.beta is not None:
         raise ConfigError(
-            f"both {asked} and beta={priced[0].beta} are given",  # pyright: ignore
+            f"both {asked} and beta={one.beta} are given",
             where="fit",
-            hint=f"leave beta out of {type(priced[0]).__name__}(...), or remove {asked}",
+            hint=f"leave beta out of {type(one).__name__}(...), or remove {asked}",
         )
-    if getattr(priced[0], "uncertainty", "") == "marginal":
+    if isinstance(one, Preferences) and one.uncertainty == "marginal":
         raise ConfigError(
             f"{asked} needs evidence in proportion to 1/beta, and that of uncertainty='marginal' "
             "is not",

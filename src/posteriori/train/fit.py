@@ -78,60 +78,63 @@ def fit(
 ) -> Fit:
     """Fine-tune a policy, starting as the target's prior, by gradient steps on an objective.
 
-    `objective` is a name (`posteriori ls objectives`) with the settings of that algorithm, or an
-    `Objective`. "auto" is `soft_q`, or `rloo` or `dpg` where the evidence is slow: see
-    `default_objective`. `settings` are the fields of `posteriori.FitConfig`, and `config` is one
-    (`config=FitConfig(steps=200)` is `steps=200`; a key that both have is an error). `record` is
-    plain data that the run keeps beside them. The settings are:
+        step: draw y ~ proposal,  score log p~(y|c),  theta -= rate x grad mean of loss(y)
 
-    steps; num_samples, draws per prompt and step; prompts_per_step (default: all, at most 64);
-    max_prompts, of which a budget is found and the policy judged (default: 256); learning_rate
-    ("auto", or a number) and first_rate, where "auto" begins its search; warmup_steps; decay
-    ("late", the default of "auto", "linear", that of a number, "cosine", "none"); max_grad_norm;
-    weight_decay; policy ("full", "lora" or a `peft.LoraConfig`) and lora; micro_batch_size, which
-    bounds memory and leaves the gradient as it is; checkpoint_every (default: a tenth of the run)
-    and keep_checkpoints; replay, the number of earlier steps whose draws join each step, where the
-    objective allows it (default: the objective's own); seed.
+    The gradient of a step is the mean over its draws, whatever the micro-batches. The policy of the
+    result is the last one, unless draws made on the way show that an earlier one, or the prior, was
+    nearer to the target: `findings` say so. On the CPU a run is reproducible from `seed` bit for
+    bit, also where it was stopped and resumed.
 
-    The policy of the result is the last one, unless draws made on the way show that an earlier one,
-    or the prior, was nearer to the target (`selection`): `findings` say so.
+    With `kl_budget` (nats) or `reward_target` the evidence's beta is left out: it is found before
+    training, on the frontier (`posteriori.frontier`). With `evaluate_every`, `posteriori.evaluate`
+    judges the policy on the way. Started in several processes (torchrun, accelerate launch), all
+    call it alike: draws and gradients are shared out, the first process writes, and the run is that
+    of one process. Whatever stops a run, a checkpoint of its last good state is left; memory that
+    runs out in a backward pass halves the micro-batches.
 
-    kl_budget (nats) or reward_target stand in for the evidence's beta, which is then left out: it
-    is the beta whose posterior has that KL to the prior, or that mean reward, on the frontier of
-    `budget_samples` draws of the prior per prompt, and annealed ones up to `budget_stages` times
-    (`posteriori.frontier`), found before training.
+    Args:
+        target: the target.
+        objective: a name (`posteriori ls objectives`) or an `Objective`. "auto" is `soft_q`, or
+            `rloo` or `dpg` where the evidence is slow.
+        config: the settings, as one `FitConfig`.
+        objective_settings: the algorithm's own, by name or as one object.
+        output_dir: keeps config, versions, metrics, checkpoints and policy. One process at a time
+            writes to it.
+        resume: go on from the newest checkpoint of `output_dir` that is whole. It is refused for
+            another target: other weights, prompts, columns, evidence, or code of functions.
+        overwrite: remove the run that is in `output_dir` first: files that runs write, nothing
+            else.
+        report: evaluate prior and policy after training (2,000 draws per prompt), and leave
+            evaluation.json and report.html.
+        held_out: prompts that evaluations on the way are made on: a list, or
+            `target.with_prompts(prompts, columns)`; default: those of training.
+        on_step: sees each step's record.
+        on_evaluation: sees each evaluation made on the way.
+        on_note: receives in words which beta was found, and what is wrong; default: standard error.
+        on_search: counts the passes over draws that find beta, stage by stage.
+        record: plain data that the run keeps beside its settings.
+        settings: the fields of `FitConfig`, as keywords: steps, num_samples, learning_rate, seed,
+            ..; `policy` may be a `peft.LoraConfig`.
 
-    evaluate_every (steps; 0, the default: never) has `posteriori.evaluate` judge the policy on the
-    way, on the prompts of `held_out` (a list, or `target.asking(prompts, columns)`; the training
-    prompts if left out), by `evaluate_samples` draws per prompt (default: a 25th of those
-    trained on). on_finding says what follows if it finds the run to diverge or collapse, "off",
-    "warn" or "stop". tracker names "tensorboard", "wandb", "trackio" or "mlflow", or several.
+    Returns:
+        A `Fit`: the policy, a record per step, findings.
 
-    With `output_dir` the run keeps its config, versions, metrics, checkpoints and policy there;
-    `resume=True` goes on from the newest checkpoint and ends, on CPU, with the very weights of a
-    run that was never stopped. It is refused for another target: other weights of the prior,
-    prompts, columns, evidence or code of the functions behind it. One process at a time writes to
-    the directory, and a damaged checkpoint is set aside for the one before it.
+    Raises:
+        ConfigError: for a wrong setting.
+        FrontierError: for a budget out of reach.
+        EvidenceError: where the evidence fails.
+        ObjectiveError: where the objective's divergence is infinite.
+        NonFiniteError: before an update that is not finite.
+        CheckpointError: where the directory is taken or cannot be written.
+        MemoryLimitError: where memory runs out for a single completion.
+        StoppedError: for SIGTERM, SIGHUP and SIGUSR1.
 
-    `overwrite=True` removes a run that is in `output_dir` first, the files that runs write and
-    nothing else. `report=True` evaluates prior and policy after training (2,000 draws per prompt,
-    of at most `max_prompts`) and leaves evaluation.json and report.html there.
-
-    Started in several processes (torchrun, accelerate launch), all call it alike: draws and
-    gradients are shared out, the first process writes, and the run is that of one process.
-
-    `on_step` sees each step's record, `on_evaluation` each line of
-    evaluations.jsonl, `on_note` receives in words which beta was found, and what is wrong, and
-    `on_search` counts the passes over draws that find it, stage by stage.
-
-    The gradient of a step is the mean over its draws, whatever the micro-batches. Raises
-    `ConfigError` for a wrong setting, `FrontierError` for a budget out of reach, `EvidenceError`
-    where the evidence fails, `ObjectiveError` where the objective's divergence is infinite, and
-    `NonFiniteError` before an update that is not finite, `CheckpointError` where the directory is
-    taken or cannot be written, `MemoryLimitError` where memory runs out for a single completion,
-    `StoppedError` for SIGTERM, SIGHUP and SIGUSR1. Whatever stops a run, an exception of `on_step`
-    included, a checkpoint of its last good state is left; memory that runs out in a backward pass
-    halves the micro-batches.
+    Example:
+        >>> fit = po.fit(target, "rloo", steps=20, num_samples=32, learning_rate=0.2, seed=0)
+        >>> exact = po.exact(target)
+        >>> before, after = exact.evaluate(prior), exact.evaluate(fit.policy)
+        >>> bool(after["kl_to_target"].mean() < before["kl_to_target"].mean())
+        True
     """
     if isinstance(config, Mapping):
         # What `record` was called before there was a `FitConfig`.

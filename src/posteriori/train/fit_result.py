@@ -28,16 +28,25 @@ OF_THE_RUN = frozenset(
 
 @dataclass(repr=False)
 class Fit:
-    """What `fit` returns: the trained policy, one record per step, and where the run lives.
+    """What `posteriori.fit` returns: the policy, a record per step, and where the run is kept.
 
-    `target` is the one that was trained for, at the beta that `budget` found if there was one;
-    `evaluations` are those made on the way; `stopped` is why the run ended early, if it did.
-    `policy` is the last one, unless `findings` say that an earlier one was nearer to the target by
-    the draws made on the way: then it is that one, and the last is kept in the run's `policy-last`.
-    `findings` also say what there is to say of the run itself: a damaged checkpoint, little memory.
-    `objective` is the name of the one that was run. `pairs` says how the policy orders the
-    preference pairs that were held out, where it was trained on such; `pair_figures` says it of
-    other policies.
+    Args:
+        policy: the last policy, unless `findings` say that an earlier one was nearer to the target
+            by the draws made on the way: then that one, and the last is in the run's `policy-last`.
+        history: a record per step.
+        output_dir: the run's folder.
+        target: the target that was trained for, at the beta that a budget found if there was one.
+        budget: what the budget found: beta, KL (nats) and reward.
+        evaluations: those made on the way.
+        stopped: why the run ended early, if it did.
+        findings: what is to be known of the run, such as a damaged checkpoint.
+        objective: the name of the one that was run.
+        pairs: how the policy orders the preference pairs that were held out, if there were any.
+
+    Example:
+        >>> fit = po.fit(target, "rloo", steps=2, learning_rate=0.1, seed=0)
+        >>> len(fit.history), fit.last["step"]
+        (2, 1)
     """
 
     policy: TrainableLM

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from posteriori.core.prompted import Prompted
 from posteriori.errors import ConfigError
+from posteriori.models.causal import CausalLM
 
 _KNOWN = {"r": "rank", "lora_alpha": "alpha", "target_modules": "target_modules"}
 
@@ -58,6 +60,6 @@ def with_lora_config(settings: dict[str, Any], prior: Any) -> dict[str, Any]:
 def _of_architecture(prior: Any) -> Any:
     from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as MAPPING
 
-    model = getattr(getattr(prior, "lm", prior), "model", None)
-    kind = str(getattr(getattr(model, "config", None), "model_type", ""))
+    bare = prior.lm if isinstance(prior, Prompted) else prior
+    kind = str(bare.model.config.model_type) if isinstance(bare, CausalLM) else ""
     return MAPPING.get(kind, "all-linear")

@@ -63,8 +63,8 @@ def _packed(draws: Draws) -> dict[str, Any]:
         "prompt_set": [plain(prompt) for prompt in completions.prompt_set],
         "prompt_rows": [place_of(prompt) for prompt in completions.prompt_set],
         "prompt_ids": [list(ids) for ids in completions.prompt_ids],
-        **{name: getattr(completions, name) for name in _COMPLETIONS},
-        **{name: getattr(draws, name) for name in _DRAWS},
+        **{name: vars(completions)[name] for name in _COMPLETIONS},
+        **{name: vars(draws)[name] for name in _DRAWS},
         "attached": dict(draws.attached),
     }
 

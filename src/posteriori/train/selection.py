@@ -128,7 +128,11 @@ class Selection:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        return {name: _packed(getattr(self, name)) for name in ("_start", "_best", "_now")}
+        return {
+            "_start": _packed(self._start),
+            "_best": _packed(self._best),
+            "_now": _packed(self._now),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, packed in state.items():

@@ -22,6 +22,7 @@ def check_idle(settings: FitConfig, *, held_out: bool, keeps: bool) -> None:
         "evaluate_samples": (settings.evaluate_samples is not None and not looks, "evaluate_every"),
         "on_finding": (settings.on_finding == "stop" and not looks, "evaluate_every"),
     }
+    held = dict(settings)
     for name, there, needed in (
         ("budget_samples", budget, "kl_budget or reward_target"),
         ("budget_stages", budget, "kl_budget or reward_target"),
@@ -30,7 +31,7 @@ def check_idle(settings: FitConfig, *, held_out: bool, keeps: bool) -> None:
         ("checkpoint_every", keeps, "output_dir"),
         ("keep_checkpoints", keeps, "output_dir"),
     ):
-        changed = getattr(settings, name) != FitConfig.model_fields[name].default
+        changed = held[name] != FitConfig.model_fields[name].default
         idle[name] = (changed and not there, needed)
     for name, (is_idle, needed) in idle.items():
         if is_idle:

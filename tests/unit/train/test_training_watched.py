@@ -133,7 +133,7 @@ class TestHeldOut:
         target = po.Target(gpt2, po.Reward(weighed, beta=1.0), ["a"], 3, {"weight": [1.0]})
         with pytest.raises(ConfigError, match=r"columns \(weight\), and held_out has none"):
             fit(target, steps=1, evaluate_every=1, held_out=["b"])
-        others = target.asking(["b", "c"], {"weight": [0.0, 0.0]})
+        others = target.with_prompts(["b", "c"], {"weight": [0.0, 0.0]})
         fitted = fit(target, steps=1, evaluate_every=1, held_out=others, learning_rate=1e-3)
         assert all(line["mean_reward"]["value"] == 0.0 for line in fitted.evaluations)
 

@@ -70,11 +70,12 @@ def _in_words(plan: Plan) -> str:
     fit, prompts = config.fit, len(plan.data.prompts)
     per_step = prompts_per_step(fit.prompts_per_step, prompts)
     first = ""
-    if plan.budget is not None:
+    asked = fit.reward_target if fit.kl_budget is None else fit.kl_budget
+    if asked is not None:
         first = (
             f"{fit.budget_samples} draws of the prior per prompt to find the beta "
             f"of {plan.budget} = "
-            f"{getattr(fit, plan.budget):g}; then "
+            f"{asked:g}; then "
         )
     looks = ""
     if fit.evaluate_every:

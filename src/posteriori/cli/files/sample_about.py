@@ -80,5 +80,4 @@ def config_of(plan: Plan) -> dict[str, Any]:
 
 def _plain(made: Sampler) -> dict[str, Any]:
     """The settings that were left at their defaults too, but for those that are objects."""
-    settings = {name: getattr(made.settings, name) for name in type(made.settings).model_fields}
-    return {k: v for k, v in settings.items() if isinstance(v, bool | int | float | str)}
+    return {k: v for k, v in made.settings if isinstance(v, bool | int | float | str)}

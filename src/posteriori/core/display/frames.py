@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from posteriori.core.rows_of_prompts import rows_of_prompts
+from posteriori.core.tensors import bools, distinct, floats, ints
 from posteriori.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def needed(names: tuple[str, ...], doing: str) -> Any:
 def frame_of_figures(figures: dict[str, Estimate]) -> Any:
     """A row per figure and prompt; the mean over prompts has no prompt (<NA>)."""
     pandas = needed(("pandas",), "a DataFrame")
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, mean in figures.items():
         several = mean.per_prompt if len(mean.per_prompt) > 1 else ()
         for prompt, each in [(None, mean), *enumerate(several)]:
@@ -54,20 +55,20 @@ def frame_of_draws(draws: Draws) -> Any:
         log_w_n = draws.log_weight[rows]
         if len(log_w_n) and not bool(log_w_n.isneginf().all()):
             share_N[rows] = log_w_n.softmax(0)
-    columns = {
-        "prompt_index": completions.prompt_index_N.tolist(),
+    columns: dict[str, list[Any]] = {
+        "prompt_index": ints(completions.prompt_index_N),
         "prompt": draws.prompts,
         "completion": draws.texts,
-        "ended": completions.ended_N.tolist(),
-        "reward": draws.reward_N.tolist(),
-        "weight": share_N.tolist(),
-        "log_weight": draws.log_weight.tolist(),
-        "log_prior": draws.log_prior_N.tolist(),
-        "log_evidence": draws.log_evidence_N.tolist(),
-        "log_proposal": draws.log_proposal_N.tolist(),
+        "ended": bools(completions.ended_N),
+        "reward": floats(draws.reward_N),
+        "weight": floats(share_N),
+        "log_weight": floats(draws.log_weight),
+        "log_prior": floats(draws.log_prior_N),
+        "log_evidence": floats(draws.log_evidence_N),
+        "log_proposal": floats(draws.log_proposal_N),
     }
     if draws.group_N is not None:
-        columns["group"] = draws.group_N.tolist()
+        columns["group"] = ints(draws.group_N)
     return pandas.DataFrame(columns)
 
 
@@ -83,7 +84,7 @@ def inference_data_of_draws(draws: Draws) -> Any:
     rows = rows_of_prompts(draws.completions)
     chains = 1
     if draws.group_N is not None and len(rows):
-        chains = len(draws.group_N[rows[0]].unique())
+        chains = len(distinct(draws.group_N[rows[0]]))
     sizes = {len(each) for each in rows}
     if len(sizes) != 1 or (size := sizes.pop()) % chains:
         raise ConfigError(

@@ -6,6 +6,8 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from posteriori.core.tensors import floats
+
 if TYPE_CHECKING:
     from posteriori.core.types import Draws, Estimate, Finding
 
@@ -28,7 +30,7 @@ class ShownDraws:
         first = [
             (_line(prompt), draws.completions.select([at]).texts[0], f"{reward:.3g}")
             for at, (prompt, reward) in enumerate(
-                zip(draws.prompts[:_FIRST], draws.reward_N[:_FIRST].tolist(), strict=True)
+                zip(draws.prompts[:_FIRST], floats(draws.reward_N[:_FIRST]), strict=True)
             )
         ]
         table = html_table(("prompt", "completion", "reward"), first)

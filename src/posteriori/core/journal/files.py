@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,7 +18,9 @@ _OF_WRITERS = ("writer", "unexpected pos", "inline_container", "iostream", "basi
 
 
 @contextmanager
-def writing(what: str, place: Path, hint: str = "make room, or choose another place") -> Iterator:
+def writing(
+    what: str, place: Path, hint: str = "make room, or choose another place"
+) -> Generator[None]:
     """Inside it, what goes wrong with a file is a `CheckpointError` that says so."""
     try:
         yield
@@ -66,7 +68,7 @@ def write_data(path: Path, data: bytes) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Generator[Path]:
     """A new, empty file that becomes `path` at the end, and is gone if the block fails.
 
     Its name is freed first and taken as new: a link in its place is not followed.

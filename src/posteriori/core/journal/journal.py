@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -153,7 +153,7 @@ class Journal:
     @contextmanager
     def keeping(
         self, decode: Decode | None = None, counters: Sequence[Counter] = ()
-    ) -> Iterator[None]:
+    ) -> Generator[None]:
         """Pieces of work inside are kept. `decode` is of completions among them; what each piece
         adds to the `counts` of `counters` is added again where it is not done again."""
         pieces = Pieces(self.folder, decode, counters, self._note)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -52,24 +52,24 @@ class Pieces:
 
     def once(self, work: Inner, generators: Generators) -> Any:
         file, inside = self._next()
-        found = self._read(file, generators)
+        found = self.read(file, generators)
         if found is not None:
             return found[0]
         before = self.counts()
-        value = work(self._inner(inside))
-        self._write(file, (value,), generators, before)
+        value = work(self.inner(inside))
+        self.write(file, (value,), generators, before)
         if is_first():
             shutil.rmtree(inside, ignore_errors=True)
         return value
 
     @contextmanager
-    def growing(self, generators: Generators) -> Iterator[Growing]:
+    def growing(self, generators: Generators) -> Generator[Growing]:
         """A piece of which the newest state is kept."""
         yield Growing(self, *self._next(), generators)
 
     def apart(self) -> Pieces:
         """For pieces whose number is not known before."""
-        return self._inner(self._next()[1])
+        return self.inner(self._next()[1])
 
     def counts(self) -> list[Any]:
         return [replace(counter.counts) for counter in self.counters]
@@ -79,10 +79,10 @@ class Pieces:
         self._number += 1
         return self.folder / f"{name}.piece", self.folder / name
 
-    def _inner(self, folder: Path) -> Pieces:
+    def inner(self, folder: Path) -> Pieces:
         return Pieces(folder, self.decode, self.counters, self.note)
 
-    def _read(self, file: Path, generators: Generators) -> Any:
+    def read(self, file: Path, generators: Generators) -> Any:
         """The value, with all streams of random numbers where they were behind it."""
         try:
             data = by_first(lambda: _bytes_of(file))
@@ -100,12 +100,12 @@ class Pieces:
             counter.counts = counter.counts + type(counter.counts)(**more)
         return value
 
-    def _write(self, file: Path, value: Any, generators: Generators, before: Sequence[Any]) -> bool:
+    def write(self, file: Path, value: Any, generators: Generators, before: Sequence[Any]) -> bool:
         if not is_first():
             return False
         states = [None if g is None else g.get_state() for g in generators]
         counts = [
-            {k: v - getattr(then, k) for k, v in vars(counter.counts).items()}
+            {name: number - then.__dict__[name] for name, number in _numbers(counter).items()}
             for counter, then in zip(self.counters, before, strict=True)
         ]
         try:
@@ -121,6 +121,11 @@ class Pieces:
         return True
 
 
+def _numbers(counter: Counter) -> dict[str, float]:
+    numbers: dict[str, float] = counter.counts.__dict__
+    return numbers
+
+
 class Growing:
     """The newest state of a piece, and `found`, what it was before a kill."""
 
@@ -128,18 +133,18 @@ class Growing:
         self._pieces, self._file, self._folder = pieces, file, folder
         self._generators = generators
         self._before = pieces.counts()
-        self.found: Any = pieces._read(file, generators)
+        self.found: Any = pieces.read(file, generators)
         self._next = 0.0
 
     def inner(self, number: int) -> Pieces:
         """Of the step with that number."""
-        return self._pieces._inner(self._folder / f"{number:06d}")
+        return self._pieces.inner(self._folder / f"{number:06d}")
 
     def save(self, state: Callable[[], Any], *, last: bool) -> None:
         start = time.monotonic()
         if start < self._next and not last:
             return
-        written = self._pieces._write(self._file, state(), self._generators, self._before)
+        written = self._pieces.write(self._file, state(), self._generators, self._before)
         if written:
             with suppress(OSError):
                 shutil.rmtree(self._folder)

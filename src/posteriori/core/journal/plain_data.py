@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, TypeVar
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from posteriori.core.types import Completions, Cost, Draws, Estimate, Finding
+from posteriori.data.plain_values import is_list, is_mapping
 
 ClassT = TypeVar("ClassT", bound=type)
 Decode = Callable[[list[list[int]]], list[str]]
@@ -58,17 +59,17 @@ def from_bytes(data: bytes, decode: Decode | None) -> Any:
 
 
 def _packed(value: Any) -> Any:
-    kind = type(value)
+    kind: type[Any] = value.__class__
     if kind in _PLAIN:
         return value
     if isinstance(value, Tensor):
         return _alone(value)
     if kind in (list, tuple):
         return [kind.__name__, *(_packed(each) for each in value)]
-    if isinstance(value, Mapping):
+    if is_mapping(value):
         return ["dict", *([_packed(key), _packed(each)] for key, each in value.items())]
     if _CLASSES.get(kind.__name__) is kind:
-        held = {f.name: getattr(value, f.name) for f in fields(value) if f.name != "decode"}
+        held = {f.name: value.__dict__[f.name] for f in fields(value) if f.name != "decode"}
         return ["class", kind.__name__, _packed(held)]
     raise NotPlainError(kind.__name__)
 
@@ -81,7 +82,7 @@ def _alone(tensor: Tensor) -> Tensor:
 
 
 def _unpacked(value: Any, decode: Decode | None) -> Any:
-    if not isinstance(value, list):
+    if not is_list(value):
         return value
     kind, *rest = value
     if kind == "class":

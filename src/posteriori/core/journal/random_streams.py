@@ -16,7 +16,7 @@ def read_streams() -> Streams:
     """Where Python's, NumPy's and torch's streams are; plain values and tensors only."""
     version, words, gauss = random.getstate()
     numpy = np.random.get_state(legacy=False)
-    numpy["state"]["key"] = torch.from_numpy(numpy["state"]["key"].astype(np.int64))
+    numpy["state"]["key"] = torch.as_tensor(numpy["state"]["key"].astype(np.int64))
     return {
         "python": [version, list(words), gauss],
         "numpy": numpy,

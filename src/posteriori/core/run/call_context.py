@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,8 +29,8 @@ class CallContext:
     than the `reserved` ones of the run's own figures."""
 
     trainer_state: TrainerState = field(default_factory=TrainerState)
-    metrics: dict[str, float] = field(default_factory=dict)
-    extra: dict[str, list[Any]] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict[str, float])
+    extra: dict[str, list[Any]] = field(default_factory=dict[str, list[Any]])
     reserved: frozenset[str] = frozenset()
     on_reward: Callable[[str, Completions, Tensor], None] | None = None
     """Hears what each of several reward functions answered: its name, [N] values, NaN for None."""
@@ -48,7 +48,7 @@ class CallContext:
 
 
 @contextmanager
-def calling_within(context: CallContext) -> Iterator[CallContext]:
+def calling_within(context: CallContext) -> Generator[CallContext]:
     """Functions called inside see `context` as their trainer state and log into it."""
     with within(calls=context):
         yield context

@@ -7,7 +7,7 @@ value that is replaced and never changed; another thread begins without.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -44,7 +44,7 @@ def current() -> RunContext:
 
 
 @contextmanager
-def within(**parts: Any) -> Iterator[None]:
+def within(**parts: Any) -> Generator[None]:
     """Work inside is surrounded by these parts, and by the others as they are outside."""
     token = _CURRENT.set(replace(_CURRENT.get(), **parts))
     try:

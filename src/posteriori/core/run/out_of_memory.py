@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import torch
@@ -20,7 +20,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def explained(doing: str, hint: str) -> Iterator[None]:
+def explained(doing: str, hint: str) -> Generator[None]:
     """Inside it, running out of memory is a `MemoryLimitError` in one line."""
     try:
         yield

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 _LOCK = threading.RLock()
 
 
 @contextmanager
-def one_at_a_time() -> Iterator[None]:
+def one_at_a_time() -> Generator[None]:
     """One thread is within it at a time; it may enter again.
 
     While transformers loads a model, torch's default dtype and the functions of `torch.nn.init` are

@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 _MOST_WAITING = 2
@@ -43,8 +43,12 @@ class Signals:
 
     While `busy()` is true, or inside `held()`, a signal waits. Only Python's own answers are
     replaced, not a handler that somebody else has installed, nor an ignored signal (nohup); and
-    only in the main thread, where alone Python allows it. They are put back at the end.
+    only in the main thread, where alone Python allows it. They are put back at the end, and at once
+    in a process that is forked inside: a handler in Python runs when its next line does, and a
+    worker of a pool that is told to end just before it waits would never come to that line.
     """
+
+    _installed: ClassVar[list[Signals]] = []
 
     def __init__(self, busy: Callable[[], bool] = lambda: False) -> None:
         self._busy = busy
@@ -69,15 +73,21 @@ class Signals:
             ):
                 self._before[number] = before
                 signal.signal(number, self._arrived)
+        Signals._installed.append(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, before in self._before.items():
-            signal.signal(number, before)
+        if self in Signals._installed:
+            Signals._installed.remove(self)
+        self._put_back()
         self._before.clear()
 
+    def _put_back(self) -> None:
+        for number, before in self._before.items():
+            signal.signal(number, before)
+
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def held(self) -> Generator[None]:
         """A signal that arrives inside is raised at the end, unless the block fails by itself."""
         self._holds += 1
         try:
@@ -105,3 +115,13 @@ class Signals:
     def _raise(self, number: int) -> None:
         self.raised = number
         raise KeyboardInterrupt if number == signal.SIGINT else Signalled(number)
+
+
+def _in_a_forked_child() -> None:
+    for installed in reversed(Signals._installed):
+        installed._put_back()
+    Signals._installed.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_a_forked_child)

@@ -35,9 +35,8 @@ def combined(
         )
     if not keywords:
         return config
-    given = {
-        key: getattr(config, key) for key in config.model_fields_set & model.model_fields.keys()
-    }
+    held = dict(config)
+    given = {key: held[key] for key in config.model_fields_set & model.model_fields.keys()}
     both = sorted(given.keys() & keywords.keys())
     if both:
         raise ConfigError(

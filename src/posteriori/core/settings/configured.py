@@ -13,11 +13,21 @@ from .strict import Strict
 
 
 class Configured:
-    """Something that a table of a config names.
+    """The base class of what a table of a config names: evidence, samplers, objectives, twists.
 
     The table is parsed once, into `Settings`. `check` says what is wrong with them before anything
     is loaded, and `from_settings` makes the thing. A class that takes its settings as keywords
     needs to state `Settings` alone.
+
+    Example:
+        >>> class BrevitySettings(po.Strict):
+        ...     nats_per_token: float
+        >>> class Brevity(po.Configured):
+        ...     Settings = BrevitySettings
+        ...     def __init__(self, nats_per_token):
+        ...         self.nats_per_token = nats_per_token
+        >>> Brevity.table_keys()
+        ('nats_per_token',)
     """
 
     Settings: ClassVar[type[Strict]] = Strict
@@ -66,4 +76,5 @@ class Configured:
     def from_settings(cls, settings: Any, site: Site) -> Self:
         """The thing itself."""
         del site
-        return cls(**{name: getattr(settings, name) for name in settings.model_fields_set})
+        given = settings.model_fields_set
+        return cls(**{name: value for name, value in settings if name in given})

@@ -46,7 +46,8 @@ def config_error(model: type[BaseModel], error: ValidationError, where: str) -> 
 
 def _explain(model: type[BaseModel], error: Any) -> str:
     path = ".".join(str(part) for part in error["loc"])
-    known = (error.get("ctx") or {}).get("known")
+    context: dict[str, Any] = error.get("ctx") or {}
+    known: list[str] | None = context.get("known")
     if error["type"] == UNKNOWN_KEY:
         known = fields_at(model, error["loc"][:-1]) if known is None else known
         here = name_here(str(error["loc"][-1]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NoReturn, TypeVar
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -54,6 +54,13 @@ def _with_keys(model: type[BaseModel], error: Any) -> InitErrorDetails:
     return InitErrorDetails(type=kind, loc=loc, input=error.get("input"))
 
 
+class KindTable:
+    """A table whose keys depend on its kind."""
+
+    keys_of_all: ClassVar[tuple[str, ...]]
+    """The keys that it may have whatever its kind."""
+
+
 def fields_at(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
     """The keys that are allowed in the table which `loc` points at: of a table whose model depends
     on what is in it, `keys_of_all`, those that it may always have."""
@@ -65,9 +72,9 @@ def fields_at(model: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
         if field is None:
             return []
         inner = [field.annotation, *getattr(field.annotation, "__args__", ())]
-        own = [t.keys_of_all for t in inner if hasattr(t, "keys_of_all")]
+        own = [t for t in inner if isinstance(t, type) and issubclass(t, KindTable)]
         if own:
-            return list(own[0])
+            return list(own[0].keys_of_all)
         models = [t for t in inner if isinstance(t, type) and issubclass(t, BaseModel)]
         if not models:
             return []

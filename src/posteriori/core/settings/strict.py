@@ -6,14 +6,25 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from posteriori.data.plain_values import is_list
+
 from .plain_numbers import plain_numbers
 
 
 class Strict(BaseModel):
-    """No unknown keys, no silent conversions, no infinities, nothing changed after the check.
+    """The base class of settings: no unknown keys, no conversions, no infinities, no changes.
 
-    Made by hand, as in `posteriori.FitConfig(steps=200)`, settings that are refused raise the
-    `ConfigError` that those of a file would.
+    Settings that are made by hand and are refused raise the `ConfigError` that those of a file
+    would.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+
+    Example:
+        >>> class Brevity(po.Strict):
+        ...     nats_per_token: float
+        >>> Brevity(nats_per_token=0.5).nats_per_token
+        0.5
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
@@ -34,4 +45,4 @@ class Strict(BaseModel):
 
 def as_tuple(value: Any) -> Any:
     """TOML and JSON know lists only, and a strict tuple refuses them: for `BeforeValidator`."""
-    return tuple(value) if isinstance(value, list) else value
+    return tuple(value) if is_list(value) else value

@@ -35,7 +35,17 @@ def _pattern(value: Any) -> Any:
 
 
 class LoraSettings(Strict):
-    """A LoRA adapter: rank r, scale alpha/r, on every linear layer unless named otherwise."""
+    """A LoRA adapter of scale alpha / rank.
+
+    Args:
+        rank: its rank.
+        alpha: the numerator of its scale.
+        target_modules: names of the layers that have one, or a regular expression; "all-linear":
+            every linear layer.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+    """
 
     rank: int = Field(default=16, ge=1, le=65536)
     alpha: float = Field(default=32.0, gt=0, le=1e6)
@@ -71,7 +81,44 @@ MOST_PER_STEP = 64
 
 
 class FitConfig(Strict):
-    """How `fit` trains. Draws, steps and rates; see `posteriori.fit` for what each one does."""
+    """Settings of `posteriori.fit`: draws, steps and rates.
+
+    Args:
+        steps: gradient steps.
+        num_samples: draws per prompt and step.
+        prompts_per_step: prompts of each step; left out, all of them, and at most 64.
+        learning_rate: of the policy; "auto" finds one during the run.
+        first_rate: the rate at which "auto" begins.
+        warmup_steps: steps over which the rate rises from 0.
+        decay: "late" (of "auto" if left out), "linear" (of a number if left out), "cosine", "none".
+        max_grad_norm: norm at which gradients are clipped; None: they are not.
+        weight_decay: of AdamW.
+        policy: "full", or "lora" for an adapter on the prior.
+        lora: the adapter's rank, alpha and modules.
+        micro_batch_size: completions per backward pass; bounds memory, and leaves the gradient as
+            it is; left out, as many as fit.
+        checkpoint_every: steps between checkpoints; left out, a tenth of the run.
+        keep_checkpoints: how many stay on disk.
+        replay: earlier steps whose draws join each step; left out, the objective's own number.
+        kl_budget: KL(policy, prior) in nats, in place of beta.
+        reward_target: mean reward, in place of beta.
+        budget_samples: draws of the prior per prompt that beta is found from.
+        budget_stages: annealed stages that may follow them.
+        max_prompts: prompts that a budget is found on and policies are judged on.
+        evaluate_every: steps between evaluations; 0: none.
+        evaluate_samples: draws per prompt of each; left out, a 25th of those trained on.
+        on_finding: what follows where an evaluation finds divergence or collapse: "off", "warn" or
+            "stop".
+        tracker: "tensorboard", "wandb", "trackio", "mlflow", or several.
+        seed: of everything that is drawn.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+
+    Example:
+        >>> po.FitConfig(steps=200, learning_rate=1e-4).num_samples
+        16
+    """
 
     steps: int = Field(ge=1)
     num_samples: int = Field(default=16, ge=1)
@@ -122,7 +169,37 @@ def budget_of(kl_budget: float | None, reward_target: float | None) -> str | Non
 
 
 class FitRewardConfig(Strict):
-    """How `fit_reward` trains; see `posteriori.fit_reward` for what each one does."""
+    """Settings of `posteriori.fit_reward`: what is trained, for how long, and its uncertainty.
+
+    Args:
+        tuning: "full"; "lora"; or "head", which leaves the backbone as it is and solves for the
+            head by Newton's method.
+        lora: the adapter's rank, alpha and modules.
+        merge: fold the adapter into the weights that are saved.
+        epochs: passes over the pairs.
+        batch_size: pairs per step.
+        learning_rate: of AdamW.
+        warmup: share of the steps over which the rate rises from 0.
+        decay: "linear", "cosine" or "none".
+        weight_decay: of AdamW.
+        max_grad_norm: norm at which gradients are clipped.
+        label_noise: share of labels that are known to be swapped, below 0.5.
+        held_out: share of the pairs, by whole prompts, that judge the model.
+        evaluate_every: steps between looks at the held-out loss; left out, a quarter of an epoch.
+        patience: looks without a lower loss after which training ends.
+        uncertainty: "none", "ensemble" of heads on bootstrap resamples, or "laplace", a Gaussian
+            over the head.
+        members: heads of an ensemble.
+        prior_precision: of the head's Gaussian prior; left out, it is integrated over.
+        seed: of everything that is drawn.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+
+    Example:
+        >>> po.FitRewardConfig(uncertainty="laplace").epochs
+        3
+    """
 
     tuning: Literal["full", "lora", "head"] = "full"
     lora: LoraSettings = LoraSettings()
@@ -153,7 +230,30 @@ class FitRewardConfig(Strict):
 
 
 class FitTwistConfig(Strict):
-    """How `fit_twist` trains the twist of `smc`; see there for what each one does."""
+    """Settings of `posteriori.fit_twist`: SMC runs, and what is learned from each.
+
+    Args:
+        steps: runs of SMC, each with the twist as it is then.
+        num_samples: particles per prompt of each run.
+        updates: iterations of L-BFGS per step.
+        ridge: precision of the Gaussian prior of the parameters, around where they start.
+        width: units of the hidden layer; 0: none, and the problem is convex.
+        rank: numbers per token that the hidden layer multiplies.
+        replay: runs whose particles are learned from.
+        least_share: while fewer than this share of particles is effective, the target of learning
+            is prior x e^power with the largest power at which so many are.
+        guidance: how far the runs' proposal follows the twist, between 0 and 1.
+        ess_threshold: a population is resampled where fewer than this share of its particles is
+            effective.
+        seed: of everything that is drawn.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+
+    Example:
+        >>> po.FitTwistConfig(steps=10).num_samples
+        64
+    """
 
     steps: int = Field(default=50, ge=1)
     num_samples: int = Field(default=64, ge=2)

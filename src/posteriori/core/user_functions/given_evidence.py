@@ -6,7 +6,9 @@ import inspect
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from posteriori.core.hooks import AsksFunctions
 from posteriori.core.protocols import Evidence, PriorEvidence
+from posteriori.data.plain_values import is_sequence
 from posteriori.errors import ConfigError, EvidenceError
 
 from .user_code import PROVIDED, place_of_function
@@ -15,7 +17,7 @@ from .user_code import PROVIDED, place_of_function
 def checked_evidence(given: Any) -> tuple[Any, ...]:
     """One piece of evidence, or several. Raises `ConfigError` for a bare function, a name, a class
     or a model, and says what makes evidence of it."""
-    several = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+    several: list[Any] = list(given) if is_sequence(given) else [given]
     for each in several:
         if isinstance(each, type) or not isinstance(each, Evidence | PriorEvidence):
             raise _refused(each)
@@ -68,10 +70,10 @@ def check_arguments(evidence: Iterable[Any], columns: Iterable[str]) -> None:
     """Raise `EvidenceError` for a function that needs a column which the prompts do not have."""
     names = (*PROVIDED, *columns)
     for each in evidence:
-        for fn in functions_of(each):
+        for where, fn in _functions_of(each):
             missing = missing_argument(fn, names)
             if missing is not None:
-                raise lacking(missing, names, _where(each, fn), fn)
+                raise lacking(missing, names, where, fn)
 
 
 def lacking(missing: str, names: Iterable[str], where: str, fn: Any = None) -> EvidenceError:
@@ -84,28 +86,20 @@ def lacking(missing: str, names: Iterable[str], where: str, fn: Any = None) -> E
     )
 
 
-def functions_of(evidence: Any) -> list[Callable[..., Any]]:
-    """The functions that a piece of evidence asks."""
-    found = [*getattr(evidence, "fns", ()), *(getattr(evidence, n, None) for n in ("fn", "prefix"))]
-    return [fn for fn in found if callable(fn)]
+def _functions_of(evidence: Any) -> Sequence[tuple[str, Callable[..., Any]]]:
+    return evidence.functions if isinstance(evidence, AsksFunctions) else ()
 
 
 def _name(fn: Any) -> str:
     return getattr(fn, "__name__", None) or type(fn).__name__
 
 
-def _where(evidence: Any, fn: Any) -> str:
-    several = len(getattr(evidence, "fns", ())) > 1
-    own = f"reward function '{_name(fn)}'" if several else None
-    return own or getattr(evidence, "name", None) or f"function '{_name(fn)}'"
-
-
 def placed(error: EvidenceError, evidence: Any) -> EvidenceError:
     """The error with the file and line of the function that it is about, unless it has them."""
-    for fn in functions_of(evidence):
+    for _, fn in _functions_of(evidence):
         place = place_of_function(fn)
         file = place.rpartition(":")[0]
         if place and f"'{_name(fn)}" in (error.where or "") and file not in str(error):
-            told = f"{error.hint} (it is defined at {place})" if error.hint else f"see {place}"
-            return type(error)(error.what, where=error.where, hint=told)
+            hint = f"{error.hint} (it is defined at {place})" if error.hint else f"see {place}"
+            return type(error)(error.what, where=error.where, hint=hint)
     return error

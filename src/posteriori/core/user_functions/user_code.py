@@ -25,7 +25,7 @@ def place_of_function(fn: Callable[..., Any]) -> str:
         plain = plain.func
     plain = inspect.unwrap(plain)
     if not hasattr(plain, "__code__"):
-        plain = vars(type(plain)).get("__call__")
+        plain = type(plain).__dict__.get("__call__")
     code = getattr(plain, "__code__", None)
     module = getattr(plain, "__module__", "") or ""
     if code is None or module.partition(".")[0] == _LIBRARY:

@@ -65,12 +65,26 @@ if TYPE_CHECKING:
 
 
 class Report(dict[str, Estimate]):
-    """The figures of one policy by name, with the `findings` that a person should know.
+    """The metrics of one policy by name, each an `Estimate`; `posteriori.evaluate` makes it.
 
-    `draws` are the policy's own (for histograms and samples), `cost` is what the report took.
-    `means` are those that the target's `Moments` want, with their lambda and what the policy has of
-    them; `pairs` says how it orders preference pairs, where that was asked (`with_pairs`). Without
-    `against_target` the target has no evidence and is the prior itself.
+    `pairs` says how the policy orders preference pairs, where that was asked (`with_pairs`).
+
+    Args:
+        figures: the metrics.
+        findings: what a person should know of them.
+        draws: the policy's own, for histograms and samples.
+        cost: what the report took.
+        means: those that the target's `Moments` want, with their lambda and what the policy has of
+            them.
+        against_target: False where the target has no evidence and is the prior itself.
+
+    Raises:
+        UnknownFigureError: when it is asked for a metric that it does not have.
+
+    Example:
+        >>> report = po.evaluate(target, prior, num_samples=200, seed=0)
+        >>> report["kl_to_prior"].value
+        0.0
     """
 
     def __init__(
@@ -163,49 +177,53 @@ def evaluate(
     prior_draws: Draws | None = None,
     on_progress: Progress | None = None,
 ) -> Report:
-    """How far is `lm` from the target? `num_samples` draws per prompt of `lm`, as many of the
-    prior.
+    """How far a language model is from the target, in nats, with error bars and findings.
 
-    Of more than `max_prompts` prompts so many are drawn from the seed and judged (None: all). A
-    standard error then contains the choice of prompts, and a finding says so.
+        kl_to_target = KL(pi, p*),  elbo = E_pi[log p~ - log pi] = log_z - kl_to_target
+        kl_from_target = KL(p*, pi),  eubo = E_p*[log p~ - log pi] = log_z + kl_from_target
+        wasted_nats = min over t >= 0 of the mean over prompts of KL(pi, p*_t),  p*_t ~ prior e^t
 
-    Figures, in nats per completion unless they say otherwise, each an `Estimate` for the mean over
-    prompts with one per prompt inside:
+    Metrics, in nats per completion unless they say otherwise, each an `Estimate` of the mean over
+    prompts with one per prompt inside: the five above and log_z; tv and js, total variation and
+    Jensen-Shannon divergence of pi and p* (at most 1 and log 2); kl_to_prior; entropy of pi, and
+    target_entropy of p*; mean_reward in its own units, and its quantiles reward_q05 .. reward_q95;
+    ess, what num_samples draws of pi are worth in draws of p*; pareto_k of the weights that log_z
+    rests on (the worst prompt's); effective_beta, the beta of the nearest posterior p*_t (infinite
+    at t = 0, the prior); perplexity of the draws under the prior, per token; truncated, the share
+    of draws that max_new_tokens cut; distinct_2, unique_fraction and self_bleu of the draws.
 
-    log_z: log sum_y prior e; elbo = E_pi[log p~ - log pi] = log_z - kl_to_target;
-    eubo = E_p*[log p~ - log pi] = log_z + kl_from_target; kl_to_target = KL(pi, p*);
-    kl_from_target = KL(p*, pi); tv and js, total variation and Jensen-Shannon divergence of pi and
-    p* (at most 1 and log 2); kl_to_prior = KL(pi, prior); entropy of pi, and target_entropy of p*;
-    mean_reward = E_pi[r] in the reward's own units, and its quantiles reward_q05 .. reward_q95;
-    ess: what num_samples draws of pi are worth in draws of p*; pareto_k: the tail of the weights
-    that log_z rests on, the worst prompt's; perplexity of the draws under the prior, a token;
-    truncated, the share of them that max_new_tokens cut; distinct_2, unique_fraction and self_bleu
-    of the draws.
+    elbo, kl_to_prior, entropy, mean_reward and truncated are unbiased; log_z is a lower bound in
+    expectation and kl_to_target consistent, both while pareto_k is small (a finding says when it is
+    not). wasted_nats and effective_beta are consistent, and upper bounds of that kind where the
+    weights do not reach the nearest posterior (arXiv 2205.11275, sections 3 and 4).
 
-    wasted_nats = min over t >= 0 of the mean over prompts of KL(pi, p*_t), p*_t ~ prior e^t: what
-    the policy spent and got nothing for, at whatever beta; its `per_prompt` are the prompts' KLs at
-    the one t of all. effective_beta = beta / t is the beta whose posterior is nearest, beta that
-    which all rewards share (1 where there is none, or there are several: 1 / t then). It is
-    infinite at t = 0, the prior: where the policy has no more evidence than the prior, and where it
-    writes what hard evidence rules out. Where every t > 0 fits alike, as for a constraint alone, t
-    is 1.
+    Args:
+        target: the target.
+        lm: a policy, or any language model over the same outcomes.
+        num_samples: draws per prompt of `lm`, and as many of the prior.
+        seed: of the draws.
+        posterior: exact draws of p* (`sample(target, "rejection")`): eubo is then their mean,
+            unbiased, log_z_upper bounds log Z from above in expectation, and `Report.interval` has
+            both sides.
+        max_prompts: of more prompts, so many are drawn from the seed (None: all). Standard errors
+            then contain that choice.
+        prior_draws: draws of the prior, as many per prompt, in place of new ones.
+        on_progress: counts passes over completions: drawing, scoring, asking the evidence.
 
-    Guarantee: elbo, kl_to_prior, entropy, mean_reward and truncated are unbiased; log_z is a lower
-    bound in expectation and kl_to_target consistent, both while pareto_k is small (a finding says
-    when it is not). wasted_nats and effective_beta are consistent likewise; where the weights do
-    not reach the nearest posterior both are upper bounds, of that kind, and a finding says so.
+    Returns:
+        A `Report`: the metrics by name, and findings.
 
-    `posterior`, exact draws of p* (`posteriori.sample(target, "rejection")`), takes that condition
-    away: eubo is then their mean, unbiased, kl_from_target rests on it, log_z_upper bounds log Z
-    from above in expectation (`bounds.log_z_upper`), and `Report.interval` has both sides.
+    Raises:
+        ConfigError: below two draws per prompt, or for `prior_draws` of another number.
+        SamplingError: where `posterior` is not exact, or has fewer than two draws of a prompt.
+        EvidenceError: where the evidence fails.
 
-    `prior_draws`, `num_samples` draws of the prior per prompt (`posteriori.core.draw.draw`), are
-    taken instead of new ones, so that many policies can be judged by the same. `on_progress` counts
-    passes over completions: drawing, scoring, asking the evidence.
-
-    Raises `ConfigError` below two draws and for `prior_draws` of another number, and
-    `SamplingError` where `posterior` is not exact or has fewer than two draws of a prompt.
-    (arXiv 2205.11275, sections 3 and 4.)
+    Example:
+        >>> report = po.evaluate(target, prior, num_samples=500, seed=0)
+        >>> exact = po.exact(target).evaluate(prior)["kl_to_target"].mean()
+        >>> found = report["kl_to_target"]
+        >>> bool(abs(found.value - exact) < 5 * found.standard_error)
+        True
     """
     lm = language_model(lm, "policy", target.prior)
     whole, target = target, sampled_prompts(target, max_prompts, seed)

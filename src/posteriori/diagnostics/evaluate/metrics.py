@@ -9,6 +9,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from posteriori.core.estimates import at_least_zero, by_prompt, combine, mean, worst
+from posteriori.core.hooks import BoundedReward, rewards_among
 from posteriori.core.reliability import SURPRISE, missed_of_mean, rarest
 from posteriori.core.rows_of_prompts import rows_of_prompts, split_rows
 from posteriori.core.target import Target
@@ -208,9 +209,11 @@ def of_prompt(draws: Draws, index: int) -> Completions:
 
 
 def max_reward_of(target: Target) -> float:
-    """The largest reward that there can be, in its own units; NaN where nobody knows."""
-    each = [e for e in target.evidence if getattr(e, "is_reward", False)]
-    stated = getattr(each[0], "max_reward", None) if len(each) == 1 else None
+    """The largest reward that there can be, in its own units; NaN where it is not stated."""
+    rewards = rewards_among(target.evidence)
+    if len(rewards) != 1 or not isinstance(rewards[0], BoundedReward):
+        return math.nan
+    stated = rewards[0].max_reward
     return math.nan if stated is None else stated
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from posteriori.core.default_progress import with_progress
 from posteriori.core.draw import draw
 from posteriori.core.estimates import combine
+from posteriori.core.hooks import rewards_among
 from posteriori.core.progress import Progress
 from posteriori.core.registry import language_model
 from posteriori.core.reliability import NORMAL
@@ -33,9 +34,20 @@ _CONFIDENCE = 0.95
 class PassAtK:
     """What `num_samples` draws per prompt say of a model that is right or wrong.
 
-    `figures[k]` is pass@k, the mean over prompts, unbiased; `solved` the number of prompts with a
-    correct draw, of `num_prompts`. `num_correct_P` per prompt. `correct` are the distinct correct
-    answers per prompt, as token ids.
+    Args:
+        name: the model's.
+        figures: pass@k by k, the mean over prompts, unbiased.
+        num_samples: draws per prompt.
+        num_correct_P: how many of them are correct, per prompt.
+        correct: the distinct correct answers per prompt, as token ids.
+
+    Example:
+        >>> def correct(completions, **_):
+        ...     return [text.startswith("a") for text in completions]
+        >>> checked = po.Target(prior, po.Verifier(correct), ["x", "y"], 3)
+        >>> found = po.pass_at_k(checked, k=[1, 4], num_samples=64, seed=0)["prior"]
+        >>> found.num_prompts, 0 < found.figures[1].value < found.figures[4].value
+        (2, True)
     """
 
     name: str
@@ -89,10 +101,11 @@ def pass_at_k(
 ) -> dict[str, PassAtK]:
     """pass@k of the prior, of policies and of p*, for a target whose evidence is yes or no.
 
-    Of n draws c are correct: pass@k = 1 - C(n - c, k) / C(n, k), unbiased for k <= n (Chen et al.
-    2021, arXiv 2107.03374). p* draws correct answers alone, so its pass@k is 1 where the prior has
-    any correct answer and not defined elsewhere: it counts the solved prompts, and is a lower
-    bound.
+        pass@k = 1 - C(n - c, k) / C(n, k),   c correct of n draws
+
+    Unbiased for k <= n (Chen et al. 2021, arXiv 2107.03374). p* draws correct answers alone, so its
+    pass@k is 1 where the prior has any correct answer and not defined elsewhere: it counts the
+    solved prompts, and is a lower bound.
 
     Args:
         target: its evidence is a `Verifier`, or constraints.
@@ -108,13 +121,20 @@ def pass_at_k(
 
     Raises:
         ConfigError: for a k above num_samples, or evidence that is not yes or no.
+
+    Example:
+        >>> def correct(completions, **_):
+        ...     return [text.startswith("a") for text in completions]
+        >>> checked = po.Target(prior, po.Verifier(correct), ["x", "y"], 3)
+        >>> sorted(po.pass_at_k(checked, k=[1, 4], num_samples=64, seed=0))
+        ['prior', 'target']
     """
     several = sorted({int(each) for each in k})
     if not several or several[0] < 1 or several[-1] > num_samples:
         raise ConfigError(
             f"k={list(k)} must be from 1 to num_samples={num_samples}", where="pass_at_k"
         )
-    if any(getattr(each, "is_reward", False) for each in target.evidence):
+    if rewards_among(target.evidence):
         raise _of_degree()
     given = {} if models is None else models if isinstance(models, Mapping) else {"policy": models}
     some = sampled_prompts(target, max_prompts, seed)
@@ -145,8 +165,28 @@ def pass_at_k(
 
 
 def newly_solved(of_prior: PassAtK, of_policy: PassAtK) -> float:
-    """The share of the policy's distinct correct answers that no draw of the prior was: near 0 for
-    a policy that sharpened what the prior had, up to the number of draws. NaN without any."""
+    """The share of a policy's distinct correct answers that no draw of the prior was.
+
+    Near 0 for a policy that sharpened what the prior had, up to the number of draws.
+
+    Args:
+        of_prior: the prior's draws, as `pass_at_k` gives them.
+        of_policy: the policy's.
+
+    Returns:
+        A share between 0 and 1; NaN where the policy has no correct answer.
+
+    Raises:
+        ValueError: for results over different numbers of prompts.
+
+    Example:
+        >>> def correct(completions, **_):
+        ...     return [text.startswith("a") for text in completions]
+        >>> checked = po.Target(prior, po.Verifier(correct), ["x", "y"], 3)
+        >>> found = po.pass_at_k(checked, {"same": prior}, k=[1], num_samples=64, seed=0)
+        >>> po.newly_solved(found["prior"], found["same"]) < 0.5
+        True
+    """
     total = sum(len(each) for each in of_policy.correct)
     pairs = zip(of_policy.correct, of_prior.correct, strict=True)
     new = sum(len(mine - theirs) for mine, theirs in pairs)

@@ -26,11 +26,30 @@ MAX_OUTCOMES = 1_000_000
 
 @dataclass(frozen=True)
 class Exact:
-    """p*(y|c) = p~(y|c) / Z(c) over every outcome, prompt by prompt.
+    """A target whose outcomes are all listed, so that every number of it is exact.
 
-    `outcomes[i]` are all completions of `target.prompts[i]`; the lists below hold float64 tensors
-    over them, in nats: `log_prior`, `log_evidence`, and `reward` in its own units. Raises
-    `ModelError` where the enumerated prior does not sum to one.
+        p*(y|c) = p~(y|c) / Z(c)
+
+    `posteriori.exact` makes one. The tuples have one tensor per prompt, float64 over its outcomes.
+
+    Attributes:
+        target: the target.
+        outcomes: all completions of each prompt.
+        log_prior: log prior(y|c), nats.
+        log_evidence: log e(c, y), nats.
+        reward: in its own units.
+        log_z: log Z(c), an array with one number per prompt.
+        log_posterior: log p*(y|c), nats.
+
+    Raises:
+        ModelError: where the enumerated prior does not sum to one.
+
+    Example:
+        >>> exact = po.exact(target)
+        >>> [len(outcomes) for outcomes in exact.outcomes]
+        [15, 15]
+        >>> exact.evaluate(prior)["kl_to_prior"].tolist()
+        [0.0, 0.0]
     """
 
     target: Target
@@ -100,9 +119,21 @@ class Exact:
 
 @explained("enumerating", "set a lower max_new_tokens or memory_gib, or give fewer prompts")
 def exact(target: Target) -> Exact:
-    """Enumerate every outcome of every prompt; up to a million outcomes per prompt.
+    """Every outcome of every prompt, listed; a float32 model is run in float64.
 
-    A float32 model is evaluated in float64. Raises `SpaceTooLargeError` past that size.
+    Args:
+        target: a target of at most a million outcomes per prompt.
+
+    Returns:
+        An `Exact`: log Z, the posterior, and the metrics of any language model, without error.
+
+    Raises:
+        SpaceTooLargeError: for more outcomes than that.
+        ModelError: where the enumerated prior does not sum to one.
+
+    Example:
+        >>> po.exact(target).log_z.shape
+        (2,)
     """
     outcomes = tuple(enumerate_outcomes(target, prompt) for prompt in target.prompts)
     precise = target.in_float64()

@@ -50,16 +50,28 @@ class Point:
 
 
 class Frontier:
-    """reward(beta) against KL(beta) of the posteriors p*_beta ~ prior exp(r / beta).
+    """The best reward at each KL from the prior: reward(beta) against KL(beta) of the posteriors.
 
-    No policy has more expected reward at that KL from the prior: with lambda = 1/beta,
-    reward = d log Z / d lambda and KL = lambda reward - log Z. With several prompts one beta is
-    shared, and both are means over prompts. The path is prior e^t; `beta` is 1/t times that of the
-    target's reward, or 1/t where it has none, or several at different betas.
+        p*_beta ~ prior exp(r / beta),   lambda = 1 / beta,
+        reward = d log Z / d lambda,   KL = lambda reward - log Z
 
-    `points` run from weak to strong evidence and end where the draws cannot be trusted further.
-    Where annealed draws take over from those of the prior there is a step, of their errors' size;
-    `best_of_n` are the points of best-of-n; `findings` say where the curve ends and why.
+    No policy has more expected reward at that KL. `posteriori.frontier` makes one. With several
+    prompts one beta is shared, and both are means over prompts. The path is prior e^t; `beta` is
+    1/t times that of the target's reward, or 1/t where it has none, or several at different betas.
+
+    Attributes:
+        points: from weak to strong evidence, up to where the draws can be trusted; KL in nats.
+            Where annealed draws take over from those of the prior there is a step, of their errors'
+            size.
+        best_of_n: the points of best-of-n.
+        findings: where the curve ends, and why.
+        cost: what it took.
+
+    Example:
+        >>> curve = po.frontier(target, num_samples=500, stages=0, seed=0)
+        >>> point = curve.at_kl(0.1)
+        >>> round(point.kl.value, 6)
+        0.1
     """
 
     def __init__(

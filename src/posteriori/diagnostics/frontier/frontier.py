@@ -55,25 +55,41 @@ def frontier(
     journal: Path | str | None = None,
     resume: bool = False,
 ) -> Frontier:
-    """The reward-KL frontier of `target`, from `num_samples` draws of its prior per prompt.
+    """Before any training: the best reward that each nat of KL can buy.
 
-    Of more than `max_prompts` prompts so many are drawn from the seed (None: all are taken); the
-    standard errors then contain that choice, and a finding says so.
+        log Z(lambda) = log E_prior[exp(lambda r)],   lambda = 1 / beta,
+        reward = d log Z / d lambda,   KL = lambda reward - log Z
 
-    They are weighted by exp(r / beta) for every beta at once. Where Pareto k-hat of a prompt's
-    weights passes its limit (at most 0.7), or fewer than 100 draws are effective, annealed draws of
-    the posterior at that place carry the curve on, as many again, up to `stages` times, and until
-    beta is a `strongest`-th of the target's own; or until the curve so far is `enough`. Log Z is a
-    lower bound in expectation; KL and reward are consistent, biased by O(1 / effective draws), with
-    delta-method standard errors. `on_progress` counts passes over the prior's draws, and begins
-    again with each annealed stage.
+    Draws of the prior are weighted for every beta at once. Where a prompt's weights cannot be
+    trusted (Pareto k-hat, or fewer than 100 effective draws), annealed draws of the posterior at
+    that place carry the curve on. log Z is a lower bound in expectation; KL and reward are
+    consistent, with delta-method standard errors (Korbak et al. 2022, arXiv 2205.11275; Owen 2013,
+    "Monte Carlo theory, methods and examples", chapter 9).
 
-    `journal` is a folder that has what is finished until all is: with `resume=True` a run that was
-    killed goes on from there, and ends with the same bits. The folder stays, to be removed when it
-    is of no use any more.
+    Args:
+        target: the target.
+        num_samples: draws per prompt of the prior, and of each annealed stage; at least 100.
+        seed: of the draws.
+        stages: how often annealed draws may carry the curve on.
+        strongest: the curve ends where beta is so many times smaller than the target's own.
+        max_prompts: of more prompts, so many are drawn from the seed (None: all). Standard errors
+            then contain that choice.
+        enough: says of the curve so far whether it goes far enough.
+        on_progress: counts passes over the prior's draws, and begins again with each stage.
+        journal: a folder that keeps what is finished until all is.
+        resume: go on from the journal of a run that was stopped, and end with the same bits.
 
-    Raises `ConfigError` below 100 draws. Sources: Korbak et al. 2022, arXiv 2205.11275; Owen 2013,
-    "Monte Carlo theory, methods and examples", chapter 9, for the weighted means.
+    Returns:
+        A `Frontier`: its points, and `at_beta`, `at_kl`, `at_reward`.
+
+    Raises:
+        ConfigError: below 100 draws, or for settings out of range.
+        EvidenceError: where the evidence fails.
+
+    Example:
+        >>> curve = po.frontier(target, num_samples=500, stages=0, seed=0)
+        >>> curve.at_kl(0.2).reward.value > curve.at_kl(0.1).reward.value
+        True
     """
     _check_number(num_samples)
     if positive(strongest) is None or stages < 0:

@@ -15,12 +15,23 @@ from posteriori.core.settings.strict import Strict
 class CallSettings(Strict):
     """How a user's function is called; see docs/ready-made.md.
 
-    `cache`: nothing is asked for twice (of the `cache_size` completions asked for last);
-    `check_repeats` of them a call are asked for again, and have to get the same answer. `workers`:
-    chunks of `chunk_size` completions (one per worker) run beside each other, in a `pool` of
-    threads or processes; each may take `timeout` seconds. `on_failure`: the error goes on up
-    ("fail"), or does so after `retries` more tries, `backoff` 2^k seconds apart ("retry"), or the
-    completion is ruled out, counted and reported ("drop").
+    Args:
+        cache: nothing is asked for twice.
+        cache_size: how many completions are kept, those asked for last.
+        check_repeats: of these, so many per call are asked for again, and have to get the same
+            answer.
+        workers: chunks that run beside each other.
+        chunk_size: completions per chunk; left out, one chunk per worker.
+        timeout: seconds that a chunk may take.
+        pool: whether workers are threads or processes.
+        on_failure: the error goes on up ("fail"), or does so after more tries ("retry"), or the
+            completion is ruled out, counted and reported ("drop").
+        retries: how many more tries.
+        backoff: seconds before the first one; each later one waits twice as long.
+
+    Raises:
+        ConfigError: for an unknown setting, a value that is out of its range, or one that does
+            nothing beside the others.
     """
 
     cache: bool = False

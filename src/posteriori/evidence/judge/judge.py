@@ -34,20 +34,31 @@ class Answers(Protocol):
 
 
 class Judge:
-    """log e(c, y) = log p(yes | q(c, y)) - log (p(yes | q(c, y)) + p(no | q(c, y))).
+    """A language model's answer to a question about the completion, as evidence.
 
-    A language model is asked `question` about the completion, and the evidence is how probable it
-    holds "yes" against "no", renormalised over the two. p(yes) is the probability of the answer's
-    first token, summed over the spellings in `yes` (a string or several), each with and without a
-    space before it; a token that `yes` and `no` share counts for neither.
+        log e(c, y) = log p(yes | q(c, y)) - log (p(yes | q(c, y)) + p(no | q(c, y)))
 
-    `lm` is a `CausalLM`, what `posteriori.load` takes, or a server (`Judge.endpoint`). `template`
-    is its prompt, with {prompt}, {completion} (wanted), {question}, {yes}, {no} in it; it
-    goes through the tokenizer's chat template where there is one. Texts are judged in batches of
-    similar length, and the last `cache_size` answers are kept.
+    p(yes) is the probability of the answer's first token, summed over its spellings, each with and
+    without a space before it; a token that both answers share counts for neither. The evidence is
+    at most 1, so rejection from the prior is exact. `Judge.endpoint` asks a server.
 
-    Raises `ConfigError` for a template without {completion}, or answers that begin with the same
-    token; `PromptError` for a text that does not fit into the judge's context.
+    Args:
+        lm: a `CausalLM`, or what `posteriori.load` takes.
+        question: what is asked about the completion.
+        yes: the answer that is wanted, in one spelling or several.
+        no: the other answer.
+        template: the judge's prompt, with {prompt}, {completion} (needed), {question}, {yes}, {no};
+            it goes through the tokenizer's chat template where there is one.
+        cache_size: how many answers are kept.
+
+    Raises:
+        ConfigError: for a template without {completion}, or answers that begin with the same token.
+        PromptError: when scoring, for a text that does not fit into the judge's context.
+
+    Example:
+        >>> judge = po.Judge("tiny", "Is it polite?", yes=["Yes", "yes"], no=["No", "no"])
+        >>> judge.max_log_evidence
+        0.0
     """
 
     max_log_evidence = 0.0

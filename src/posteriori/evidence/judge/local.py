@@ -8,6 +8,7 @@ import torch
 
 from posteriori.core.cost import spend
 from posteriori.core.draw import lm_tokens
+from posteriori.core.hooks import tokenizer_of
 from posteriori.core.progress import counted_by
 from posteriori.core.types import Finding, Message
 from posteriori.errors import ConfigError
@@ -19,7 +20,7 @@ class LocalAnswers:
     findings: tuple[Finding, ...] = ()
 
     def __init__(self, lm: Any, yes: list[str], no: list[str]) -> None:
-        tokenizer = getattr(lm, "tokenizer", None)
+        tokenizer = tokenizer_of(lm)
         if tokenizer is None:
             raise ConfigError(
                 f"a {type(lm).__name__} has no tokenizer to ask a question with",

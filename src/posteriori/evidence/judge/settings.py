@@ -10,11 +10,19 @@ from posteriori.core.settings.strict import Strict
 
 
 class EndpointSettings(Strict):
-    """`api`: which of the server's routes, "chat" (chat/completions) or "completions".
+    """How a judge behind an OpenAI-compatible server is asked.
 
-    `api_key_env` names the environment variable that holds the key (none is sent without it).
-    `top_logprobs`: how many tokens the server returns. `timeout` seconds per request, `retries`
-    more tries, `backoff` 2^k seconds apart, `workers` requests beside each other.
+    Args:
+        api: which of the server's routes: "chat" (chat/completions) or "completions".
+        api_key_env: the environment variable that holds the key; None: no key is sent.
+        top_logprobs: how many tokens the server returns.
+        timeout: seconds per request.
+        retries: how many more tries.
+        backoff: seconds before the first one; each later one waits twice as long.
+        workers: requests beside each other.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
     """
 
     api: Literal["chat", "completions"] = "chat"

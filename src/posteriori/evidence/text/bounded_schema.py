@@ -16,15 +16,13 @@ import regex
 from posteriori.errors import ConfigError, EvidenceError
 
 from .pattern_size import check_pattern_size
+from .timed_match import matches
 
 DEEPEST = 100
 """Levels of lists and mappings in a schema."""
 
 MOST_REFERENCES = 50_000
 """For each text; they take a few seconds."""
-
-_SECONDS = 2.0
-"""For one match: patterns that are no trap take thousandths of one."""
 
 _WHERE = "json_schema"
 _LEFT: ContextVar[list[int]] = ContextVar("references_left")
@@ -131,7 +129,7 @@ def _dividing(divide: Keyword) -> Keyword:
 
 
 def _pattern(_validator: Any, pattern: str, value: Any, _schema: Any) -> Iterator[Any]:
-    if isinstance(value, str) and not _found_in(pattern, value):
+    if isinstance(value, str) and not matches(regex.compile(pattern), "search", value, _WHERE):
         yield _violation(f"{value!r} does not match {pattern!r}")
 
 
@@ -142,20 +140,8 @@ def _pattern_properties(
         return
     for pattern, under in properties.items():
         for name, each in value.items():
-            if _found_in(pattern, name):
+            if matches(regex.compile(pattern), "search", name, _WHERE):
                 yield from validator.descend(each, under, path=name, schema_path=pattern)
-
-
-def _found_in(pattern: str, text: str) -> bool:
-    """Whether the pattern matches somewhere. Raises `EvidenceError` where that takes too long."""
-    try:
-        return regex.search(pattern, text, timeout=_SECONDS) is not None
-    except TimeoutError as error:
-        raise EvidenceError(
-            f"the pattern {pattern[:60]!r} takes more than {_SECONDS:.0f} s on {text[:40]!r}",
-            where=_WHERE,
-            hint="write it without a repetition inside a repetition, such as (a+)+",
-        ) from error
 
 
 def _violation(message: str) -> Any:

@@ -23,6 +23,7 @@ from posteriori.evidence.grammar import Grammar
 
 from .json_text import JsonText
 from .pattern_size import check_pattern_size
+from .timed_match import matches
 from .word_list import word_pattern
 
 _HALF = "\N{REPLACEMENT CHARACTER}"
@@ -54,8 +55,8 @@ class TextTest:
 
 
 # Functions at the top of a module can be pickled, for evidence in processes of its own.
-def _matches(pattern: Any, how: str, in_part: bool, text: str) -> bool:
-    return getattr(pattern, how)(text, partial=in_part) is not None
+def _matches(pattern: Any, how: Any, in_part: bool, text: str) -> bool:
+    return matches(pattern, how, text, "regex", partial=in_part)
 
 
 def _has_words(
@@ -77,7 +78,8 @@ def regex(
     comes next (\\b, $, lookarounds) cannot be judged so and have no prefix check; `^`, and
     a literal \\$ or [$], can.
 
-    Raises `ConfigError` for a pattern that cannot be compiled.
+    Raises `ConfigError` for a pattern that cannot be compiled, and `EvidenceError` for a text on
+    which it takes seconds.
     """
     if match not in ("full", "search"):
         raise ConfigError(f"match='{match}' is neither 'full' nor 'search'", where="regex")

@@ -55,6 +55,11 @@ class RunningModel:
         self.adapter = chosen_adapter(self.model, adapter)
         self.weight_cache = WeightCache()
         self._views = Views(self.model, self.adapter)
+        if compute_dtype is not None and not isinstance(compute_dtype, torch.dtype):
+            raise ModelError(
+                f"compute_dtype={compute_dtype!r} is no torch.dtype",
+                hint="write torch.bfloat16, or leave it out",
+            )
         self.compute_dtype = compute_dtype or memory.embedding_weight(self.base).dtype
         self._arguments = frozenset(inspect.signature(self.base.forward).parameters)
         if self.compute_dtype == torch.float64 and self._is_lost_in_padding():

@@ -11,6 +11,7 @@ from peft.utils import AuxiliaryTrainingWrapper
 from torch import nn
 from transformers import PreTrainedModel
 
+from posteriori.data.given_numbers import in_short
 from posteriori.errors import ModelError
 
 
@@ -31,9 +32,18 @@ ACTIVE: Final = _Chosen.ACTIVE
 def chosen_adapter(model: nn.Module, adapter: Adapter) -> str | None:
     """`adapter` by its name; None for the bare weights.
 
-    Raises `ModelError` where `ACTIVE` names none: several adapters are on at once.
+    Raises `ModelError` for the name of an adapter that is not there, and where `ACTIVE` names none:
+    several adapters are on at once.
     """
+    if adapter is None:
+        return None
     if not isinstance(adapter, _Chosen):
+        known = list(model.peft_config) if isinstance(model, PeftModel) else []
+        if adapter not in known:
+            raise ModelError(
+                f"the model has no adapter named {in_short(adapter)}",
+                hint=f"it has: {', '.join(known) or 'none'}",
+            )
         return adapter
     if not isinstance(model, PeftModel) or _are_off(model):
         return None

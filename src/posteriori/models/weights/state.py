@@ -6,6 +6,7 @@ import copy
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import cast
 
 import torch
 from peft import PeftModel
@@ -16,6 +17,7 @@ from posteriori.errors import ModelError
 
 from . import adapters, base_fingerprint
 from .facts import share_facts
+from .injected import fold_in, has_adapters_inside
 
 Model = adapters.Model
 
@@ -89,6 +91,8 @@ def full_copy(model: Model, adapter: str | None) -> PreTrainedModel:
             )
         copied = copied.merge_and_unload(adapter_names=[adapter]) if adapter else copied.unload()
     assert isinstance(copied, PreTrainedModel)
+    if has_adapters_inside(copied):
+        copied = fold_in(copied)
     copied.requires_grad_(True)
     return copied
 
@@ -151,6 +155,8 @@ def save(model: Model, adapter: str | None, directory: Path) -> None:
 
 def _save_whole(model: PreTrainedModel, directory: Path) -> None:
     """An adapter that was saved there before would be loaded in the model's place."""
+    if has_adapters_inside(model):
+        model = fold_in(cast(PreTrainedModel, own_copy(model)))
     model.save_pretrained(directory)
     for name in ("adapter_config.json", "adapter_model.safetensors", base_fingerprint.FILE):
         (directory / name).unlink(missing_ok=True)

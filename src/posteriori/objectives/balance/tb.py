@@ -21,7 +21,16 @@ from posteriori.objectives.score_function import (
 
 
 class TBConfig(AnyProposalConfig):
-    """`proposal`; `epochs`: updates made of one step's draws; `log_z_learning_rate`."""
+    """Settings of the objective "tb".
+
+    Args:
+        proposal: what draws: "policy", as it stands, or "prior".
+        epochs: updates made of one step's draws.
+        log_z_learning_rate: of each prompt's log Z; 1 is Newton's step.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+    """
 
     epochs: int = Field(default=1, ge=1)
     log_z_learning_rate: float = Field(default=0.2, gt=0, le=1)

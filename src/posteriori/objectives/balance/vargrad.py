@@ -18,7 +18,15 @@ from posteriori.objectives.score_function import (
 
 
 class VarGradConfig(AnyProposalConfig):
-    """`proposal`; `epochs`: updates made of one step's draws."""
+    """Settings of the objective "vargrad".
+
+    Args:
+        proposal: what draws: "policy", as it stands, or "prior".
+        epochs: updates made of one step's draws.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+    """
 
     epochs: int = Field(default=1, ge=1)
 

@@ -20,8 +20,17 @@ from .best_policy import BestPolicy
 
 
 class DPGConfig(Strict):
-    """`proposal`: who draws; `switch_every`: steps between decisions of the adaptive one;
-    `baseline`: b."""
+    """Settings of the objective "dpg".
+
+    Args:
+        proposal: what draws: "adaptive", the best policy so far, beginning with the prior;
+            "policy", as it stands; "prior".
+        switch_every: steps between decisions of "adaptive".
+        baseline: b, at least 0; 1 makes both terms cancel at the target for every draw.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+    """
 
     proposal: Literal["adaptive", "policy", "prior"] = "adaptive"
     switch_every: int = Field(default=10, ge=1)

@@ -31,37 +31,67 @@ class _Kind(NamedTuple):
     slope_at_infinity: float
 
 
+def _forward_kl(log_t: Tensor) -> Tensor:
+    """f = -log t."""
+    return -(-log_t).exp()
+
+
+def _reverse_kl(log_t: Tensor) -> Tensor:
+    """f = t log t."""
+    return log_t + 1
+
+
+def _js(log_t: Tensor) -> Tensor:
+    """f = (t log t - (1 + t) log((1 + t) / 2)) / 2."""
+    return (math.log(2) + torch.nn.functional.logsigmoid(log_t)) / 2
+
+
+def _tv(log_t: Tensor) -> Tensor:
+    """f = |t - 1| / 2."""
+    return log_t.sign() / 2
+
+
+def _chi2(log_t: Tensor) -> Tensor:
+    """f = 1/t - 1."""
+    return -(-2 * log_t).exp()
+
+
+def _reverse_chi2(log_t: Tensor) -> Tensor:
+    """f = (t - 1)^2."""
+    return 2 * log_t.expm1()
+
+
 _KINDS = {
-    # f = -log t
-    "forward_kl": _Kind("KL(target, policy)", lambda log_t: -(-log_t).exp(), 0.0),
-    # f = t log t
-    "reverse_kl": _Kind("KL(policy, target)", lambda log_t: log_t + 1, math.inf),
-    # f = (t log t - (1 + t) log((1 + t) / 2)) / 2
-    "js": _Kind(
-        "JS(policy, target)",
-        lambda log_t: (math.log(2) + torch.nn.functional.logsigmoid(log_t)) / 2,
-        math.log(2) / 2,
-    ),
-    # f = |t - 1| / 2
-    "tv": _Kind("TV(policy, target)", lambda log_t: log_t.sign() / 2, 0.5),
-    # f = 1/t - 1
-    "chi2": _Kind("chi2(target, policy)", lambda log_t: -(-2 * log_t).exp(), 0.0),
-    # f = (t - 1)^2
-    "reverse_chi2": _Kind("chi2(policy, target)", lambda log_t: 2 * log_t.expm1(), math.inf),
+    "forward_kl": _Kind("KL(target, policy)", _forward_kl, 0.0),
+    "reverse_kl": _Kind("KL(policy, target)", _reverse_kl, math.inf),
+    "js": _Kind("JS(policy, target)", _js, math.log(2) / 2),
+    "tv": _Kind("TV(policy, target)", _tv, 0.5),
+    "chi2": _Kind("chi2(target, policy)", _chi2, 0.0),
+    "reverse_chi2": _Kind("chi2(policy, target)", _reverse_chi2, math.inf),
 }
 
 
 def _alpha(alpha: float) -> _Kind:
     """f = (t^(1 - alpha) - 1) / (alpha (alpha - 1))."""
-    return _Kind(
-        f"D_alpha(target, policy) at alpha = {alpha:g}",
-        lambda log_t: -(-alpha * log_t).exp() / alpha,
-        0.0 if alpha > 0 else math.inf,
-    )
+
+    def slope(log_t: Tensor) -> Tensor:
+        return -(-alpha * log_t).exp() / alpha
+
+    divergence = f"D_alpha(target, policy) at alpha = {alpha:g}"
+    return _Kind(divergence, slope, 0.0 if alpha > 0 else math.inf)
 
 
 class FDPGConfig(AnyProposalConfig):
-    """`proposal`; `divergence`; `alpha`, for that one alone."""
+    """Settings of the objective "fdpg".
+
+    Args:
+        proposal: what draws: "policy", as it stands, or "prior".
+        divergence: which D_f(pi, p*) is descended.
+        alpha: of "alpha" alone; neither 0 nor 1.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+    """
 
     divergence: Literal["forward_kl", "reverse_kl", "js", "tv", "chi2", "reverse_chi2", "alpha"] = (
         "js"

@@ -13,6 +13,7 @@ from torch import Tensor
 from posteriori.core.protocols import TrainableLM
 from posteriori.core.settings.strict import Strict
 from posteriori.core.target import Target
+from posteriori.core.tensors import distinct
 from posteriori.core.types import Draws, Prompt
 from posteriori.errors import ConfigError
 from posteriori.objectives.base import Constants, count_by
@@ -24,9 +25,21 @@ _HEADROOM = 2.0
 
 
 class RAFTConfig(Strict):
-    """`select`: which draws are imitated; `proposal`: who draws; `max_log_evidence`: log M of
-    the prior's draws; `headroom`: M / Z-hat of the policy's; `control_variate`: whether
-    these count by their chance to be accepted, less its mean."""
+    """Settings of the objective "raft".
+
+    Args:
+        select: which draws are imitated: those that are accepted as draws of the target, or the
+            best of a prompt's.
+        proposal: what draws: "prior", or "policy", as it stands.
+        max_log_evidence: log M, nats, of the prior's draws; left out, what the evidence states, or
+            the most that was seen.
+        headroom: M / Z-hat of the policy's draws, above 1; left out, 2.
+        control_variate: whether the policy's draws count by their chance to be accepted, less its
+            mean; left out, they do.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+    """
 
     select: Literal["accept", "best_of_n"] = "accept"
     proposal: Literal["prior", "policy"] = "prior"
@@ -85,8 +98,11 @@ class RAFT(Offline[RAFTConfig]):
                 hint='leave it out, or set select to "accept" and proposal to "prior"',
             )
         accepts_the_policys = self.on_policy and chosen.select == "accept"
-        for setting in ("headroom", "control_variate"):
-            if getattr(chosen, setting) is not None and not accepts_the_policys:
+        for setting, value in (
+            ("headroom", chosen.headroom),
+            ("control_variate", chosen.control_variate),
+        ):
+            if value is not None and not accepts_the_policys:
                 raise ConfigError(
                     f"{setting} is about how the policy's draws are accepted, and none is here",
                     hint='leave it out, or set select to "accept" and proposal to "policy"',
@@ -152,7 +168,8 @@ class RAFT(Offline[RAFTConfig]):
             **super().observe(draws, log_prob_N),
             **observed,
             "accepted_share": float(chance_N.mean()),
-            "prompts_without_accepted": len(prompt_N.unique()) - len(prompt_N[accepted_N].unique()),
+            "prompts_without_accepted": len(distinct(prompt_N))
+            - len(distinct(prompt_N[accepted_N])),
         }
 
 

@@ -23,8 +23,16 @@ from posteriori.objectives.running_z import RunningZ
 
 
 class RWRConfig(Strict):
-    """`normaliser`: the mean weight of all earlier draws, or of this step's;
-    `control_variate`: whether pi/q is taken off the weights, which leaves their mean."""
+    """Settings of the objective "rwr".
+
+    Args:
+        normaliser: what is taken for Z: "running", the mean weight of all earlier draws, or "step",
+            that of this step's.
+        control_variate: whether pi/q is taken off the weights, which leaves their mean.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+    """
 
     normaliser: Literal["running", "step"] = "running"
     control_variate: bool = True

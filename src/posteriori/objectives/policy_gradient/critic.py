@@ -55,6 +55,4 @@ class Critic(nn.Module):
 
 def _unset(width: int, out: int, like: Tensor) -> nn.Linear:
     """A layer without values yet: the usual ones would come from torch's global stream."""
-    layer = nn.utils.skip_init(nn.Linear, width, out, device=like.device, dtype=like.dtype)
-    assert isinstance(layer, nn.Linear)
-    return layer
+    return nn.Linear(width, out, device="meta", dtype=like.dtype).to_empty(device=like.device)

@@ -22,7 +22,7 @@ def advantages(
     next_NL = predicted_NL.roll(-1, dims=1).where(~is_last_NL, return_N[:, None])
     delta_NL = (next_NL - predicted_NL) * (position_L < lengths_N[:, None])
     running_N = torch.zeros_like(return_N)
-    columns = []
+    columns: list[Tensor] = []
     for delta_N in reversed(delta_NL.unbind(1)):
         running_N = delta_N + gae_lambda * running_N
         columns.append(running_N)

@@ -19,22 +19,24 @@ from .kl_estimators import Estimator, kl_estimate
 
 
 class GRPOConfig(Strict):
-    """`scale` divides by the standard deviation of R in the group, as published, and takes the
-    group's own mean off. With the KL in the loss that sets beta aside: the policy ends near
-    prior x exp(log e / std(log e)), the same for every beta and with another one for each
-    prompt. With the KL in the reward p* stays the fixed point, but near it the gradient keeps
-    its size, for it is made of noise divided by its own size. In a group where all R are equal
-    A is 0.
+    """Settings of the objective "grpo", from the exact gradient to what was published.
 
-    `kl` and `kl_in`: the estimator of KL(pi, prior) and whether R or the loss has it.
-    `kl_ratio` multiplies the one in the loss by r_t, the token's ratio to the policy that drew,
-    as TRL 1.16 does by default. Its gradient is then that of each token's own KL(pi, prior),
-    its prefix held, for k3 as for k1, and the policy ends where it does with k2. `clip` is
-    epsilon, None for no clipping. `epochs`: updates made of one step's draws. `aggregation`:
-    "sequence" sums over an outcome's tokens; "token_mean" divides by their number, as
-    published, so a token of a long outcome counts for less than one of a short outcome and the
-    gradient is that of no divergence. (DAPO's mean over all tokens of the batch, arXiv
-    2503.14476, is "sequence" divided by the batch's mean length.)
+    Args:
+        scale: divide by the standard deviation of R in the group, as published. With the KL in the
+            loss that sets beta aside: the policy ends near prior x exp(log e / std(log e)), the
+            same for every beta. With the KL in the reward p* stays the fixed point, but near it the
+            gradient is noise divided by its own size.
+        kl: the estimator of KL(pi, prior).
+        kl_in: whether R ("reward") or the loss ("loss") has it.
+        kl_ratio: multiply the one in the loss by the token's ratio to the policy that drew, as TRL
+            1.16 does by default.
+        clip: epsilon; None: no clipping.
+        epochs: updates made of one step's draws.
+        aggregation: "sequence" sums over an outcome's tokens; "token_mean" divides by their number,
+            as published, and is the gradient of no divergence.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
     """
 
     scale: bool = False

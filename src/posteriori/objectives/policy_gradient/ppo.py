@@ -24,9 +24,17 @@ from .gae import advantages
 
 
 class PPOConfig(Strict):
-    """`epochs`: updates made of one step's draws; `clip`: epsilon, None for no clipping;
-    `gae_lambda`; `value_learning_rate`: the critic's own rate, with the policy's decay;
-    `value_hidden`: the width of its hidden layer.
+    """Settings of the objective "ppo".
+
+    Args:
+        epochs: updates made of one step's draws.
+        clip: epsilon; None: no clipping.
+        gae_lambda: between 0 and 1; 1 leaves the gradient unbiased whatever the critic says.
+        value_learning_rate: the critic's own rate, with the policy's decay.
+        value_hidden: units of its hidden layer.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
     """
 
     epochs: int = Field(default=2, ge=1)

@@ -10,7 +10,22 @@ from .pairs import Pairs, PairsConfig
 
 
 class DPOConfig(PairsConfig):
-    """`beta`: what multiplies log-ratios, by default 1 for draws and 0.1 for `pairs`."""
+    """Settings of the objective "dpo".
+
+    Args:
+        pairs: preference data: a file, a data set, or rows of prompt, chosen, rejected; None: pairs
+            of draws, which the target's evidence labels.
+        pairs_per_step: pairs of the data per step.
+        held_out: share of the data's prompts that is not trained on, and judges the policy.
+        proposal: without `pairs`, what draws: "policy", as it stands, or "prior".
+        labels: without `pairs`: "sampled" draws each label; "expected" weighs both orders by their
+            probability.
+        beta: what multiplies log-ratios; left out, 1 for draws and 0.1 for `pairs`.
+        label_smoothing: share of labels that are taken to be wrong, below 0.5.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+    """
 
     beta: float | None = Field(default=None, gt=0)
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)

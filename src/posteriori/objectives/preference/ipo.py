@@ -9,7 +9,21 @@ from .pairs import Pairs, PairsConfig
 
 
 class IPOConfig(PairsConfig):
-    """`beta`: tau, the regularisation; no log-ratio ends beyond 1 / beta of another."""
+    """Settings of the objective "ipo".
+
+    Args:
+        pairs: preference data: a file, a data set, or rows of prompt, chosen, rejected; None: pairs
+            of draws, which the target's evidence labels.
+        pairs_per_step: pairs of the data per step.
+        held_out: share of the data's prompts that is not trained on, and judges the policy.
+        proposal: without `pairs`, what draws: "policy", as it stands, or "prior".
+        labels: without `pairs`: "sampled" draws each label; "expected" weighs both orders by their
+            probability.
+        beta: tau, the regularisation; no log-ratio ends beyond 1 / beta of another.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+    """
 
     beta: float = Field(default=0.1, gt=0)
 

@@ -38,8 +38,20 @@ PairSource = Annotated[str | list[dict[str, Any]] | None, BeforeValidator(_sourc
 
 
 class PairsConfig(Strict):
-    """Where pairs come from. `proposal` and `labels` are for draws, without `pairs`;
-    `pairs_per_step` and `held_out`, a share of the prompts, are for `pairs`."""
+    """Settings of the objectives "dpo" and "ipo": where their pairs come from.
+
+    Args:
+        pairs: preference data: a file, a data set, or rows of prompt, chosen, rejected; None: pairs
+            of draws, which the target's evidence labels.
+        pairs_per_step: pairs of the data per step.
+        held_out: share of the data's prompts that is not trained on, and judges the policy.
+        proposal: without `pairs`, what draws: "policy", as it stands, or "prior".
+        labels: without `pairs`: "sampled" draws each label; "expected" weighs both orders by their
+            probability.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+    """
 
     pairs: PairSource = None
     pairs_per_step: int | None = Field(default=None, ge=1)

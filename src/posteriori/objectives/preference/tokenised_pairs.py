@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from posteriori.core.hooks import context_of, tokenizer_of
 from posteriori.core.seeds import generator
 from posteriori.core.target import Target
+from posteriori.core.tensors import distinct_places, ints
 from posteriori.core.types import Completions, Prompt, prompt_key
 from posteriori.data.conversation import answered
 from posteriori.data.preferences import Preference
@@ -34,7 +36,7 @@ class PreferenceData:
         encoded = {key: _encoded(lm, pair) for key, pair in once.items()}
         prompt_ids = [encoded[prompt_key(pair.prompt)] for pair in pairs]
         ids = _completion_ids(lm, pairs, prompt_ids, target.max_new_tokens)
-        context = getattr(lm, "context_length", None)
+        context = context_of(lm)
         for at, (pair, start) in enumerate(zip(pairs, prompt_ids, strict=True)):
             longest = max(len(ids[2 * at]), len(ids[2 * at + 1]))
             if context is not None and len(start) + longest > context:
@@ -67,8 +69,8 @@ class PreferenceData:
     def completions(self, rows: Tensor) -> Completions:
         """Those completions, with their own prompts alone."""
         chosen = self.all.select(rows)
-        used_P, prompt_index_N = chosen.prompt_index_N.unique(return_inverse=True)
-        used = used_P.tolist()
+        used_P, prompt_index_N = distinct_places(chosen.prompt_index_N)
+        used = ints(used_P)
         return replace(
             chosen,
             prompt_set=tuple(chosen.prompt_set[at] for at in used),
@@ -89,7 +91,7 @@ def held_out_pairs(
     keys = list(dict.fromkeys(prompt_key(pair.prompt) for pair in pairs))
     if not share or len(keys) < FEWEST_PROMPTS:
         return list(pairs), []
-    order = torch.randperm(len(keys), generator=generator(seed, "held-out pairs")).tolist()
+    order = ints(torch.randperm(len(keys), generator=generator(seed, "held-out pairs")))
     held = {keys[at] for at in order[: max(1, round(share * len(keys)))]}
     return (
         [pair for pair in pairs if prompt_key(pair.prompt) not in held],
@@ -114,7 +116,8 @@ def _completion_ids(
     for at, tokens in zip(of_text, _tokens(lm, pairs, prompt_ids, of_text), strict=True):
         ids[at] = tokens
     eos = set(lm.eos_token_ids)
-    of_tokenizer: Any = getattr(getattr(lm, "tokenizer", None), "eos_token_id", None)
+    tokenizer = tokenizer_of(lm)
+    of_tokenizer: Any = None if tokenizer is None else tokenizer.eos_token_id
     ending = of_tokenizer if of_tokenizer in eos else lm.eos_token_ids[0]
     whole = [_outcome(each, eos, int(ending), max_new_tokens) for each in ids]
     for at, each in enumerate(whole):
@@ -139,7 +142,7 @@ def _tokens(
     the seam depend on both; where a token straddles it, the completion's own tokens."""
     if not rows:
         return []
-    tokenizer = getattr(lm, "tokenizer", None)
+    tokenizer = tokenizer_of(lm)
     if tokenizer is None:
         raise ModelError(
             f"the prior is a {type(lm).__name__}, which has no tokenizer for the pairs' texts",
@@ -162,7 +165,7 @@ def _tokens(
         encoded = tokenizer.apply_chat_template(talks, tokenize=True, return_dict=True)
         for at, ids in zip(chats, encoded["input_ids"], strict=True):
             joint[at] = ids
-    found = []
+    found: list[list[int]] = []
     for at, row in enumerate(rows):
         start = prompt_ids[row // 2]
         follows = len(joint[at]) > len(start) and joint[at][: len(start)] == start

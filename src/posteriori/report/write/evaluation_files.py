@@ -70,7 +70,8 @@ def frontier_json(curve: Frontier, asked: Sequence[tuple[str, Point]] = ()) -> d
     """What `--json` prints, and a run keeps as frontier.json; infinities and NaN as strings."""
 
     def point_json(point: Point) -> dict[str, Any]:
-        figures = {name: estimate_json(getattr(point, name)) for name in ("kl", "reward", "log_z")}
+        parts = {"kl": point.kl, "reward": point.reward, "log_z": point.log_z}
+        figures = {name: estimate_json(part) for name, part in parts.items()}
         return {
             "beta": point.beta,
             **figures,

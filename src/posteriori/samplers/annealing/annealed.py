@@ -14,6 +14,7 @@ from posteriori.core.estimates import worst
 from posteriori.core.journal.journal import fold, once
 from posteriori.core.numerics import ess, log_mean_exp
 from posteriori.core.settings.strict import Strict, as_tuple
+from posteriori.core.tensors import floats
 from posteriori.core.types import Cost, Draws, Estimate, Guarantee
 from posteriori.samplers.base import Job, Sampler
 from posteriori.samplers.mcmc.suffix_moves import SuffixMoves
@@ -30,6 +31,25 @@ _State = tuple[Draws, Tensor, list[Tensor]]
 
 
 class AnnealedConfig(Strict):
+    """Settings of the sampler "annealed": its path and its particles.
+
+    Args:
+        islands: independent populations per prompt; the standard error of log Z is over them.
+        moves: suffix moves of each particle at each rung.
+        resample_below: an island is resampled where fewer than this share of its particles is
+            effective, between 0 and 1.
+        ladder: the powers of the evidence, from 0 to 1; left out, a pilot run finds them.
+        pilot_particles: particles per prompt of that run.
+        rung_ess: the share of effective particles that one rung leaves, between 0 and 1.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+
+    Example:
+        >>> po.AnnealedConfig(islands=8).moves
+        2
+    """
+
     islands: int = Field(default=16, ge=1)
     moves: int = Field(default=2, ge=1)
     resample_below: float = Field(default=0.5, ge=0, le=1)
@@ -82,7 +102,8 @@ class Annealed(Sampler[AnnealedConfig]):
         each = -(-job.num_samples // islands)
         at_once = max(1, _ROUND // each)
         rungs = len(ladder) - 1
-        log_z_parts, rates = [], []
+        log_z_parts: list[Tensor] = []
+        rates: list[Tensor] = []
         for first in range(0, islands, at_once):
             size = min(at_once, islands - first)
 
@@ -190,7 +211,7 @@ def _thinned(draws: Draws, job: Job) -> Draws:
 
 
 def _figures(rate_P: Tensor, rungs: int, num: int) -> dict[str, Estimate]:
-    each = [Estimate(rate, torch.nan, "heuristic", num) for rate in rate_P.tolist()]
+    each = [Estimate(rate, torch.nan, "heuristic", num) for rate in floats(rate_P)]
     return {
         "acceptance": replace(worst(each), value=float(rate_P.mean())),
         "rungs": Estimate(rungs, 0.0, "exact", num),

@@ -31,11 +31,32 @@ def adapt_ladder(
     rung_ess: float = 0.5,
     seed: int = 0,
 ) -> tuple[float, ...]:
-    """0 = t_0 < t_1 < .. < t_K = 1, where each step leaves `rung_ess` of the particles effective.
+    """Powers of the evidence from the proposal to the target, found by a run of their own.
+
+        0 = t_0 < t_1 < .. < t_K = 1, where each step leaves `rung_ess` of the particles effective
 
     One ladder for all prompts: the step is the smallest that any prompt asks for. Give it to both
     `posteriori.sample(target, "annealed", ladder=..)` and `reverse_annealed_log_z`: bounds from
-    both sides of log Z along one path. Raises `SamplingError` beyond 1000 rungs.
+    both sides of log Z along one path.
+
+    Args:
+        target: the target.
+        proposal: where the path begins; default: the prior.
+        num_particles: per prompt.
+        moves: suffix moves per rung.
+        rung_ess: the share of effective particles that a rung leaves, between 0 and 1.
+        seed: of the run.
+
+    Returns:
+        The powers, as a tuple of floats from 0 to 1.
+
+    Raises:
+        SamplingError: for a path of more than 1000 rungs.
+
+    Example:
+        >>> ladder = po.adapt_ladder(target, seed=0)
+        >>> ladder[0], ladder[-1]
+        (0.0, 1.0)
     """
     kernel = SuffixMoves(target, proposal or target.prior)
     return pilot(kernel, num_particles, moves, rung_ess, stream(seed, "adapt_ladder"))[0]

@@ -30,20 +30,38 @@ def reverse_annealed_log_z(
     moves: int = 2,
     seed: int = 0,
 ) -> Estimate:
-    """y ~ p*,  then for k = K .. 1:   y ~ M_k(. | y),   lw += (t_k - t_{k-1}) log w(y);
+    """An upper bound on log Z in expectation, by annealing from exact draws back to the proposal.
 
-        log Z-hat = -log (1/N) sum_i exp(-lw_i),     E[exp(-lw)] = 1/Z,   so E log Z-hat >= log Z.
+        y ~ p*,  then for k = K .. 1:   y ~ M_k(. | y),   lw += (t_k - t_{k-1}) log w(y);
+        log Z-hat = -log (1/N) sum_i exp(-lw_i),     E[exp(-lw)] = 1/Z,   so E log Z-hat >= log Z
 
     The same path as `annealed`, backwards: suffix moves are reversible, so M_k is its own reverse.
-    With hard evidence E[exp(-lw)] = P_q(w > 0)/Z instead, since a path back never meets what is
-    ruled out: the bound holds, and stays above log Z by at least -log P_q(w > 0).
+    With hard evidence E[exp(-lw)] = P_q(w > 0)/Z, since a path back never meets what is ruled out:
+    the bound holds, and stays above log Z by at least -log P_q(w > 0). (Bidirectional Monte Carlo:
+    Grosse, Ghahramani and Adams 2015, arXiv 1511.02543, section 3.1.)
 
-    `exact_draws`: independent draws of p* itself, which is what makes the bound certain:
-    `rejection` gives them, or enumeration. One estimate per prompt, with the standard error over
-    draws (delta method). Raises `ConfigError` for draws that are not exact or a ladder that does
-    not climb from 0 to 1, `SamplingError` where a prompt has no draw.
+    Args:
+        target: the target.
+        exact_draws: independent draws of p* itself, by `rejection` or enumeration.
+        ladder: powers of the evidence that climb from 0 to 1; see `adapt_ladder`.
+        proposal: where the path ends; default: the prior.
+        moves: suffix moves per rung.
+        seed: of the moves.
 
-    Bidirectional Monte Carlo: Grosse, Ghahramani and Adams 2015 (arXiv 1511.02543), section 3.1.
+    Returns:
+        The bound in nats, of kind "upper_bound", with one per prompt inside and standard errors
+        over draws.
+
+    Raises:
+        ConfigError: for draws that are not exact, or a ladder that does not climb from 0 to 1.
+        SamplingError: where a prompt has no draw.
+
+    Example:
+        >>> bounded = po.Target(prior, po.Reward(reward, beta=0.5, max_reward=3.0), ["x", "y"], 3)
+        >>> exact_draws = po.sample(bounded, "rejection", num_samples=50, seed=0)
+        >>> ladder = po.adapt_ladder(bounded, seed=0)
+        >>> po.reverse_annealed_log_z(bounded, exact_draws, ladder, seed=0).kind
+        'upper_bound'
     """
     check_ladder(ladder)
     if exact_draws.guarantee != "exact":
@@ -59,7 +77,7 @@ def reverse_annealed_log_z(
     random = stream(seed, "reverse_annealed_log_z")
     log_w_N = descend(kernel, ladder, states, moves, random)
     position_N = target.prompt_positions(given)
-    per_prompt = []
+    per_prompt: list[Estimate] = []
     for at, prompt in enumerate(target.prompts):
         mine = log_w_N[position_N == at]
         if len(mine) == 0:

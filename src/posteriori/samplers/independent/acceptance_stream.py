@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from posteriori.core.draw import draw
+from posteriori.core.tensors import ints
 from posteriori.core.types import Draws, Finding
 from posteriori.samplers.base import Job
 
@@ -77,7 +78,7 @@ def accepted_draws(
         # As many as the prompt that is nearest to its end is expected to need.
         need = float(((enough - accepted_P[active]) * (tried + 1) / (accepted_P[active] + 1)).min())
         size = min(max(math.ceil(need), _LEAST), _MOST, budget - tried)
-        asked = [prompts[at] for at in active.tolist()]
+        asked = [prompts[at] for at in ints(active)]
         drawn = draw(job.target, job.proposal, size, job.generator(name, tried), asked)
         coin_N = torch.rand(
             len(drawn), dtype=torch.float64, generator=job.generator(name, "accept", tried)
@@ -101,8 +102,8 @@ def equal(draws: Draws) -> Draws:
 
 
 def _fell_short(job: Job, accepted_P: Tensor, budget: int) -> tuple[Finding, ...]:
-    short = (accepted_P < job.num_samples).nonzero()[:, 0].tolist()
-    if not short:
+    short = (accepted_P < job.num_samples).nonzero()[:, 0]
+    if not len(short):
         return ()
     worst = int(accepted_P.argmin())
     fewest = int(accepted_P[worst])

@@ -27,7 +27,18 @@ _GROUPS = 8
 
 
 class BestOfNConfig(Strict):
-    """`n`: how many draws of the proposal stand behind each one."""
+    """Settings of the samplers "best_of_n" and "soft_best_of_n".
+
+    Args:
+        n: draws of the proposal, of which one is kept.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+
+    Example:
+        >>> po.BestOfNConfig(n=4).n
+        4
+    """
 
     n: int = Field(default=16, ge=1)
 
@@ -91,7 +102,7 @@ class BestOfN(Sampler[BestOfNConfig]):
     def run(self, job: Job) -> Draws:
         n, prompts = self.settings.n, len(job.target.prompts)
         groups_at_once = max(1, _ROUND // n)
-        pools = []
+        pools: list[Draws] = []
         for start in range(0, job.num_samples, groups_at_once):
             groups = min(groups_at_once, job.num_samples - start)
             drawn = draw(job.target, job.proposal, groups * n, job.generator(self.name, start))

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from posteriori.core.estimates import by_prompt
 from posteriori.core.numerics import variance_of_mean
+from posteriori.core.tensors import distinct_counts, distinct_places
 from posteriori.core.types import Draws, Estimate
 
 
@@ -34,7 +35,7 @@ def best_of_n_log_prob(log_q_N: Tensor, score_N: Tensor, n: int) -> Tensor:
 
     Exact, ties and all: with `posteriori.exact`, what best-of-n is on a space that can be listed.
     """
-    values_V, place_N = score_N.unique(return_inverse=True)
+    values_V, place_N = distinct_places(score_N)
     p_V = torch.zeros(len(values_V), dtype=torch.float64).index_add(0, place_N, log_q_N.exp())
     return log_q_N + best_of_n_log_ratio(p_V, n)[place_N]
 
@@ -50,7 +51,7 @@ def best_of_n_kl(pool: Draws, n: int) -> Estimate:
 
     def of_prompt(at: int) -> Estimate:
         score_n = pool.log_evidence_N[at_N == at].cpu()
-        _, place_n, count_V = score_n.unique(return_inverse=True, return_counts=True)
+        _, place_n, count_V = distinct_counts(score_n)
         p_V = count_V.double() / len(score_n)
         log_ratio_V = best_of_n_log_ratio(p_V, n)
         value = float((p_V * log_ratio_V.exp() * log_ratio_V).sum())

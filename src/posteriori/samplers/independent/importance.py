@@ -19,7 +19,19 @@ _ROUND = 256
 
 
 class ImportanceConfig(Strict):
-    """`smooth`: Pareto-smoothed weights."""
+    """Settings of the sampler "importance".
+
+    Args:
+        smooth: smooth the largest weights by a Pareto law (Vehtari et al. 2024): less variance,
+            some bias.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value of another type.
+
+    Example:
+        >>> po.ImportanceConfig(smooth=True).smooth
+        True
+    """
 
     smooth: bool = False
 

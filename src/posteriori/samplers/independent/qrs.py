@@ -12,6 +12,7 @@ from pydantic import Field
 from posteriori.core.draw import draw
 from posteriori.core.estimates import combine, mean
 from posteriori.core.settings.strict import Strict
+from posteriori.core.tensors import floats
 from posteriori.core.types import Draws, Estimate, Finding, Guarantee
 from posteriori.errors import ConfigError, SamplingError
 from posteriori.samplers.base import Job, Sampler
@@ -24,7 +25,22 @@ _ACCEPTANCE = 0.1
 
 
 class QRSConfig(Strict):
-    """`log_threshold` or `acceptance`; `pool`: draws of q a prompt; `max_draws`: the budget."""
+    """Settings of the sampler "qrs", quasi-rejection sampling.
+
+    Args:
+        log_threshold: log b in nats, for all prompts; a draw of weight w is accepted with
+            probability min(w / b, 1).
+        acceptance: in its place, the rate at which draws of the pool are to be accepted, at most 1.
+        pool: draws of the proposal per prompt that the threshold is found from.
+        max_draws: draws of the proposal per prompt that are made at most.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+
+    Example:
+        >>> po.QRSConfig(acceptance=0.1).pool
+        1024
+    """
 
     log_threshold: float | None = None
     acceptance: float | None = Field(default=None, gt=0, le=1)
@@ -93,7 +109,7 @@ class QRS(Sampler[QRSConfig]):
         if self.settings.log_threshold is not None:
             return torch.full((len(prompts),), self.settings.log_threshold, dtype=torch.float64)
         bound = job.target.max_log_evidence if job.proposal is job.target.prior else None
-        chosen = []
+        chosen: list[float] = []
         for at, prompt in enumerate(prompts):
             log_w_n = weights_of_prompt(pool, at)
             if bool(log_w_n.isneginf().all()):
@@ -137,10 +153,11 @@ def _figures(accepted: Accepted, log_b_P: torch.Tensor) -> dict[str, Estimate]:
     log Z_b = log b + log of the acceptance rate, whose error is independent of which outcomes were
     accepted.
     """
-    draws, per_prompt = accepted.draws, []
+    draws = accepted.draws
+    per_prompt: list[Estimate] = []
     log_w_N = (draws.log_prior_N + draws.log_evidence_N - draws.log_proposal_N).cpu()
     from_prior_N = (draws.log_proposal_N - draws.log_prior_N).cpu()
-    for at, log_b in enumerate(log_b_P.tolist()):
+    for at, log_b in enumerate(floats(log_b_P)):
         mine = (draws.completions.prompt_index_N == at).cpu()
         if int(mine.sum()) < 2:
             return {}

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from posteriori.core.estimates import by_prompt, mean
 from posteriori.core.numerics import log_mean_exp, variance_of_mean
+from posteriori.core.tensors import floats
 from posteriori.core.types import Draws, Estimate, Finding, Kind
 from posteriori.errors import ConfigError
 
@@ -36,19 +37,32 @@ class QRSPoint:
 
 
 def qrs_curve(draws: Draws, log_thresholds: Sequence[float] | None = None) -> tuple[QRSPoint, ...]:
-    """TV(p*, p_b) and KL(p*, p_b) against the acceptance rate, for p_b ~ min(p~, b q).
+    """What an acceptance rate of quasi-rejection sampling costs in distance from the target.
 
-        rate = Z_b / b,   TV = 1/2 E_q |w/Z - min(w, b)/Z_b|,
+        p_b ~ min(p~, b q),   rate = Z_b / b,   TV = 1/2 E_q |w/Z - min(w, b)/Z_b|,
         KL = E_q [(w/Z) log max(1, w/b)] + log (Z_b / Z),   Z_b = E_q min(w, b)
 
-    One pool of independent draws of q serves every b: `posteriori.sample(target, "importance")`,
-    not smoothed. `log_thresholds` are log b in nats, for all prompts; by default there are ten, at
-    which 1, 1/2, 1/4 .. 1/512 of each prompt's own pool are accepted.
+    One pool of independent draws of q serves every b. TV and KL are consistent, with delta-method
+    standard errors; the rate is unbiased for thresholds that were given. Heavier weights than the
+    pool has are not seen: look at its findings too. (Eikema et al. 2022, arXiv 2112.05702, section
+    3.)
 
-    TV and KL are consistent (ratios of means), with delta-method standard errors; the rate is
-    unbiased for thresholds that were given. Heavier weights than the pool has are not seen: look
-    at its findings too. Raises `ConfigError` for draws that are no such pool. (Eikema et al. 2022,
-    arXiv 2112.05702, section 3.)
+    Args:
+        draws: `posteriori.sample(target, "importance")`, not smoothed.
+        log_thresholds: log b in nats, for all prompts; default: ten, at which 1, 1/2, .. 1/512 of
+            each prompt's own pool are accepted.
+
+    Returns:
+        A `QRSPoint` per threshold: rate, TV, and KL in nats.
+
+    Raises:
+        ConfigError: for draws that are no such pool.
+
+    Example:
+        >>> pool = po.sample(target, "importance", num_samples=500, seed=0)
+        >>> curve = po.qrs_curve(pool)
+        >>> curve[0].tv.value > curve[-1].tv.value
+        True
     """
     if draws.log_weight_N is not None or bool(draws.log_proposal_N.isnan().any()):
         raise ConfigError(
@@ -71,14 +85,14 @@ def curve_at(pool: Draws, log_b_P: Tensor, kind: Kind) -> QRSPoint:
     """One point, at log b_P; `kind` is that of the acceptance rate."""
     of_prompt = [
         _distances(weights_of_prompt(pool, at), log_b, kind)
-        for at, log_b in enumerate(log_b_P.tolist())
+        for at, log_b in enumerate(floats(log_b_P))
     ]
     kinds: tuple[Kind, Kind, Kind] = (kind, "consistent", "consistent")
     figures = [
         by_prompt(len(of_prompt), lambda at, which=which: of_prompt[at][which], kinds[which])
         for which in range(3)
     ]
-    return QRSPoint(tuple(log_b_P.tolist()), *figures)
+    return QRSPoint(tuple(floats(log_b_P)), *figures)
 
 
 def _distances(log_w_n: Tensor, log_b: float, kind: Kind) -> tuple[Estimate, Estimate, Estimate]:

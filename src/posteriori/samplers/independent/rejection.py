@@ -10,6 +10,7 @@ from torch import Tensor
 
 from posteriori.core.estimates import combine
 from posteriori.core.settings.strict import Strict
+from posteriori.core.tensors import ints
 from posteriori.core.types import Draws, Estimate, Guarantee
 from posteriori.errors import ConfigError, SamplingError
 from posteriori.samplers.base import Job, Sampler
@@ -21,7 +22,20 @@ _ROUNDING = 1e-9
 
 
 class RejectionConfig(Strict):
-    """`max_log_weight`: log M, nats; `max_draws`: the budget, draws of q a prompt."""
+    """Settings of the sampler "rejection".
+
+    Args:
+        max_log_weight: log M in nats, a bound on log p~ - log proposal; left out, it is the bound
+            that the target's evidence states.
+        max_draws: draws of the proposal per prompt that are made at most.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+
+    Example:
+        >>> po.RejectionConfig(max_log_weight=0.0).max_log_weight
+        0.0
+    """
 
     max_log_weight: float | None = None
     max_draws: int | None = Field(default=None, ge=1)
@@ -63,8 +77,8 @@ class Rejection(Sampler[RejectionConfig]):
                 raise
 
         accepted = accepted_draws(job, self.name, within_bound, self.settings.max_draws)
-        per_prompt = []
-        for at, tried in enumerate(accepted.tried_P.tolist()):
+        per_prompt: list[Estimate] = []
+        for at, tried in enumerate(ints(accepted.tried_P)):
             log_rate, error = accepted.log_rate(at)
             per_prompt.append(Estimate(log_m + log_rate, error, "lower_bound", tried))
         log_z = combine(per_prompt, "lower_bound")

@@ -39,7 +39,8 @@ class SoftBestOfN(BestOfN):
 
     def describe(self, pool: Draws) -> tuple[Finding, ...]:
         """The bound on KL(p*, p_n), with 1 + chi^2 = E[w^2] / Z^2 from all the draws."""
-        n, bounds = self.settings.n, []
+        n = self.settings.n
+        bounds: list[float] = []
         for at in range(len(pool.completions.prompt_set)):
             log_w_n = pool.log_weight[pool.completions.prompt_index_N == at]
             effective = float(ess(log_w_n))

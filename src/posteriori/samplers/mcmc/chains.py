@@ -21,10 +21,18 @@ from .mixing import Trace, findings
 
 
 class ChainSettings(Strict):
-    """`chains` a prompt, never more than draws; after `burn_in` steps every `thin`-th is a draw.
+    """Settings of all chains.
 
-    Chains start from draws of the proposal that have evidence: at most `start_budget` draws per
-    prompt are made to find them.
+    Chains start from draws of the proposal that have evidence.
+
+    Args:
+        chains: chains per prompt, and never more than draws.
+        burn_in: steps of each chain before its first draw.
+        thin: every `thin`-th step after them is a draw.
+        start_budget: draws of the proposal per prompt that are made at most to start the chains.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
     """
 
     chains: int = Field(default=16, ge=1)
@@ -55,7 +63,7 @@ def start(job: Job, chains: int, budget: int) -> Draws:
             found[at].append(mine.select(~mine.log_weight.isneginf()))
         drawn, size, turn = drawn + size, 2 * size, turn + 1
         lacking = [at for at in lacking if sum(map(len, found[at])) < chains]
-    parts = []
+    parts: list[Draws] = []
     for at, mine in enumerate(found):
         number = sum(map(len, mine))
         if number == 0:

@@ -23,6 +23,24 @@ _ROUND = 256
 
 
 class IMHConfig(ChainSettings):
+    """Settings of the sampler "imh", independent Metropolis-Hastings.
+
+    Chains start from draws of the proposal that have evidence.
+
+    Args:
+        chains: chains per prompt, and never more than draws.
+        burn_in: steps of each chain before its first draw.
+        thin: every `thin`-th step after them is a draw.
+        start_budget: draws of the proposal per prompt that are made at most to start the chains.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+
+    Example:
+        >>> po.IMHConfig(thin=1).burn_in
+        20
+    """
+
     burn_in: int = Field(default=20, ge=0)
     thin: int = Field(default=5, ge=1)
 
@@ -91,7 +109,8 @@ def scan(log_w_N: Tensor, log_w_NS: Tensor, uniform_NS: Tensor) -> tuple[Tensor,
     """
     num_chains, num_steps = log_w_NS.shape
     place_N = torch.arange(num_chains, device=log_w_N.device)
-    places, accepted = [], []
+    places: list[Tensor] = []
+    accepted: list[Tensor] = []
     for step in range(num_steps):
         gain_N = (log_w_NS[:, step] - log_w_N).masked_fill(log_w_N.isneginf(), torch.inf)
         accept_N = uniform_NS[:, step].log() < gain_N

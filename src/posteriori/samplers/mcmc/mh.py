@@ -19,7 +19,22 @@ from .suffix_moves import SuffixMoves, without_cost
 
 
 class MHConfig(ChainSettings):
-    """Those of all chains; and `block`, how many tokens every other move redraws, if any."""
+    """Settings of the sampler "mh", Metropolis-Hastings by new suffixes.
+
+    Args:
+        chains: chains per prompt, and never more than draws.
+        burn_in: steps of each chain before its first draw.
+        thin: every `thin`-th step after them is a draw.
+        start_budget: draws of the proposal per prompt that are made at most to start the chains.
+        block: tokens that every second step redraws in place of a suffix; None: no such steps.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+
+    Example:
+        >>> po.MHConfig(block=4).chains
+        16
+    """
 
     block: int | None = Field(default=None, ge=1)
 
@@ -62,23 +77,23 @@ class MH(Sampler[MHConfig]):
         def walk(
             states: Draws, first: int, after: int
         ) -> tuple[Draws, list[tuple[Tensor, Tensor]]]:
-            """Steps `first` up to the one before `after`, and what the trace is told of them."""
-            told = []
+            """Steps `first` up to the one before `after`, and what the trace keeps of them."""
+            kept: list[tuple[Tensor, Tensor]] = []
             for step in range(first, after):
                 if inside is not None and step % 2 == 0:
                     states, accept_N = inside.step(states, generator)
                 else:
                     states, accept_N = moves.step(states, 1.0, generator)
                 if step > burn_in:
-                    told.append(trace.of(states, accept_N))
+                    kept.append(trace.of(states, accept_N))
                 job.progress(step, steps)
-            return states, told
+            return states, kept
 
         # The first piece is shorter, so that the others end with draws.
         firsts = [*range(1, burn_in % thin + 1, thin), *range(burn_in % thin + 1, steps + 1, thin)]
         for first, after in pairwise([*firsts, steps + 1]):
-            states, told = once(lambda s=states, f=first, e=after: walk(s, f, e), generator)
-            trace.extend(told)
+            states, kept = once(lambda s=states, f=first, e=after: walk(s, f, e), generator)
+            trace.extend(kept)
             if after - 1 > burn_in:
                 job.keep(draws_of(states, chains, left))
                 states, left = without_cost(states), left - chains

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,10 @@ from arviz_stats.base.array import array_stats
 from torch import Tensor
 
 from posteriori.core.estimates import worst
+from posteriori.core.tensors import floats
 from posteriori.core.types import Draws, Estimate, Finding
+
+_STATS: Any = array_stats  # its functions have no types of their own
 
 _FEW = 400
 """Effective draws below which R-hat itself cannot be trusted (Vehtari et al. 2021)."""
@@ -27,22 +31,22 @@ class Trace:
     """Every step after the burn-in: reward, log prior and length of each state, and acceptance."""
 
     num_prompts: int
-    values: list[Tensor] = field(default_factory=list)
-    accepted: list[Tensor] = field(default_factory=list)
+    values: list[Tensor] = field(default_factory=list[Tensor])
+    accepted: list[Tensor] = field(default_factory=list[Tensor])
 
     def add(self, states: Draws, accept_N: Tensor) -> None:
         self.extend([self.of(states, accept_N)])
 
     @staticmethod
     def of(states: Draws, accept_N: Tensor) -> tuple[Tensor, Tensor]:
-        """What is told of one step."""
+        """What a trace keeps of one step."""
         lengths_N = states.completions.lengths_N.double()
-        told_N3 = torch.stack([states.reward_N, states.log_prior_N, lengths_N], dim=1)
-        return told_N3.cpu(), accept_N.double().cpu()
+        value_N3 = torch.stack([states.reward_N, states.log_prior_N, lengths_N], dim=1)
+        return value_N3.cpu(), accept_N.double().cpu()
 
-    def extend(self, told: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """The next steps, each as `of` told it."""
-        for value_N3, accept_N in told:
+    def extend(self, steps: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """The next steps, each as `of` gives it."""
+        for value_N3, accept_N in steps:
             self.values.append(value_N3)
             self.accepted.append(accept_N)
 
@@ -53,7 +57,8 @@ class Trace:
         by_chain = torch.stack(self.values).view(steps, self.num_prompts, -1, 3)
         rate_P = torch.stack(self.accepted).view(steps, self.num_prompts, -1).mean((0, 2))
         num = steps * by_chain.shape[2]
-        r_hat, effective = [], []
+        r_hat: list[Estimate] = []
+        effective: list[Estimate] = []
         for value_SC3 in by_chain.unbind(1):
             pairs = [mixing(value_SC3[..., k].T.numpy()) for k in range(3)]
             r_hat.append(
@@ -62,7 +67,7 @@ class Trace:
             effective.append(
                 _figure(min((e for _, e in pairs if not math.isnan(e)), default=math.nan), num)
             )
-        rates = [_figure(rate, num) for rate in rate_P.tolist()]
+        rates = [_figure(rate, num) for rate in floats(rate_P)]
         fewest = float(torch.tensor([e.value for e in effective]).min())  # NaN wins
         return {
             "r_hat": worst(r_hat),
@@ -84,8 +89,8 @@ def mixing(value_CS: np.ndarray) -> tuple[float, float]:
     if (np.ptp(value_CS, axis=1) == 0).all():
         return math.inf, float(len(value_CS))
     with np.errstate(divide="ignore", invalid="ignore"):  # of the folded values of a coin toss
-        r_hat = np.asarray(array_stats.rhat(value_CS)) if len(value_CS) > 1 else np.nan
-        return float(r_hat), float(np.asarray(array_stats.ess(value_CS)))
+        r_hat = np.asarray(_STATS.rhat(value_CS)) if len(value_CS) > 1 else np.nan
+        return float(r_hat), float(np.asarray(_STATS.ess(value_CS)))
 
 
 def _figure(value: float, num: int) -> Estimate:
@@ -98,7 +103,7 @@ def findings(figures: dict[str, Estimate], chains: int, num_samples: int) -> lis
     Asked for are 400 effective draws, or as many as were wanted. Chains that have converged then
     show R-hat = sqrt(1 + 2 chains / 400) by chance alone: the usual 1.01 for four chains.
     """
-    found = []
+    found: list[Finding] = []
     asked = min(_FEW, num_samples)
     limit = max(1.01, math.sqrt(1 + 2 * chains / asked))
     r_hat = max((e.value for e in figures["r_hat"].per_prompt), key=_nan_last)

@@ -14,6 +14,7 @@ from posteriori.core.draw import lm_tokens
 from posteriori.core.estimates import combine, mean, worst
 from posteriori.core.journal.journal import fold, once
 from posteriori.core.settings.strict import Strict
+from posteriori.core.tensors import floats, ints
 from posteriori.core.types import Completions, Draws, Estimate, Finding, Guarantee
 from posteriori.errors import SamplingError
 from posteriori.samplers.base import Job, Sampler
@@ -31,6 +32,21 @@ _Stage = tuple[Draws | None, Tensor, list[Tensor]]
 
 
 class PowerConfig(Strict):
+    """Settings of the sampler "power", which draws from the prior to a power.
+
+    Args:
+        alpha: the power, above 0; above 1 it sharpens the prior.
+        block: tokens by which drafts grow between moves; None: a 16th of `max_new_tokens`.
+        moves: moves per block.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+
+    Example:
+        >>> po.PowerConfig(alpha=2.0).moves
+        10
+    """
+
     alpha: float = Field(default=4.0, gt=0)
     block: int | None = Field(default=None, ge=1)
     moves: int = Field(default=10, ge=1)
@@ -88,7 +104,7 @@ class Power(Sampler[PowerConfig]):
             job.keep(draws.select(~states.log_evidence_N.isneginf()))
             rates_P += size / job.num_samples * rate_P
             job.progress(first + size, job.num_samples)
-        each = [Estimate(r, math.nan, "heuristic", job.num_samples) for r in rates_P.tolist()]
+        each = [Estimate(r, math.nan, "heuristic", job.num_samples) for r in floats(rates_P)]
         acceptance = replace(worst(each), value=float(rates_P.mean()))
         drift = combine([mean(gain_N) for gain_N in torch.cat(gains, dim=1)], "unbiased")
         draws = Draws.concat(job.kept)
@@ -173,7 +189,8 @@ def _drifting(drift: Estimate) -> list[Finding]:
 def _left_out(job: Job, draws: Draws) -> list[Finding]:
     """Chains that ended without evidence. Raises `SamplingError` for a prompt without any other."""
     asked = job.num_samples
-    counts = draws.completions.prompt_index_N.bincount(minlength=len(job.target.prompts)).tolist()
+    index_N = draws.completions.prompt_index_N
+    counts = ints(index_N.bincount(minlength=len(job.target.prompts)))
     if 0 in counts:
         prompt = str(job.target.prompts[counts.index(0)])[:60]
         raise SamplingError(

@@ -12,6 +12,7 @@ from posteriori.core.protocols import LanguageModel
 from posteriori.core.run.out_of_memory import explained
 from posteriori.core.same_outcomes import check_outcomes_of
 from posteriori.core.target import Target
+from posteriori.core.tensors import split_by
 from posteriori.core.types import Completions, Draws, Estimate
 from posteriori.errors import SamplingError
 from posteriori.samplers.base import Job, Progress
@@ -33,18 +34,39 @@ def conditional_log_z(
     ess_threshold: float | None = None,
     on_progress: Progress | None = None,
 ) -> Estimate:
-    """log Z-hat = -log (1/M) sum_m 1 / Z-hat_m,  Z-hat_m of SMC with y*_m ~ p* among its particles.
+    """An upper bound on log Z in expectation, from SMC around exact draws of the target.
+
+        log Z-hat = -log (1/M) sum_m 1 / Z-hat_m,   Z-hat_m of SMC with y*_m ~ p* in it
 
     Each of a prompt's M exact draws is the first particle of a population of its own, always its
-    own ancestor; the others are resampled around it, multinomially: E[1 / Z-hat_m] = S / Z, with S
-    the probability that an ordinary run keeps a particle with any weight (1 unless there is hard
-    evidence). So the estimate is above log Z in expectation (nats), by -log S at least, and tends
-    to it with more particles. One a prompt inside; the standard error is that of the mean of
-    1 / Z-hat_m, relative.
+    own ancestor: E[1 / Z-hat_m] = S / Z, with S the probability that an ordinary run keeps a
+    particle with any weight (1 unless there is hard evidence). The bound tends to log Z, less log
+    S, with more particles. Source: Andrieu, Doucet and Holenstein 2010; Zhao et al. 2024 (arXiv
+    2404.17546, section 5).
 
-    `exact_draws` are draws that a sampler guarantees to be exact (rejection), or completions which
-    the caller knows to be. Raises `SamplingError` for others, and for prompts that have none.
-    Source: Andrieu, Doucet and Holenstein 2010; Zhao et al. 2024 (arXiv 2404.17546, section 5).
+    Args:
+        target: the target.
+        exact_draws: draws of a sampler whose guarantee is "exact" (rejection), or completions that
+            are known to be.
+        particles: per exact draw.
+        proposal: what draws the particles; default: the prior.
+        seed: of the particles.
+        twist: as of the sampler "smc".
+        ess_threshold: as of the sampler "smc".
+        on_progress: counts steps over tokens.
+
+    Returns:
+        The bound in nats, of kind "upper_bound", with one per prompt inside; the standard error is
+        the relative one of the mean of 1 / Z-hat_m.
+
+    Raises:
+        SamplingError: for draws that are not exact, and for prompts that have none.
+
+    Example:
+        >>> bounded = po.Target(prior, po.Reward(reward, beta=0.5, max_reward=3.0), ["x", "y"], 3)
+        >>> exact_draws = po.sample(bounded, "rejection", num_samples=8, seed=0)
+        >>> po.conditional_log_z(bounded, exact_draws, particles=16, seed=0).kind
+        'upper_bound'
     """
     completions = _exact(exact_draws)
     check_outcomes_of(target.prior, completions, "exact_draws")
@@ -62,7 +84,7 @@ def conditional_log_z(
     plan = Plan(target, job.proposal, make_twist(twist), "multinomial", ess_threshold)
     size_M = torch.full((len(pinned),), particles)
     log_z_M = torch.cat([log_z for _, log_z in in_parts(job, plan, prompt_M, size_M, pinned)])
-    estimates = [_inverse(log_mean_weight(-each)) for each in log_z_M.split(count_P.tolist())]
+    estimates = [_inverse(log_mean_weight(-each)) for each in split_by(log_z_M, count_P)]
     return combine(estimates, "upper_bound")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -67,7 +67,7 @@ class Particles:
         """Particle n goes on from what particle `ancestor_N[n]` was."""
         one_lm = self.log_p_NT is self.log_q_NT
         for each in fields(self):
-            setattr(self, each.name, getattr(self, each.name)[ancestor_N])
+            setattr(self, each.name, vars(self)[each.name][ancestor_N])
         if one_lm:
             self.log_p_NT = self.log_q_NT
 
@@ -212,7 +212,7 @@ def cache_slots(
     there_N: Tensor,
     length: int,
     hidden: bool,
-) -> Iterator[CacheSlots]:
+) -> Generator[CacheSlots]:
     """Rows of the prior, and of the proposal where it is another language model."""
     parent_R = parent_N[there_N]
     with contextlib.ExitStack() as stack:

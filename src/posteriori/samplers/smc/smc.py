@@ -10,10 +10,12 @@ import torch
 from pydantic import AfterValidator, Field
 from torch import Tensor
 
+from posteriori.core.hooks import those
 from posteriori.core.journal.journal import once
-from posteriori.core.protocols import TrainableLM
+from posteriori.core.protocols import TokenConstraint, TrainableLM
 from posteriori.core.settings.strict import Strict
 from posteriori.core.target import Target
+from posteriori.core.tensors import distinct_places, ints, split_evenly
 from posteriori.core.types import Completions, Draws, Guarantee
 from posteriori.errors import ConfigError
 from posteriori.samplers.base import Job, Sampler
@@ -40,12 +42,32 @@ def _twist(given: Any) -> Any:
 
 def twist_for(target: Target) -> Twist:
     """ "prefix" where a constraint of the target can judge the beginning of a text, else "none"."""
-    judges = any(getattr(each, "prefix", None) is not None for each in target.evidence)
+    judges = any(each.judges_prefixes for each in those(target.evidence, TokenConstraint))
     return make_twist("prefix" if judges else "none")
 
 
 class SMCConfig(Strict, arbitrary_types_allowed=True):
-    """`replicates`: populations per prompt, 4 unless there are fewer draws; see `SMC`."""
+    """Settings of the sampler "smc", sequential Monte Carlo.
+
+    Args:
+        replicates: independent populations per prompt; left out, 4 unless there are fewer draws.
+        ess_threshold: a population is resampled where fewer than this share of its particles is
+            effective, between 0 and 1; left out, 0.5, and 0 under a learned twist that steers.
+        resampling: "systematic", "stratified" or "multinomial".
+        guidance: how far the proposal follows a twist that knows all next tokens, between 0 and 1.
+        twist: the guess of the evidence to come: a name (`posteriori ls twists`), a table with its
+            settings, a `Twist`, or a file; "auto" is "prefix" where a constraint can judge
+            prefixes.
+        lookahead: next tokens that constraints check before one is drawn; 0: none; "auto": 64 where
+            all constraints are quick and the prior proposes.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+
+    Example:
+        >>> po.SMCConfig(replicates=8).resampling
+        'systematic'
+    """
 
     replicates: int | None = Field(default=None, ge=1)
     ess_threshold: float | None = Field(default=None, ge=0, le=1)
@@ -110,7 +132,7 @@ class SMC(Sampler[SMCConfig]):
         size_C = torch.tensor([whole + (at < rest) for at in range(replicates)])
         num_prompts = len(job.target.prompts)
         prompt_G = torch.arange(num_prompts).repeat_interleave(replicates)
-        log_z = []
+        log_z: list[Tensor] = []
         for draws, log_z_g in in_parts(job, plan, prompt_G, size_C.repeat(num_prompts)):
             job.keep(draws)
             log_z.append(log_z_g)
@@ -155,14 +177,14 @@ def in_parts(
     prior, proposal = stepping(target.prior), stepping(plan.proposal)
     fit = min(lm.rows_at_once(target.prompts, target.max_new_tokens) for lm in (prior, proposal))
     each = max(1, min(fit, _ROWS) // int(size_G.max()))
-    parts = torch.arange(len(size_G)).split(each)
+    parts = split_evenly(torch.arange(len(size_G)), each)
     total = len(parts) * target.max_new_tokens
     device = prior.device if isinstance(prior, TrainableLM) else torch.device("cpu")
     for number, at in enumerate(parts):
-        used, parent_g = prompt_G[at].unique(return_inverse=True)
+        used, parent_g = distinct_places(prompt_G[at])
         populations = Populations(
             plan,
-            [target.prompts[i] for i in used.tolist()],
+            [target.prompts[i] for i in ints(used)],
             parent_g.to(device),
             size_G[at].to(device),
             Choices(job.generator("smc", number)),

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnknownVariableType] - they take a PathLike of anything
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, silu
 
@@ -23,17 +23,27 @@ from .twists import Twist
 
 
 class TwistHead(nn.Module, Twist):
-    """log psi_t(c, y_1 .. y_t) = u . x(y_t) + v . (h, s) + [b + a . P x(y_t)],
+    """A learned twist: a head on the prior's hidden states, trained by `posteriori.fit_twist`.
+
+        log psi_t(c, y_1 .. y_t) = u . x(y_t) + v . (h, s) + [b + a . P x(y_t)],
 
     h the input of the prior's output head before y_t is drawn, x(y) that head's weights for token
-    y, both normalised and of length 1, s = (T - t) / T. What is in brackets is there for a `width`
-    above 0: (a, b) = MLP(h, s), one hidden layer of that width, `rank` numbers per token. It starts
-    as psi = 1.
+    y, both normalised and of length 1, s = (T - t) / T; what is in brackets is there for a `width`
+    above 0: (a, b) = MLP(h, s). It starts as psi = 1 and is positive whatever it has learned, so
+    weights stay right. It costs no pass of its own and knows psi of all next tokens, so where the
+    proposal is the prior, SMC draws y_t in proportion to prior(y_t) psi_t (Zhao et al. 2024, arXiv
+    2404.17546, section 3). `save` and `load` use safetensors.
 
-    It costs no pass of its own and knows psi of all next tokens, so where the proposal is the
-    prior, SMC draws y_t in proportion to prior(y_t) psi_t. Positive whatever it has learned, so the
-    weights stay right. Trained by `fit_twist`; `save` and `load` as safetensors.
-    Source: twists over all next tokens as in Zhao et al. 2024 (arXiv 2404.17546, section 3).
+    Args:
+        hidden_size: width of h.
+        token_size: width of x(y).
+        width: units of the hidden layer; 0: none.
+        rank: numbers per token that the hidden layer multiplies.
+        seed: of the hidden layer's first weights.
+
+    Example:
+        >>> sum(each.numel() for each in po.TwistHead(hidden_size=8, token_size=8).parameters())
+        18
     """
 
     name = "learned"

@@ -71,7 +71,7 @@ class TwistBatch:
         top_P1 = log_w_PK.amax(-1, keepdim=True)
         top_P1 = top_P1.where(top_P1 > -torch.inf, 0.0)
         share_N = (log_w_PK - top_P1).exp().flatten()
-        shares = []
+        shares: list[Tensor] = []
         for step in reversed(run.step_traces):
             share_N = torch.zeros_like(share_N).index_add(0, step.ancestor_N, share_N)
             shares.append(share_N.view_as(log_w_PK).log() + top_P1)
@@ -137,7 +137,7 @@ def loss_of(batches: TwistBatches, head: TwistHead, length: int) -> Tensor:
     Once with psi_t of all that draw a token, so that it knows of ends too, and once with the
     evidence of what ends: that ties psi_t of all others to its scale.
     """
-    losses = []
+    losses: list[Tensor] = []
     for t in range(max(len(batch.run.step_traces) for batch in batches.each)):
         left = (length - t - 1) / length
         found = [batch.weightings(t, head, left) for batch in batches.each]

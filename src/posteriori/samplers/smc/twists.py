@@ -47,7 +47,25 @@ class Prefixes:
 
 
 class Twist(Configured, Generic[SettingsT]):
-    """log psi_t of prefixes, of those that go on and of those that have ended already."""
+    """The base class of twists: log psi_t of a prefix, a guess of the evidence still to come.
+
+    Any psi > 0 leaves SMC's weights right; the best is psi_t = E_prior[e(c, y) | y_1 .. y_t], with
+    which every particle weighs the same. psi may be 0 only where no completion of the prefix has
+    evidence.
+
+    Args:
+        config: its settings, one `Settings`.
+        settings: or the fields of `Settings`, as keywords.
+
+    Raises:
+        ConfigError: for a setting that is unknown, wrong, or given twice.
+
+    Example:
+        >>> from posteriori.samplers.smc.twists import EvidenceTwist
+        >>> draws = po.sample(target, "smc", num_samples=8, twist=EvidenceTwist(temper=0.5))
+        >>> len(draws)
+        16
+    """
 
     name: ClassVar[str]
     reads_hidden: ClassVar[bool] = False
@@ -89,13 +107,28 @@ class NoTwist(Twist[Strict]):
 
 
 class FloorSettings(Strict):
-    """`floor`: log psi where the evidence found is 0. There may yet be some, so psi is above 0."""
+    """Settings of twists that read the evidence of a prefix.
+
+    Args:
+        floor: log psi where the evidence found is 0. There may yet be some, so psi is above 0.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+    """
 
     floor: float = -1.0
 
 
 class EvidenceTwistConfig(FloorSettings):
-    """`temper`: the power of the evidence that psi is."""
+    """Settings of the twist "evidence".
+
+    Args:
+        floor: log psi where the evidence found is 0. There may yet be some, so psi is above 0.
+        temper: the power of the evidence that psi is.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+    """
 
     temper: float = Field(default=1.0, ge=0)
 
@@ -144,7 +177,15 @@ class PrefixTwist(NoTwist):
 
 
 class RolloutsConfig(FloorSettings):
-    """`num`: completions that are drawn of each prefix."""
+    """Settings of the twist "rollouts".
+
+    Args:
+        floor: log psi where the evidence found is 0. There may yet be some, so psi is above 0.
+        num: completions that are drawn of each prefix.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+    """
 
     num: int = Field(default=4, ge=1)
 

@@ -23,13 +23,13 @@ def held_out_target(target: Target, held_out: Target | PromptSource | None) -> T
             raise ConfigError(
                 f"the target has columns ({', '.join(target.columns)}), and held_out has {lacking}",
                 where="fit",
-                hint="write held_out=target.asking(prompts, columns)",
+                hint="write held_out=target.with_prompts(prompts, columns)",
             )
-        return target.asking(data)
+        return target.with_prompts(data)
     if held_out.prior is not target.prior or held_out.max_new_tokens != target.max_new_tokens:
         raise ConfigError(
             "held_out has another prior or another max_new_tokens than the target",
             where="fit",
-            hint="write held_out=target.asking(prompts, columns)",
+            hint="write held_out=target.with_prompts(prompts, columns)",
         )
     return held_out

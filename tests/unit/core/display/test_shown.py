@@ -50,7 +50,7 @@ def test_html_has_the_table_and_the_plane_and_no_raw_text(target):
         assert "<b>" not in html
     assert "<svg" in every["Report"]._repr_html_()
     assert "kl_to_target" in every["Report"]._repr_html_()
-    assert "&lt;b&gt;" in po.sample(target.asking(["<b>"]))._repr_html_()
+    assert "&lt;b&gt;" in po.sample(target.with_prompts(["<b>"]))._repr_html_()
 
 
 def test_data_frames(target):

@@ -77,6 +77,21 @@ def test_several_at_once_are_refused():
         po.CausalLM(model, word_tokenizer())
 
 
+@pytest.mark.parametrize("name", ["another", "", 3, ["default"]])
+def test_a_name_of_no_adapter_is_refused(name):
+    for model in (adapted(), tiny_model("llama")):
+        with pytest.raises(ModelError, match="the model has no adapter named"):
+            po.CausalLM(model, word_tokenizer(), adapter=name)
+
+
+def test_what_is_no_tokenizer_or_dtype_is_one_line():
+    for tokenizer in (None, "tiny", type(word_tokenizer()), [1]):
+        with pytest.raises(ModelError, match="is no tokenizer"):
+            po.CausalLM(tiny_model("llama"), tokenizer)
+    with pytest.raises(ModelError, match=r"no torch\.dtype"):
+        po.CausalLM(tiny_model("llama"), word_tokenizer(), compute_dtype="bfloat16")
+
+
 def test_it_is_the_policy_in_evaluate():
     target = po.Target(
         po.CausalLM(tiny_model("llama"), word_tokenizer()),
