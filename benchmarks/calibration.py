@@ -51,7 +51,10 @@ NEAR = ("near", "near, stated")
 GOOD = 0.05
 """Nats. log Z is good where its estimates are this near to the truth, as root mean square."""
 
-UNEVEN = ("many prompts", "one dry", "uneven", "grades")
+UNEVEN = (
+    *("many prompts", "one dry", "uneven", "grades"),
+    *("grades of four", "noisy grade", "answers"),
+)
 """Worlds in which that says nothing: the mean over prompts hides the one that is not known."""
 
 FEWEST = 40

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .numerics import Spread, log_mean_exp, t_factor
 from .reliability import missed as missed_error
+from .tensors import floats
 from .types import Estimate, Kind
 
 
@@ -128,7 +129,7 @@ def with_error_of_fit(estimate: Estimate, change_PM: Tensor, *, shared: bool) ->
         per_prompt=tuple(
             replace(each, standard_error=math.hypot(each.standard_error, own))
             for each, own in zip(
-                estimate.per_prompt, size_P.tolist(), strict=bool(estimate.per_prompt)
+                estimate.per_prompt, floats(size_P), strict=bool(estimate.per_prompt)
             )
         ),
     )

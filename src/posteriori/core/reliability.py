@@ -324,17 +324,16 @@ def most_evidence(evidence: Sequence[Tensor], stated: float | None) -> list[floa
 
 def is_graded(log_evidence_n: Tensor) -> bool:
     """Whether the evidence has few values, or few tight clusters of them."""
-    on_n = log_evidence_n[~log_evidence_n.isneginf()].double()
-    value_K = ((on_n / _SAME).round() * _SAME).unique()
+    value_n = log_evidence_n.cpu().double().numpy()
+    value_K = np.unique(np.rint(value_n[value_n > -math.inf] / _SAME)) * _SAME
     if len(value_K) <= _GRADES:
         return True
-    gap_K = value_K.diff()
-    largest = gap_K.topk(min(_GRADES, len(gap_K))).values
-    for cuts in range(1, _GRADES):
-        least = float(largest[cuts - 1])
-        start_K = torch.cat([value_K[:1], value_K[1:][gap_K >= least]])
-        end_K = torch.cat([value_K[:-1][gap_K >= least], value_K[-1:]])
-        if len(start_K) <= _GRADES and float((end_K - start_K).max()) <= _TIGHT * least:
+    gap_K = np.diff(value_K)
+    for least in np.sort(gap_K)[:-_GRADES:-1].tolist():
+        cut_K = gap_K >= least
+        start_K, end_K = value_K[1:][cut_K], value_K[:-1][cut_K]
+        width_K = np.append(end_K, value_K[-1]) - np.append(value_K[:1], start_K)
+        if len(width_K) <= _GRADES and float(width_K.max()) <= _TIGHT * least:
             return True
     return False
 
