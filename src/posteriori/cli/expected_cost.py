@@ -87,10 +87,10 @@ def in_words(plan: Plan, work: Work) -> str:
     """Completions, tokens at most, and about how long, in one clause."""
     tokens = work.completions * plan.config.max_new_tokens
     seconds = seconds_of(plan, work)
-    told = f"{work.completions:,} completions, at most {tokens:,} tokens"
+    amount = f"{work.completions:,} completions, at most {tokens:,} tokens"
     if seconds is None:
-        return f"{told}; how long they take is not known before the model is here"
-    return f"{told}, about {duration(seconds)} besides loading and your own functions"
+        return f"{amount}; how long they take is not known before the model is here"
+    return f"{amount}, about {duration(seconds)} besides loading and your own functions"
 
 
 def duration(seconds: float) -> str:
@@ -103,16 +103,16 @@ def duration(seconds: float) -> str:
 def ask_if_long(plan: Plan, work: Work, *, yes: bool, hint: str) -> None:
     """Ask on a terminal whether what takes above an hour is meant; elsewhere it needs --yes.
 
-    Raises `ConfigError` where nobody can be asked, `typer.Abort` for a no.
+    Raises `ConfigError` where there is no terminal to ask on, `typer.Abort` for a no.
     """
     seconds = seconds_of(plan, work)
     if yes or seconds is None or seconds < LONG or not is_first():
         return
-    told = in_words(plan, work)
+    amount = in_words(plan, work)
     if sys.stdin.isatty() and sys.stderr.isatty():
-        typer.confirm(f"This is {told}. Go on?", abort=True, err=True)
+        typer.confirm(f"This is {amount}. Go on?", abort=True, err=True)
         return
-    raise ConfigError(f"this is {told}", where=str(plan.file), hint=f"{hint}, or say --yes")
+    raise ConfigError(f"this is {amount}", where=str(plan.file), hint=f"{hint}, or say --yes")
 
 
 def _parameters(prior: str) -> float | None:

@@ -58,7 +58,8 @@ def single(verb: Callable[..., int]) -> Callable[..., int]:
 
 
 def without_processes(line: Sequence[str]) -> list[str]:
-    """The command line for each of them. Nobody can answer a question there: it was asked for."""
+    """The command line for each of them. No question can be answered there, so it was asked
+    before."""
     kept, skip = [], False
     for part in line:
         if skip or part.startswith("--processes="):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from posteriori.data.given_arguments import named_arguments
 from posteriori.errors import ConfigError
 
 from .check import Plan, make_plan
@@ -22,11 +23,12 @@ if TYPE_CHECKING:
 Note = Callable[[str], None]
 
 
+@named_arguments
 def load_target(path: Path | str, overrides: Sequence[str] = ()) -> Target:
     """The target that a run's TOML file describes: its prior, evidence, prompts and length.
 
     `overrides` are those of the command line's `--set`: `["evidence.0.beta=0.2"]`. Paths in the
-    file count from its own folder. Moments are fitted; where a budget of `fit` stands in for beta,
+    file count from its own folder. Moments are fitted; where a budget of `fit` replaces beta,
     it is the beta that the run in the file's `output_dir` has found.
 
     Args:
@@ -65,7 +67,7 @@ def build_target(
     Raises `PromptError` where a prompt does not fit into the prior's context. Moments are fitted
     here, so that unreachable ones are reported before anything else is done.
 
-    Where a budget stands in for beta, it is the beta that the run in the config's output_dir has
+    Where a budget replaces beta, it is the beta that the run in the config's output_dir has
     found; raises `ConfigError` where none has. Not `priced`, the reward is left without one.
     `on_moments` sees the fit of the moments, `journal` is where finished parts of it are kept, and
     `resume` takes them up; `on_note` receives what there is to say of a base model that has moved.
@@ -109,7 +111,7 @@ def finished_target(
 
 
 def budget_of_plan(plan: Plan) -> Budget | None:
-    """What a run has found of the budget that stands in for beta, where one does. Raises
+    """What a run has found of the budget that replaces beta, where one does. Raises
     `ConfigError` where none has found it yet."""
     from posteriori.train.budget import recorded_budget
 
@@ -118,7 +120,7 @@ def budget_of_plan(plan: Plan) -> Budget | None:
     found = None if plan.output_dir is None else recorded_budget(plan.output_dir)
     if found is None:
         raise ConfigError(
-            f"{plan.budget} stands in for beta, and no run has found it yet",
+            f"{plan.budget} replaces beta, and no run has found it yet",
             where=str(plan.file),
             hint="run `posteriori fit` first, or give the evidence a beta",
         )

@@ -27,7 +27,7 @@ def draw(
     *,
     on_progress: Progress | None = None,
 ) -> Draws:
-    """y ~ proposal(.|c), `num_samples` a prompt, with log p~ and log proposal of each.
+    """y ~ proposal(.|c), `num_samples` per prompt, with log p~ and log proposal of each.
 
     The proposal's log-probs are those that its sampler returns: no second pass. Where the proposal
     is the prior itself, they serve as log prior too. `on_progress` counts passes over completions:

@@ -161,7 +161,7 @@ def _installed(
 
 
 def _owners(kind: str, name: str) -> list[str]:
-    """Who has taken a name, in words."""
+    """What has taken a name, in words."""
     built_in = ["built in"] if name in _BUILT_IN[kind] else []
     places: dict[str, str] = {}
     for point in _points(kind):
@@ -210,7 +210,9 @@ def language_model(given: Any, role: str, like: Any = None) -> LanguageModel:
     it: of a path, a transformers model, a trainer. Raises `ModelError` for what cannot be one."""
     from .protocols import LanguageModel
 
-    ours = hasattr(given, "eos_token_ids") or isinstance(given, LanguageModel)
+    # A tokenizer has end tokens as well.
+    ours = hasattr(given, "eos_token_ids") and hasattr(given, "log_prob")
+    ours = ours or isinstance(given, LanguageModel)
     if ours and not isinstance(given, type):
         return given
     module, _, attribute = _LANGUAGE_MODEL.partition(":")

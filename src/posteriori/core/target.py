@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import deprecated
 
+from posteriori.data.given_arguments import named_arguments
 from posteriori.data.given_numbers import count, finite, in_short
 from posteriori.data.prompts import PromptData, sample_rows
 from posteriori.data.prompts import prompts as read_prompts
@@ -86,6 +87,7 @@ class Target:
         Target(TabularLM x [reward function 'reward'], 2 prompts, max_new_tokens=3)
     """
 
+    @named_arguments
     def __init__(
         self,
         prior: LanguageModel,
@@ -104,7 +106,7 @@ class Target:
             raise ConfigError(f"temper={in_short(temper)} must be a number of at least 0")
         self.prior: LanguageModel = language_model(prior, "prior")
         self.evidence = checked_evidence(evidence)
-        self.prompts = _told_apart(data.prompts)
+        self.prompts = _found_apart(data.prompts)
         self.max_new_tokens = max_new_tokens
         both = sorted(data.columns.keys() & (columns or {}).keys())
         if both:
@@ -274,17 +276,17 @@ class Target:
         """The evidence of completions that have not ended yet, float64 [N] (see
         `PrefixEvidence`); None where none of it can. `log_prior_N` as for `score`."""
         columns = self.columns_of(completions)
-        told: list[Tensor | None] = []
+        found: list[Tensor | None] = []
         for evidence in self.evidence:
             if isinstance(evidence, PriorEvidence):
                 if log_prior_N is None:
                     log_prior_N = self.log_prior(completions)
-                told.append(evidence.prefix_log_evidence(completions, columns, log_prior_N))
+                found.append(evidence.prefix_log_evidence(completions, columns, log_prior_N))
             elif isinstance(evidence, PrefixEvidence):
-                told.append(evidence.prefix_log_evidence(completions, columns))
-        spend(evidence_calls=len(completions) * len(told))
+                found.append(evidence.prefix_log_evidence(completions, columns))
+        spend(evidence_calls=len(completions) * len(found))
         device = completions.tokens_NL.device
-        parts = [self._tempered(each.to(device)) for each in told if each is not None]
+        parts = [self._tempered(each.to(device)) for each in found if each is not None]
         return torch.stack(parts).sum(0) if parts else None
 
     @property
@@ -367,7 +369,7 @@ class Target:
         return torch.tensor(positions, device=device)[completions.prompt_index_N]
 
 
-def _told_apart(prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
+def _found_apart(prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
     """The prompts; those that are there several times know which row they are."""
     number = Counter(map(prompt_key, prompts))
     return tuple(

@@ -20,7 +20,7 @@ from .target import Target
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 
 _PER_TENSOR = 8
-"""Weights of each tensor by which two models are told apart."""
+"""Weights of each tensor by which two models are compared."""
 
 
 def on_every_process(function: AnyFunction) -> AnyFunction:

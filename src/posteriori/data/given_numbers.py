@@ -1,5 +1,5 @@
 """Numbers that users give: finite ones, and whole ones. Python's integers have no end, texts look
-like numbers, and True is 1; whoever takes a number asks here."""
+like numbers, and True is 1; numbers from outside are checked here."""
 
 from __future__ import annotations
 

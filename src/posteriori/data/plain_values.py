@@ -1,4 +1,4 @@
-"""What a value is that a file or a caller gave, told to type checkers too."""
+"""What kind of value a file or a caller gave, for type checkers as well."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ _NUMBER = re.compile(r"[+-]?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?")
 
 
 MOST_LEVELS = 100
-"""Lists and mappings within each other. Whoever copies or writes a value goes down all of them."""
+"""Lists and mappings within each other. Copying or writing a value goes down all of them."""
 
 
 def check_depth(value: Any, where: str) -> None:

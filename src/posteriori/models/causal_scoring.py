@@ -145,11 +145,7 @@ class CausalScoring:
     def micro_batches(
         self, completions: Completions, together: int = 1, keeps_logits: bool = False
     ) -> list[Tensor]:
-        """Positions that cover the completions once, in groups of similar length that fit.
-
-        So many neighbouring completions (a pair: 2) stay in one group. `keeps_logits`: the pass
-        will keep the logits of all its tokens.
-        """
+        """Groups are of similar length."""
         cells = memory.cells_for_scoring(
             self._run.base,
             self.memory_gib,
@@ -163,7 +159,8 @@ class CausalScoring:
         self, completions: Completions, work: Callable[[Completions], tuple[Tensor, ...]]
     ) -> tuple[Tensor, ...]:
         """`work` on all rows, with several processes a share in each, of about as many tokens.
-        Where there is a gradient it is all done here: whoever wants one shares rows out itself."""
+        Where there is a gradient it is all done here: a caller that wants one shares rows out
+        itself."""
         if torch.is_grad_enabled() or current() is None:
             return work(completions)
         lengths_N = completions.lengths_N.tolist()

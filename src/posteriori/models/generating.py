@@ -1,4 +1,4 @@
-"""`generate`: texts of a language model, for people who want to read some."""
+"""`generate`: texts of a language model, for reading."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def loading() -> Iterator[dict[str, Any]]:
     `trust_remote_code` is off: a checkpoint that wants to run its own code is refused by
     transformers with a ValueError. Left open, transformers would ask on the terminal.
     """
-    # Some architectures draw weights before they read them: nobody's random state but its own.
+    # Some architectures draw weights before they read them: no random state but their own changes.
     with one_at_a_time(), torch.random.fork_rng(devices=[]):
         verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
         logging.set_verbosity_error()

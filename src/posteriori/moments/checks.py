@@ -59,7 +59,7 @@ def check_features(
             )
         raise EvidenceError(
             f"the features {', '.join(map(repr, members))} are collinear: within each prompt one "
-            "is a sum of the others, so their lambdas cannot be told apart",
+            "is a sum of the others, so their lambdas are not determined",
             where=where,
             hint=f"leave one of them out ('{members[-1]}')",
         )

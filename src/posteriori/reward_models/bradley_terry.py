@@ -19,7 +19,7 @@ def label_probability(delta_N: Tensor, noise: float = 0.0) -> Tensor:
 
 
 def bradley_terry_loss(delta: Tensor, margin: Tensor, label: Tensor, noise: float = 0.0) -> Tensor:
-    """-l log q(z) - (1 - l) log q(-z) with z = delta - margin, in nats a pair.
+    """-l log q(z) - (1 - l) log q(-z) with z = delta - margin, in nats per pair.
 
     Shapes broadcast. `label` l is P(chosen is preferred): 1 for a plain pair, where the loss is
     -log sigmoid(r_chosen - r_rejected - margin), 0.5 for a tie. With `noise` eps in [0, 0.5),

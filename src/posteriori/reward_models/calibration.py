@@ -54,7 +54,7 @@ class Bin:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Figures of held-out pairs. Log-losses in nats a pair; errors of calibration in [0, 0.5].
+    """Figures of held-out pairs. Log-losses in nats per pair; errors of calibration in [0, 0.5].
 
     `accuracy` counts a tie as half. `temperature` T makes r / T the log-odds of a preference;
     `ece_scaled` and `log_loss_scaled` are at that T, fitted on these very pairs, so slightly

@@ -43,7 +43,7 @@ def _labelled(row: Mapping[str, Any], where: str) -> LabelledPair:
     chosen, rejected = _text("chosen", pair.chosen, pair), _text("rejected", pair.rejected, pair)
     if chosen == rejected:
         raise DataError(
-            "'chosen' and 'rejected' are the same text, which tells nothing about rewards",
+            "'chosen' and 'rejected' are the same text, which says nothing about rewards",
             where=where,
             hint="remove the row",
         )

@@ -15,6 +15,7 @@ from posteriori.core.run.out_of_memory import explained
 from posteriori.core.seeds import generator
 from posteriori.core.target import Target
 from posteriori.core.types import Draws
+from posteriori.data.given_arguments import named_arguments
 from posteriori.data.given_numbers import count, in_short, positive
 from posteriori.errors import ConfigError, EvidenceError, SamplingError
 from posteriori.runs.target_fingerprint import digest
@@ -24,6 +25,7 @@ _ROUNDS = 50
 """Times that draws are taken before a prompt whose draws are all alike is given up."""
 
 
+@named_arguments
 @explained("sampling", "set a lower num_samples, max_new_tokens or memory_gib")
 def simulate_preferences(
     target: Target,
@@ -106,8 +108,8 @@ def simulate_preferences(
 
 
 def best_accuracy(rows: list[dict[str, Any]], *, scale: float = 1.0, noise: float = 0.0) -> float:
-    """E[accuracy] on these pairs of a judge who knows the utility: the mean of the likelier label's
-    probability, eps + (1 - 2 eps) sigmoid(|u1 - u2| / scale)."""
+    """E[accuracy] on these pairs of a judge that knows the utility: the mean of the likelier
+    label's probability, eps + (1 - 2 eps) sigmoid(|u1 - u2| / scale)."""
     gaps_N = torch.tensor(
         [row["chosen_utility"] - row["rejected_utility"] for row in rows], dtype=torch.float64
     )

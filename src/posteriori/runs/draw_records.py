@@ -17,7 +17,7 @@ MOST = 5_000
 
 
 class Record(BaseModel):
-    """One line of samples.jsonl: who drew it, for which prompt, and what the target says of it.
+    """One line of samples.jsonl: what drew it, for which prompt, and what the target says of it.
 
     Logs in nats, `log_prob` under the model that drew it; `weight` is its share of its prompt's
     weight among all draws of that model, kept here or not.

@@ -30,8 +30,8 @@ def keeping(
     """Work on `target` inside is kept in the folder `path`, piece by piece, and taken from there
     where `resume` is true; nothing is kept where `path` is None.
 
-    `about` says what the work depends on beside the target. The folder stays: whoever has
-    the result elsewhere removes it (`Journal.remove`). Moments are fitted first, unless it is they
+    `about` says what the work depends on beside the target. The folder stays: the caller removes it
+    once the result is elsewhere (`Journal.remove`). Moments are fitted first, unless it is they
     that are. Raises `CheckpointError` as
     `Journal` does.
     """

@@ -87,16 +87,17 @@ def with_error_of_lambda(target: Target, draws: Draws) -> Estimate | None:
 
 
 def _error_of_weights(log_w_n: Tensor) -> float:
-    """Of log Z by so many independent weights; NaN where that cannot be told."""
+    """Of log Z by so many independent weights; NaN where that is not known."""
     share_n = log_w_n.softmax(0)
     return float(share_n.std()) * math.sqrt(len(share_n))
 
 
 def largest_weights(target: Target, pool: Draws) -> list[float]:
-    """The largest log-weight that a draw for each prompt may have, nats; -inf where nobody knows.
+    """The largest log-weight that a draw for each prompt may have, nats; -inf where it is not
+    known.
 
-    Of the prior's own draws that is the most evidence. Of another proposal's nobody knows how much
-    more the prior may have of an outcome than it; where none of its draws is near the most
+    Of the prior's own draws that is the most evidence. Of another proposal's it is not known how
+    much more probable an outcome may be under the prior; where none of its draws is near the most
     evidence, the largest ratio that was seen stands for it.
     """
     rows = rows_of_prompts(pool.completions)

@@ -1,4 +1,4 @@
-"""Checks of exactness, for people who write plugins: one call each, and a `CheckFailedError` says
+"""Checks of exactness, for authors of plugins: one call each, and a `CheckFailedError` says
 what is wrong.
 
     from posteriori import testing

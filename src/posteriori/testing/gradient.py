@@ -38,7 +38,7 @@ def check_gradient(
         objective: makes the objective: its class, or a function without arguments.
         divergence: D as a function of (log pi, log prior, log evidence) over all outcomes of a
             prompt; default: that of `Objective.divergence`, where `divergences.BY_FORMULA` has it.
-        prompts: of one step; several show that their draws are told apart.
+        prompts: of one step; several show that their draws are kept apart.
         num_samples: draws per prompt; there are 7^num_samples tuples per prompt.
         elsewhere: draws come from a third distribution in place of the policy: the objective has to
             count them by pi/q.

@@ -103,8 +103,8 @@ def chi_squared(index_N: Tensor, law_S: Tensor, least: float = 10.0) -> float:
 
 
 def draws_needed(law_S: Tensor, other_S: Tensor, rate: float = 1e-6) -> float:
-    """The fewest draws (a power of two times 500) by which `chi_squared` tells another law from
-    this one, with both error rates at `rate`; infinite where a million are too few."""
+    """The fewest draws (a power of two times 500) by which `chi_squared` distinguishes another law
+    from this one, with both error rates at `rate`; infinite where a million are too few."""
     for num in (500 * 2**k for k in range(12)):
         expected, other = law_S.numpy() * num, other_S.numpy() * num
         rare = expected < 10

@@ -61,12 +61,12 @@ class Fit:
     pairs: PairFigures | None = None
 
     def __repr__(self) -> str:
-        told = [f"{self.objective or 'fit'}, {counted(len(self.history), 'step')}"]
-        told += [f"{name} {self.last[name]:.4g}" for name in _TOLD if name in self.last]
-        told += [f"in '{self.output_dir}'"] if self.output_dir else []
-        told += ["stopped early"] if self.stopped else []
-        told += [counted(len(self.findings), "finding")] if self.findings else []
-        return f"Fit({', '.join(told)})"
+        shown = [f"{self.objective or 'fit'}, {counted(len(self.history), 'step')}"]
+        shown += [f"{name} {self.last[name]:.4g}" for name in _SHOWN if name in self.last]
+        shown += [f"in '{self.output_dir}'"] if self.output_dir else []
+        shown += ["stopped early"] if self.stopped else []
+        shown += [counted(len(self.findings), "finding")] if self.findings else []
+        return f"Fit({', '.join(shown)})"
 
     def _repr_html_(self) -> str:
         numbers = [(k, f"{v:.4g}") for k, v in self.last.items() if isinstance(v, int | float)]
@@ -79,7 +79,7 @@ class Fit:
         return self.history[-1] if self.history else {}
 
 
-_TOLD = ("mean_reward", "kl_to_prior", "loss")
+_SHOWN = ("mean_reward", "kl_to_prior", "loss")
 
 
 def stopped_by(number: int, finished: int, steps: int, folder: Path | None) -> StoppedError:

@@ -21,7 +21,7 @@ def budget(job):
 def test_the_beta_of_a_budget_is_printed_recorded_and_used(budget):
     early = budget.sample("--num-samples", "4", "-o", str(budget.folder / "draws.jsonl"))
     assert early.code == 2
-    assert "kl_budget stands in for beta, and no run has found it yet" in early.err
+    assert "kl_budget replaces beta, and no run has found it yet" in early.err
     done = budget.fit()
     assert done.code == 0
     found = json.loads((budget.output / "config.json").read_text())["budget"]

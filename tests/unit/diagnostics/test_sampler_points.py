@@ -217,7 +217,7 @@ class TestNoPlace:
             ("weights_not_trusted", "weights that cannot be trusted"),
             ("chains_disagree", "chains that have not converged"),
             ("chains_drift", "chains that have not converged"),
-            ("convergence_unknown", "chains of which nothing tells if they have converged"),
+            ("convergence_unknown", "chains that may not have converged"),
         ],
     )
     def test_draws_that_are_in_doubt(self, world, finding, why):

@@ -136,13 +136,13 @@ def _processes() -> Iterator[Check]:
         yield Check("processes", "info", "torch is built without distributed: one process only")
         return
     backends = [name for name in ("gloo", "nccl") if dist.is_backend_available(name)]
-    told = f"torch has {' and '.join(backends)}"
+    backends_found = f"torch has {' and '.join(backends)}"
     there = launched()
     if there is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
         places = torch.cuda.device_count() or cores
         more = f"; --processes {places} would use all" if places > 1 else ""
-        yield Check("processes", "ok", f"1; {told}{more}")
+        yield Check("processes", "ok", f"1; {backends_found}{more}")
         return
     with together("posteriori doctor"):
         world = current()
@@ -150,7 +150,9 @@ def _processes() -> Iterator[Check]:
         hosts = len({peer.host for peer in world.watch.peers})
     where = "this machine" if hosts == 1 else f"{hosts} machines"
     place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-    message = f"{there.size} on {where}, this is process {there.rank}, met at {place}; {told}"
+    message = (
+        f"{there.size} on {where}, this is process {there.rank}, met at {place}; {backends_found}"
+    )
     yield Check("processes", "ok", message)
 
 

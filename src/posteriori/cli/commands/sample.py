@@ -184,9 +184,9 @@ def _show(
     met = {"draws": target.means_met(draws)}
     if as_json:
         moments = moments_json(met)
-        told = {"moments": jsonable(moments)} if moments else {}
+        measured = {"moments": jsonable(moments)} if moments else {}
         print_json(
-            {**draws_json(draws), **told, "sampler": settings.sampler, "output": str(output)}
+            {**draws_json(draws), **measured, "sampler": settings.sampler, "output": str(output)}
         )
     else:
         print_draws(stdout(), draws, title=f"{settings.sampler}, seed {settings.seed}")

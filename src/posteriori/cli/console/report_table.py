@@ -124,7 +124,7 @@ _LONGEST_NAME = 24
 
 
 def _short(name: str) -> str:
-    """The end of a path tells policies apart."""
+    """The end of a path, by which policies are distinguished."""
     return name if len(name) <= _LONGEST_NAME else f"…{name[1 - _LONGEST_NAME :]}"
 
 

@@ -1,4 +1,4 @@
-"""An error that nobody has foreseen: one line for the person, and its traceback in a file."""
+"""An unexpected error: one line on the terminal, and its traceback in a file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import tempfile
 import traceback
 
 SHOWN = "POSTERIORI_TRACEBACK"
-"""With this variable set the error is raised, for whoever works on the library."""
+"""With this variable set the error is raised, for work on the library itself."""
 
 
 def keep_traceback(error: Exception) -> str:

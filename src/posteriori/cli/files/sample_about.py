@@ -29,7 +29,7 @@ def write_about(
     """Write DRAWS.json beside the file of draws at `path`, whole or not at all; returns its path.
 
     `config` says of the target what a run's config.json does. The draws must be there: their hash
-    goes into it, so that nobody takes it for that of other draws.
+    goes into it, so that it is not mistaken for that of other draws.
     """
     from posteriori.diagnostics.frontier.sampler_points import sampled
     from posteriori.report.read.draws import about_path

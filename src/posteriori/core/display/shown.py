@@ -19,11 +19,11 @@ class ShownDraws:
 
     def __repr__(self) -> str:
         draws: Draws = self  # pyright: ignore[reportAssignmentType]
-        told = [f"{len(draws):,} of {counted(len(draws.completions.prompt_set), 'prompt')}"]
-        told += [str(draws.guarantee)] if draws.guarantee else []
-        told += [f"log Z {draws.log_z}"] if draws.log_z is not None else []
-        told += [counted(len(draws.findings), "finding")] if draws.findings else []
-        return f"Draws({', '.join(told)})"
+        shown = [f"{len(draws):,} of {counted(len(draws.completions.prompt_set), 'prompt')}"]
+        shown += [str(draws.guarantee)] if draws.guarantee else []
+        shown += [f"log Z {draws.log_z}"] if draws.log_z is not None else []
+        shown += [counted(len(draws.findings), "finding")] if draws.findings else []
+        return f"Draws({', '.join(shown)})"
 
     def _repr_html_(self) -> str:
         draws: Draws = self  # pyright: ignore[reportAssignmentType]
@@ -52,10 +52,22 @@ class ShownDraws:
 _FIRST = 5
 
 
+class ShownEvidence:
+    """Evidence shows its name, and its beta where it has one."""
+
+    def __repr__(self) -> str:
+        name = str(getattr(self, "name", ""))
+        # "reward function 'warmth'" is warmth; a name without quotes is itself.
+        named = name.partition(" '")[2].removesuffix("'") or name
+        beta = getattr(self, "beta", None)
+        parts = [named, *([] if beta is None else [f"beta={beta:g}"])]
+        return f"{type(self).__name__}({', '.join(part for part in parts if part)})"
+
+
 def short_figures(figures: Mapping[str, Estimate]) -> str:
     """The figures that say most, in one line."""
     names = {"kl_to_target": "KL to target", "kl_to_prior": "KL to prior", "mean_reward": "reward"}
-    return ", ".join(f"{told} {figures[name]}" for name, told in names.items() if name in figures)
+    return ", ".join(f"{label} {figures[name]}" for name, label in names.items() if name in figures)
 
 
 def html_figures(figures: Mapping[str, Estimate]) -> str:

@@ -2,7 +2,7 @@
 again, and ends with the same bits.
 
 All work here is a function of its settings and seeds. So a piece is known by its place in the order
-of the work, and its result, where it is on disk, stands in for doing it.
+of the work, and its result, where it is on disk, replaces doing it.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ class Journal:
 
 
 def _locked(path: Path) -> Lock:
-    """The folder and its lock; whoever had it before may be removing it."""
+    """The folder and its lock; another process may be removing it."""
     while True:
         path.mkdir(parents=True, exist_ok=True)
         try:

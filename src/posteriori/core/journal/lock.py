@@ -60,7 +60,7 @@ class Lock:
         return self._descriptor is not None
 
     def release(self) -> None:
-        """Let go; the file goes first, while nobody else can hold it."""
+        """Let go; the file goes first, while no other process can hold it."""
         if self._descriptor is not None:
             with contextlib.suppress(OSError):
                 self.path.unlink()

@@ -36,8 +36,8 @@ class Counter(Protocol):
 class Pieces:
     """Pieces of work in their order, each in a file; those inside a piece are in a folder beside.
 
-    A file that cannot be written is told once by `note`, and the work goes on. One that is damaged
-    is as good as none: the piece is done again.
+    A file that cannot be written is reported once by `note`, and the work goes on. One that is
+    damaged is as good as none: the piece is done again.
     """
 
     def __init__(

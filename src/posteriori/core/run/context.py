@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunContext:
-    """Each part is None where nobody around wants it."""
+    """Each part is None where no caller has set it."""
 
     advance: Callable[[float], None] | None = None
     """Hears how many more completions are drawn, scored or judged (`progress`)."""

@@ -42,13 +42,13 @@ class Signals:
     for the others.
 
     While `busy()` is true, or inside `held()`, a signal waits. Only Python's own answers are
-    replaced, not a handler that somebody else has installed, nor an ignored signal (nohup); and
-    only in the main thread, where alone Python allows it. They are put back at the end, and at once
-    in a process that is forked inside: a handler in Python runs when its next line does, and a
-    worker of a pool that is told to end just before it waits would never come to that line.
+    replaced, not a handler that other code has installed, nor an ignored signal (nohup); and only
+    in the main thread, where alone Python allows it. They are put back at the end, and at once in a
+    process that is forked inside: a handler in Python runs when its next line does, and a worker of
+    a pool that receives its signal to end just before it waits would never come to that line.
     """
 
-    _installed: ClassVar[list[Signals]] = []
+    installed: ClassVar[list[Signals]] = []
 
     def __init__(self, busy: Callable[[], bool] = lambda: False) -> None:
         self._busy = busy
@@ -73,16 +73,16 @@ class Signals:
             ):
                 self._before[number] = before
                 signal.signal(number, self._arrived)
-        Signals._installed.append(self)
+        Signals.installed.append(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self in Signals._installed:
-            Signals._installed.remove(self)
-        self._put_back()
+        if self in Signals.installed:
+            Signals.installed.remove(self)
+        self.put_back()
         self._before.clear()
 
-    def _put_back(self) -> None:
+    def put_back(self) -> None:
         for number, before in self._before.items():
             signal.signal(number, before)
 
@@ -118,9 +118,9 @@ class Signals:
 
 
 def _in_a_forked_child() -> None:
-    for installed in reversed(Signals._installed):
-        installed._put_back()
-    Signals._installed.clear()
+    for installed in reversed(Signals.installed):
+        installed.put_back()
+    Signals.installed.clear()
 
 
 if hasattr(os, "register_at_fork"):

@@ -35,7 +35,7 @@ def refuse_key(key: str, known: Iterable[str]) -> NoReturn:
 
 def validated(model: type[ModelT], table: Mapping[str, Any]) -> ModelT:
     """The table as a `model`. What its errors are explained by (the keys that are known at their
-    place) goes with them, for whoever does not know the model."""
+    place) goes with them, for callers that do not know the model."""
     try:
         return model.model_validate(dict(table))
     except ValidationError as error:

@@ -16,7 +16,7 @@ class Site(Protocol):
     """What the settings of one table are checked and built with.
 
     `where` is the table's place in words, such as "run.toml: evidence.0"; `folder` is the config's,
-    from which its paths count. `budget` names the setting of `fit` that stands in for the
+    from which its paths count. `budget` names the setting of `fit` that replaces the
     evidence's beta, if one does. Methods that begin with `check` load nothing and run no code of
     the user's; each takes the key that the value has, for its error.
     """

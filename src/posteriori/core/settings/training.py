@@ -157,7 +157,7 @@ def prompts_per_step(given: int | None, num_prompts: int) -> int:
 
 
 def budget_of(kl_budget: float | None, reward_target: float | None) -> str | None:
-    """Which setting stands in for beta: "kl_budget", "reward_target" or none. Raises `ConfigError`
+    """Which setting replaces beta: "kl_budget", "reward_target" or none. Raises `ConfigError`
     for both."""
     if kl_budget is not None and reward_target is not None:
         raise ConfigError(

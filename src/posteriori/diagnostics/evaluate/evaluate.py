@@ -41,6 +41,7 @@ from posteriori.core.settings.training import MAX_PROMPTS
 from posteriori.core.target import Target
 from posteriori.core.together import on_every_process
 from posteriori.core.types import Cost, Draws, Estimate, Finding
+from posteriori.data.given_arguments import named_arguments
 from posteriori.data.given_numbers import count
 from posteriori.diagnostics.diversity import unique_fraction
 from posteriori.diagnostics.mixture import Mixture
@@ -117,9 +118,9 @@ class Report(dict[str, Estimate]):
         raise UnknownFigureError(f"the report has no '{name}'", hint=did_you_mean(name, self))
 
     def __repr__(self) -> str:
-        told = short_figures(self)
+        shown = short_figures(self)
         also = f"; {counted(len(self.findings), 'finding')}" if self.findings else ""
-        return f"Report({told}; {len(self)} figures{also})"
+        return f"Report({shown}; {len(self)} figures{also})"
 
     def _repr_html_(self) -> str:
         return html_plane(self) + html_figures(self) + html_findings(self.findings)
@@ -163,6 +164,7 @@ class Report(dict[str, Estimate]):
         return (low if name == "log_z" else max(0.0, low)), high
 
 
+@named_arguments
 @on_every_process
 @with_progress("evaluating")
 @explained("evaluating", "set a lower num_samples, max_new_tokens or memory_gib")

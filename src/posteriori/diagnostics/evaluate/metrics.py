@@ -59,7 +59,7 @@ def figures_of(
 ) -> dict[str, Estimate]:
     """All of `FIGURES`. `draws` are the policy's own, `of_prior` those of the prior where that is
     another model, `mixtures` one per prompt, and `max_reward` the largest reward there can be, NaN
-    where nobody knows."""
+    where it is not known."""
     num_prompts = len(mixtures)
     texts = [of_prompt(draws, at) for at in range(num_prompts)]
     near = distances_of(mixtures)

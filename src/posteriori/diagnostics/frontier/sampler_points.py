@@ -26,7 +26,7 @@ _DOUBTS = {
     "chains_may_have_missed": "chains that may have missed the most evidence",
     "chains_disagree": "chains that have not converged",
     "chains_drift": "chains that have not converged",
-    "convergence_unknown": "chains of which nothing tells if they have converged",
+    "convergence_unknown": "chains that may not have converged",
 }
 """Findings after which draws do not stand for the target, and what they mean for a point."""
 

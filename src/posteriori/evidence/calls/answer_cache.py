@@ -32,7 +32,7 @@ class Cache:
         ask: Callable[[list[int]], list[Any]],
         keep: Callable[[Any], bool] = lambda _: True,
     ) -> list[Any]:
-        """One answer a key; `ask(rows)` is called once, with the first row of each unknown key.
+        """One answer per key; `ask(rows)` is called once, with the first row of each unknown key.
 
         An answer that `keep` refuses is passed on and forgotten.
         """

@@ -42,7 +42,7 @@ class CallCounts:
 
 
 class Caller:
-    """A user's function with `CallSettings` around it; gives one answer a completion.
+    """A user's function with `CallSettings` around it; gives one answer per completion.
 
     The answers do not depend on how they were come by: chunks are put together in the completions'
     order. A dropped completion's answer is `dropped`. Raises `EvidenceError` for answers that are

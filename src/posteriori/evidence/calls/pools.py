@@ -25,7 +25,7 @@ class Request(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """What came of a call: one answer a completion, and what the function logged."""
+    """What came of a call: one answer per completion, and what the function logged."""
 
     answers: list[Any]
     metrics: dict[str, float]
@@ -88,7 +88,7 @@ def run(
     """Each request's position and what came of it, in the order in which they end.
 
     A call that takes longer than `timeout` seconds ends as an `EvidenceCallError`, and its slot
-    goes on with the next. Whoever stops listening gives up what still runs.
+    goes on with the next. A caller that stops reading gives up what still runs.
     """
     done: SimpleQueue[tuple[int, Reply | EvidenceError]] = SimpleQueue()
     waiting = deque(range(len(requests)))

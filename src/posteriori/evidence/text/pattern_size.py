@@ -1,4 +1,4 @@
-"""How large a regular expression becomes when it is compiled, told from its text alone."""
+"""How large a regular expression becomes when it is compiled, from its text alone."""
 
 from __future__ import annotations
 

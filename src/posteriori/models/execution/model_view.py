@@ -1,4 +1,4 @@
-"""The modules of a model as one pass runs them: nobody else's while the pass lasts.
+"""The modules of a model as one pass runs them, which no other pass uses meanwhile.
 
 A pass switches adapters, leaves the head out and multiplies by packed layers. It does so on modules
 of its own around the model's tensors, so passes of several threads run side by side, and the

@@ -2,7 +2,7 @@
 
 Each prompt is run once and its cache shared among its rows. `keep` moves cached keys and values
 from row to row and computes nothing again; where a row stays in its place it is not even copied.
-Rows are told apart by their masks, so prompts of different lengths go together, as in `generate`.
+Rows are separated by their masks, so prompts of different lengths go together, as in `generate`.
 """
 
 from __future__ import annotations

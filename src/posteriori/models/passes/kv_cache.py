@@ -43,8 +43,8 @@ def _rounded_for_attention(config: PreTrainedConfig, device: torch.device) -> to
 class RoomyLayer(DynamicLayer):
     """Keys and values [R, H, L, D], the first L of as many places as there will be tokens.
 
-    `reorder_cache` chooses the rows and makes the room; until then, and for whoever differentiates
-    or crops, it is transformers' layer.
+    `reorder_cache` chooses the rows and makes the room; until then, and where gradients are
+    computed or crops, it is transformers' layer.
     """
 
     def __init__(self, room: int, dtype: torch.dtype | None) -> None:

@@ -47,7 +47,7 @@ class ModelCall:
             "attention_mask": mask_RL,
             "use_cache": cache is not None,
             "logits_to_keep": num_logits,
-            # Its auxiliary loss takes a mask without the cached columns, and nobody asks for it.
+            # Its auxiliary loss takes a mask without the cached columns, and it is not needed.
             "output_router_logits": False,
         }
         if position_RT is not None:

@@ -33,7 +33,7 @@ MISSED_PATTERN = r"The following (rank|alpha)_pattern keys did not match|target_
 
 
 def switch_on(model: PeftModel, adapter: str) -> None:
-    """Make `model`, whose modules are nobody else's, compute with `adapter` alone.
+    """Make `model`, whose modules no other model uses, compute with `adapter` alone.
 
     Raises `ModelError` where it has no such adapter, or cannot change its prompt.
     """

@@ -42,7 +42,7 @@ class DPO(Pairs[DPOConfig]):
     `beta` is b, the price of a nat of log-ratio in units of the reward that the labels follow:
 
     * preference data: b = 0.1 unless given, as in TRL. It plays the part of this library's beta:
-      people who prefer by a reward r lead to prior x exp(r / b) / Z.
+      preferences by a reward r lead to prior x exp(r / b) / Z.
     * labelled draws: b = 1 unless given, as beta is inside the evidence already: P(y1 preferred) =
       sigmoid(b (log e1 - log e2)). Another b makes labels sharper or noisier, and moves nothing:
       the same b multiplies h. With evidence Reward(r, beta) and b = beta they are Bradley-Terry in

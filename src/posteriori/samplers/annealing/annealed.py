@@ -24,7 +24,7 @@ from posteriori.samplers.weight_findings import log_z_of_populations
 from .ladder import check_ladder, pilot
 
 _ROUND = 1024
-"""Particles a prompt that are moved together."""
+"""Particles per prompt that are moved together."""
 
 _State = tuple[Draws, Tensor, list[Tensor]]
 """The particles, their log-weights by island, and acceptance rates, one per move."""
@@ -69,10 +69,11 @@ class Annealed(Sampler[AnnealedConfig]):
     first draw: a pilot run finds it, and its own draws are thrown away. So log Z-hat is below log Z
     in expectation; `reverse_annealed_log_z` gives the bound from above. Particles are resampled
     (systematically) inside islands alone, when fewer than `resample_below` of them are effective;
-    an island goes on with its Z-hat as everyone's weight. Islands are independent: `group_N` is the
-    island, and the standard error of `log_z` is over islands. `islands` that do not divide
-    `num_samples` run up to one particle more each, and draws left out at random make it up: they
-    count in `log_z`. Tempering smooths rewards; what hard evidence rules out it rules out at once.
+    an island goes on with its Z-hat as the weight of each of its particles. Islands are
+    independent: `group_N` is the island, and the standard error of `log_z` is over islands.
+    `islands` that do not divide `num_samples` run up to one particle more each, and draws left out
+    at random make it up: they count in `log_z`. Tempering smooths rewards; what hard evidence rules
+    out it rules out at once.
 
     Neal 2001 (annealed importance sampling); Del Moral, Doucet and Jasra 2006, section 3.3.2.3.
     """
@@ -192,8 +193,8 @@ def resampled(log_w_GK: Tensor, below: float, generator: torch.Generator) -> tup
 
 
 def _thinned(draws: Draws, job: Job) -> Draws:
-    """`num_samples` a prompt, chosen at random: each particle is then as likely as any other of its
-    island to stay, whatever its place among the resampled."""
+    """`num_samples` per prompt, chosen at random: each particle is then as likely as any other of
+    its island to stay, whatever its place among the resampled."""
     num = len(draws) // len(job.target.prompts)
     if num == job.num_samples:
         return draws

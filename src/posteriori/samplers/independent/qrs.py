@@ -53,7 +53,7 @@ class QRS(Sampler[QRSConfig]):
 
     Independent draws of p_b, for any b > 0; p_b = p* where b >= w everywhere, and otherwise the
     outcomes of more weight than b come too seldom. So the guarantee is "heuristic", and how far p_b
-    is from p* is estimated from a pool of `pool` draws of q a prompt: a finding gives TV(p*, p_b)
+    is from p* is estimated from a pool of `pool` draws of q per prompt: a finding gives TV(p*, p_b)
     and KL(p*, p_b) in nats beside the acceptance rate Z_b/b, with Z_b = sum_y min(p~, b q).
     `qrs_curve` gives them for any b from the same kind of pool.
 

@@ -42,7 +42,7 @@ class ChainSettings(Strict):
 
 
 def start(job: Job, chains: int, budget: int) -> Draws:
-    """`chains` draws of the proposal with evidence a prompt, prompt by prompt.
+    """`chains` draws of the proposal with evidence per prompt, prompt by prompt.
 
     Drawn in rounds, each for the prompts that still lack some. Where the budget ends with fewer
     than `chains`, those found are shared out. Raises `SamplingError` where there are none.

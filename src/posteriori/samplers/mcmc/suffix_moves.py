@@ -48,7 +48,7 @@ class SuffixMoves:
         generator: torch.Generator,
         prompts: tuple[Prompt, ...] | None = None,
     ) -> Draws:
-        """y ~ q, `num_samples` a prompt."""
+        """y ~ q, `num_samples` per prompt."""
         return draw(self.target, self.proposal, num_samples, generator, prompts)
 
     def log_weight(self, states: Draws) -> Tensor:

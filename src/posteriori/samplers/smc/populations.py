@@ -44,7 +44,7 @@ class Plan:
 
     @property
     def steers(self) -> bool:
-        """Whether the twist has a say in what is drawn, and not in what is kept alone."""
+        """Whether the twist changes what is drawn, and not only what is kept."""
         return self.proposal is self.target.prior and self.guidance > 0 and self.twist.reads_hidden
 
     @property

@@ -21,7 +21,7 @@ from posteriori.errors import ConfigError
 from posteriori.samplers.base import Job, Sampler
 from posteriori.samplers.weight_findings import log_z_of_populations
 
-from .lookahead import DEFAULT, token_constraints
+from .lookahead import next_tokens_checked
 from .make_twist import make_twist
 from .particles import stepping
 from .populations import Plan, Populations
@@ -78,7 +78,7 @@ class SMCConfig(Strict, arbitrary_types_allowed=True):
 
 
 class SMC(Sampler[SMCConfig]):
-    """K particles a population, t = 1 .. T, psi_0 = 1, psi_T = e(c, y):
+    """K particles per population, t = 1 .. T, psi_0 = 1, psi_T = e(c, y):
 
         y_t ~ q(.|c, y_<t),   w *= prior(y_t|c, y_<t) psi_t(y_<=t) / (psi_t-1(y_<t) q(y_t|c, y_<t))
         ESS = (sum w)^2 / sum w^2 < ess_threshold K:  Z-hat *= mean w, resample in proportion to w,
@@ -125,7 +125,7 @@ class SMC(Sampler[SMCConfig]):
             settings.resampling,
             settings.ess_threshold,
             settings.guidance,
-            self._lookahead(job),
+            next_tokens_checked(job.target, job.proposal, settings.lookahead, self.name),
         )
         replicates = self._replicates(job.num_samples)
         whole, rest = divmod(job.num_samples, replicates)
@@ -141,20 +141,6 @@ class SMC(Sampler[SMCConfig]):
         log_z_PC = torch.cat(log_z).view(-1, replicates) + share_C
         draws = Draws.concat(job.kept)
         return replace(draws, log_z=log_z_of_populations(job.target, draws, log_z_PC))
-
-    def _lookahead(self, job: Job) -> int:
-        """How many next tokens are checked; 0 where the prior itself proposes."""
-        wanted, constraints = self.settings.lookahead, token_constraints(job.target)
-        if wanted == _AUTO:
-            quick = constraints and all(each.quick for each in constraints)
-            return DEFAULT if quick and job.proposal is job.target.prior else 0
-        if wanted and not constraints:
-            raise ConfigError(
-                "lookahead checks next tokens, and no constraint of the target can judge a prefix",
-                where="sampler 'smc'",
-                hint="write Constraint(fn, prefix=may_still_hold), or leave lookahead out",
-            )
-        return wanted
 
     def _replicates(self, num_samples: int) -> int:
         wanted = self.settings.replicates

@@ -1,4 +1,4 @@
-"""Whether the evidence tells a run's draws apart: where it does not, nothing can be learned."""
+"""Whether the evidence differs between a run's draws: where it does not, nothing can be learned."""
 
 from __future__ import annotations
 

@@ -19,8 +19,8 @@ class PairFigures:
     `held_out`, and else over those that it was trained on.
 
     `accuracy`: the share of pairs whose chosen completion has the larger log pi/prior, 0.5 for the
-    prior itself. `loss`: -log sigmoid(b h) in nats a pair, h = the difference of log pi/prior and b
-    the objective's scale; log 2 = 0.69 for the prior. `margin`: the mean of h, nats.
+    prior itself. `loss`: -log sigmoid(b h) in nats per pair, h = the difference of log pi/prior and
+    b the objective's scale; log 2 = 0.69 for the prior. `margin`: the mean of h, nats.
     """
 
     held_out: bool
