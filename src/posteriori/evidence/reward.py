@@ -19,7 +19,7 @@ from posteriori.evidence.calls.call import function_name, numbers
 from posteriori.evidence.calls.caller import CallCounts, Caller
 from posteriori.evidence.calls.settings import CallSettings, call_settings
 
-from .beta import check_beta, price
+from .beta import check_beta, known_beta
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -97,7 +97,7 @@ class Reward:
         ]
 
     def with_beta(self, beta: float) -> Reward:
-        """The same reward at another price; calls, caches and counts are shared."""
+        """The same reward at another beta; calls, caches and counts are shared."""
         other = copy.copy(self)
         other.beta = check_beta(beta, "Reward")
         return other
@@ -129,7 +129,7 @@ class Reward:
         return tuple(finding for ask in self._ask for finding in ask.findings)
 
     def score(self, completions: Completions, columns: Columns) -> Scores:
-        beta = price(self.beta, "Reward")
+        beta = known_beta(self.beta, "Reward")
         r_N = torch.zeros(len(completions), dtype=torch.float64)
         ruled_out_N = torch.zeros(len(completions), dtype=torch.bool)
         for name, ask, weight in zip(self.names, self._ask, self.weights, strict=True):

@@ -118,7 +118,7 @@ def _run(plan: Plan, *, resume: bool, as_json: bool, quiet: bool) -> int:
         record["objective_settings"] = written
     moments = Unfinished(folder / "moments")
     target = build_target(
-        plan, priced=False, quiet=quiet, journal=moments.of("draws"), resume=resume
+        plan, finds_beta=False, quiet=quiet, journal=moments.of("draws"), resume=resume
     )
     held_out = build_held_out(plan, target)
     hush_transformers()
