@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
-from posteriori.core.display.shown import ShownEvidence
 from posteriori.core.protocols import Columns, Scores
 from posteriori.core.run.call_context import current_calls
 from posteriori.core.types import Completions, Finding
@@ -20,6 +19,7 @@ from posteriori.errors import ConfigError, EvidenceError
 from posteriori.evidence.calls.call import function_name, numbers
 from posteriori.evidence.calls.caller import CallCounts, Caller
 from posteriori.evidence.calls.settings import CallSettings, call_settings
+from posteriori.evidence.shown import ShownEvidence
 
 from .beta import check_beta, known_beta
 
