@@ -8,11 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import timedelta
 
 import pytest
 from processes import alone, environment, finished, free_port, results_of, start
 
 import posteriori as po
+from posteriori.distributed import joining
+from posteriori.distributed.environment import Launched
 from posteriori.errors import DistributedError
 
 PATIENCE = 30.0
@@ -90,6 +93,33 @@ def test_half_an_announcement_is_an_error_at_once(given, said):
     )
     assert "DistributedError" in found.stderr
     assert said in found.stderr
+
+
+class TestLeftovers:
+    """What a launcher has left in the environment announces processes that are not there."""
+
+    @pytest.fixture(autouse=True)
+    def announced(self, monkeypatch):
+        monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+        monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+        monkeypatch.setenv("MASTER_PORT", str(free_port()))
+        monkeypatch.setattr(joining, "_SILENT", 0.05)
+
+    def test_no_other_process_has_the_rank(self, monkeypatch):
+        monkeypatch.setattr(joining, "_APPEARING", 0.3)
+        whole = joining._started_with
+        monkeypatch.setattr(
+            joining, "_started_with", lambda at: {"RANK": "0"} if at == "self" else whole(at)
+        )
+        with pytest.raises(DistributedError, match="there is none with RANK=1; unset WORLD_SIZE"):
+            joining.join_group("gloo", Launched(0, 2, 0))
+
+    @pytest.mark.parametrize("rank", [0, 1])
+    def test_nobody_comes(self, monkeypatch, capsys, rank):
+        monkeypatch.setattr(joining, "_UNLAUNCHED", timedelta(seconds=1))
+        with pytest.raises(DistributedError, match="did not find the others"):
+            joining.join_group("gloo", Launched(rank, 2, rank))
+        assert f"process {rank} of 2 waits for the others" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["fit_reward", "fit_twist"])
