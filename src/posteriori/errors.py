@@ -61,6 +61,10 @@ class ConfigError(PosterioriError):
     """A setting is unknown, ill-typed or out of its range."""
 
 
+class ArgumentError(ConfigError, TypeError):
+    """A function is called with an argument that it has not, or without one that it needs."""
+
+
 class UnknownNameError(ConfigError):
     """A name that no registry or table knows, with the nearest one that it does."""
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from posteriori.data.given_arguments import named_arguments
 from posteriori.errors import ConfigError
 
 from .check import Plan, make_plan
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 Note = Callable[[str], None]
 
 
+@named_arguments
 def load_target(path: Path | str, overrides: Sequence[str] = ()) -> Target:
     """The target that a run's TOML file describes: its prior, evidence, prompts and length.
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import deprecated
 
+from posteriori.data.given_arguments import named_arguments
 from posteriori.data.given_numbers import count, finite, in_short
 from posteriori.data.prompts import PromptData, sample_rows
 from posteriori.data.prompts import prompts as read_prompts
@@ -82,6 +83,7 @@ class Target:
         Target(TabularLM x [reward function 'reward'], 2 prompts, max_new_tokens=3)
     """
 
+    @named_arguments
     def __init__(
         self,
         prior: LanguageModel,

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from posteriori.core.display.shown import ShownEvidence
 from posteriori.core.protocols import Columns, Scores
 from posteriori.core.types import Completions, prompt_key
+from posteriori.data.given_arguments import named_arguments
 from posteriori.errors import ConfigError, EvidenceError, PromptError
 
 from .beta import check_beta, price
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from posteriori.reward_models.reward_model import RewardModel
 
 
-class Preferences:
+class Preferences(ShownEvidence):
     """Human preferences as evidence: the posterior over a learned reward, r ~ p(r | pairs).
 
         mean:      log e = E[r] / beta                       as if the reward were known
@@ -56,6 +58,7 @@ class Preferences:
 
     is_reward = True
 
+    @named_arguments
     def __init__(
         self,
         model: RewardModel | str | Path | Any,

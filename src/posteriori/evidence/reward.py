@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
+from posteriori.core.display.shown import ShownEvidence
 from posteriori.core.protocols import Columns, Scores
 from posteriori.core.run.call_context import current_calls
 from posteriori.core.types import Completions, Finding
+from posteriori.data.given_arguments import named_arguments
 from posteriori.data.given_numbers import finite, in_short
 from posteriori.errors import ConfigError, EvidenceError
 from posteriori.evidence.calls.call import function_name, numbers
@@ -28,7 +30,7 @@ RewardLike: TypeAlias = "Callable[..., Any] | PreTrainedModel | str | Path"
 """A function, or a sequence-classification model with a single logit, or the path of one."""
 
 
-class Reward:
+class Reward(ShownEvidence):
     """A reward as evidence: with it the target is the optimum of KL-regularised RL.
 
         log e(c, y) = r(c, y) / beta,   r = sum_i w_i r_i
@@ -66,6 +68,7 @@ class Reward:
 
     is_reward = True
 
+    @named_arguments
     def __init__(
         self,
         fn: RewardLike | Sequence[RewardLike],

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from posteriori.core.journal.files import writing
 from posteriori.core.settings.training import LoraSettings
 from posteriori.core.types import Completions, Prompt
+from posteriori.data.given_arguments import named_arguments
 from posteriori.distributed.exchange import by_first, by_rows
 from posteriori.distributed.world import refuse_several
 from posteriori.errors import ModelError
@@ -86,6 +87,7 @@ class CausalLM(CausalScoring):
         torch.Size([2])
     """
 
+    @named_arguments
     def __init__(
         self,
         model: state_module.Model,
@@ -106,6 +108,11 @@ class CausalLM(CausalScoring):
         self._eos_token_ids = end_tokens(tokenizer, self._run.base, self.vocab_size)
         self._start = start_token(tokenizer, self._run.base.config)
         self._before = token_before(tokenizer)
+
+    def __repr__(self) -> str:
+        number = sum(each.numel() for each in self._run.base.parameters())
+        adapter = "" if self.adapter is None else f", adapter '{self.adapter}'"
+        return f"CausalLM({type(self._run.base).__name__}, {number:,} parameters{adapter})"
 
     @property
     def model(self) -> state_module.Model:

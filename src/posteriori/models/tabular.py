@@ -24,6 +24,7 @@ from posteriori.core.journal.files import writing
 from posteriori.core.protocols import NextTokens
 from posteriori.core.settings.training import LoraSettings
 from posteriori.core.types import Completions, Prompt
+from posteriori.data.given_arguments import named_arguments
 from posteriori.data.json_object import read_object
 from posteriori.errors import ModelError, OutcomeError, PromptError, did_you_mean
 from posteriori.models.execution.inverse_cdf import draw_tokens
@@ -58,6 +59,7 @@ class TabularLM(torch.nn.Module):
         (1, 7, 3)
     """
 
+    @named_arguments
     def __init__(
         self,
         logits: Tensor,
@@ -94,6 +96,12 @@ class TabularLM(torch.nn.Module):
         digit = torch.zeros(vocab_size, dtype=torch.long)
         digit[others] = torch.arange(len(others))
         self._digit_V = digit
+
+    def __repr__(self) -> str:
+        return (
+            f"TabularLM({len(self.prompts)} prompts, {len(self.vocabulary)} tokens, "
+            f"at most {self.max_new_tokens} per completion)"
+        )
 
     @classmethod
     def random(

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from posteriori.core.display.shown import ShownEvidence
 from posteriori.core.estimates import combine
 from posteriori.core.numerics import t_factor
 from posteriori.core.protocols import Columns, Scores
 from posteriori.core.types import Completions, Draws, Estimate, Finding
+from posteriori.data.given_arguments import named_arguments
 from posteriori.data.given_numbers import count, finite, in_short
 from posteriori.errors import ConfigError, did_you_mean
 
@@ -25,7 +27,7 @@ from .fitted_moments import FittedMoments
 Method = Literal["auto", "draws", "enumerate"]
 
 
-class Moments:
+class Moments(ShownEvidence):
     """Wanted means as evidence: the nearest distribution to the rest of the target that has them.
 
         log e(c, y) = lambda . phi(c, y),   lambda such that E_p*[phi] = wanted
@@ -61,6 +63,7 @@ class Moments:
         exact
     """
 
+    @named_arguments
     def __init__(
         self,
         moments: Mapping[str, tuple[Callable[..., Any], float]],

@@ -19,6 +19,7 @@ from posteriori.core.settings.strict import Strict
 from posteriori.core.target import Target
 from posteriori.core.together import on_every_process
 from posteriori.core.types import Draws, Guarantee
+from posteriori.data.given_arguments import named_arguments
 from posteriori.data.given_numbers import count
 from posteriori.errors import PosterioriError, SamplingStopped
 from posteriori.runs.target_fingerprint import digest
@@ -28,6 +29,7 @@ from .base import Job, Progress, Sampler
 from .weight_findings import findings_of_draws
 
 
+@named_arguments
 @on_every_process
 @with_progress("sampling")
 def sample(

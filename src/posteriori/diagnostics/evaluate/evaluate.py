@@ -39,6 +39,7 @@ from posteriori.core.settings.training import MAX_PROMPTS
 from posteriori.core.target import Target
 from posteriori.core.together import on_every_process
 from posteriori.core.types import Cost, Draws, Estimate, Finding
+from posteriori.data.given_arguments import named_arguments
 from posteriori.data.given_numbers import count
 from posteriori.diagnostics.diversity import unique_fraction
 from posteriori.diagnostics.mixture import Mixture
@@ -138,6 +139,7 @@ class Report(dict[str, Estimate]):
         return (low if name == "log_z" else max(0.0, low)), high
 
 
+@named_arguments
 @on_every_process
 @with_progress("evaluating")
 @explained("evaluating", "set a lower num_samples, max_new_tokens or memory_gib")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from scipy.stats import beta as beta_law
 from torch import Tensor
 
 from posteriori.core.default_progress import with_progress
+from posteriori.core.display.shown import html_table
 from posteriori.core.draw import draw
 from posteriori.core.estimates import combine
 from posteriori.core.hooks import rewards_among
@@ -23,13 +25,14 @@ from posteriori.core.seeds import generator
 from posteriori.core.settings.training import MAX_PROMPTS
 from posteriori.core.target import Target
 from posteriori.core.types import Draws, Estimate
+from posteriori.data.given_arguments import named_arguments
 from posteriori.diagnostics.prompt_sample import of_a_sample, sampled_prompts
 from posteriori.errors import ConfigError
 
 _CONFIDENCE = 0.95
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PassAtK:
     """What `num_samples` draws per prompt say of a model that is right or wrong.
 
@@ -77,6 +80,14 @@ class PassAtK:
         high = float(beta_law.ppf(1 - tail, right + 1, num - right)) if right < num else 1.0
         return low, high
 
+    def __repr__(self) -> str:
+        return f"PassAtK({self})"
+
+    def _repr_html_(self) -> str:
+        rows = [(f"pass@{k}", str(each), each.kind) for k, each in self.figures.items()]
+        table = html_table((self.name, "value ± standard error", "kind"), rows)
+        return f"{table}<p>{escape(str(self).partition('; ')[2])}</p>"
+
     def __str__(self) -> str:
         shown = ", ".join(f"pass@{k} {each}" for k, each in self.figures.items())
         return (
@@ -85,6 +96,7 @@ class PassAtK:
         )
 
 
+@named_arguments
 @with_progress("pass@k")
 @explained("sampling", "set a lower num_samples, max_new_tokens or memory_gib")
 def pass_at_k(
@@ -158,6 +170,7 @@ def pass_at_k(
     return found
 
 
+@named_arguments
 def newly_solved(of_prior: PassAtK, of_policy: PassAtK) -> float:
     """The share of a policy's distinct correct answers that no draw of the prior was.
 

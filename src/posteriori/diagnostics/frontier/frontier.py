@@ -19,6 +19,7 @@ from posteriori.core.settings.training import MAX_PROMPTS
 from posteriori.core.target import Target
 from posteriori.core.together import on_every_process
 from posteriori.core.types import Draws
+from posteriori.data.given_arguments import named_arguments
 from posteriori.data.given_numbers import count, positive
 from posteriori.diagnostics.prompt_sample import sampled_finding, sampled_prompts
 from posteriori.diagnostics.tilting import Stage, beta_of, proportional
@@ -39,6 +40,7 @@ next ones go half as far, on the scale of its logarithm."""
 _ISLANDS = 32
 
 
+@named_arguments
 @on_every_process
 @with_progress("frontier")
 @explained("drawing for the frontier", "set a lower num_samples, max_new_tokens or memory_gib")
