@@ -11,7 +11,8 @@ import time
 from datetime import timedelta
 
 import pytest
-from processes import alone, environment, finished, free_port, results_of, start
+from jobs import target
+from processes import environment, finished, free_port, results_of, start
 
 import posteriori as po
 from posteriori.distributed import joining
@@ -38,7 +39,7 @@ def test_all_say_what_one_of_them_meets(tmp_path):
         assert all("\n" not in message for _, message in found.values())
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_process_that_is_killed_ends_the_others(victim, tmp_path):
     """They say which, and leave a checkpoint from which fewer go on."""
     running = start(2, tmp_path, "long_run")
@@ -81,18 +82,13 @@ def _wait_for(path, running, seconds=120.0):
         ),
     ],
 )
-def test_half_an_announcement_is_an_error_at_once(given, said):
-    code = "import posteriori as po\nfrom jobs import target\npo.sample(target(), num_samples=2)"
-    found = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**alone(), **given},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert "DistributedError" in found.stderr
-    assert said in found.stderr
+def test_half_an_announcement_is_an_error_at_once(given, said, monkeypatch):
+    for variable in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(variable, raising=False)
+    for variable, value in given.items():
+        monkeypatch.setenv(variable, value)
+    with pytest.raises(DistributedError, match=said):
+        po.sample(target(), num_samples=2)
 
 
 class TestLeftovers:
