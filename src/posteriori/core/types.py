@@ -21,7 +21,7 @@ from torch import Tensor
 
 from posteriori.errors import OutcomeError
 
-from .display.shown import ShownDraws, counted
+from .display.shown import ShownCompletions, ShownDraws, ShownEstimate
 from .occurrence import Prompt, place_of, prompt_key
 from .rows_of_prompts import resampled_rows
 from .tensors import cat_padded, distinct_places, ints, rows_of_ints
@@ -34,7 +34,7 @@ target's in the limit of a long run; or nothing that can be promised."""
 
 
 @dataclass(frozen=True, repr=False)
-class Completions:
+class Completions(ShownCompletions):
     """N completions of P prompts, as ragged rows in one padded tensor.
 
     `LanguageModel.sample` and `LanguageModel.completions` make them. `tokens_NL` is filled up with
@@ -71,10 +71,6 @@ class Completions:
 
     def __len__(self) -> int:
         return self.tokens_NL.shape[0]
-
-    def __repr__(self) -> str:
-        asked = counted(len(self.prompt_set), "prompt")
-        return f"Completions({len(self):,} of {asked}, at most {self.max_new_tokens} tokens)"
 
     @cached_property
     def log_prob_N(self) -> Tensor | None:
@@ -282,15 +278,13 @@ class Draws(ShownDraws):
     @staticmethod
     def concat(parts: Sequence[Draws]) -> Draws:
         """All draws of `parts`, in order; their costs add up. What only some of them have (and
-        every estimate of log Z, which is not theirs together) is left out; so is a guarantee that
-        is not that of all."""
+        every estimate of log Z, and a guarantee that is not that of all) is left out."""
         some: dict[str, Tensor] = {}
         for name in _OPTIONAL:
             values = [vars(part)[name] for part in parts]
             if not any(each is None for each in values):
                 some[name] = cat_padded(values) if values[0].dim() > 1 else torch.cat(values)
-        guarantee = parts[0].guarantee
-        shared = all(part.guarantee == guarantee for part in parts)
+        guarantees = {part.guarantee for part in parts}
         common = [name for name in parts[0].attached if all(name in p.attached for p in parts)]
         attached = {name: cat_padded([part.attached[name] for part in parts]) for name in common}
         return Draws(
@@ -300,7 +294,7 @@ class Draws(ShownDraws):
             torch.cat([part.log_evidence_N for part in parts]),
             torch.cat([part.reward_N for part in parts]),
             sum((part.cost for part in parts), Cost()),
-            guarantee=guarantee if shared else None,
+            guarantee=parts[0].guarantee if len(guarantees) == 1 else None,
             attached=attached,
             token_log_prior_NL=some.get("token_log_prior_NL"),
             log_weight_N=some.get("log_weight_N"),
@@ -363,7 +357,7 @@ class Finding:
 
 
 @dataclass(frozen=True, repr=False)
-class Estimate:
+class Estimate(ShownEstimate):
     """A number with its error bar, and what kind of claim it is.
 
     +- 1.96 standard errors are a 95% interval: errors that rest on fewer than thirty values are
@@ -398,9 +392,6 @@ class Estimate:
 
     def __float__(self) -> float:
         return self.value
-
-    def __repr__(self) -> str:
-        return f"Estimate({self}, {self.kind}, {counted(self.num_draws, 'draw')})"
 
     def __str__(self) -> str:
         """The value and its error; of a figure whose error is unknown (NaN) the value alone."""
