@@ -139,6 +139,8 @@ CASES = [
     ObjectiveCase("vargrad", {"proposal": "prior"}, fit=_RUN),
     ObjectiveCase("tb", divergence=kl_to_target, arrange=any_log_z, fit=_RUN, within=(0.02, 0.02)),
     ObjectiveCase("tb", {"proposal": "prior"}, fit=_RUN),
+    ObjectiveCase("subtb", fit=_RUN, within=(0.02, 0.02), slow=True),
+    ObjectiveCase("subtb", {"decay": 0.8, "epochs": 2}, fit=_SLOW, within=(0.02, 0.02), slow=True),
     ObjectiveCase("dpg", fit=_RUN, within=(0.02, 0.02), **_DPG),
     ObjectiveCase("dpg", {"proposal": "policy"}, fit=_RUN, within=(0.02, 0.02), **_DPG, slow=True),
     ObjectiveCase("dpg", {"proposal": "prior", "baseline": 0.0}, **_DPG),

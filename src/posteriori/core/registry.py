@@ -32,6 +32,7 @@ OBJECTIVES = {
     "ppo": "posteriori.objectives.policy_gradient.ppo:PPO",
     "vargrad": "posteriori.objectives.balance.vargrad:VarGrad",
     "tb": "posteriori.objectives.balance.tb:TB",
+    "subtb": "posteriori.objectives.balance.subtb:SubTB",
     "dpg": "posteriori.objectives.distributional.dpg:DPG",
     "fdpg": "posteriori.objectives.distributional.fdpg:FDPG",
     "soft_q": "posteriori.objectives.soft_values.soft_q:SoftQ",

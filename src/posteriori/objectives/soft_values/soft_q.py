@@ -17,8 +17,8 @@ from posteriori.core.target import Target
 from posteriori.core.types import Draws, Prompt
 from posteriori.errors import ObjectiveError
 from posteriori.objectives.base import Constants, Objective
+from posteriori.objectives.lookahead import next_token_view
 
-from .lookahead import next_token_view
 from .soft_values import Known, Learner, SoftValues
 
 _REPLAY_BYTES = 2**29
