@@ -21,20 +21,20 @@ from torch import Tensor
 
 from posteriori.errors import OutcomeError
 
-from .display.shown import ShownCompletions, ShownDraws, ShownEstimate
+from .display.finding import Finding
+from .display.shown import ShownDraws, counted
 from .occurrence import Prompt, place_of, prompt_key
 from .rows_of_prompts import resampled_rows
 from .tensors import cat_padded, distinct_places, ints, rows_of_ints
 
 Kind = Literal["exact", "unbiased", "consistent", "lower_bound", "upper_bound", "heuristic"]
-Level = Literal["info", "warn", "stop"]
 Guarantee = Literal["exact", "properly_weighted", "asymptotic", "heuristic"]
 """What draws are: independent draws of the target; E[w f(y)] = sum_y p~(y) f(y) for every f; the
 target's in the limit of a long run; or nothing that can be promised."""
 
 
 @dataclass(frozen=True, repr=False)
-class Completions(ShownCompletions):
+class Completions:
     """N completions of P prompts, as ragged rows in one padded tensor.
 
     `LanguageModel.sample` and `LanguageModel.completions` make them. `tokens_NL` is filled up with
@@ -71,6 +71,10 @@ class Completions(ShownCompletions):
 
     def __len__(self) -> int:
         return self.tokens_NL.shape[0]
+
+    def __repr__(self) -> str:
+        asked = counted(len(self.prompt_set), "prompt")
+        return f"Completions({len(self):,} of {asked}, at most {self.max_new_tokens} tokens)"
 
     @cached_property
     def log_prob_N(self) -> Tensor | None:
@@ -278,13 +282,15 @@ class Draws(ShownDraws):
     @staticmethod
     def concat(parts: Sequence[Draws]) -> Draws:
         """All draws of `parts`, in order; their costs add up. What only some of them have (and
-        every estimate of log Z, and a guarantee that is not that of all) is left out."""
+        every estimate of log Z, which is not theirs together) is left out; so is a guarantee that
+        is not that of all."""
         some: dict[str, Tensor] = {}
         for name in _OPTIONAL:
             values = [vars(part)[name] for part in parts]
             if not any(each is None for each in values):
                 some[name] = cat_padded(values) if values[0].dim() > 1 else torch.cat(values)
-        guarantees = {part.guarantee for part in parts}
+        guarantee = parts[0].guarantee
+        shared = all(part.guarantee == guarantee for part in parts)
         common = [name for name in parts[0].attached if all(name in p.attached for p in parts)]
         attached = {name: cat_padded([part.attached[name] for part in parts]) for name in common}
         return Draws(
@@ -294,7 +300,7 @@ class Draws(ShownDraws):
             torch.cat([part.log_evidence_N for part in parts]),
             torch.cat([part.reward_N for part in parts]),
             sum((part.cost for part in parts), Cost()),
-            guarantee=parts[0].guarantee if len(guarantees) == 1 else None,
+            guarantee=guarantee if shared else None,
             attached=attached,
             token_log_prior_NL=some.get("token_log_prior_NL"),
             log_weight_N=some.get("log_weight_N"),
@@ -332,32 +338,8 @@ class Draws(ShownDraws):
         return self.completions.completion_ids
 
 
-@dataclass(frozen=True)
-class Finding:
-    """Something that a person should know of a result, in words.
-
-    Args:
-        level: "info", "warn" or "stop".
-        name: what a program knows it by, such as "few_effective_draws".
-        message: what was found, with the number that it rests on.
-        hint: what to try.
-
-    Example:
-        >>> print(po.Finding("warn", "few_draws", "Only 3 draws have weight.", "Draw more."))
-        [warn] Only 3 draws have weight. Draw more.
-    """
-
-    level: Level
-    name: str
-    message: str
-    hint: str = ""
-
-    def __str__(self) -> str:
-        return f"[{self.level}] {self.message}" + (f" {self.hint}" if self.hint else "")
-
-
 @dataclass(frozen=True, repr=False)
-class Estimate(ShownEstimate):
+class Estimate:
     """A number with its error bar, and what kind of claim it is.
 
     +- 1.96 standard errors are a 95% interval: errors that rest on fewer than thirty values are
@@ -392,6 +374,9 @@ class Estimate(ShownEstimate):
 
     def __float__(self) -> float:
         return self.value
+
+    def __repr__(self) -> str:
+        return f"Estimate({self}, {self.kind}, {counted(self.num_draws, 'draw')})"
 
     def __str__(self) -> str:
         """The value and its error; of a figure whose error is unknown (NaN) the value alone."""

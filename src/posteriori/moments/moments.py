@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from posteriori.core.display.shown import ShownEvidence
 from posteriori.core.estimates import combine
 from posteriori.core.numerics import t_factor
 from posteriori.core.protocols import Columns, Scores
@@ -17,6 +16,7 @@ from posteriori.core.types import Completions, Draws, Estimate, Finding
 from posteriori.data.given_arguments import named_arguments
 from posteriori.data.given_numbers import count, finite, in_short
 from posteriori.errors import ConfigError, did_you_mean
+from posteriori.evidence.shown import ShownEvidence
 
 from .tilt import Tilt, feature_values
 

@@ -121,7 +121,7 @@ def _run(plan: Plan, *, resume: bool, overwrite: bool, as_json: bool, quiet: boo
     if overwrite:
         moments.done()
     target = build_target(
-        plan, priced=False, quiet=quiet, journal=moments.of("draws"), resume=resume
+        plan, finds_beta=False, quiet=quiet, journal=moments.of("draws"), resume=resume
     )
     held_out = build_held_out(plan, target)
     hush_transformers()

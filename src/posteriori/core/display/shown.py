@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from posteriori.core.tensors import floats
 
 if TYPE_CHECKING:
-    from posteriori.core.types import Completions, Draws, Estimate, Finding
+    from posteriori.core.types import Draws, Estimate, Finding
 
 _STYLE = "text-align:left;padding:1px 12px 1px 0"
 
@@ -50,35 +50,6 @@ class ShownDraws:
 
 
 _FIRST = 5
-
-
-class ShownCompletions:
-    """What `Completions` show of themselves."""
-
-    def __repr__(self) -> str:
-        shown: Completions = self  # pyright: ignore[reportAssignmentType]
-        asked = counted(len(shown.prompt_set), "prompt")
-        return f"Completions({len(shown):,} of {asked}, at most {shown.max_new_tokens} tokens)"
-
-
-class ShownEstimate:
-    """An `Estimate` at a prompt: with its error, and what kind of claim it is."""
-
-    def __repr__(self) -> str:
-        shown: Estimate = self  # pyright: ignore[reportAssignmentType]
-        return f"Estimate({shown}, {shown.kind}, {counted(shown.num_draws, 'draw')})"
-
-
-class ShownEvidence:
-    """Evidence shows its name, and its beta where it has one."""
-
-    def __repr__(self) -> str:
-        name = str(getattr(self, "name", ""))
-        # "reward function 'warmth'" is warmth; a name without quotes is itself.
-        named = name.partition(" '")[2].removesuffix("'") or name
-        beta = getattr(self, "beta", None)
-        parts = [named, *([] if beta is None else [f"beta={beta:g}"])]
-        return f"{type(self).__name__}({', '.join(part for part in parts if part)})"
 
 
 def short_figures(figures: Mapping[str, Estimate]) -> str:
