@@ -228,7 +228,8 @@ def fit(
         if fitted.pairs is not None:
             fitted.findings = (*fitted.findings, *fitted.pairs.findings)
     if report and fitted.output_dir is not None:
-        page = written_report(fitted, target, checked.max_prompts, checked.seed)
+        of_prior = pair_figures(target, made, target.prior) if isinstance(made, Pairs) else None
+        page = written_report(fitted, target, checked.max_prompts, checked.seed, of_prior)
         on_note(f"report: {page}")
     return fitted
 
