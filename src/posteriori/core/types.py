@@ -21,13 +21,13 @@ from torch import Tensor
 
 from posteriori.errors import OutcomeError
 
+from .display.finding import Finding
 from .display.shown import ShownDraws, counted
 from .occurrence import Prompt, place_of, prompt_key
 from .rows_of_prompts import resampled_rows
 from .tensors import cat_padded, distinct_places, ints, rows_of_ints
 
 Kind = Literal["exact", "unbiased", "consistent", "lower_bound", "upper_bound", "heuristic"]
-Level = Literal["info", "warn", "stop"]
 Guarantee = Literal["exact", "properly_weighted", "asymptotic", "heuristic"]
 """What draws are: independent draws of the target; E[w f(y)] = sum_y p~(y) f(y) for every f; the
 target's in the limit of a long run; or nothing that can be promised."""
@@ -336,30 +336,6 @@ class Draws(ShownDraws):
     @property
     def completion_ids(self) -> list[list[int]]:
         return self.completions.completion_ids
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something that a person should know of a result, in words.
-
-    Args:
-        level: "info", "warn" or "stop".
-        name: what a program knows it by, such as "few_effective_draws".
-        message: what was found, with the number that it rests on.
-        hint: what to try.
-
-    Example:
-        >>> print(po.Finding("warn", "few_draws", "Only 3 draws have weight.", "Draw more."))
-        [warn] Only 3 draws have weight. Draw more.
-    """
-
-    level: Level
-    name: str
-    message: str
-    hint: str = ""
-
-    def __str__(self) -> str:
-        return f"[{self.level}] {self.message}" + (f" {self.hint}" if self.hint else "")
 
 
 @dataclass(frozen=True, repr=False)

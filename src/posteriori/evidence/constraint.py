@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from posteriori.core.display.shown import ShownEvidence
 from posteriori.core.protocols import Columns, NextTokenHints, Scores
 from posteriori.core.types import Completions, Finding
 from posteriori.data.given_arguments import named_arguments
@@ -19,6 +18,7 @@ from posteriori.evidence.calls.call import function_name
 from posteriori.evidence.calls.caller import CallCounts, Caller
 from posteriori.evidence.calls.settings import call_settings
 from posteriori.evidence.grammar import Grammar
+from posteriori.evidence.shown import ShownEvidence
 
 
 class Constraint(ShownEvidence):

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from posteriori.core.cost import spend
-from posteriori.core.display.shown import ShownEvidence
 from posteriori.core.draw import lm_tokens
 from posteriori.core.hooks import HasTokenizer, OnDevice
 from posteriori.core.prompted import Prefix, asked_of
@@ -21,6 +20,7 @@ from posteriori.core.target import Target
 from posteriori.core.types import Completions
 from posteriori.data.given_arguments import named_arguments
 from posteriori.errors import ConfigError, EvidenceError, ModelError
+from posteriori.evidence.shown import ShownEvidence
 
 from .expert_text import retokenised
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from posteriori.core.display.shown import ShownEvidence
 from posteriori.core.protocols import Columns, Scores
 from posteriori.core.types import Completions, Finding
 from posteriori.data.given_arguments import named_arguments
@@ -14,6 +13,7 @@ from posteriori.errors import EvidenceError
 from posteriori.evidence.calls.call import function_name, numbers
 from posteriori.evidence.calls.caller import CallCounts, Caller
 from posteriori.evidence.calls.settings import call_settings
+from posteriori.evidence.shown import ShownEvidence
 
 
 class Likelihood(ShownEvidence):

@@ -6,12 +6,12 @@ import math
 
 from torch import Tensor
 
-from posteriori.core.display.shown import ShownEvidence
 from posteriori.core.protocols import Columns, Scores
 from posteriori.core.types import Completions
 from posteriori.data.given_arguments import named_arguments
 from posteriori.data.given_numbers import in_short, positive
 from posteriori.errors import ConfigError
+from posteriori.evidence.shown import ShownEvidence
 
 
 class Power(ShownEvidence):

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
-from posteriori.core.display.shown import ShownEvidence
 from posteriori.core.protocols import Columns, Scores
 from posteriori.core.run.call_context import current_calls
 from posteriori.core.types import Completions, Finding
@@ -20,8 +19,9 @@ from posteriori.errors import ConfigError, EvidenceError
 from posteriori.evidence.calls.call import function_name, numbers
 from posteriori.evidence.calls.caller import CallCounts, Caller
 from posteriori.evidence.calls.settings import CallSettings, call_settings
+from posteriori.evidence.shown import ShownEvidence
 
-from .beta import check_beta, price
+from .beta import check_beta, known_beta
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -100,7 +100,7 @@ class Reward(ShownEvidence):
         ]
 
     def with_beta(self, beta: float) -> Reward:
-        """The same reward at another price; calls, caches and counts are shared."""
+        """The same reward at another beta; calls, caches and counts are shared."""
         other = copy.copy(self)
         other.beta = check_beta(beta, "Reward")
         return other
@@ -132,7 +132,7 @@ class Reward(ShownEvidence):
         return tuple(finding for ask in self._ask for finding in ask.findings)
 
     def score(self, completions: Completions, columns: Columns) -> Scores:
-        beta = price(self.beta, "Reward")
+        beta = known_beta(self.beta, "Reward")
         r_N = torch.zeros(len(completions), dtype=torch.float64)
         ruled_out_N = torch.zeros(len(completions), dtype=torch.bool)
         for name, ask, weight in zip(self.names, self._ask, self.weights, strict=True):

@@ -59,10 +59,8 @@ class CausalLM(CausalScoring):
     draws. `model` is read and never changed: its mode, its modules and what hangs on them stay as
     they are, and threads may use it at once, this object included. Sampling settings of the
     checkpoint (a generation config's temperature or repetition penalty) are ignored. Log-probs are
-    computed from the logits in float32 at least, and come as float64 in nats.
-
-    Its methods are those of `posteriori.core.protocols`, which says what they do; here stands what
-    is particular to it.
+    computed from the logits in float32 at least, and come as float64 in nats. Its methods are those
+    of `posteriori.core.protocols`.
 
     Args:
         model: a model of transformers, or a PEFT model around one.

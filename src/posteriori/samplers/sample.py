@@ -26,7 +26,7 @@ from posteriori.runs.target_fingerprint import digest
 from posteriori.runs.target_journal import keeping
 
 from .base import Job, Progress, Sampler
-from .weight_findings import findings_of_draws
+from .weight_findings import findings_of_draws, with_error_of_lambda
 
 
 @named_arguments
@@ -133,6 +133,7 @@ def _finished(draws: Draws, sampler: Sampler, job: Job) -> Draws:
         guarantee=max(draws.guarantee or sampler.guarantee, sampler.guarantee, key=_WEAKER.index),
         cost=replace(draws.cost, seconds=time.perf_counter() - job.started),
     )
+    draws = replace(draws, log_z=with_error_of_lambda(job.target, draws))
     said = {finding.name for finding in draws.findings}
     found = (*findings_of_draws(draws, job.target), *job.target.findings)
     more = [finding for finding in found if finding.name not in said]

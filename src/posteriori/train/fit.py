@@ -41,7 +41,7 @@ from posteriori.train.monitor.periodic_evaluation import (
 )
 from posteriori.train.monitor.trackers import Trackers
 
-from .budget import check_prices, find_budget, recorded_budget, within
+from .budget import check_betas, find_budget, recorded_budget, within
 from .default_objective import AUTO, default_objective, recorded_objective
 from .overwrite import remove_run
 from .peft_config import with_lora_config
@@ -228,7 +228,8 @@ def fit(
         if fitted.pairs is not None:
             fitted.findings = (*fitted.findings, *fitted.pairs.findings)
     if report and fitted.output_dir is not None:
-        page = written_report(fitted, target, checked.max_prompts, checked.seed)
+        of_prior = pair_figures(target, made, target.prior) if isinstance(made, Pairs) else None
+        page = written_report(fitted, target, checked.max_prompts, checked.seed, of_prior)
         on_note(f"report: {page}")
     return fitted
 
@@ -275,6 +276,6 @@ def _check(
         )
     check_idle(checked, held_out=held_out, keeps=output_dir is not None)
     check_trackers(checked.tracker, output_dir)
-    check_prices(target, budget_of(checked.kl_budget, checked.reward_target))
+    check_betas(target, budget_of(checked.kl_budget, checked.reward_target))
     if output_dir is not None and not resume:
         by_first(lambda: refuse_taken(Path(output_dir)))

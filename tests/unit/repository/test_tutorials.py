@@ -9,6 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "scripts"))
 docs_tutorials = pytest.importorskip("docs_tutorials")
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")

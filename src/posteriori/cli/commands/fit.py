@@ -101,7 +101,7 @@ def _run(plan: Plan, *, resume: bool, overwrite: bool, as_json: bool, quiet: boo
     from posteriori.cli.build import build_held_out, build_target
     from posteriori.cli.console.progress_bar import fit_progress, hush_transformers, status
     from posteriori.cli.files.evaluation import evaluation_json, judge, show, write_evaluation
-    from posteriori.cli.files.goals import asked_of, pairs_of
+    from posteriori.cli.files.goals import asked_lines, pairs_of
     from posteriori.cli.files.run_report import write_page, write_report_files
     from posteriori.distributed.exchange import by_first
     from posteriori.runs.directory import finding_json
@@ -121,7 +121,7 @@ def _run(plan: Plan, *, resume: bool, overwrite: bool, as_json: bool, quiet: boo
     if overwrite:
         moments.done()
     target = build_target(
-        plan, priced=False, quiet=quiet, journal=moments.of("draws"), resume=resume
+        plan, finds_beta=False, quiet=quiet, journal=moments.of("draws"), resume=resume
     )
     held_out = build_held_out(plan, target)
     hush_transformers()
@@ -153,8 +153,9 @@ def _run(plan: Plan, *, resume: bool, overwrite: bool, as_json: bool, quiet: boo
     why: dict[str, Any] = {} if stopped is None else {"stopped": finding_json(stopped)}
     if result.findings:
         why["training_findings"] = [finding_json(each) for each in result.findings]
-    asked, lines = asked_of(target, reports, pairs_of(plan, target, models))
-    evaluation = evaluation_json(reports, **judging, **why, **asked)
+    pairs = pairs_of(plan, target, models)
+    reports = {name: report.with_pairs(pairs.get(name)) for name, report in reports.items()}
+    evaluation = evaluation_json(reports, **judging, **why)
 
     def publish() -> Path:
         write_evaluation(folder / "evaluation.json", evaluation)
@@ -171,8 +172,8 @@ def _run(plan: Plan, *, resume: bool, overwrite: bool, as_json: bool, quiet: boo
         evaluation,
         title=f"{objective}, {steps} steps",
         as_json=as_json,
-        lines=lines,
-        against_target=bool(target.evidence) or "pairs" not in asked,
+        lines=asked_lines(reports),
+        against_target=bool(target.evidence) or not pairs,
     )
     if not as_json:
         stdout().print(f"policy: {plan.policy}\nreport: {report}", soft_wrap=True)

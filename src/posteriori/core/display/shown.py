@@ -52,18 +52,6 @@ class ShownDraws:
 _FIRST = 5
 
 
-class ShownEvidence:
-    """Evidence shows its name, and its beta where it has one."""
-
-    def __repr__(self) -> str:
-        name = str(getattr(self, "name", ""))
-        # "reward function 'warmth'" is warmth; a name without quotes is itself.
-        named = name.partition(" '")[2].removesuffix("'") or name
-        beta = getattr(self, "beta", None)
-        parts = [named, *([] if beta is None else [f"beta={beta:g}"])]
-        return f"{type(self).__name__}({', '.join(part for part in parts if part)})"
-
-
 def short_figures(figures: Mapping[str, Estimate]) -> str:
     """The figures that say most, in one line."""
     names = {"kl_to_target": "KL to target", "kl_to_prior": "KL to prior", "mean_reward": "reward"}

@@ -8,13 +8,13 @@ from typing import Any, Protocol
 
 import torch
 
-from posteriori.core.display.shown import ShownEvidence
 from posteriori.core.protocols import Columns, Scores
 from posteriori.core.types import Completions, Finding, Prompt
 from posteriori.data.given_arguments import named_arguments
 from posteriori.errors import ConfigError
 from posteriori.evidence.calls.answer_cache import Cache
 from posteriori.evidence.calls.caller import CallCounts
+from posteriori.evidence.shown import ShownEvidence
 
 from .settings import EndpointSettings
 

@@ -213,7 +213,7 @@ class Learner:
         self._optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.values.parameters(), 1.0)
-        self._optimizer.step()
+        self._optimizer.step()  # pyright: ignore[reportUnknownMemberType]
         with torch.no_grad():
             moving = zip(self._averaged.parameters(), self.values.parameters(), strict=True)
             for average, now in moving:
@@ -265,8 +265,7 @@ def _normal(rows: Tensor) -> Tensor:
 
 def _linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
     """Weights from the run's own stream: the usual ones would come from torch's global one."""
-    layer = nn.utils.skip_init(nn.Linear, inputs, outputs)
-    assert isinstance(layer, nn.Linear)
+    layer = nn.Linear(inputs, outputs, device="meta").to_empty(device="cpu")
     with torch.no_grad():
         layer.weight.copy_(torch.randn(outputs, inputs, generator=generator) / inputs**0.5)
         layer.bias.zero_()
