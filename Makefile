@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo docs docs-serve test test-models test-slow test-faults check format bench calibration wheel clean
+.PHONY: demo docs docs-serve test test-long test-models test-slow test-faults check format bench calibration wheel clean
 
 $(VENV)/base: constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -34,6 +34,9 @@ check: $(VENV)/dev
 
 test: check
 	$(BIN)/pytest
+
+test-long: $(VENV)/dev
+	$(BIN)/pytest -m "long and not slow"
 
 test-slow: $(VENV)/dev
 	$(PIP) --editable '.[slow]'

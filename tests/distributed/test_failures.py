@@ -39,6 +39,7 @@ def test_all_say_what_one_of_them_meets(tmp_path):
         assert all("\n" not in message for _, message in found.values())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_process_that_is_killed_ends_the_others(victim, tmp_path):
     """They say which, and leave a checkpoint from which fewer go on."""

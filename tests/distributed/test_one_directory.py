@@ -7,6 +7,8 @@ import json
 import pytest
 from processes import furthest, results_of
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):

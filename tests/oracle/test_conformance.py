@@ -23,6 +23,7 @@ TIMES = ("seconds", "draw_seconds")
 every_objective = pytest.mark.parametrize("objective", CASES, ids=str)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "at", [0, pytest.param(1, marks=pytest.mark.slow)], ids=["case_1", "case_2"]
 )

@@ -31,6 +31,8 @@ from scipy import stats
 
 import posteriori as po
 
+pytestmark = pytest.mark.long
+
 SEEDS = range(20)
 MEANS = ("elbo", "kl_to_prior", "entropy", "mean_reward")
 BOUNDED = ("tv", "js")

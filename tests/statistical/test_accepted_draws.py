@@ -297,6 +297,7 @@ def scores() -> dict[str, np.ndarray]:
     return {name: np.array(values) for name, values in z.items()}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("figure", ["acceptance", "tv", "kl", "best", "z"])
 def test_error_bars_cover(scores, figure):
     """A right 95% interval covers between 91% and 98.25% of 800, but for a chance of 2e-6."""

@@ -18,6 +18,8 @@ from tables import off_the_curve
 
 import posteriori as po
 
+pytestmark = pytest.mark.long
+
 SEEDS = 400
 FIGURES = (
     "log_z",

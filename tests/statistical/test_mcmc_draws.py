@@ -26,6 +26,8 @@ from posteriori.testing.kernel_matrix import (
     draws_needed,
 )
 
+pytestmark = pytest.mark.long
+
 FALSE_ALARM = 1e-6
 ALPHA = 2.0
 

@@ -55,6 +55,7 @@ def test_z_is_right_with_a_hard_constraint(case, twist):
     check(drawn, case.figures("constraint_has_c")["log_z"])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["case_1", pytest.param("case_2", marks=pytest.mark.slow)])
 def test_z_is_right_with_a_learned_twist_and_it_helps(name):
     """It is worth twice the draws, and more: the variance without it is over twice as large."""

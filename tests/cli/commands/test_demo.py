@@ -18,8 +18,6 @@ from posteriori.core.types import Estimate
 from posteriori.diagnostics.frontier.best_of_n_points import BestOfN
 from posteriori.errors import CheckpointError, ConfigError
 
-pytestmark = pytest.mark.long
-
 POLICIES = ["prior", "rl", "soft_q, beta 0.1", "soft_q, beta 0.03"]
 
 
@@ -108,6 +106,7 @@ def test_the_reward_is_a_probability_with_its_sign_turned():
     assert -1 <= rude < -0.9 < -0.5 < polite <= 0
 
 
+@pytest.mark.long
 def test_fits_side_by_side_are_those_of_one_process(tmp_path, capsys):
     pytest.importorskip("profanity_check")
     scale = replace(QUICK, num_samples=2, max_new_tokens=3, steps=1, alone_steps=1)
@@ -129,6 +128,7 @@ def test_fits_side_by_side_are_those_of_one_process(tmp_path, capsys):
         assert lines.count(f"{name}: step 1/1") == 2
 
 
+@pytest.mark.long
 def test_an_error_in_one_process_ends_them_all(tmp_path):
     pytest.importorskip("profanity_check")
     scale = replace(QUICK, num_samples=2, max_new_tokens=3, steps=1, alone_steps=1)

@@ -22,6 +22,8 @@ USED = """
 import importlib.metadata, pathlib, sys
 import posteriori as po
 
+pytestmark = pytest.mark.long
+
 assert pathlib.Path(po.__file__).is_relative_to(sys.prefix), po.__file__
 assert importlib.metadata.version("posteriori") == po.__version__
 for name in po.__all__:
