@@ -156,7 +156,7 @@ def half_way(table_target, tmp_path, monkeypatch) -> Path:
 
 
 class TestResuming:
-    pytestmark = [pytest.mark.long, pytest.mark.moves_rng]
+    pytestmark = pytest.mark.moves_rng
 
     def resume(self, target, run, **settings):
         return fit(target, run, checkpoint_every=2, resume=True, **settings)
