@@ -183,7 +183,7 @@ class Server:
             texts,
             sampler.name,
             drawn.pool.guarantee or sampler.guarantee,
-            sampler.of_target,
+            sampler.of_target and drawn.guarantee != "heuristic",
             asked.wants_log_probs,
         )
 

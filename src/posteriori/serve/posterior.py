@@ -191,8 +191,8 @@ class Posterior:
         if given is not None:
             if given.keys() != names:
                 odd = sorted(given.keys() ^ names)[0]
-                side = "is missing from columns" if odd in names else "is no column of the prompts"
-                raise bad_request(f"'{odd[:60]}' {side}", "columns")
+                side = "is missing" if odd in names else "is none of the run file's columns"
+                raise bad_request(f"columns: '{odd[:60]}' {side}", "columns")
             return {name: [value] * len(wanted.prompts) for name, value in given.items()}
         rows: list[int] = []
         for prompt in wanted.prompts if names else ():

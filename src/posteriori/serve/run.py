@@ -38,6 +38,7 @@ class _Graceful(uvicorn.Server):
 def listen(host: str, port: int) -> socket.socket:
     """A socket at that address; port 0 is any that is free. Raises `ConfigError` where it cannot be
     had."""
+    found: socket.socket | None = None
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -45,13 +46,15 @@ def listen(host: str, port: int) -> socket.socket:
         found = socket.socket(family, kind, protocol)
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind(address)
+        found.listen(_BACKLOG)
     except (OSError, OverflowError, UnicodeError) as error:
+        if found is not None:
+            found.close()
         raise ConfigError(
             f"cannot listen at {host} port {port}: {getattr(error, 'strerror', None) or error}",
             where="posteriori serve",
             hint="give another --port (0 takes a free one) or --host",
         ) from error
-    found.listen(_BACKLOG)
     return found
 
 
