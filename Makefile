@@ -49,7 +49,7 @@ docs: $(VENV)/dev
 	$(BIN)/mkdocs build --strict
 
 docs-serve: $(VENV)/dev
-	$(BIN)/mkdocs serve --strict
+	DOCS_EXECUTE=0 $(BIN)/mkdocs serve --strict
 
 format: $(VENV)/dev
 	$(BIN)/ruff format .

@@ -26,6 +26,7 @@ from calibration_reward_models import COUNTS, pair_intervals
 from calibration_runs import (
     Run,
     Runs,
+    by_moments,
     drawn,
     evaluated,
     in_populations,
@@ -50,7 +51,10 @@ NEAR = ("near", "near, stated")
 GOOD = 0.05
 """Nats. log Z is good where its estimates are this near to the truth, as root mean square."""
 
-UNEVEN = ("many prompts", "one dry", "uneven", "grades")
+UNEVEN = (
+    *("many prompts", "one dry", "uneven", "grades"),
+    *("grades of four", "noisy grade", "answers"),
+)
 """Worlds in which that says nothing: the mean over prompts hides the one that is not known."""
 
 FEWEST = 40
@@ -66,12 +70,13 @@ KINDS: dict[str, tuple[Runs, tuple[int, ...], int]] = {
     "frontier": (on_frontier, (400,), 200),
     "pass@k": (pass_at, (24, 100), 200),
     "moments": (lambdas, (100, 400), 200),
+    "by moments": (by_moments, (400,), 200),
     "best_of_n": (drawn("best_of_n"), (20,), 200),
     "soft_best_of_n": (drawn("soft_best_of_n"), (20,), 200),
     "qrs": (drawn("qrs", pool=256), (20,), 200),
     "imh": (drawn("imh"), (100,), 200),
     "rejection": (drawn("rejection"), (24,), 200),
-    "evaluate near, 1000": (evaluated("near"), (1000,), 60),
+    "evaluate near, 1000": (evaluated("near"), (1000,), 200),
     "evaluate the prior, 1000": (evaluated("prior"), (1000,), 60),
     "mh": (drawn("mh"), (100,), 60),
     "annealed frontier": (on_annealed_frontier, (400,), 20),

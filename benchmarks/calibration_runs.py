@@ -19,7 +19,9 @@ import posteriori as po
 from posteriori.core.draw import draw
 from posteriori.core.numerics import log_mean_exp
 from posteriori.core.seeds import derive, generator
-from posteriori.diagnostics.frontier.frontier import Frontier, frontier_of
+from posteriori.diagnostics.evaluate import metrics
+from posteriori.diagnostics.frontier.curve import Frontier
+from posteriori.diagnostics.frontier.frontier import frontier_of
 from posteriori.diagnostics.frontier.sampler_points import sampled
 from posteriori.errors import EvidenceError, FrontierError, SamplingError
 from posteriori.samplers.weight_findings import (
@@ -56,9 +58,16 @@ def apart(draws: po.Draws, runs: int) -> Iterator[po.Draws]:
         yield draws.select(row_PRn[:, run].flatten())
 
 
+def _no_text(*_: object) -> po.Estimate:
+    return po.Estimate(math.nan, math.nan, "heuristic", 0)
+
+
 def evaluated(policy: str) -> Runs:
+    """Without self-BLEU, which takes half of the time and has no truth here."""
+
     def run(world: World, num: int, runs: int, seed: int) -> Rows:
         lm, truth = world.models[policy], world.truth(policy, num)
+        metrics.self_bleu = _no_text
         for at in range(runs):
             report = po.evaluate(world.target, lm, num, derive(seed, policy, at))
             for name, value in truth.items():
@@ -202,6 +211,47 @@ def lambdas(world: World, num: int, runs: int, seed: int) -> Rows:
             continue
         e = fitted.lambda_["upper"]
         yield "lambda", (e.value, e.standard_error, truth, flagged(fitted.findings))
+
+
+def by_moments(world: World, num: int, runs: int, seed: int) -> Rows:
+    """`evaluate` and `importance` of the prior for a target by `Moments`, against the lambda of all
+    outcomes. Findings on lambda are findings on them."""
+    cut_P1 = world.log_e_PV.quantile(0.8, dim=-1, keepdim=True)
+    if not bool(cut_P1.isfinite().all()):
+        return
+    feature = _feature(world, world.log_e_PV >= cut_P1)
+    prior = world.target.prior
+
+    def wanting(method: Any, at: int) -> po.Target:
+        moments = po.Moments(
+            {"upper": (feature, 0.5)}, num_samples=num, seed=derive(seed, at), method=method
+        )
+        return po.Target(prior, moments, list(world.prompts), world.depth)
+
+    try:
+        exact = po.exact(wanting("enumerate", 0))
+    except EvidenceError:
+        return
+    log_z = float(exact.log_z.mean())
+    truth = {name: float(each.mean()) for name, each in exact.evaluate(prior, num).items()}
+    kl = float(exact.evaluate_target()["kl_to_prior"].mean())
+    for at in range(runs):
+        target = wanting("draws", at)
+        try:
+            report = po.evaluate(target, prior, num, derive(seed, "moments", at))
+            draws = po.sample(target, "importance", num, seed=derive(seed, "weighted", at))
+        except EvidenceError:
+            continue
+        doubted = flagged(target.findings)
+        for name in ("log_z", "elbo", "kl_to_target", "eubo", "kl_from_target", "target_entropy"):
+            e = report[name]
+            yield name, (e.value, e.standard_error, truth[name], doubted or flagged(e.findings))
+        seen = doubted or flagged(draws.findings)
+        e = draws.log_z
+        yield "log_z of importance", (e.value, e.standard_error, log_z, seen)
+        found = sampled(target, draws).figures.get("kl_to_prior")
+        if found is not None:
+            yield "kl_to_prior", (found.value, found.standard_error, kl, seen)
 
 
 def pass_at(world: World, num: int, runs: int, seed: int) -> Rows:

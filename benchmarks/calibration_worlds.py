@@ -225,6 +225,41 @@ def _copies() -> World:
     return World(prior, torch.tensor([[0.0, 0.5, 0.2, 1.0, -1.0, 2.0, 2.5, 3.0]]), depth=3)
 
 
+def _grades_of_four() -> World:
+    """Four grades, one more than are taken for one scale of all prompts, and rare at the top."""
+    rates = ((0.3, 0.2, 0.1), (0.1, 0.03, 0.02), (0.03, 0.003, 0.0005))
+    return _of(*(_levels(*zip(rate, (1.0, 2.0, 4.0), strict=True)) for rate in rates), stated=False)
+
+
+def _noisy_grade() -> World:
+    """Right or wrong, four nats apart, and a small continuous reward beside it."""
+    noise = 0.02 * torch.randn(3, 512, generator=_random(91), dtype=torch.float64)
+    prior, log_e = torch.ones(3, 512, dtype=torch.float64), noise
+    for row, rate in enumerate((0.5, 0.1, 0.002)):
+        right = 2 if rate < 0.01 else round(512 * rate)
+        prior[row, :right] = 512 * rate / right
+        prior[row, right:] = 512 * (1 - rate) / (512 - right)
+        log_e[row, :right] += 4.0
+    return World(prior, log_e, depth=3, stated=False)
+
+
+def _stairs() -> World:
+    """Levels 1.9 nats apart, just less than is called a gap, each a tenth as probable."""
+    return _of(_levels((0.09, 1.9), (0.009, 3.8), (0.0009, 5.7)))
+
+
+def _slow_tail() -> World:
+    """A tail that is heavier than any mean of draws can tell, and no bound."""
+    uniform = torch.rand(1, 4096, generator=_random(95), dtype=torch.float64)
+    return World(torch.ones(1, 4096), -uniform.log() / 1.1, depth=4, stated=False)
+
+
+def _answers() -> World:
+    """Right or wrong at beta 0.1, over prompts of very different difficulty: verifiable rewards."""
+    rates = (0.9, 0.6, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
+    return _of(*(_levels((rate, 10.0)) for rate in rates), stated=False)
+
+
 WORLDS: dict[str, Callable[[], World]] = {
     "near": lambda: _normal(11, 0.6),
     "near, stated": lambda: _of(_levels((0.3, 1.0), (0.1, 2.0)), _levels((0.2, 1.5), (0.2, 0.5))),
@@ -249,6 +284,11 @@ WORLDS: dict[str, Callable[[], World]] = {
     "both tails": _both_tails,
     "copies": _copies,
     "between": lambda: _normal(81, 1.2, prompts=3),
+    "grades of four": _grades_of_four,
+    "noisy grade": _noisy_grade,
+    "stairs": _stairs,
+    "slow tail": _slow_tail,
+    "answers": _answers,
 }
 """Two usual worlds; seven in which estimates were once found to be wrong and silent; and others
 that were made to break the rule."""

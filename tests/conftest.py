@@ -36,6 +36,12 @@ def _global_state() -> dict[str, object]:
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "moves_rng: this test is meant to move torch's global RNG")
+    config.addinivalue_line("markers", "long: of tens of seconds, begun before all others")
+
+
+def pytest_collection_modifyitems(items):
+    """Long tests come first: at the end one worker would wait for another's."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _WHERE = {
     "AnnealedConfig": "samplers.annealing.annealed",
@@ -25,7 +25,7 @@ _WHERE = {
     "Evidence": "core.protocols",
     "Exact": "diagnostics.exact.exact",
     "Expert": "evidence.expert",
-    "Finding": "core.types",
+    "Finding": "core.display.finding",
     "Fit": "train.fit",
     "FitConfig": "core.settings.training",
     "FitRewardConfig": "core.settings.training",
@@ -87,13 +87,14 @@ __all__ = [*_WHERE, "__version__"]
 if TYPE_CHECKING:
     from .config.target import load_target
     from .core.default_progress import show_progress
+    from .core.display.finding import Finding
     from .core.prompted import Prompted
     from .core.protocols import Evidence, LanguageModel
     from .core.settings.configured import Configured
     from .core.settings.strict import Strict
     from .core.settings.training import FitConfig, FitRewardConfig, FitTwistConfig
     from .core.target import Target
-    from .core.types import Completions, Draws, Estimate, Finding
+    from .core.types import Completions, Draws, Estimate
     from .data.prompts import prompts
     from .diagnostics.evaluate.evaluate import Report, evaluate
     from .diagnostics.evaluate.pass_at_k import PassAtK, newly_solved, pass_at_k

@@ -33,8 +33,8 @@ class PosterioriError(Exception):
         return _made_again, (type(self), self.args, self.__dict__)
 
     def __str__(self) -> str:
-        """Control characters are escapes: what is quoted may be a completion or another program's
-        message, and a terminal shows errors that are not caught."""
+        """One line, with control characters as escapes: what is quoted may be a completion or
+        another program's message, and a terminal shows errors that are not caught."""
         head = f"{self.where}: {self.what}" if self.where else self.what
         return _printable(f"{head}; {self.hint}" if self.hint else head)
 
@@ -42,9 +42,9 @@ class PosterioriError(Exception):
 def _printable(text: str) -> str:
     if text.isprintable():
         return text
+    line = " ".join(part for each in text.split("\n") if (part := each.strip()))
     return "".join(
-        c if c.isprintable() or c == "\n" else c.encode("unicode_escape", "surrogatepass").decode()
-        for c in text
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in line
     )
 
 
@@ -59,6 +59,10 @@ def _made_again(
 
 class ConfigError(PosterioriError):
     """A setting is unknown, ill-typed or out of its range."""
+
+
+class ArgumentError(ConfigError, TypeError):
+    """A function is called with an argument that it has not, or without one that it needs."""
 
 
 class UnknownNameError(ConfigError):

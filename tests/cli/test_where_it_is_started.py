@@ -127,4 +127,4 @@ def test_python_without_docstrings_is_one_line(job):
 
 def test_errors_command_no_terminal():
     error = EvidenceError("it raised \x1b]0;owned\x07 \u202e", where="score\x9b31m", hint="a\nb")
-    assert str(error) == r"score\x9b31m: it raised \x1b]0;owned\x07 \u202e; a" + "\nb"
+    assert str(error) == r"score\x9b31m: it raised \x1b]0;owned\x07 \u202e; a b"

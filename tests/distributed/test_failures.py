@@ -8,11 +8,15 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import timedelta
 
 import pytest
-from processes import alone, environment, finished, free_port, results_of, start
+from jobs import target
+from processes import environment, finished, free_port, results_of, start
 
 import posteriori as po
+from posteriori.distributed import joining
+from posteriori.distributed.environment import Launched
 from posteriori.errors import DistributedError
 
 PATIENCE = 30.0
@@ -35,7 +39,7 @@ def test_all_say_what_one_of_them_meets(tmp_path):
         assert all("\n" not in message for _, message in found.values())
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_process_that_is_killed_ends_the_others(victim, tmp_path):
     """They say which, and leave a checkpoint from which fewer go on."""
     running = start(2, tmp_path, "long_run")
@@ -78,18 +82,40 @@ def _wait_for(path, running, seconds=120.0):
         ),
     ],
 )
-def test_half_an_announcement_is_an_error_at_once(given, said):
-    code = "import posteriori as po\nfrom jobs import target\npo.sample(target(), num_samples=2)"
-    found = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**alone(), **given},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert "DistributedError" in found.stderr
-    assert said in found.stderr
+def test_half_an_announcement_is_an_error_at_once(given, said, monkeypatch):
+    for variable in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(variable, raising=False)
+    for variable, value in given.items():
+        monkeypatch.setenv(variable, value)
+    with pytest.raises(DistributedError, match=said):
+        po.sample(target(), num_samples=2)
+
+
+class TestLeftovers:
+    """What a launcher has left in the environment announces processes that are not there."""
+
+    @pytest.fixture(autouse=True)
+    def announced(self, monkeypatch):
+        monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+        monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+        monkeypatch.setenv("MASTER_PORT", str(free_port()))
+        monkeypatch.setattr(joining, "_SILENT", 0.05)
+
+    def test_no_other_process_has_the_rank(self, monkeypatch):
+        monkeypatch.setattr(joining, "_APPEARING", 0.3)
+        whole = joining._started_with
+        monkeypatch.setattr(
+            joining, "_started_with", lambda at: {"RANK": "0"} if at == "self" else whole(at)
+        )
+        with pytest.raises(DistributedError, match="there is none with RANK=1; unset WORLD_SIZE"):
+            joining.join_group("gloo", Launched(0, 2, 0))
+
+    @pytest.mark.parametrize("rank", [0, 1])
+    def test_nobody_comes(self, monkeypatch, capsys, rank):
+        monkeypatch.setattr(joining, "_UNLAUNCHED", timedelta(seconds=1))
+        with pytest.raises(DistributedError, match="did not find the others"):
+            joining.join_group("gloo", Launched(rank, 2, rank))
+        assert f"process {rank} of 2 waits for the others" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["fit_reward", "fit_twist"])

@@ -11,6 +11,8 @@ import jobs
 import pytest
 from processes import furthest, results_of
 
+pytestmark = pytest.mark.long
+
 JOBS = ("objectives", "lora", "verbs", "rewards")
 WEIGHTS = 5e-5
 FIGURES = 1e-4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,10 @@ from scipy import stats
 from served import BETA, get, post, posts, serving, small_target
 
 import posteriori as po
+from posteriori.samplers.independent.importance import Importance
+from posteriori.samplers.independent.rejection import Rejection
+from posteriori.serve.app import Server
+from posteriori.serve.settings import ServeConfig
 
 FALSE_ALARM = 1e-6
 
@@ -180,3 +185,23 @@ def test_models_health_and_metrics(small):
     assert 'posteriori_requests_total{path="/v1/completions",status="200"} 1.0' in text
     assert "posteriori_draws_total 3.0" in text
     assert "posteriori_requests_held 0.0" in text
+
+
+class Fallen(Rejection):
+    """Rejection that has found exact draws to be out of reach, as it does under rare constraints."""
+
+    def run(self, job):
+        return replace(Importance().run(job), guarantee="properly_weighted")
+
+
+def test_rejection_that_had_to_weigh_its_draws_says_so():
+    served = Server(small_target(), Fallen(), ServeConfig(name="small", num_samples=200))
+    try:
+        about = post(served, {"model": "small", "prompt": "x", "n": 3, "seed": 1}).json()
+    finally:
+        served.close()
+    told = about["posteriori"]
+    assert (told["guarantee"], told["sampler_guarantee"]) == ("asymptotic", "properly_weighted")
+    assert told["num_draws"] == 200
+    assert len(about["choices"]) == 3
+    assert told["cost"]["evidence_calls"] == 203

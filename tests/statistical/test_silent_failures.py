@@ -17,10 +17,11 @@ from posteriori.core import reliability
 from posteriori.core.draw import draw
 from posteriori.core.numerics import log_mean_exp
 from posteriori.core.seeds import generator
-from posteriori.diagnostics.evaluate import metrics
+from posteriori.diagnostics import policy_means, tempered_reliability
 from posteriori.diagnostics.evaluate.evaluate import faults_of, mixtures_of
 from posteriori.diagnostics.evaluate.metrics import distances_of
 from posteriori.diagnostics.frontier.frontier import frontier_of
+from posteriori.diagnostics.frontier.sampler_points import sampled
 from posteriori.errors import FrontierError
 from posteriori.samplers.weight_findings import (
     findings_of_draws,
@@ -259,7 +260,8 @@ class TestAPolicysOwnDraws:
         assert max(self.silent().values()) <= MOST_SILENT
 
     def test_and_are_silent_without_it(self, monkeypatch):
-        monkeypatch.setattr(metrics, "missed_of_mean", lambda *_: 0.0)
+        monkeypatch.setattr(policy_means, "missed_of_mean", lambda *_: 0.0)
+        monkeypatch.setattr(policy_means, "left_out", lambda *_: 0.0)
         assert max(self.silent().values()) > 0
 
 
@@ -274,3 +276,28 @@ def test_what_a_policy_never_writes_and_nothing_allows_has_no_say():
     report = po.evaluate(target, policy, 200)
     truth = float(po.exact(target).evaluate(policy, 200)["ess"].mean())
     assert abs(report["ess"].value - truth) < 5 * report["ess"].standard_error
+
+
+def test_a_policy_at_the_top_of_evidence_that_is_known_is_not_flagged(monkeypatch):
+    """It writes what the prior hardly does, with the most evidence there is: its weights end in a
+    level, of which a fit of their tail makes a k-hat above 2. Nothing is estimated more exactly."""
+    log_pi = torch.tensor([[0.5, 0.3, 0.2]], dtype=torch.float64).log()
+    policy = po.TabularLM(log_pi[:, None], ("p0",), JACKPOT.words)
+    report = po.evaluate(JACKPOT.target, policy, 100, seed=1)
+    assert report["pareto_k"].value > 1
+    assert abs(report["log_z"].value - JACKPOT.log_z) < 0.05
+    names = {finding.name for finding in report.findings}
+    assert reliability.NOT_TRUSTED not in names
+    monkeypatch.setattr(tempered_reliability, "share_the_largest", lambda _: False)
+    found = po.evaluate(JACKPOT.target, policy, 100, seed=1).findings
+    assert reliability.NOT_TRUSTED in {finding.name for finding in found}
+
+
+def test_draws_of_the_target_that_are_all_alike_are_not_certain():
+    """Chains that have not been where 2% of the target are."""
+    world = World([[0.6, 0.39998, 0.00002]], [[0.0, 0.0, 7.0]], stated=True)
+    truth = float(po.exact(world.target).evaluate_target()["mean_reward"].mean())
+    chains = po.sample(world.target, "mh", 100, seed=1, burn_in=10)
+    assert not bool(chains.reward_N.any())
+    mean = sampled(world.target, chains).figures["mean_reward"]
+    assert 0 < truth < 1.96 * mean.standard_error

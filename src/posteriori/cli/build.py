@@ -17,13 +17,13 @@ from posteriori.moments.moments import Moments
 def build_target(
     plan: Plan,
     *,
-    priced: bool = True,
+    finds_beta: bool = True,
     quiet: bool = False,
     journal: Path | None = None,
     resume: bool = False,
 ) -> Target:
     """As `config.target.build_target`; what takes time is shown, unless `quiet`."""
-    budget = target.budget_of_plan(plan) if priced else None
+    budget = target.budget_of_plan(plan) if finds_beta else None
     with status(f"loading '{plan.prior}'", quiet=quiet):
         loaded = target.unfitted_target(plan, _note)
     if not any(isinstance(each, Moments) for each in loaded.evidence):

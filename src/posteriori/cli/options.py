@@ -25,6 +25,12 @@ Resume = Annotated[
     bool,
     typer.Option("--resume", help="Go on from what an unfinished run of the same has finished."),
 ]
+Overwrite = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite", help="Remove what an earlier run has left there first, and nothing else."
+    ),
+]
 Yes = Annotated[
     bool, typer.Option("--yes", "-y", help="Do not ask before what takes above an hour.")
 ]

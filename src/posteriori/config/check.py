@@ -165,8 +165,13 @@ def _read_data(given: Any, folder: Path) -> PromptData:
     return prompts(place, **settings.model_dump(exclude={"path"}))
 
 
-def check_fit(plan: Plan, *, resume: bool) -> None:
-    """What only `fit` needs: its settings, and a directory that holds no other run."""
+def check_fit(plan: Plan, *, resume: bool, overwrite: bool = False) -> None:
+    """What only `fit` needs: its settings, and a directory that holds no other run, unless that is
+    to go on or to be overwritten."""
+    if resume and overwrite:
+        raise ConfigError(
+            "--resume and --overwrite exclude each other", hint="leave out one of them"
+        )
     if plan.config.fit is None:
         raise ConfigError(
             "'fit' is missing", where=str(plan.file), hint="write a table [fit] with steps = 200"
@@ -179,9 +184,9 @@ def check_fit(plan: Plan, *, resume: bool) -> None:
     check_place(run, str(plan.file))
     if run.exists() and not run.is_dir():
         raise ConfigError(f"output_dir '{run}' is a file", where=str(plan.file), hint="rename it")
-    if (run / "config.json").exists() and not resume:
+    if (run / "config.json").exists() and not (resume or overwrite):
         raise CheckpointError(
             f"'{run}' already holds a run",
-            hint="go on with it by --resume, or choose another output_dir "
-            "(--set output_dir=runs/other)",
+            hint="go on with it by --resume, remove it by --overwrite, or choose another "
+            "output_dir (--set output_dir=runs/other)",
         )

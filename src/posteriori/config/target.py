@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from posteriori.data.given_arguments import named_arguments
 from posteriori.errors import ConfigError
 
 from .check import Plan, make_plan
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 Note = Callable[[str], None]
 
 
+@named_arguments
 def load_target(path: Path | str, overrides: Sequence[str] = ()) -> Target:
     """The target that a run's TOML file describes: its prior, evidence, prompts and length.
 
@@ -54,7 +56,7 @@ def load_target(path: Path | str, overrides: Sequence[str] = ()) -> Target:
 def build_target(
     plan: Plan,
     *,
-    priced: bool = True,
+    finds_beta: bool = True,
     on_moments: Progress | None = None,
     on_note: Note | None = None,
     journal: Path | None = None,
@@ -65,12 +67,12 @@ def build_target(
     Raises `PromptError` where a prompt does not fit into the prior's context. Moments are fitted
     here, so that unreachable ones are reported before anything else is done.
 
-    Where a budget replaces beta, it is the beta that the run in the config's output_dir has
-    found; raises `ConfigError` where none has. Not `priced`, the reward is left without one.
+    Where a budget replaces beta, it is the beta that the run in the config's output_dir has found;
+    raises `ConfigError` where none has. Without `finds_beta`, the reward is left without one.
     `on_moments` sees the fit of the moments, `journal` is where finished parts of it are kept, and
     `resume` takes them up; `on_note` receives what there is to say of a base model that has moved.
     """
-    budget = budget_of_plan(plan) if priced else None
+    budget = budget_of_plan(plan) if finds_beta else None
     target = unfitted_target(plan, on_note)
     return finished_target(target, budget, on_moments, journal, resume)
 

@@ -14,6 +14,8 @@ import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, Literal, TypeVar, get_args
 
 from posteriori.distributed.world import is_first
@@ -101,6 +103,52 @@ def with_progress(name: str) -> Callable[[AnyFunction], AnyFunction]:
     return decorate
 
 
+def _bar() -> Any:
+    if _in_notebook() and find_spec("ipywidgets") is None:
+        return _Line()
+    from rich.console import Console
+    from rich.progress import Progress as RichProgress
+
+    console = Console(file=None if _in_notebook() else sys.stderr)
+    return RichProgress(console=console, transient=console.is_terminal)
+
+
+class _Line:
+    """As rich's progress, in a notebook without the widgets that rich wants there: one line of
+    text, which is empty in the end."""
+
+    _EACH_SECONDS = 0.2
+
+    def __init__(self) -> None:
+        self._shown: Any = None
+        self._name, self._next = "", 0.0
+
+    def start(self) -> None:
+        # By name: only notebooks have it, and it says little of its types.
+        shell: Any = import_module("IPython.display")
+        self._shown = shell.display(_text(""), raw=True, display_id=True)
+
+    def add_task(self, name: str, total: int) -> int:
+        self._name = f"{name}: {{}} of {total:,}"
+        return 0
+
+    def reset(self, _task: int, total: int) -> None:
+        self._name = f"{self._name.partition(':')[0]}: {{}} of {total:,}"
+
+    def update(self, _task: int, completed: int, total: int) -> None:
+        del total
+        if time.monotonic() >= self._next:
+            self._shown.update(_text(self._name.format(f"{completed:,}")), raw=True)
+            self._next = time.monotonic() + self._EACH_SECONDS
+
+    def stop(self) -> None:
+        self._shown.update(_text(""), raw=True)
+
+
+def _text(text: str) -> dict[str, str]:
+    return {"text/plain": text}
+
+
 class _Bar:
     """A bar of rich's that appears once the work has taken a second."""
 
@@ -112,11 +160,7 @@ class _Bar:
         if self._bar is None:
             if self._clock() - self._start < _SECONDS:
                 return
-            from rich.console import Console
-            from rich.progress import Progress as RichProgress
-
-            console = Console(file=None if _in_notebook() else sys.stderr)
-            self._bar = RichProgress(console=console, transient=console.is_terminal)
+            self._bar = _bar()
             self._bar.start()
             self._task = self._bar.add_task(self.name, total=total)
         assert self._task is not None

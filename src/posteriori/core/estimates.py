@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .numerics import Spread, log_mean_exp, t_factor
 from .reliability import missed as missed_error
+from .tensors import floats
 from .types import Estimate, Kind
 
 
@@ -85,14 +86,17 @@ def combine(per_prompt: Sequence[Estimate], kind: Kind) -> Estimate:
     t is what few prompts add (`t_factor` at P - 1: 6.5 for two prompts, 2.2 for three, 1 from
     thirty on); likewise errors of few draws per prompt are joined by all their degrees of freedom.
     """
-    values = torch.tensor([e.value for e in per_prompt], dtype=torch.float64)
+    values = [e.value for e in per_prompt]
     num = len(per_prompt)
-    plain = [e.standard_error / t_factor(e.degrees_of_freedom) for e in per_prompt]
-    error, degrees = Spread.joined(plain, [e.degrees_of_freedom for e in per_prompt])
-    value = float(values.mean())
+    degrees_of_each = [e.degrees_of_freedom for e in per_prompt]
+    plain = [
+        e.standard_error / t_factor(k) for e, k in zip(per_prompt, degrees_of_each, strict=True)
+    ]
+    error, degrees = Spread.joined(plain, degrees_of_each)
+    value = sum(values) / num
     new_prompts = None
     if num > 1 and math.isfinite(value):
-        new_prompts, _ = Spread.of_means([values])
+        new_prompts, _ = Spread.of_means([torch.tensor(values, dtype=torch.float64)])
     return Estimate(
         value=value,
         standard_error=error / num,
@@ -101,6 +105,33 @@ def combine(per_prompt: Sequence[Estimate], kind: Kind) -> Estimate:
         per_prompt=tuple(per_prompt),
         standard_error_new_prompts=new_prompts,
         degrees_of_freedom=degrees,
+    )
+
+
+def with_error_of_fit(estimate: Estimate, change_PM: Tensor, *, shared: bool) -> Estimate:
+    """The mean over prompts, with what numbers that were fitted to draws leave open in it.
+
+    `change_PM` [P, M] is by how much each prompt's value changes with a standard error along each
+    of M independent directions (`core.protocols.ErrorsOfFit`). Errors that prompts share do not
+    average out over them; those of their own add up as squares. Independent of the draws. A figure
+    of all prompts together has one row.
+    """
+    if not bool(change_PM.isfinite().all()):
+        return estimate
+    size_P = change_PM.square().sum(1).sqrt()
+    mean_M = change_PM.mean(0) if shared else change_PM.square().sum(0).sqrt() / len(change_PM)
+    size = float(mean_M.square().sum().sqrt())
+    between = estimate.standard_error_new_prompts
+    return replace(
+        estimate,
+        standard_error=math.hypot(estimate.standard_error, size),
+        standard_error_new_prompts=None if between is None else math.hypot(between, size),
+        per_prompt=tuple(
+            replace(each, standard_error=math.hypot(each.standard_error, own))
+            for each, own in zip(
+                estimate.per_prompt, floats(size_P), strict=bool(estimate.per_prompt)
+            )
+        ),
     )
 
 

@@ -95,11 +95,11 @@ class Spread(NamedTuple):
 
     @classmethod
     def of_groups(cls, means_G: Tensor, beside: float = 0.0) -> Spread:
-        """The same of the means of groups of particles, with half the degrees of freedom, from
-        three on: they are skewed, and where the smaller errors are the ones that pass as small
+        """The same of the means of groups of particles, with a third of the degrees of freedom,
+        from three on: they are skewed, and where the smaller errors are the ones that pass as small
         enough the interval has to reach further."""
         plain, degrees = spread_of(means_G)
-        degrees = max(min(degrees, 3.0), degrees / 2)
+        degrees = max(min(degrees, 3.0), degrees / 3)
         return cls(math.hypot(t_factor(degrees) * plain, beside), degrees)
 
     @classmethod
@@ -127,12 +127,16 @@ def spread_of(values_n: Tensor) -> tuple[float, float]:
     num = len(values_n)
     if num < 2:
         return math.nan, num - 1.0
-    square_n = (values_n.double() - values_n.double().mean()).square()
-    second = float(square_n.mean())
-    plain = math.sqrt(second / (num - 1))
+    # By numpy, whose calls cost a tenth of torch's: there are a hundred of these in an evaluation.
+    value_n = values_n.detach().cpu().double().numpy()
+    off_n = value_n - value_n.sum() / num
+    square_n = off_n * off_n
+    second = float(square_n.sum()) / num
+    plain = math.sqrt(second / (num - 1)) if second >= 0 else math.nan
     if not (math.isfinite(second) and second > 0):
         return plain, num - 1.0
-    kurtosis = float((square_n / second).square().mean()) - 3.0
+    square_n /= second
+    kurtosis = float(square_n @ square_n) / num - 3.0
     return plain, 2.0 / (2.0 / (num - 1) + max(0.0, kurtosis) / num)
 
 

@@ -1,4 +1,4 @@
-"""Which row of a target a prompt is, where the same prompt is there several times.
+"""What a prompt is, and which row of a target, where the same one is there several times.
 
 Data sets ask one question twice, with other answers beside it. The prompts are then equal as values
 and stand for different rows, so each carries its row along. It is an ordinary string or list for
@@ -8,6 +8,15 @@ its readers, and what is computed from a prompt's text does not see the differen
 from __future__ import annotations
 
 from typing import Any
+
+Message = dict[str, Any]
+Prompt = str | list[Message]
+"""A plain string, or a conversation: messages with a `role` and a `content`."""
+
+
+def prompt_key(prompt: Prompt) -> str:
+    """What makes two prompts the same one."""
+    return prompt if isinstance(prompt, str) else repr(prompt)
 
 
 class _Text(str):

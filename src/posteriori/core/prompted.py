@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import torch
 from torch import Tensor
 
+from posteriori.data.given_arguments import named_arguments
 from posteriori.errors import ConfigError, ModelError
 
+from .occurrence import Message
 from .protocols import LanguageModel, NextTokenLM, NextTokens, Rows, SteppingLM, TrainableLM
-from .types import Completions, Message, Prompt, prompt_key
+from .types import Completions, Prompt, prompt_key
 
 if TYPE_CHECKING:
     from posteriori.core.settings.training import LoraSettings
@@ -50,6 +52,7 @@ class Prompted:
         ['The food']
     """
 
+    @named_arguments
     def __init__(self, lm: LanguageModel, prefix: Prefix) -> None:
         if not prefix:
             raise ConfigError(
@@ -57,6 +60,9 @@ class Prompted:
             )
         self.lm, self.prefix = lm, prefix
         self._bare_ids: dict[str, tuple[int, ...]] = {}
+
+    def __repr__(self) -> str:
+        return f"Prompted({self.lm!r}, {str(self.prefix)[:40]!r})"
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:

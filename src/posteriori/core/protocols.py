@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_ch
 import torch
 from torch import Tensor
 
-from .types import Completions, Prompt
+from .types import Completions, Draws, Estimate, Prompt
 
 if TYPE_CHECKING:
     from posteriori.core.settings.training import LoraSettings
@@ -334,4 +334,43 @@ class TargetEvidence(Protocol):
     def bind(self, target: Any) -> None:
         """Called with each `posteriori.core.target.Target` that is made with it, before any
         scoring. Raises where it does not fit there."""
+        ...
+
+
+class ErrorsOfFit(NamedTuple):
+    """What numbers that were fitted to draws leave open in log e of N completions.
+
+    `change_NM`: by how many nats each log e changes with one standard error along each of M
+    independent directions, float64 [N, M]. `shared`: those are the same numbers for all prompts;
+    otherwise each prompt has numbers, and so errors, of its own.
+    """
+
+    change_NM: Tensor
+    shared: bool
+
+
+@runtime_checkable
+class FittedEvidence(Protocol):
+    """Evidence with numbers in it that were fitted to draws."""
+
+    def errors_of_fit(self, completions: Completions, columns: Columns) -> ErrorsOfFit | None:
+        """None where they are exact."""
+        ...
+
+
+class WantedMean(NamedTuple):
+    """A mean that the evidence wants, what it takes, and what draws have: of a feature by name."""
+
+    name: str
+    wanted: float
+    lambda_: Estimate
+    attained: Estimate
+
+
+@runtime_checkable
+class MeansEvidence(Protocol):
+    """Evidence that wants means of features."""
+
+    def means_met(self, draws: Draws | Completions) -> Sequence[WantedMean]:
+        """Weighted draws stand for the target, completions for what drew them."""
         ...

@@ -29,9 +29,12 @@ OBJECTIVES = {
     "reinforce": "posteriori.objectives.policy_gradient.reinforce:Reinforce",
     "rloo": "posteriori.objectives.policy_gradient.rloo:RLOO",
     "grpo": "posteriori.objectives.policy_gradient.grpo:GRPO",
+    "gspo": "posteriori.objectives.policy_gradient.gspo:GSPO",
+    "cispo": "posteriori.objectives.policy_gradient.cispo:CISPO",
     "ppo": "posteriori.objectives.policy_gradient.ppo:PPO",
     "vargrad": "posteriori.objectives.balance.vargrad:VarGrad",
     "tb": "posteriori.objectives.balance.tb:TB",
+    "subtb": "posteriori.objectives.balance.subtb:SubTB",
     "dpg": "posteriori.objectives.distributional.dpg:DPG",
     "fdpg": "posteriori.objectives.distributional.fdpg:FDPG",
     "soft_q": "posteriori.objectives.soft_values.soft_q:SoftQ",
@@ -210,7 +213,9 @@ def language_model(given: Any, role: str, like: Any = None) -> LanguageModel:
     it: of a path, a transformers model, a trainer. Raises `ModelError` for what cannot be one."""
     from .protocols import LanguageModel
 
-    ours = hasattr(given, "eos_token_ids") or isinstance(given, LanguageModel)
+    # A tokenizer has end tokens as well.
+    ours = hasattr(given, "eos_token_ids") and hasattr(given, "log_prob")
+    ours = ours or isinstance(given, LanguageModel)
     if ours and not isinstance(given, type):
         return given
     module, _, attribute = _LANGUAGE_MODEL.partition(":")

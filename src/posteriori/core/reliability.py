@@ -12,12 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
+import numpy as np
 import torch
 from scipy.special import chdtri  # pyright: ignore[reportMissingTypeStubs]
 from torch import Tensor
 
 from .numerics import FEWEST_FOR_A_TAIL, ess, pareto_k, reliable_k, t_factor
-from .tensors import distinct, distinct_places
+from .tensors import distinct_places
 from .types import Estimate, Finding
 
 LARGE_ERROR = 0.1
@@ -76,8 +77,9 @@ NORMAL = 1.959963984540054
 _SAME = 1e-4
 """Nats. Log-evidence closer than this is the same: rounding of float32 sums."""
 
-_JUMP = 2.0
-"""Nats. Levels of evidence further apart than a factor of 7 are not found by steps."""
+_JUMP, _NEAR = 2.0, 1.0
+"""Nats. Levels of evidence further apart than a factor of 7 are not found by steps; and who is
+within a factor of 2.7 of the most evidence has been near it."""
 
 _FEWEST_GROUPS, _FEWEST_EFFECTIVE = 8, 50.0
 """Populations that can tell how many draws theirs are worth, and how many these have to be: 16 that
@@ -85,6 +87,14 @@ are each a copy of one are worth 16, and by chance (15 degrees of freedom) seem 
 
 _FEW_LEVELS = 3
 """Evidence with no more values than this is a grade, and what is another prompt's may be its."""
+
+_GRADES, _TIGHT = 5, 0.1
+"""So many values of the evidence of all prompts together are grades on one scale, as stars are; so
+are clusters that are each narrower than a tenth of the least gap between them: a verdict with a
+small reward of another kind beside it."""
+
+_TIED = 10
+"""Draws that share the largest weight and so make a level of it, and no tail."""
 
 
 def fault(
@@ -173,6 +183,12 @@ def fault_of(
     return fault(k, effective, len(log_w_n), error, missed, known=known, populations=populations)
 
 
+def share_the_largest(log_w_n: Tensor) -> bool:
+    """Whether ten draws and more have the largest weight. k-hat is of a tail: where the most
+    evidence is known besides, the weights end at that level, and not in one."""
+    return int((log_w_n >= log_w_n.max() - _SAME).sum()) >= _TIED
+
+
 def fault_of_groups(log_w_n: Tensor, value_n: Tensor, group_n: Tensor) -> str:
     """What is wrong with populations of particles (islands) that are each copies of a few.
 
@@ -243,11 +259,13 @@ def missed(log_z: float, log_max_weight: float, num_draws: int) -> float:
     return (log_x if log_x > 30 else math.log1p(math.exp(log_x))) / NORMAL
 
 
-def missed_of_mean(values_n: Tensor, farthest: float) -> float:
+def missed_of_mean(values_n: Tensor, farthest: float, least: float = 0.0) -> float:
     """The same for the mean of n values: 3/n of the probability at `farthest`, or as far from the
-    mean as the farthest value that was seen. 0 for infinite means: what was seen is certain."""
-    mean = float(values_n.mean())
-    away = float((values_n - mean).abs().max())
+    mean as the farthest value that was seen, and no nearer than `least`. 0 for infinite means: what
+    was seen is certain."""
+    value_n = values_n.cpu().double().numpy()
+    mean = float(value_n.sum()) / len(value_n)
+    away = max(least, float(value_n.max()) - mean, mean - float(value_n.min()))
     if math.isfinite(farthest):
         away = max(away, abs(farthest - mean))
     if not math.isfinite(away):
@@ -255,10 +273,33 @@ def missed_of_mean(values_n: Tensor, farthest: float) -> float:
     return RULE_OF_THREE * away / len(values_n) / NORMAL
 
 
-def rarest(surprise_n: Tensor) -> float:
-    """-log of the probability of what n draws may have missed, log(n / 3); NaN where their own
-    `surprise_n` = -log p are as large as that."""
-    least = math.log(max(1.0, len(surprise_n) / RULE_OF_THREE))
+def left_out(values_n: Tensor, others_m: Tensor, log_ratio_m: Tensor) -> float:
+    """The error of the mean of a policy's n values by what draws of the prior show and they do not:
+
+        (1/m) sum_j min(3, pi/prior) |f_j - mean| / 1.96,   j with f_j beyond all of the n,
+
+    which is how much of the policy's own mean such outcomes make. `others_m` are f of the prior's
+    draws, `log_ratio_m` their log pi/prior; one draw stands for no more than the rule of three
+    leaves.
+    """
+    beyond_m = (others_m > values_n.max()) | (others_m < values_n.min())
+    beyond_m = beyond_m & others_m.isfinite()
+    if not bool(beyond_m.any()):
+        return 0.0
+    weight_m = log_ratio_m[beyond_m].clamp(max=math.log(RULE_OF_THREE)).exp()
+    away_m = (others_m[beyond_m] - values_n.mean()).abs()
+    return float((weight_m * away_m).sum()) / len(others_m) / NORMAL
+
+
+SURPRISE = 1.0
+"""Nats. By so much at least outcomes that were not drawn may be more surprising than all that were:
+draws that are all as probable as each other do not show that the others are too."""
+
+
+def rarest(surprise_n: Tensor, lifted: float = 0.0) -> float:
+    """-log of the probability of what n draws may have missed, log(n / 3), and of more by `lifted`
+    nats; NaN where their own `surprise_n` = -log p are as large as that."""
+    least = math.log(max(1.0, len(surprise_n) / RULE_OF_THREE)) + lifted
     return least if least > float(surprise_n.mean()) else math.nan
 
 
@@ -267,17 +308,34 @@ def most_evidence(evidence: Sequence[Tensor], stated: float | None) -> list[floa
     where nothing was seen of it. `evidence` are log e of each prompt's draws [n].
 
     That is what the target states (`Target.max_log_evidence`) where it states anything. Elsewhere
-    it is what the prompt's own draws have shown; and where that is no more than three values, a
-    grade that all prompts share, it is what the draws of any prompt have shown.
+    it is what the prompt's own draws have shown; and where that is no more than three values, or
+    all prompts are graded on one scale, it is what the draws of any prompt have shown.
     """
     own = [float(each.max()) if len(each) else -math.inf for each in evidence]
     if stated is not None:
         return [max(stated, each) for each in own]
     most = max(own)
+    one_scale = len(evidence) > 1 and is_graded(torch.cat([each.cpu() for each in evidence]))
     return [
-        most if levels(each) <= _FEW_LEVELS else top
+        most if one_scale or levels(each) <= _FEW_LEVELS else top
         for each, top in zip(evidence, own, strict=True)
     ]
+
+
+def is_graded(log_evidence_n: Tensor) -> bool:
+    """Whether the evidence has few values, or few tight clusters of them."""
+    value_n = log_evidence_n.cpu().double().numpy()
+    value_K = np.unique(np.rint(value_n[value_n > -math.inf] / _SAME)) * _SAME
+    if len(value_K) <= _GRADES:
+        return True
+    gap_K = np.diff(value_K)
+    for least in np.sort(gap_K)[:-_GRADES:-1].tolist():
+        cut_K = gap_K >= least
+        start_K, end_K = value_K[1:][cut_K], value_K[:-1][cut_K]
+        width_K = np.append(end_K, value_K[-1]) - np.append(value_K[:1], start_K)
+        if len(width_K) <= _GRADES and float(width_K.max()) <= _TIGHT * least:
+            return True
+    return False
 
 
 def is_known(log_evidence_n: Tensor, stated: float | None) -> bool:
@@ -288,18 +346,18 @@ def is_known(log_evidence_n: Tensor, stated: float | None) -> bool:
 
 def levels(log_evidence_n: Tensor) -> int:
     """How many values of the evidence draws have shown, beside what it rules out."""
-    on_n = log_evidence_n[~log_evidence_n.isneginf()]
-    return len(distinct((on_n / _SAME).round()))
+    value_n = log_evidence_n.cpu().double().numpy()
+    return len(set(np.rint(value_n[value_n > -math.inf] / _SAME).tolist()))
 
 
 def beyond(log_evidence_n: Tensor, most: float) -> bool:
-    """Whether `most` is over 2 nats above all evidence that draws have shown.
+    """Whether `most` is over a nat above all evidence that draws have shown.
 
     A policy or particles climb to rare evidence by steps: once they are near the most there is,
     draws of the prior that have not been there say nothing against them.
     """
     seen = float(log_evidence_n.max()) if len(log_evidence_n) else -math.inf
-    return most - seen > _JUMP
+    return most - seen > _NEAR
 
 
 def jumps(log_evidence_n: Tensor, most: float) -> bool:

@@ -1,10 +1,14 @@
-"""Which draws belong to which prompt, found for all prompts in one sort."""
+"""Which draws belong to which prompt, found for all prompts in one sort; and some of each prompt's,
+by weight."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
+
+from posteriori.errors import ConfigError
 
 from .tensors import split_by
 
@@ -26,3 +30,29 @@ def rows_of_prompts(completions: Any) -> tuple[Tensor, ...]:
 
 
 _NAME = "_rows_of_prompts"
+
+
+def resampled_rows(completions: Any, log_weight_N: Tensor, num_samples: int, seed: int) -> Tensor:
+    """The positions of `num_samples` draws per prompt, by systematic resampling. Raises
+    `ConfigError` where no draw of a prompt has any weight."""
+    mine = rows_of_prompts(completions)
+    uniform_P = torch.rand(
+        len(completions.prompt_set),
+        dtype=torch.float64,
+        generator=torch.Generator().manual_seed(seed),
+    )
+    chosen: list[Tensor] = []
+    for at, prompt in enumerate(completions.prompt_set):
+        rows = mine[at]
+        log_w_n = log_weight_N[rows].cpu()
+        if len(rows) == 0 or bool(log_w_n.isneginf().all()):
+            raise ConfigError(
+                f"none of the {len(rows)} draws for the prompt {str(prompt)[:60]!r} has any "
+                "weight, so there is nothing to resample",
+                hint="draw more, or from a proposal that is nearer to the target",
+            )
+        cumulative_n = log_w_n.softmax(0).cumsum(0)
+        points = (torch.arange(num_samples, dtype=torch.float64) + uniform_P[at]) / num_samples
+        places = torch.searchsorted(cumulative_n / cumulative_n[-1], points, right=True)
+        chosen.append(rows[places.to(rows.device)])
+    return torch.cat(chosen)

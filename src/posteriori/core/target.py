@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import deprecated
 
+from posteriori.data.given_arguments import named_arguments
 from posteriori.data.given_numbers import count, finite, in_short
 from posteriori.data.prompts import PromptData, sample_rows
 from posteriori.data.prompts import prompts as read_prompts
@@ -27,17 +28,21 @@ from .hooks import (
 )
 from .occurrence import marked, place_of
 from .protocols import (
+    ErrorsOfFit,
     Evidence,
+    FittedEvidence,
     LanguageModel,
+    MeansEvidence,
     PrefixEvidence,
     PriorEvidence,
     Scores,
     TargetEvidence,
+    WantedMean,
 )
 from .registry import language_model
 from .same_outcomes import check_outcomes_of
 from .tensors import ints
-from .types import Completions, Finding, Prompt, prompt_key
+from .types import Completions, Draws, Finding, Prompt, prompt_key
 from .user_functions.given_evidence import check_arguments, checked_evidence, placed
 
 PromptSource: TypeAlias = "Sequence[Prompt] | PromptData | Any"
@@ -82,6 +87,7 @@ class Target:
         Target(TabularLM x [reward function 'reward'], 2 prompts, max_new_tokens=3)
     """
 
+    @named_arguments
     def __init__(
         self,
         prior: LanguageModel,
@@ -298,6 +304,29 @@ class Target:
         """What the evidence has to say of itself: calls that failed, a badly determined lambda."""
         hooked = those(self.evidence, ReportsFindings)
         return tuple(found for each in hooked for found in each.findings)
+
+    def errors_of_fit(self, completions: Completions) -> ErrorsOfFit | None:
+        """What evidence that was fitted to draws (`Moments`) leaves open in log e of completions;
+        None where there is none such, or it is exact."""
+        columns = self.columns_of(completions)
+        for each in self.evidence:
+            found = None
+            if isinstance(each, FittedEvidence):
+                found = each.errors_of_fit(completions, columns)
+            if found is not None:
+                # A target has one set of moments.
+                return ErrorsOfFit(self.temper * found.change_NM.cpu(), found.shared)
+        return None
+
+    def means_met(self, draws: Draws | Completions) -> tuple[WantedMean, ...]:
+        """The means that the evidence wants (`Moments`), with what draws have of them: weighted
+        draws stand for the target, completions for what drew them."""
+        return tuple(
+            mean
+            for each in self.evidence
+            if isinstance(each, MeansEvidence)
+            for mean in each.means_met(draws)
+        )
 
     def _tempered(self, log_evidence_N: Tensor) -> Tensor:
         if self.temper == 1.0:

@@ -1,5 +1,5 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-"""Operations of torch whose own annotations leave out what they return, with types.
+"""Small operations on tensors, and those of torch whose annotations leave out what they return.
 
 Type checkers then know what comes of them everywhere else.
 """
@@ -67,3 +67,12 @@ def split_evenly(values_N: Tensor, size: int) -> tuple[Tensor, ...]:
     """Neighbouring parts of one size; the last one may be shorter."""
     parts: tuple[Tensor, ...] = values_N.split(size)
     return parts
+
+
+def cat_padded(parts_NL: Sequence[Tensor]) -> Tensor:
+    """Rows of several widths one after another, padded on the right with zeros; [N, L, ...]."""
+    width = max(part.shape[1] for part in parts_NL)
+    after = [0, 0] * (parts_NL[0].dim() - 2)
+    return torch.cat(
+        [torch.nn.functional.pad(part, (*after, 0, width - part.shape[1])) for part in parts_NL]
+    )

@@ -14,45 +14,26 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from posteriori.errors import ConfigError, OutcomeError
+from posteriori.errors import OutcomeError
 
-from .display.shown import ShownDraws
-from .occurrence import place_of
-from .rows_of_prompts import rows_of_prompts
-from .tensors import distinct_places, ints, rows_of_ints
-
-Message = dict[str, Any]
-Prompt = str | list[Message]
-"""A plain string, or a conversation: messages with a `role` and a `content`."""
-
-
-def prompt_key(prompt: Prompt) -> str:
-    """What makes two prompts the same one."""
-    return prompt if isinstance(prompt, str) else repr(prompt)
-
-
-def cat_padded(parts_NL: Sequence[Tensor]) -> Tensor:
-    """Rows of several widths one after another, padded on the right with zeros; [N, L, ...]."""
-    width = max(part.shape[1] for part in parts_NL)
-    after = [0, 0] * (parts_NL[0].dim() - 2)
-    return torch.cat(
-        [torch.nn.functional.pad(part, (*after, 0, width - part.shape[1])) for part in parts_NL]
-    )
-
+from .display.finding import Finding
+from .display.shown import ShownDraws, counted
+from .occurrence import Prompt, place_of, prompt_key
+from .rows_of_prompts import resampled_rows
+from .tensors import cat_padded, distinct_places, ints, rows_of_ints
 
 Kind = Literal["exact", "unbiased", "consistent", "lower_bound", "upper_bound", "heuristic"]
-Level = Literal["info", "warn", "stop"]
 Guarantee = Literal["exact", "properly_weighted", "asymptotic", "heuristic"]
 """What draws are: independent draws of the target; E[w f(y)] = sum_y p~(y) f(y) for every f; the
 target's in the limit of a long run; or nothing that can be promised."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Completions:
     """N completions of P prompts, as ragged rows in one padded tensor.
 
@@ -90,6 +71,10 @@ class Completions:
 
     def __len__(self) -> int:
         return self.tokens_NL.shape[0]
+
+    def __repr__(self) -> str:
+        asked = counted(len(self.prompt_set), "prompt")
+        return f"Completions({len(self):,} of {asked}, at most {self.max_new_tokens} tokens)"
 
     @cached_property
     def log_prob_N(self) -> Tensor | None:
@@ -297,12 +282,15 @@ class Draws(ShownDraws):
     @staticmethod
     def concat(parts: Sequence[Draws]) -> Draws:
         """All draws of `parts`, in order; their costs add up. What only some of them have (and
-        every estimate of log Z, which is not theirs together) is left out."""
+        every estimate of log Z, which is not theirs together) is left out; so is a guarantee that
+        is not that of all."""
         some: dict[str, Tensor] = {}
         for name in _OPTIONAL:
             values = [vars(part)[name] for part in parts]
             if not any(each is None for each in values):
                 some[name] = cat_padded(values) if values[0].dim() > 1 else torch.cat(values)
+        guarantee = parts[0].guarantee
+        shared = all(part.guarantee == guarantee for part in parts)
         common = [name for name in parts[0].attached if all(name in p.attached for p in parts)]
         attached = {name: cat_padded([part.attached[name] for part in parts]) for name in common}
         return Draws(
@@ -312,6 +300,7 @@ class Draws(ShownDraws):
             torch.cat([part.log_evidence_N for part in parts]),
             torch.cat([part.reward_N for part in parts]),
             sum((part.cost for part in parts), Cost()),
+            guarantee=guarantee if shared else None,
             attached=attached,
             token_log_prior_NL=some.get("token_log_prior_NL"),
             log_weight_N=some.get("log_weight_N"),
@@ -326,27 +315,7 @@ class Draws(ShownDraws):
         the target with the number of draws there were, not with `num_samples`. Raises
         `ConfigError` where no draw of a prompt has any weight.
         """
-        chosen: list[Tensor] = []
-        mine = rows_of_prompts(self.completions)
-        uniform = torch.rand(
-            len(self.completions.prompt_set),
-            dtype=torch.float64,
-            generator=torch.Generator().manual_seed(seed),
-        )
-        for at, prompt in enumerate(self.completions.prompt_set):
-            rows = mine[at]
-            log_w_n = self.log_weight[rows].cpu()
-            if len(rows) == 0 or bool(log_w_n.isneginf().all()):
-                raise ConfigError(
-                    f"none of the {len(rows)} draws for the prompt {str(prompt)[:60]!r} has any "
-                    "weight, so there is nothing to resample",
-                    hint="draw more, or from a proposal that is nearer to the target",
-                )
-            cumulative = log_w_n.softmax(0).cumsum(0)
-            points = (torch.arange(num_samples, dtype=torch.float64) + uniform[at]) / num_samples
-            places = torch.searchsorted(cumulative / cumulative[-1], points, right=True)
-            chosen.append(rows[places.to(rows.device)])
-        picked = self.select(torch.cat(chosen))
+        picked = self.select(resampled_rows(self.completions, self.log_weight, num_samples, seed))
         return replace(picked, log_weight_N=torch.zeros_like(picked.log_prior_N))
 
     @property
@@ -369,31 +338,7 @@ class Draws(ShownDraws):
         return self.completions.completion_ids
 
 
-@dataclass(frozen=True)
-class Finding:
-    """Something that a person should know of a result, in words.
-
-    Args:
-        level: "info", "warn" or "stop".
-        name: what a program knows it by, such as "few_effective_draws".
-        message: what was found, with the number that it rests on.
-        hint: what to try.
-
-    Example:
-        >>> print(po.Finding("warn", "few_draws", "Only 3 draws have weight.", "Draw more."))
-        [warn] Only 3 draws have weight. Draw more.
-    """
-
-    level: Level
-    name: str
-    message: str
-    hint: str = ""
-
-    def __str__(self) -> str:
-        return f"[{self.level}] {self.message}" + (f" {self.hint}" if self.hint else "")
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Estimate:
     """A number with its error bar, and what kind of claim it is.
 
@@ -429,6 +374,9 @@ class Estimate:
 
     def __float__(self) -> float:
         return self.value
+
+    def __repr__(self) -> str:
+        return f"Estimate({self}, {self.kind}, {counted(self.num_draws, 'draw')})"
 
     def __str__(self) -> str:
         """The value and its error; of a figure whose error is unknown (NaN) the value alone."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from posteriori.core.types import Message
+    from posteriori.core.occurrence import Message
 
 
 def own_text(completion: str | list[Message]) -> str:

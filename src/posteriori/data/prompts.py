@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from posteriori.errors import ConfigError, DataError
 
 from .files import SUFFIXES
+from .given_arguments import named_arguments
 from .given_numbers import count
 from .home import expanded
 from .infer import prompt_and_columns
@@ -62,6 +63,7 @@ def sample_rows(number: int, most: int, seed: int) -> list[int]:
     return sorted(random.Random(seed).sample(range(number), min(most, number)))
 
 
+@named_arguments
 def prompts(
     source: Any,
     *,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from posteriori.core.types import Estimate, Level
+from posteriori.core.display.finding import Level
+from posteriori.core.types import Estimate
 
 SURE = 5.0
 """Standard errors by which a figure must pass its threshold: chance does so once in a million."""

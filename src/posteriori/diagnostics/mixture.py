@@ -18,7 +18,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -54,7 +54,8 @@ class Mixture:
     """The strata of one prompt: draws of the policy first, then of the prior.
 
     Where policy and prior are one model there is a single stratum, and m = prior.
-    `log_max_evidence`, nats: the most evidence that an outcome may have, as far as anybody knows.
+    `log_max_evidence`, nats: the most evidence that an outcome may have, as far as anybody knows,
+    and whether it is `known` and no guess by what was seen.
     """
 
     def __init__(
@@ -62,8 +63,10 @@ class Mixture:
         policy: Stratum,
         prior: Stratum | None = None,
         log_max_evidence: float = -math.inf,
+        *,
+        known: bool = False,
     ) -> None:
-        self.policy, self.log_max_evidence = policy, log_max_evidence
+        self.policy, self.log_max_evidence, self.known = policy, log_max_evidence, known
         self.strata = [policy] if prior is None else [policy, prior]
         self.share = 1.0 / len(self.strata)
         self.num_draws = sum(len(s.log_pi_n) for s in self.strata)
@@ -74,6 +77,14 @@ class Mixture:
             for s, log_m_n in zip(self.strata, self.log_m, strict=True)
         ]
         self.log_count = log_shares(self.control)
+        # What each draw's f counts in E_m[f], and in E_m[f c].
+        self._part = [
+            self.share / len(log_count_n) * log_count_n.exp() for log_count_n in self.log_count
+        ]
+        self._part_c = [p_n * c_n for p_n, c_n in zip(self._part, self.control, strict=True)]
+        self._square = sum(
+            float(p_n @ c_n) for p_n, c_n in zip(self._part_c, self.control, strict=True)
+        )
         self._weigh()
 
     def _weigh(self) -> None:
@@ -91,13 +102,25 @@ class Mixture:
 
     def tempered(self, t: float) -> Mixture:
         """The same draws, seen by prior e^t."""
+        other = self._seen_by([s.tempered(t) for s in self.strata])
+        if math.isfinite(self.log_max_evidence):
+            other.log_max_evidence = t * self.log_max_evidence
+        return other
+
+    def shifted(self, change: Sequence[Tensor]) -> Mixture:
+        """The same draws, with log e of each stratum's changed by so much [n]."""
+        return self._seen_by(
+            [
+                replace(s, log_evidence_n=s.log_evidence_n + change_n)
+                for s, change_n in zip(self.strata, change, strict=True)
+            ]
+        )
+
+    def _seen_by(self, strata: list[Stratum]) -> Mixture:
         other = copy.copy(self)
         for found in ("_missed", "_log_z", "_relative_weights"):
             vars(other).pop(found, None)
-        other.strata = [s.tempered(t) for s in self.strata]
-        other.policy = other.strata[0]
-        if math.isfinite(self.log_max_evidence):
-            other.log_max_evidence = t * self.log_max_evidence
+        other.strata, other.policy = strata, strata[0]
         other._weigh()
         return other
 
@@ -125,6 +148,14 @@ class Mixture:
         if len(self.strata) == 1 or beyond(self.log_evidence_n, self.log_max_evidence):
             return self.log_max_evidence
         return -math.inf
+
+    def most_lifted(self) -> float:
+        """By how many nats the policy may write what the draws have missed more often than the
+        prior does, if it is the target: 0 where they have been near the most evidence."""
+        most = self.farthest_evidence()
+        if len(self.strata) == 1 or not math.isfinite(most - self.log_z_value):
+            return 0.0
+        return max(0.0, most - self.log_z_value)
 
     def log_z(self) -> Estimate:
         """log of the mean weight p~/m. The mean is unbiased for Z but for O(1 / N^2), so it is
@@ -204,10 +235,7 @@ class Mixture:
 
     def mean(self, values: Sequence[Tensor]) -> float:
         """E_m[f] of each stratum's f [n]."""
-        return self.share * sum(
-            float((log_count_n.exp() * f_n).mean())
-            for log_count_n, f_n in zip(self.log_count, values, strict=True)
-        )
+        return sum(float((p_n * f_n).sum()) for p_n, f_n in zip(self._part, values, strict=True))
 
     def estimate(
         self,
@@ -224,12 +252,15 @@ class Mixture:
         Of an influence what the control variate foretells is taken out. `minus_n`: a plain mean
         over the policy's draws that is subtracted from the figure.
         """
-        square = self.mean([c_n.square() for c_n in self.control])
-        if square > 0:
-            pairs = list(zip(influence, self.control, strict=True))
+        if self._square > 0:
             # Under the shares c has a mean of 0, so that a constant in f changes nothing.
-            slope = self.mean([f_n * c_n for f_n, c_n in pairs]) / square
-            influence = [f_n - slope * c_n for f_n, c_n in pairs]
+            along = sum(
+                float((p_n * f_n).sum()) for p_n, f_n in zip(self._part_c, influence, strict=True)
+            )
+            slope = along / self._square
+            influence = [
+                f_n - slope * c_n for f_n, c_n in zip(influence, self.control, strict=True)
+            ]
         if minus_n is not None:
             influence = [influence[0] - minus_n, *influence[1:]]
         # What has not been seen may be as far from the mean as the farthest of the draws.

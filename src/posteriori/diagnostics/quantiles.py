@@ -47,7 +47,7 @@ def quantile(values_n: Tensor, level: float) -> Estimate:
     outer_first, outer_last = _enclosing(num, level, 0.999)
     outer_first, outer_last = max(1, outer_first), min(num, outer_last)
     inside_n = sorted_n[outer_first - 1 : outer_last]
-    if len(inside_n.unique()) == len(inside_n):
+    if not bool((inside_n[1:] == inside_n[:-1]).any()):
         error = float(sorted_n[last - 1] - sorted_n[first - 1]) / 2 / NORMAL
     else:
         error = max(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
-from posteriori.core.reliability import fault_of
+from posteriori.core.reliability import fault_of, share_the_largest
 
 from .mixture import Mixture
 
@@ -21,7 +21,8 @@ def fault_of_mixture(mixture: Mixture) -> str:
     """What is wrong with one prompt's weights p~/m, by `core.reliability.fault`; empty if nothing
     is."""
     weights = torch.cat(mixture.log_weight)
-    return fault_of(weights, mixture.log_z(), missed=mixture.missed())
+    known = mixture.known and share_the_largest(weights)
+    return fault_of(weights, mixture.log_z(), missed=mixture.missed(), known=known)
 
 
 def fault_at(mixtures: Sequence[Mixture], t: float) -> str:

@@ -19,6 +19,7 @@ from posteriori.core.reliability import (
     is_known,
     jumps,
     missed,
+    missed_of_mean,
 )
 from posteriori.core.target import Target
 from posteriori.core.types import Draws, Estimate, Kind
@@ -75,7 +76,8 @@ class Stage:
     (`core.reliability.missed`) at `log_max_evidence`, the most log e there may be, or at the most
     that was seen. `unit`: how much reward there is in a nat of it; `independent`: whether the draws
     are independent ones of a proposal (those of the prior are, t0 = 0), and no particles that have
-    looked for evidence by steps; `stated`: the bound that the target states. What hard
+    looked for evidence by steps; `stated`: the bound that the target states; `of_target`: whether
+    they are draws of prior e^t0 itself, which all weigh the same. What hard
     evidence rules out is ruled out for every t > 0.
     """
 
@@ -89,6 +91,7 @@ class Stage:
         *,
         independent: bool | None = None,
         stated: float | None = None,
+        of_target: bool = False,
     ) -> None:
         self.t0 = t0
         self.log_e_n = draws.log_evidence_N[rows].cpu()
@@ -104,8 +107,11 @@ class Stage:
         # What particles look for by steps, a gap alone can hide from them.
         alone = t0 == 0 if independent is None else independent
         self.may_miss = alone or jumps(self.log_e_n, most)
+        # What the target's own draws have not shown is rare under it, and not under the prior.
+        self.of_target = of_target
+        self.may_miss = self.may_miss and not of_target
         self.known = t0 == 0 and is_known(self.log_e_n, stated)
-        self.farthest = most if self.may_miss else seen
+        self.farthest = most if self.may_miss or of_target else seen
         self.farthest_reward = float(self.reward_n[top])
         if self.farthest > seen > -math.inf:
             self.farthest_reward += unit * (self.farthest - seen)
@@ -174,6 +180,8 @@ class Stage:
     ) -> tuple[float, float, float]:
         """By how much log Z(t), E_t[r] and KL(t) would change, over 1.96, if 3/n of the prior's
         probability were where the most evidence is."""
+        if self.of_target:
+            return 0.0, self._rare(self.reward_n, self.farthest_reward), self._rare_log_e()
         if t == 0 or not self.may_miss:
             return 0.0, 0.0, 0.0
         num = len(self.log_e_n)
@@ -185,6 +193,24 @@ class Stage:
         of_kl = share * t * (self.farthest - mean_log_e) - gain
         away = self.farthest_reward - reward
         return of_log_z, share * away / NORMAL, of_kl / NORMAL
+
+    def _rare_log_e(self) -> float:
+        return self._rare(self.log_e_n, self.farthest)
+
+    def _rare(self, value_n: Tensor, farthest: float) -> float:
+        """3/n of the target's own probability at `farthest`, or as far as the farthest draw, over
+        1.96. Of draws in groups n is what they are worth, by how much the groups differ."""
+        finite_n = value_n[value_n.isfinite()]
+        if not len(finite_n):
+            return 0.0
+        worth = float(len(value_n))
+        if self.group_n is not None:
+            groups = int(self.group_n.max()) + 1
+            off_n = value_n - value_n.mean()
+            sum_G = torch.zeros(groups, dtype=torch.float64).index_add(0, self.group_n, off_n)
+            alone, together = float(off_n.square().sum()), float(sum_G.square().sum())
+            worth = min(worth, max(groups, worth * alone / together)) if together > 0 else groups
+        return missed_of_mean(finite_n, farthest) * len(finite_n) / worth
 
     def log_weight(self, t: float) -> Tensor:
         """log w(t), float64 [n]."""

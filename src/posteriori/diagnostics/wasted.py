@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from posteriori.core.estimates import at_least_zero, combine, mean
+from posteriori.core.estimates import at_least_zero, combine
 from posteriori.core.reliability import NORMAL, ONLY_A_BOUND, WASTE_NOT_TRUSTED
 from posteriori.core.types import Estimate, Finding
 
 from .mixture import Mixture
 from .nearest_posterior import Tilt
+from .policy_means import mean_log_ratio
 from .tempered_reliability import fault_at, unseen
 
 _UNSEEN = 0.1
@@ -106,7 +107,7 @@ def _kl(mixtures: Sequence[Mixture], t: float) -> Estimate:
 
 def _kl_to_prior(mixtures: Sequence[Mixture]) -> Estimate:
     """mean_c KL(pi, prior): never below the least KL to p*_t, t = 0 being one of them."""
-    each = [mean(m.policy.log_pi_n - m.policy.log_prior_n) for m in mixtures]
+    each = [mean_log_ratio(m, of_evidence=False) for m in mixtures]
     return at_least_zero(combine(each, "consistent"))
 
 

@@ -17,10 +17,8 @@ from typing import Any
 from posteriori.errors import ConfigError, DistributedError
 
 from .environment import launched
+from .joining import first_line, join_group
 from .watch import Peer, Watch, this_process
-
-_JOINING = timedelta(minutes=10)
-"""How long the first process waits for the last one."""
 
 _PATIENCE = timedelta(days=30)
 """How long an exchange may take: a share may hold hours of a slow judge, and a process that has
@@ -56,7 +54,9 @@ class World:
         try:
             communicate()
         except RuntimeError as error:
-            self.broken = self.watch.who_died() or f"the processes lost each other: {_line(error)}"
+            self.broken = (
+                self.watch.who_died() or f"the processes lost each other: {first_line(error)}"
+            )
             raise DistributedError(self.broken, hint="start all processes again") from error
 
     def leave(self, error: BaseException | None) -> None:
@@ -223,13 +223,7 @@ def _join() -> World:
         if torch.cuda.is_available():
             torch.cuda.set_device(found.local_rank % torch.cuda.device_count())
             backend = "cpu:gloo,cuda:nccl"
-        try:
-            dist.init_process_group(backend, timeout=_JOINING)
-        except (RuntimeError, ValueError) as error:
-            raise DistributedError(
-                f"process {found.rank} of {found.size} did not find the others: {_line(error)}",
-                hint="start all of them, with the same MASTER_ADDR and MASTER_PORT",
-            ) from error
+        join_group(backend, found)
         atexit.register(_part)
     _world = World(dist.get_rank(), dist.get_world_size())
     return _world
@@ -240,8 +234,3 @@ def _part() -> None:
 
     if dist.is_initialized():
         dist.destroy_process_group()
-
-
-def _line(error: Exception) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:200]

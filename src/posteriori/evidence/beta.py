@@ -8,17 +8,17 @@ from posteriori.errors import ConfigError
 
 def check_beta(beta: float, where: str) -> float:
     """Raises `ConfigError` unless beta is a positive number."""
-    price = positive(beta)
-    if price is None:
+    checked = positive(beta)
+    if checked is None:
         raise ConfigError(
             f"beta={in_short(beta)} must be a positive number",
             where=where,
             hint="beta is the price of a nat of KL in units of reward",
         )
-    return price
+    return checked
 
 
-def price(beta: float | None, where: str) -> float:
+def known_beta(beta: float | None, where: str) -> float:
     """The beta of evidence that is asked to score. Raises `ConfigError` where it has none yet."""
     if beta is None:
         raise ConfigError(

@@ -11,15 +11,17 @@ from torch import Tensor
 
 from posteriori.core.protocols import Columns, NextTokenHints, Scores
 from posteriori.core.types import Completions, Finding
+from posteriori.data.given_arguments import named_arguments
 from posteriori.data.given_numbers import in_short
 from posteriori.errors import EvidenceError
 from posteriori.evidence.calls.call import function_name
 from posteriori.evidence.calls.caller import CallCounts, Caller
 from posteriori.evidence.calls.settings import call_settings
 from posteriori.evidence.grammar import Grammar
+from posteriori.evidence.shown import ShownEvidence
 
 
-class Constraint:
+class Constraint(ShownEvidence):
     """A hard constraint as evidence: the target is the prior restricted to what satisfies it.
 
         log e(c, y) = 0 where b(c, y) holds, -inf elsewhere
@@ -57,6 +59,7 @@ class Constraint:
         "a constraint answers true or false; for degrees use Likelihood or Reward"
     )
 
+    @named_arguments
     def __init__(
         self,
         fn: Callable[..., Any],

@@ -18,12 +18,14 @@ from posteriori.core.registry import language_model
 from posteriori.core.same_outcomes import difference_in_tokens
 from posteriori.core.target import Target
 from posteriori.core.types import Completions
+from posteriori.data.given_arguments import named_arguments
 from posteriori.errors import ConfigError, EvidenceError, ModelError
+from posteriori.evidence.shown import ShownEvidence
 
 from .expert_text import retokenised
 
 
-class Expert:
+class Expert(ShownEvidence):
     """Another language model's log-prob as evidence: the target is a product of experts.
 
         log e(c, y) = weight x log pi_expert(y | prefix + c)
@@ -54,6 +56,7 @@ class Expert:
         0.0
     """
 
+    @named_arguments
     def __init__(
         self,
         lm: LanguageModel | str | Path,

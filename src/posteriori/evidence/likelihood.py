@@ -7,14 +7,16 @@ from typing import Any
 
 from posteriori.core.protocols import Columns, Scores
 from posteriori.core.types import Completions, Finding
+from posteriori.data.given_arguments import named_arguments
 from posteriori.data.given_numbers import in_short
 from posteriori.errors import EvidenceError
 from posteriori.evidence.calls.call import function_name, numbers
 from posteriori.evidence.calls.caller import CallCounts, Caller
 from posteriori.evidence.calls.settings import call_settings
+from posteriori.evidence.shown import ShownEvidence
 
 
-class Likelihood:
+class Likelihood(ShownEvidence):
     """The probability of an observation as evidence: Bayes' rule in its plainest form.
 
         log e(c, y) = log P(observed | c, y)
@@ -44,6 +46,7 @@ class Likelihood:
 
     max_log_evidence = 0.0
 
+    @named_arguments
     def __init__(self, fn: Callable[..., Any], **calling: Any) -> None:
         self.fn = fn
         self.name = f"likelihood function '{function_name(fn)}'"

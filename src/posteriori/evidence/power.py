@@ -8,11 +8,13 @@ from torch import Tensor
 
 from posteriori.core.protocols import Columns, Scores
 from posteriori.core.types import Completions
+from posteriori.data.given_arguments import named_arguments
 from posteriori.data.given_numbers import in_short, positive
 from posteriori.errors import ConfigError
+from posteriori.evidence.shown import ShownEvidence
 
 
-class Power:
+class Power(ShownEvidence):
     """The prior's own log-prob as evidence: the target is the prior to a power.
 
         log e(c, y) = (alpha - 1) log prior(y|c),   prior x e = prior^alpha
@@ -37,6 +39,7 @@ class Power:
 
     needs_log_prior = True
 
+    @named_arguments
     def __init__(self, alpha: float) -> None:
         power = positive(alpha)
         if power is None:

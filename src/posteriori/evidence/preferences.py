@@ -12,16 +12,18 @@ from torch import Tensor
 
 from posteriori.core.protocols import Columns, Scores
 from posteriori.core.types import Completions, prompt_key
+from posteriori.data.given_arguments import named_arguments
 from posteriori.errors import ConfigError, EvidenceError, PromptError
+from posteriori.evidence.shown import ShownEvidence
 
-from .beta import check_beta, price
+from .beta import check_beta, known_beta
 
 if TYPE_CHECKING:
     from posteriori.reward_models.head_posterior import Uncertainty
     from posteriori.reward_models.reward_model import RewardModel
 
 
-class Preferences:
+class Preferences(ShownEvidence):
     """Human preferences as evidence: the posterior over a learned reward, r ~ p(r | pairs).
 
         mean:      log e = E[r] / beta                       as if the reward were known
@@ -56,6 +58,7 @@ class Preferences:
 
     is_reward = True
 
+    @named_arguments
     def __init__(
         self,
         model: RewardModel | str | Path | Any,
@@ -81,13 +84,13 @@ class Preferences:
         self._reference_of = {} if references is None else self._references(references)
 
     def with_beta(self, beta: float) -> Preferences:
-        """The same preferences at another price."""
+        """The same preferences at another beta."""
         other = copy.copy(self)
         other.beta = check_beta(beta, "Preferences")
         return other
 
     def score(self, completions: Completions, columns: Columns) -> Scores:  # noqa: ARG002
-        beta = price(self.beta, "Preferences")
+        beta = known_beta(self.beta, "Preferences")
         feature_ND = self._features(completions)
         log_evidence_N = self.model.posterior.log_evidence(
             feature_ND,

@@ -13,13 +13,15 @@ import torch
 from posteriori.core.protocols import Columns, Scores
 from posteriori.core.run.call_context import current_calls
 from posteriori.core.types import Completions, Finding
+from posteriori.data.given_arguments import named_arguments
 from posteriori.data.given_numbers import finite, in_short
 from posteriori.errors import ConfigError, EvidenceError
 from posteriori.evidence.calls.call import function_name, numbers
 from posteriori.evidence.calls.caller import CallCounts, Caller
 from posteriori.evidence.calls.settings import CallSettings, call_settings
+from posteriori.evidence.shown import ShownEvidence
 
-from .beta import check_beta, price
+from .beta import check_beta, known_beta
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -28,7 +30,7 @@ RewardLike: TypeAlias = "Callable[..., Any] | PreTrainedModel | str | Path"
 """A function, or a sequence-classification model with a single logit, or the path of one."""
 
 
-class Reward:
+class Reward(ShownEvidence):
     """A reward as evidence: with it the target is the optimum of KL-regularised RL.
 
         log e(c, y) = r(c, y) / beta,   r = sum_i w_i r_i
@@ -66,6 +68,7 @@ class Reward:
 
     is_reward = True
 
+    @named_arguments
     def __init__(
         self,
         fn: RewardLike | Sequence[RewardLike],
@@ -97,7 +100,7 @@ class Reward:
         ]
 
     def with_beta(self, beta: float) -> Reward:
-        """The same reward at another price; calls, caches and counts are shared."""
+        """The same reward at another beta; calls, caches and counts are shared."""
         other = copy.copy(self)
         other.beta = check_beta(beta, "Reward")
         return other
@@ -129,7 +132,7 @@ class Reward:
         return tuple(finding for ask in self._ask for finding in ask.findings)
 
     def score(self, completions: Completions, columns: Columns) -> Scores:
-        beta = price(self.beta, "Reward")
+        beta = known_beta(self.beta, "Reward")
         r_N = torch.zeros(len(completions), dtype=torch.float64)
         ruled_out_N = torch.zeros(len(completions), dtype=torch.bool)
         for name, ask, weight in zip(self.names, self._ask, self.weights, strict=True):

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from posteriori.core.journal.files import writing
 from posteriori.core.settings.training import LoraSettings
 from posteriori.core.types import Completions, Prompt
+from posteriori.data.given_arguments import named_arguments
 from posteriori.distributed.exchange import by_rows
 from posteriori.distributed.world import refuse_several
 from posteriori.errors import ModelError
@@ -59,7 +60,8 @@ class CausalLM(CausalScoring):
     draws. `model` is read and never changed: its mode, its modules and what hangs on them stay as
     they are, and threads may use it at once, this object included. Sampling settings of the
     checkpoint (a generation config's temperature or repetition penalty) are ignored. Log-probs are
-    computed from the logits in float32 at least, and come as float64 in nats.
+    computed from the logits in float32 at least, and come as float64 in nats. Its methods are those
+    of `posteriori.core.protocols`.
 
     Args:
         model: a model of transformers, or a PEFT model around one.
@@ -84,6 +86,7 @@ class CausalLM(CausalScoring):
         torch.Size([2])
     """
 
+    @named_arguments
     def __init__(
         self,
         model: state_module.Model,
@@ -104,6 +107,11 @@ class CausalLM(CausalScoring):
         self._eos_token_ids = end_tokens(tokenizer, self._run.base, self.vocab_size)
         self._start = start_token(tokenizer, self._run.base.config)
         self._before = token_before(tokenizer)
+
+    def __repr__(self) -> str:
+        number = sum(each.numel() for each in self._run.base.parameters())
+        adapter = "" if self.adapter is None else f", adapter '{self.adapter}'"
+        return f"CausalLM({type(self._run.base).__name__}, {number:,} parameters{adapter})"
 
     @property
     def model(self) -> state_module.Model:
@@ -180,10 +188,7 @@ class CausalLM(CausalScoring):
     def resample_suffix(
         self, completions: Completions, start_N: Tensor, generator: torch.Generator | None = None
     ) -> Completions:
-        """y' = (y_1 .. y_start, fresh tokens), fresh ~ pi(. | c, y_1 .. y_start).
-
-        See `posteriori.core.protocols.LanguageModel`. Equal prefixes are run once.
-        """
+        """Equal prefixes are run once."""
         prefixes, rows = distinct_prefixes(completions, start_N)
         budget = completions.max_new_tokens
         self._check_length(completions.prompt_set, completions.prompt_ids, budget)
@@ -198,11 +203,8 @@ class CausalLM(CausalScoring):
         max_new_tokens: int,
         hidden: bool = False,
     ) -> Iterator[CausalRows]:
-        """Rows to be extended token by token: row r continues prompt `parent_R[r]`.
-
-        Raises `PromptError` where a prompt does not fit, and `DistributedError` where several
-        processes are to do it together: all would do the same.
-        """
+        """Raises `PromptError` where a prompt does not fit, and `DistributedError` where several
+        processes are to do it together: all would do the same."""
         refuse_several("drawing token by token", "a sampler that draws whole completions")
         prompt_ids = [self.encode(prompt) for prompt in prompts]
         self._check_length(prompts, prompt_ids, max_new_tokens)
@@ -231,10 +233,7 @@ class CausalLM(CausalScoring):
         completion_ids: Sequence[Sequence[int]],
         max_new_tokens: int | None = None,
     ) -> Completions:
-        """Completions from outside: one prompt a completion, or a single prompt for all.
-
-        Raises `OutcomeError` for ids outside the vocabulary or after an end of sequence.
-        """
+        """Raises `OutcomeError` for ids outside the vocabulary or after an end of sequence."""
         return build_completions(
             prompts,
             completion_ids,
@@ -294,7 +293,6 @@ class CausalLM(CausalScoring):
         return state_module.trained_state(self.model, self.adapter)
 
     def load_trained_state(self, state: Mapping[str, Tensor]) -> None:
-        """Put back what `trained_state` returned, bit for bit."""
         state_module.load_trained_state(self.model, self.adapter, state)
 
     def save_pretrained(self, directory: Path | str) -> None:
@@ -308,7 +306,7 @@ class CausalLM(CausalScoring):
             self.tokenizer.save_pretrained(place)
 
     def token_power(self, alpha: float) -> CausalLM:
-        """pi(y_t|c, y_<t)^alpha, renormalised token by token. Raises `ModelError` under top-p."""
+        """Raises `ModelError` under top-p."""
         if self.warp.top_p < 1:
             raise ModelError(
                 f"the model is cut at top_p={self.warp.top_p}, which leaves other tokens once the "

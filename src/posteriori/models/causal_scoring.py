@@ -145,11 +145,7 @@ class CausalScoring:
     def micro_batches(
         self, completions: Completions, together: int = 1, keeps_logits: bool = False
     ) -> list[Tensor]:
-        """Positions that cover the completions once, in groups of similar length that fit.
-
-        So many neighbouring completions (a pair: 2) stay in one group. `keeps_logits`: the pass
-        will keep the logits of all its tokens.
-        """
+        """Groups are of similar length."""
         cells = memory.cells_for_scoring(
             self._run.base,
             self.memory_gib,

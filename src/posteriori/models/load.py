@@ -20,6 +20,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from posteriori.data.given_arguments import named_arguments
 from posteriori.data.json_object import read_object
 from posteriori.errors import ConfigError, ModelError, did_you_mean
 from posteriori.models.cpu.precision import gains_from_bfloat16, mixed_precision, with_output_head
@@ -40,6 +41,7 @@ BUNDLED = {"tiny": Path(__file__).parent / "tiny"}
 DTypeName = Literal["auto", "mixed", "float32", "bfloat16", "float16", "float64"]
 
 
+@named_arguments
 def load(
     path: str | Path,
     *,
@@ -91,6 +93,13 @@ def load(
         >>> lm.eos_token_ids, lm.vocab_size
         ((2,), 4096)
     """
+    if not isinstance(path, str | Path):
+        raise ConfigError(
+            f"load reads a model by its name or path, and this is a {type(path).__name__}",
+            where="load",
+            hint="a transformers model is taken where a model is asked for, or as "
+            "posteriori.CausalLM(model, tokenizer)",
+        )
     where = BUNDLED.get(str(path), Path(path))
     target = usable_device(device)
     check_memory(memory_gib)

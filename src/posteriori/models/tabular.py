@@ -24,6 +24,7 @@ from posteriori.core.journal.files import writing
 from posteriori.core.protocols import NextTokens
 from posteriori.core.settings.training import LoraSettings
 from posteriori.core.types import Completions, Prompt
+from posteriori.data.given_arguments import named_arguments
 from posteriori.data.json_object import read_object
 from posteriori.errors import ModelError, OutcomeError, PromptError, did_you_mean
 from posteriori.models.execution.inverse_cdf import draw_tokens
@@ -40,7 +41,8 @@ class TabularLM(torch.nn.Module):
 
         pi(y|c) = prod_t softmax(logits[c, prefix(y_<t)])[y_t], in float64
 
-    Log-probs are exact to float64 rounding, and differentiable in `logits`.
+    Log-probs are exact to float64 rounding, and differentiable in `logits`. Its methods are those
+    of `posteriori.core.protocols`, which says what they do.
 
     Args:
         logits: [P, R, V]: per prompt, per prefix (R = sum_{t<T} (V - 1)^t, in order of length), per
@@ -58,6 +60,7 @@ class TabularLM(torch.nn.Module):
         (1, 7, 3)
     """
 
+    @named_arguments
     def __init__(
         self,
         logits: Tensor,
@@ -94,6 +97,12 @@ class TabularLM(torch.nn.Module):
         digit = torch.zeros(vocab_size, dtype=torch.long)
         digit[others] = torch.arange(len(others))
         self._digit_V = digit
+
+    def __repr__(self) -> str:
+        return (
+            f"TabularLM({len(self.prompts)} prompts, {len(self.vocabulary)} tokens, "
+            f"at most {self.max_new_tokens} per completion)"
+        )
 
     @classmethod
     def random(
@@ -168,8 +177,6 @@ class TabularLM(torch.nn.Module):
     def resample_suffix(
         self, completions: Completions, start_N: Tensor, generator: torch.Generator | None = None
     ) -> Completions:
-        """y' = (y_1 .. y_start, fresh tokens), fresh ~ pi(. | c, y_1 .. y_start). See
-        `posteriori.core.protocols.LanguageModel`."""
         budget = completions.max_new_tokens
         self._check_depth(budget)
         num_rows = len(completions)
@@ -194,7 +201,6 @@ class TabularLM(torch.nn.Module):
         return replace(drawn, token_log_prob_NL=carried_over(completions, start_N, fresh_NT))
 
     def token_power(self, alpha: float) -> TabularLM:
-        """pi(y_t|c, y_<t)^alpha, renormalised token by token."""
         return TabularLM(
             alpha * self.logits.detach(),
             self.prompts,
@@ -210,7 +216,6 @@ class TabularLM(torch.nn.Module):
         max_new_tokens: int,
         hidden: bool = False,  # noqa: ARG002 - a table always knows its prefix
     ) -> Iterator[TableRows]:
-        """Rows to be extended token by token: row r continues prompt `parent_R[r]`."""
         self._check_depth(max_new_tokens)
         yield TableRows(self, [self.encode(prompt) for prompt in prompts], parent_R)
 
@@ -222,7 +227,6 @@ class TabularLM(torch.nn.Module):
         return self.token_log_prob(completions).sum(-1)
 
     def token_log_prob(self, completions: Completions) -> Tensor:
-        """log pi(y_t|c, y_<t), float64 [N, L], zero beyond a completion's end."""
         table_N1, prefix_NL = self._rows(completions)
         log_prob_NLV = self.logits[table_N1, prefix_NL].log_softmax(-1)
         chosen_NL = log_prob_NLV.gather(-1, completions.tokens_NL[..., None])[..., 0]
@@ -237,14 +241,12 @@ class TabularLM(torch.nn.Module):
         return one_hot_NLR.masked_fill(~completions.mask_NL[..., None], 0.0)
 
     def next_tokens(self, completions: Completions, most: int) -> NextTokens:
-        """Of every prefix: the drawn token, the end of sequence and the `most` most probable."""
         table_N1, prefix_NL = self._rows(completions)
         logits_NLV = self.logits.detach()[table_N1, prefix_NL]
         eos = torch.tensor(self.eos_token_ids, device=self.device)
         return choices(logits_NLV, self.features(completions), completions.tokens_NL, eos, most)
 
     def choice_log_prob(self, completions: Completions, token_NLK: Tensor) -> Tensor:
-        """log pi(v|c, y_<t) of K tokens for each prefix, float64 [N, L, K]."""
         table_N1, prefix_NL = self._rows(completions)
         return log_prob_of(self.logits[table_N1, prefix_NL], token_NLK)
 
@@ -259,7 +261,6 @@ class TabularLM(torch.nn.Module):
         completion_ids: Sequence[Sequence[int]],
         max_new_tokens: int | None = None,
     ) -> Completions:
-        """Completions from outside: one prompt a completion, or a single prompt for all."""
         return build_completions(
             prompts,
             completion_ids,

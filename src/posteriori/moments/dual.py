@@ -117,10 +117,14 @@ class Dual:
         return len(self.mu_K) == 1 or _least_weight(self) > 1e-12
 
     def sandwich(self, lambda_K: Tensor) -> Tensor:
-        """The standard error of lambda, [K]: H^-1 V H^-1 with H the Hessian and V the variance of
-        the tilted means, (1/P^2) sum_c sum_g (sum_{i in g} w_i (phi_i - E_c[phi]))^2, g the groups
-        (delta method for self-normalised weights; few groups by Student's t), and in its square
-        what the draws may have `missed`, which is at most 1.96 errors."""
+        """The standard error of lambda, [K]: the root of the diagonal of `uncertainty`."""
+        return self.uncertainty(lambda_K).diagonal().sqrt()
+
+    def uncertainty(self, lambda_K: Tensor) -> Tensor:
+        """The covariance of lambda's errors, [K, K]: H^-1 V H^-1 with H the Hessian and V the
+        variance of the tilted means, (1/P^2) sum_c sum_g (sum_{i in g} w_i (phi_i - E_c[phi]))^2,
+        g the groups (delta method for self-normalised weights; few groups by Student's t), and in
+        its square what the draws may have `missed`, which is at most 1.96 errors."""
         share_PN = self.tilted(lambda_K).exp()
         off_PNK = share_PN[..., None] * (self.phi_PNK - self.mean(lambda_K)[:, None])
         num_prompts = len(share_PN)
@@ -137,7 +141,7 @@ class Dual:
             missed_KK = torch.outer(missed_PK[at], missed_PK[at]) / 1.96**2
             variance_KK += (widened * off_GK.T @ off_GK + missed_KK) / num_prompts**2
         inverse_KK = torch.linalg.inv(self.covariance(lambda_K))
-        return (inverse_KK @ variance_KK @ inverse_KK).diagonal().sqrt()
+        return inverse_KK @ variance_KK @ inverse_KK
 
     def effective(self, lambda_K: Tensor) -> Tensor:
         """Effective draws of each prompt at lambda, [P]."""

@@ -189,6 +189,9 @@ def _over_draws(
         rounds=rounds,
         findings=tuple(findings),
         cost=cost,
+        covariance_PKK=torch.stack(
+            [dual.uncertainty(x) for dual, x in zip(duals, off, strict=True)]
+        ),
     )
 
 

@@ -9,6 +9,7 @@ from posteriori.core.progress import Progress
 from posteriori.core.protocols import LanguageModel
 from posteriori.core.run.out_of_memory import explained
 from posteriori.core.target import Target
+from posteriori.data.given_arguments import named_arguments
 from posteriori.errors import ConfigError
 from posteriori.runs.target_fingerprint import digest
 from posteriori.runs.target_journal import keeping
@@ -19,6 +20,7 @@ from .fitted_moments import FittedMoments
 from .moments import Moments
 
 
+@named_arguments
 @explained("fitting the moments", "set a lower num_samples, max_new_tokens or memory_gib")
 def fit_moments(
     target: Target,

@@ -19,7 +19,8 @@ class FittedMoments:
     (and one per prompt inside where each has its own); `lambda_PK` are the numbers. Of the draws
     that lambda was found with, reweighted to it: `effective_draws` over all prompts and the worst
     prompt's `pareto_k` (NaN where a sampler's draws depend on each other; both NaN where the
-    outcomes were enumerated). `rounds` is how often draws were made.
+    outcomes were enumerated). `rounds` is how often draws were made. `covariance_PKK` is that of
+    lambda's errors, one per prompt where each has its own; None where lambda is exact.
     """
 
     lambda_: Mapping[str, Estimate]
@@ -31,3 +32,4 @@ class FittedMoments:
     rounds: int
     findings: tuple[Finding, ...]
     cost: Cost
+    covariance_PKK: Tensor | None = None

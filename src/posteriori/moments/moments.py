@@ -11,10 +11,12 @@ from torch import Tensor
 
 from posteriori.core.estimates import combine
 from posteriori.core.numerics import t_factor
-from posteriori.core.protocols import Columns, Scores
+from posteriori.core.protocols import Columns, ErrorsOfFit, Scores, WantedMean
 from posteriori.core.types import Completions, Draws, Estimate, Finding
+from posteriori.data.given_arguments import named_arguments
 from posteriori.data.given_numbers import count, finite, in_short
 from posteriori.errors import ConfigError, did_you_mean
+from posteriori.evidence.shown import ShownEvidence
 
 from .tilt import Tilt, feature_values
 
@@ -25,7 +27,7 @@ from .fitted_moments import FittedMoments
 Method = Literal["auto", "draws", "enumerate"]
 
 
-class Moments:
+class Moments(ShownEvidence):
     """Wanted means as evidence: the nearest distribution to the rest of the target that has them.
 
         log e(c, y) = lambda . phi(c, y),   lambda such that E_p*[phi] = wanted
@@ -61,6 +63,7 @@ class Moments:
         exact
     """
 
+    @named_arguments
     def __init__(
         self,
         moments: Mapping[str, tuple[Callable[..., Any], float]],
@@ -141,6 +144,20 @@ class Moments:
     def score(self, completions: Completions, columns: Columns) -> Scores:
         return self.frozen().score(completions, columns)
 
+    def errors_of_fit(self, completions: Completions, columns: Columns) -> ErrorsOfFit | None:
+        """What lambda's errors leave open in log e: phi . L for each column of L, L L' their
+        covariance."""
+        covariance_PKK = self.fitted.covariance_PKK
+        if covariance_PKK is None:
+            return None
+        values_PK, vectors_PKK = torch.linalg.eigh(covariance_PKK)
+        root_PKK = vectors_PKK * values_PK.clamp(min=0.0).sqrt()[:, None]
+        phi_NK = feature_values(self.features, completions, columns).cpu()
+        if not self.per_prompt:
+            return ErrorsOfFit(phi_NK @ root_PKK[0], shared=True)
+        at_N = self.own_target.prompt_positions(completions).cpu()
+        return ErrorsOfFit(torch.einsum("nk,nkm->nm", phi_NK, root_PKK[at_N]), shared=False)
+
     def attained(self, draws: Draws | Completions) -> dict[str, Estimate]:
         """E[phi] by feature, the mean over prompts with one per prompt inside: of the target where
         `draws` are weighted ones, of what drew them where they are `Completions`.
@@ -170,6 +187,14 @@ class Moments:
             )
             for k, name in enumerate(self.features)
         }
+
+    def means_met(self, draws: Draws | Completions) -> list[WantedMean]:
+        """What was wanted, with lambda, beside what is `attained`."""
+        attained = self.attained(draws)
+        return [
+            WantedMean(name, wanted, self.fitted.lambda_[name], attained[name])
+            for name, wanted in self.wanted.items()
+        ]
 
     @property
     def own_target(self) -> Target:

@@ -126,7 +126,13 @@ class Objective(torch.nn.Module, Configured, Generic[SettingsT]):
         generator: torch.Generator,
     ) -> Draws:
         """One step's fresh draws."""
-        return draw(target, self.proposal(target, policy), num_samples, generator, prompts)
+        drawn = draw(target, self.proposal(target, policy), num_samples, generator, prompts)
+        return self.complete(target, drawn)
+
+    def complete(self, target: Target, draws: Draws) -> Draws:  # noqa: ARG002 - for those that add
+        """Fresh draws with what the objective adds to them: tensors in `attached`, the cost of
+        passes of its own."""
+        return draws
 
     def weigh(self, draws: Draws, log_prob_N: Tensor) -> Constants:
         """Constants of each draw, from all draws of the step and log pi of each.

@@ -12,6 +12,8 @@ from posteriori.diagnostics.frontier.best_of_n_points import BestOfN
 from posteriori.diagnostics.frontier.curve import Point
 from posteriori.runs.draw_records import Drawn
 
+from .asked import asked_of, shown_figures
+
 
 @dataclass(frozen=True)
 class SamplerNote:
@@ -51,10 +53,12 @@ class PolicyResult:
     def of(
         name: str, report: Report, history: Sequence[Mapping[str, Any]], description: str
     ) -> PolicyResult:
-        """From an evaluation that has just been made; all its draws are kept."""
+        """From an evaluation that has just been made; all its draws are kept, and what was asked
+        beside the evidence: means that moments want, preference pairs."""
+        figures = shown_figures(report, against_target=report.against_target)
         return PolicyResult(
             name,
-            report,
+            {**figures, **asked_of(report)},
             history,
             description,
             report.findings,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from posteriori.core.estimates import mean as mean_estimate
 from posteriori.core.numerics import t_factor
+from posteriori.core.reliability import NORMAL, RULE_OF_THREE
 from posteriori.core.types import Estimate, Finding
 
 from .bradley_terry import bradley_terry_loss, label_probability
@@ -123,7 +124,7 @@ def held_out_figures(
     return HeldOut(
         num_pairs=len(delta_N),
         num_prompts=len(set(groups)),
-        accuracy=clustered(agree_N, groups),
+        accuracy=_accuracy(agree_N, delta_N, groups),
         log_loss=log_loss(delta_N),
         ece=expected_calibration_error(before),
         temperature=temperature,
@@ -131,6 +132,23 @@ def held_out_figures(
         ece_scaled=expected_calibration_error(after),
         reliability=before,
         reliability_scaled=after,
+    )
+
+
+def _accuracy(agree_N: Tensor, delta_N: Tensor, groups: Sequence[Hashable]) -> Estimate:
+    """The mean. Where all pairs agree with their labels alike the error is what the rule of three
+    leaves to pairs, and prompts, that do not; of rewards that are all the same it is a half,
+    exactly."""
+    found = clustered(agree_N, groups)
+    if not bool(delta_N.any()) or bool((agree_N != agree_N[0]).any()):
+        return found
+    new_prompts = found.standard_error_new_prompts
+    if new_prompts is not None:
+        new_prompts = max(new_prompts, RULE_OF_THREE / len(set(groups)) / NORMAL)
+    return replace(
+        found,
+        standard_error=max(found.standard_error, RULE_OF_THREE / len(agree_N) / NORMAL),
+        standard_error_new_prompts=new_prompts,
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any, Unpack
 
 from torch import Tensor
 
+from posteriori.core.display.shown import counted
 from posteriori.core.journal.journal import Journal, once
 from posteriori.core.run.out_of_memory import explained
 from posteriori.core.seeds import derive
@@ -19,6 +20,7 @@ from posteriori.core.settings.keywords import FitRewardKeywords
 from posteriori.core.settings.training import FitRewardConfig
 from posteriori.core.together import on_one_process
 from posteriori.core.types import Finding, prompt_key
+from posteriori.data.given_arguments import named_arguments
 from posteriori.errors import ConfigError, ModelError
 from posteriori.models.load import BUNDLED
 from posteriori.models.weights.adapters import drawing_adapters, lora_config
@@ -37,7 +39,7 @@ from .reward_trainer import Record, RewardTrainer, TokenPairs, initial_heads
 from .writer import JOURNAL, Writer, new_directory
 
 
-@dataclass
+@dataclass(repr=False)
 class RewardFit:
     """What `posteriori.fit_reward` returns: the reward model, and how it was trained.
 
@@ -67,6 +69,12 @@ class RewardFit:
     findings: list[Finding] = field(default_factory=list)
     output_dir: Path | None = None
 
+    def __repr__(self) -> str:
+        told = [f"held-out accuracy {self.held_out.accuracy}, log loss {self.held_out.log_loss}"]
+        told += [counted(len(self.findings), "finding")] if self.findings else []
+        told += [f"in '{self.output_dir}'"] if self.output_dir else []
+        return f"RewardFit({', '.join(told)})"
+
     def about(self) -> dict[str, Any]:
         """All figures and settings, ready for JSON."""
         return jsonable(
@@ -83,6 +91,7 @@ class RewardFit:
         )
 
 
+@named_arguments
 @explained("training the reward model", "set a lower batch_size")
 @on_one_process
 def fit_reward(

@@ -54,6 +54,11 @@ class RewardModel:
     ) -> None:
         self.backbone, self.posterior, self.temperature = backbone, posterior, temperature
 
+    def __repr__(self) -> str:
+        return (
+            f"RewardModel({type(self.backbone.model).__name__}, temperature {self.temperature:.3g})"
+        )
+
     def features(
         self, prompts: Sequence[Prompt], completions: Sequence[str], batch_size: int = 32
     ) -> Tensor:

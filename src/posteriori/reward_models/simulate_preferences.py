@@ -15,6 +15,7 @@ from posteriori.core.run.out_of_memory import explained
 from posteriori.core.seeds import generator
 from posteriori.core.target import Target
 from posteriori.core.types import Draws
+from posteriori.data.given_arguments import named_arguments
 from posteriori.data.given_numbers import count, in_short, positive
 from posteriori.errors import ConfigError, EvidenceError, SamplingError
 from posteriori.runs.target_fingerprint import digest
@@ -24,6 +25,7 @@ _ROUNDS = 50
 """Times that draws are taken before a prompt whose draws are all alike is given up."""
 
 
+@named_arguments
 @explained("sampling", "set a lower num_samples, max_new_tokens or memory_gib")
 def simulate_preferences(
     target: Target,

@@ -188,7 +188,8 @@ def refuse_taken(path: Path) -> None:
     if (path / "config.json").exists():
         raise CheckpointError(
             f"'{path}' already holds a run",
-            hint="resume it (resume=True, --resume) or choose another output_dir",
+            hint="resume it (resume=True, --resume), remove it (overwrite=True, --overwrite) or "
+            "choose another output_dir",
         )
     refuse_leftovers(path)
 

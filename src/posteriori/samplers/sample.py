@@ -19,15 +19,17 @@ from posteriori.core.settings.strict import Strict
 from posteriori.core.target import Target
 from posteriori.core.together import on_every_process
 from posteriori.core.types import Draws, Guarantee
+from posteriori.data.given_arguments import named_arguments
 from posteriori.data.given_numbers import count
 from posteriori.errors import PosterioriError, SamplingStopped
 from posteriori.runs.target_fingerprint import digest
 from posteriori.runs.target_journal import keeping
 
 from .base import Job, Progress, Sampler
-from .weight_findings import findings_of_draws
+from .weight_findings import findings_of_draws, with_error_of_lambda
 
 
+@named_arguments
 @on_every_process
 @with_progress("sampling")
 def sample(
@@ -131,6 +133,7 @@ def _finished(draws: Draws, sampler: Sampler, job: Job) -> Draws:
         guarantee=max(draws.guarantee or sampler.guarantee, sampler.guarantee, key=_WEAKER.index),
         cost=replace(draws.cost, seconds=time.perf_counter() - job.started),
     )
+    draws = replace(draws, log_z=with_error_of_lambda(job.target, draws))
     said = {finding.name for finding in draws.findings}
     found = (*findings_of_draws(draws, job.target), *job.target.findings)
     more = [finding for finding in found if finding.name not in said]

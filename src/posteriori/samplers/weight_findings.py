@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from posteriori.core import reliability
-from posteriori.core.estimates import combine, log_mean_weight
+from posteriori.core.estimates import combine, log_mean_weight, with_error_of_fit
 from posteriori.core.numerics import log_mean_exp
 from posteriori.core.rows_of_prompts import rows_of_prompts
 from posteriori.core.target import Target
@@ -67,6 +67,23 @@ def log_z_of_populations(target: Target, draws: Draws, log_z_PC: Tensor) -> Esti
         for z, floor in zip(each, floors, strict=True)
     ]
     return combine(each, "lower_bound")
+
+
+def with_error_of_lambda(target: Target, draws: Draws) -> Estimate | None:
+    """log Z of finished draws, with what evidence that was fitted to others leaves open in it:
+    E_p*[d log e], d log e one standard error of the fit (`core.protocols.ErrorsOfFit`)."""
+    log_z, num_prompts = draws.log_z, len(draws.completions.prompt_set)
+    if log_z is None or len(log_z.per_prompt) != num_prompts:
+        return log_z
+    errors = target.errors_of_fit(draws.completions)
+    if errors is None:
+        return log_z
+    change_PM = torch.zeros(num_prompts, errors.change_NM.shape[1], dtype=torch.float64)
+    for at, mine in enumerate(rows_of_prompts(draws.completions)):
+        log_w_n = draws.log_weight[mine].cpu()
+        if bool((log_w_n > -math.inf).any()):
+            change_PM[at] = log_w_n.softmax(0) @ errors.change_NM[mine]
+    return with_error_of_fit(log_z, change_PM, shared=errors.shared)
 
 
 def _error_of_weights(log_w_n: Tensor) -> float:

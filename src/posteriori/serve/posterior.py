@@ -26,6 +26,8 @@ from posteriori.samplers.sample import sample
 from .lockstep import Lockstep
 from .refusal import Refusal, bad_request
 
+_WEIGHTED = ("properly_weighted", "asymptotic")
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -110,15 +112,26 @@ class Posterior:
         it is asked for.
         """
         target = self._target_of(wanted)
-        pool = sample(
+        pool = self._sampled(target, self._pool_size(wanted.n), wanted, cancelled)
+        weighted = pool.guarantee in _WEIGHTED
+        if weighted and not self.is_weighted and wanted.n < self.num_samples:
+            # Rejection has found that exact draws are out of reach, and weighs some instead.
+            more = self._sampled(target, self.num_samples, wanted, cancelled)
+            pool = replace(more, cost=pool.cost + more.cost)
+        chosen = self._choose(pool, wanted, weighted=weighted)
+        return Drawn(wanted, chosen, pool, self._guarantee(pool))
+
+    def _sampled(
+        self, target: Target, number: int, wanted: Wanted, cancelled: Callable[[], None]
+    ) -> Draws:
+        return sample(
             target,
             self.sampler,
-            self._pool_size(wanted.n),
+            number,
             self._proposal,
             wanted.seed,
             on_progress=lambda *_: cancelled(),
         )
-        return Drawn(wanted, *self._choose(pool, wanted), self._guarantee(pool))
 
     def prior_draws(self, wanted: Wanted, cancelled: Callable[[], None] = lambda: None) -> Draws:
         """As many draws of the prior, with what the evidence says of each. Within a turn."""
@@ -135,7 +148,7 @@ class Posterior:
     def is_weighted(self) -> bool:
         """Whether the sampler's draws are those of the target only by their weights, or in the
         limit of many: draws of an answer are then resampled from more of them."""
-        return self.sampler.guarantee in ("properly_weighted", "asymptotic")
+        return self.sampler.guarantee in _WEIGHTED
 
     def _pool_size(self, n: int) -> int:
         return max(n, self.num_samples) if self.is_weighted else n
@@ -144,18 +157,18 @@ class Posterior:
         found = pool.guarantee or self.sampler.guarantee
         return "asymptotic" if found == "properly_weighted" else found
 
-    def _choose(self, pool: Draws, wanted: Wanted) -> tuple[Draws, Draws]:
+    def _choose(self, pool: Draws, wanted: Wanted, *, weighted: bool) -> Draws:
         rows = rows_of_prompts(pool.completions)
         alive = [pool.log_weight[mine].cpu() > -math.inf for mine in rows]
         short = [int(each.sum()) for each in alive]
-        least = 1 if self.is_weighted else wanted.n
+        least = 1 if weighted else wanted.n
         for prompt, found in zip(wanted.prompts, short, strict=True):
             if found < least:
                 raise _too_few(pool, prompt, found, least, self.sampler.name)
-        if self.is_weighted:
-            return pool.resample(wanted.n, derive(wanted.seed, "serve", "resample")), pool
+        if weighted:
+            return pool.resample(wanted.n, derive(wanted.seed, "serve", "resample"))
         first = [mine.cpu()[lives][: wanted.n] for mine, lives in zip(rows, alive, strict=True)]
-        return pool.select(torch.cat(first).to(pool.log_prior_N.device)), pool
+        return pool.select(torch.cat(first).to(pool.log_prior_N.device))
 
     def _target_of(self, wanted: Wanted) -> Target:
         most = self.target.max_new_tokens

@@ -17,7 +17,7 @@ from posteriori.diagnostics.frontier.curve import Frontier
 from posteriori.diagnostics.frontier.frontier import frontier
 from posteriori.diagnostics.prompt_sample import sampled_prompts
 from posteriori.errors import CheckpointError, ConfigError, FrontierError
-from posteriori.evidence.beta import price
+from posteriori.evidence.beta import known_beta
 from posteriori.evidence.constraint import Constraint
 from posteriori.evidence.preferences import Preferences
 from posteriori.runs.target_journal import keeping
@@ -48,7 +48,7 @@ class Budget:
         )
 
 
-def check_prices(target: Target, asked: str | None) -> None:
+def check_betas(target: Target, asked: str | None) -> None:
     """Raises `ConfigError` unless beta is given once: with the evidence, or by one budget.
 
     A budget needs evidence that the frontier tempers by 1/beta alone: a Reward or Preferences
@@ -57,7 +57,7 @@ def check_prices(target: Target, asked: str | None) -> None:
     scalable = those(target.evidence, ScalableEvidence)
     if asked is None:
         for each in scalable:
-            price(each.beta, type(each).__name__)
+            known_beta(each.beta, type(each).__name__)
         return
     others = [each for each in target.evidence if each not in scalable]
     if len(scalable) != 1 or any(not isinstance(each, Constraint) for each in others):

@@ -21,6 +21,7 @@ from posteriori.core.settings.training import FitConfig, budget_of
 from posteriori.core.target import Target
 from posteriori.core.together import on_every_process
 from posteriori.core.types import Prompt
+from posteriori.data.given_arguments import named_arguments
 from posteriori.diagnostics.prompt_sample import sampled_prompts
 from posteriori.distributed.exchange import agree, by_first
 from posteriori.distributed.world import is_first
@@ -40,7 +41,7 @@ from posteriori.train.monitor.periodic_evaluation import (
 )
 from posteriori.train.monitor.trackers import Trackers
 
-from .budget import check_prices, find_budget, recorded_budget, within
+from .budget import check_betas, find_budget, recorded_budget, within
 from .default_objective import AUTO, default_objective, recorded_objective
 from .overwrite import remove_run
 from .peft_config import with_lora_config
@@ -57,6 +58,7 @@ def to_stderr(text: str) -> None:
     sys.stderr.write(f"{text}\n")
 
 
+@named_arguments
 @on_every_process
 def fit(
     target: Target,
@@ -154,9 +156,15 @@ def fit(
         made = make("objective", objective, by_name, "objective_settings", typed)
     if output_dir is None and (overwrite or report):
         name = "overwrite" if overwrite else "report"
-        raise ConfigError(f"{name}=True needs the run's output_dir", where="fit")
+        raise ConfigError(
+            f"{name}=True needs the run's output_dir",
+            where="fit",
+            hint=f'write output_dir="runs/name", or leave {name} out',
+        )
     if overwrite and resume:
-        raise ConfigError("overwrite and resume exclude each other", where="fit")
+        raise ConfigError(
+            "overwrite and resume exclude each other", where="fit", hint="leave out one of them"
+        )
     if overwrite and output_dir is not None:
         _check(target, made, checked, None, resume=False, held_out=held_out is not None)
         by_first(lambda: remove_run(Path(output_dir)))
@@ -220,7 +228,8 @@ def fit(
         if fitted.pairs is not None:
             fitted.findings = (*fitted.findings, *fitted.pairs.findings)
     if report and fitted.output_dir is not None:
-        page = written_report(fitted, target, checked.max_prompts, checked.seed)
+        of_prior = pair_figures(target, made, target.prior) if isinstance(made, Pairs) else None
+        page = written_report(fitted, target, checked.max_prompts, checked.seed, of_prior)
         on_note(f"report: {page}")
     return fitted
 
@@ -262,9 +271,11 @@ def _check(
             hint="use a CausalLM (posteriori.load) or a TabularLM",
         )
     if resume and output_dir is None:
-        raise ConfigError("resume=True needs the run's output_dir")
+        raise ConfigError(
+            "resume=True needs the run's output_dir", hint='write output_dir="runs/name"'
+        )
     check_idle(checked, held_out=held_out, keeps=output_dir is not None)
     check_trackers(checked.tracker, output_dir)
-    check_prices(target, budget_of(checked.kl_budget, checked.reward_target))
+    check_betas(target, budget_of(checked.kl_budget, checked.reward_target))
     if output_dir is not None and not resume:
         by_first(lambda: refuse_taken(Path(output_dir)))

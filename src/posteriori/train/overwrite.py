@@ -12,7 +12,10 @@ _FILES = (
     *("config.json", "target.json", "versions.json", "metrics.jsonl", "evaluations.jsonl"),
     *("evaluation.json", "samples.jsonl", "frontier.json", "report.html"),
 )
-_FOLDERS = ("checkpoints", "policy", "policy-last", "budget.unfinished")
+_FOLDERS = (
+    *("checkpoints", "policy", "policy-last", "budget.unfinished"),
+    "evaluation.unfinished",
+)
 
 
 def remove_run(folder: Path) -> None:

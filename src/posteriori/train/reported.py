@@ -11,20 +11,29 @@ from posteriori.diagnostics.evaluate.evaluate import evaluate
 from posteriori.distributed.exchange import by_first
 
 from .fit_result import Fit
+from .monitor.pair_metrics import PairFigures
 
 _NUM_SAMPLES = 2000
 
 
-def written_report(fitted: Fit, target: Target, max_prompts: int, seed: int) -> Path:
-    """Evaluate prior and policy, and write what `posteriori fit` writes; the path of the page."""
+def written_report(
+    fitted: Fit,
+    target: Target,
+    max_prompts: int,
+    seed: int,
+    pairs_of_prior: PairFigures | None = None,
+) -> Path:
+    """Evaluate prior and policy, and write what `posteriori fit` writes; the path of the page.
+
+    `pairs_of_prior` is how the prior orders the pairs that `fitted.pairs` are about."""
     judging: dict[str, Any] = {
         "num_samples": _NUM_SAMPLES,
         "max_prompts": max_prompts,
         "seed": seed,
     }
     reports = {
-        "prior": evaluate(target, target.prior, **judging),
-        fitted.objective: evaluate(target, fitted.policy, **judging),
+        "prior": evaluate(target, target.prior, **judging).with_pairs(pairs_of_prior),
+        fitted.objective: evaluate(target, fitted.policy, **judging).with_pairs(fitted.pairs),
     }
     folder = fitted.output_dir
     assert folder is not None

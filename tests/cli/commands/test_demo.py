@@ -18,6 +18,8 @@ from posteriori.core.types import Estimate
 from posteriori.diagnostics.frontier.best_of_n_points import BestOfN
 from posteriori.errors import CheckpointError, ConfigError
 
+pytestmark = pytest.mark.long
+
 POLICIES = ["prior", "rl", "soft_q, beta 0.1", "soft_q, beta 0.03"]
 
 

@@ -75,8 +75,8 @@ def test_a_second_run_does_not_overwrite_the_first(job):
     result = job.fit()
     assert result.code == 2
     assert result.error == (
-        f"'{job.output}' already holds a run; go on with it by --resume, or choose another "
-        "output_dir (--set output_dir=runs/other)"
+        f"'{job.output}' already holds a run; go on with it by --resume, remove it by --overwrite, "
+        "or choose another output_dir (--set output_dir=runs/other)"
     )
     assert (job.output / "metrics.jsonl").read_bytes() == before
     assert job.fit("--set", "output_dir=runs/other").code == 0

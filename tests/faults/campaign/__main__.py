@@ -1,9 +1,9 @@
 """`python tests/faults/campaign [--scale 1.0] [--seed N] [--only NAME ..]`: every row's count, and
 exit code 1 where a run was lost, went wrong in silence or showed a traceback.
 
-At scale 1: 200 kills of `fit`, 50 each of `sample`, `reward`, `twist` and `frontier`, 100 damages
-of checkpoints, 1,200 fuzzed configs, files and command lines, two writers 50 times, and a full disk
-at every write. The seed is the day's (UTC) unless it is given, and printed.
+At scale 1: 200 kills of `fit`, 50 each of `sample`, `reward`, `twist`, `frontier` and simulated
+pairs, 100 damages of checkpoints, 1,200 fuzzed configs, files and command lines, two writers 50
+times, and a full disk at every write. The seed is the day's (UTC) unless it is given, and printed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import torch
 from tqdm import tqdm
 
 from campaign.damage import damages, two_writers
-from campaign.full_disk import full_disk
+from campaign.full_disk import WORKS, full_disk
 from campaign.fuzz import fuzz
 from campaign.kills import FITS, OTHERS, WHEN, bits_of_fit, bits_of_others, kill
 
@@ -52,7 +52,7 @@ def rows(scale: float) -> dict[str, Row]:
         )
     found["damaged checkpoints"] = lambda f, r: (damages(many(100), f, r), [])
     found["two writers"] = lambda f, r: (two_writers(many(50), f, r), [])
-    for name in ("fit", "sample", "reward", "twist", "frontier"):
+    for name in WORKS:
         found[f"full disk: {name}"] = lambda f, r, n=name: full_disk(n, most, f, r)
     found["fuzz"] = lambda f, r: fuzz(many(1200), f, r)
     return found

@@ -25,12 +25,13 @@ from posteriori.train import checkpoint
 from .children import FINE, TYPED, end_of, start
 from .kills import FITS, OTHERS, bits_of_fit, bits_of_others
 
-_WORKS = {
+WORKS = {
     "fit": (FITS["tb"], bits_of_fit),
     "sample": (OTHERS["sample"][0], bits_of_others),
     "reward": (OTHERS["reward"][0], bits_of_others),
     "twist": (OTHERS["twist"][0], bits_of_others),
     "frontier": (OTHERS["frontier"][0], bits_of_others),
+    "simulated pairs": (OTHERS["simulated pairs"][0], bits_of_others),
 }
 
 
@@ -86,7 +87,7 @@ def full_disk(
 ) -> tuple[dict[str, int], list[str]]:
     """Every write of a run, or `most` of them, is the first that finds no room. The run ends well,
     or with an error of ours, and with room again it ends with the same bits."""
-    work, bits_of = _WORKS[name]
+    work, bits_of = WORKS[name]
     folder.mkdir()
     whole, count = folder / "whole", folder / "count"
     whole.mkdir()

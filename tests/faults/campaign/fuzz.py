@@ -14,7 +14,9 @@ from typing import Any
 
 import posteriori as po
 from posteriori.cli.main import run
+from posteriori.core.settings.training import LoraSettings
 from posteriori.errors import PosterioriError
+from posteriori.evidence.text.json_text import JsonText
 from posteriori.reward_models.labelled_pairs import read_labelled_pairs
 from posteriori.runs.directory import read_metrics
 from posteriori.samplers.smc.twist_head import TwistHead
@@ -94,7 +96,18 @@ _OPTIONS = (
     *("--set", "-o", "--num-samples", "--seed", "--sampler", "--proposal", "--steps", "--kl"),
     *("--model", "--pairs", "--resume", "--json"),
 )
+SCHEMA = b"""{"$ref": "#/$defs/a", "$defs": {"a": {"anyOf": [{"type": "string", "pattern": "a+b"},
+{"type": "array", "items": {"$ref": "#/$defs/a"}, "maxItems": 3}, {"multipleOf": 0.5},
+{"properties": {"x": {"$ref": "#/$defs/a"}}, "required": ["x"], "type": "object"}]}}}"""
+_JSON_TEXTS = ('"aab"', "[[[]]]", "1e999", "9" * 500, '{"x": {"x": "ab"}}', "[" * 300, "nul")
 _LONGEST = 60
+
+
+def _checked_against(schema: Path) -> None:
+    json_text = JsonText(schema)
+    for text in _JSON_TEXTS:
+        json_text.allows(text)
+        json_text.may_begin(text)
 
 
 class Hung(BaseException):
@@ -178,6 +191,9 @@ class Fuzz:
         po.fit_twist(target(), steps=1, num_samples=4).twist.save(self.twist)
         self.model = folder / "whole"
         shutil.copytree(ORACLE / "model", self.model)
+        self.adapter = folder / "adapter"
+        policy = po.load(ORACLE / "model").as_policy("lora", LoraSettings(rank=2), 0)
+        policy.save_pretrained(self.adapter)
 
     def config(self) -> None:
         text = _odd_config(self.rng)
@@ -189,7 +205,9 @@ class Fuzz:
         self._run(words, repr(words))
 
     def file(self) -> None:
-        kind = self.rng.choice(("prompts", "pairs", "twist", "model", "metrics"))
+        kind = self.rng.choice(
+            ("prompts", "pairs", "twist", "model", "metrics", "schema", "adapter")
+        )
         if kind == "prompts":
             name = self.rng.choice(("odd.jsonl", "odd.csv", "odd.txt"))
             text = {"odd.jsonl": '{"prompt": "a b", "w": 1}\n{"prompt": "c", "w": 2}\n',
@@ -210,6 +228,16 @@ class Fuzz:
             place = self.folder / "odd.safetensors"
             place.write_bytes(_damaged(self.twist.read_bytes(), self.rng))
             self._try(lambda: TwistHead.load(place), "a twist")
+        elif kind == "schema":
+            place.write_bytes(_damaged(SCHEMA, self.rng))
+            self._try(lambda: _checked_against(place), repr(place.read_bytes()))
+        elif kind == "adapter":
+            files = ("adapter_config.json", "base_fingerprint.json", "adapter_model.safetensors")
+            file = self.adapter / self.rng.choice(files)
+            before = file.read_bytes()
+            file.write_bytes(_damaged(before, self.rng))
+            self._try(lambda: po.load(self.adapter), file.name)
+            file.write_bytes(before)
         elif kind == "metrics":
             place.write_bytes(
                 _damaged(b'{"step": 0, "loss": 1.0}\n{"step": 1, "loss": 2.0}\n', self.rng)

@@ -108,6 +108,11 @@ def _frontier(place: Path, resume: bool) -> None:
     _keeps(place, [repr(curve.points), repr(curve.best_of_n)])
 
 
+def _simulated(place: Path, resume: bool) -> None:
+    pairs = po.simulate_preferences(target(slow), 40, seed=2, journal=place / "j", resume=resume)
+    _keeps(place, [json.dumps(pairs)])
+
+
 def _reward(place: Path, resume: bool) -> None:
     made = po.fit_reward(
         ORACLE / "model",
@@ -123,7 +128,7 @@ def _reward(place: Path, resume: bool) -> None:
 
 
 OTHERS = {"sample": (_sample, _annealed), "reward": (_reward,), "twist": (_twist,),
-          "frontier": (_frontier,)}  # fmt: skip
+          "frontier": (_frontier,), "simulated pairs": (_simulated,)}  # fmt: skip
 
 
 def bits_of_others(place: Path) -> str:

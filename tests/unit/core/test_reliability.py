@@ -110,8 +110,42 @@ class TestRule:
         dense = torch.linspace(0, 5, 11)
         assert not reliability.jumps(dense, 6.0)
         assert reliability.jumps(dense, 8.0)
-        assert not reliability.beyond(dense, 7.0)
-        assert reliability.beyond(dense, 7.1)
+        assert not reliability.beyond(dense, 6.0)
+        assert reliability.beyond(dense, 6.1)
+
+    def test_grades_on_one_scale(self):
+        """Up to five values of all prompts, or tight clusters of them; scores are none."""
+        stars = torch.tensor([0.0, 1.0, 2.0, 3.0, 4.0])
+        assert reliability.most_evidence([stars[:4], stars], None) == [4.0, 4.0]
+        assert reliability.most_evidence([torch.arange(5.0), torch.arange(6.0)], None) == [4.0, 5.0]
+        noise = 0.03 * torch.linspace(-1, 1, 40)
+        verdict = torch.cat([noise, noise + 4.0])
+        assert reliability.most_evidence([noise, verdict], None) == [float(verdict.max())] * 2
+        wide = torch.cat([10 * noise, noise + 4.0])
+        assert reliability.most_evidence([10 * noise, wide], None)[0] == pytest.approx(0.3)
+        assert not reliability.is_graded(
+            torch.randn(200, generator=torch.Generator().manual_seed(1))
+        )
+
+    def test_a_level_at_the_top_is_ten_draws(self):
+        weights = torch.zeros(100, dtype=torch.float64)
+        weights[:9] = 4.0
+        assert not reliability.share_the_largest(weights)
+        weights[9] = 4.0 - 1e-5
+        assert reliability.share_the_largest(weights)
+
+    def test_what_the_priors_draws_show_of_a_policy_is_counted(self):
+        """Half of the prior's draws are at 2, which the policy writes 0.01 times as often: 0.005 of
+        its own at a distance of 2, which its draws have missed; at most 3 for each."""
+        own, others = torch.zeros(100).double(), torch.tensor([0.0, 2.0] * 50).double()
+        log_ratio = torch.tensor([0.0, math.log(0.01)] * 50).double()
+        found = reliability.left_out(own, others, log_ratio)
+        assert 1.96 * found == pytest.approx(0.01, rel=1e-4)
+        rare = torch.zeros(100).double()
+        rare[0] = 2.0
+        found = reliability.left_out(own, rare, torch.full((100,), 5.0).double())
+        assert 1.96 * found == pytest.approx(3 * 2 / 100, rel=1e-4)
+        assert reliability.left_out(others, own + 1, log_ratio) == 0.0
 
     def test_islands_of_copies_are_worth_as_many_draws_as_there_are_islands(self):
         random = torch.Generator().manual_seed(0)

@@ -17,7 +17,18 @@ LITERAL = [
     r"[\]$]",
     r"(?i)\$\{[a-z]+\}",
 ]
-LOOKING = [r"a$", r"\bfoo", r"(?=a)b", r"\\$", r"\[$", "(?x) a # [ \n b$", r"(?:foo){e<=1}", r"a\Z"]
+LOOKING = ["(?x) a # [ \n b$", r"(?:foo){e<=1}", r"(a)(?=b)\1", r"(?(?=a)b|c)"]
+AROUND = {
+    r"a$": ("a", "b"),
+    r"^[0-9]{3}$": ("12", "x"),
+    r"\bfoo\b.*": ("foo", "a"),
+    r"(?=a)[ab]c": ("a", "d"),
+    r"(?!(b|c(d)))[a-c]x": ("a", "d"),
+    r"[ab]+(?<=a)c": ("ab", "c"),
+    r"\\$": ("\\", "a"),
+    r"\[$": ("[", "]"),
+    r"a\Z": ("a", "b"),
+}
 
 
 @pytest.mark.parametrize("pattern", LITERAL)
@@ -29,6 +40,14 @@ def test_escaped_characters_keep_the_prefix_check(pattern):
 @pytest.mark.parametrize("pattern", LOOKING)
 def test_what_looks_ahead_has_none(pattern):
     assert po.constraints.regex(pattern).prefix is None
+
+
+@pytest.mark.parametrize("pattern", AROUND)
+def test_assertions_count_as_true_of_a_prefix(pattern):
+    alive, dead = AROUND[pattern]
+    constraint = po.constraints.regex(pattern)
+    assert constraint.prefix is not None
+    assert constraint.prefix([alive, dead]) == [True, False]
 
 
 def test_an_escaped_brace_prunes_rightly():

@@ -76,6 +76,47 @@ def test_an_unsolved_prompt_is_bounded_by_the_rule_of_three():
     assert math.isnan(po.newly_solved(prior, prior))
 
 
+def chances(num: int, p: float) -> torch.Tensor:
+    """Of each number of correct draws."""
+    return torch.tensor([math.comb(num, c) * p**c * (1 - p) ** (num - c) for c in range(num + 1)])
+
+
+@pytest.mark.parametrize(("num", "k"), [(8, 1), (8, 8), (24, 4), (100, 1), (100, 8)])
+def test_pass_at_k_covers_and_is_not_wrong_in_silence_by_enumeration(num, k):
+    """Of all numbers of correct draws, whatever the probability: no sampling."""
+    each = [_mean(torch.tensor([c]), num, k) for c in range(num + 1)]
+    value = torch.tensor([e.value for e in each])
+    error = torch.tensor([e.standard_error for e in each])
+    # As it was: the delta method at a rate that is half a draw off 0 and 1.
+    rate = (torch.arange(num + 1) + 0.5) / (num + 1)
+    delta = k * (1 - rate) ** (k - 1) * (rate * (1 - rate) / num).sqrt()
+    worst = {"own": 0.0, "delta": 0.0}
+    for p in torch.linspace(0.002, 0.998, 499).tolist():
+        off = (value - (1 - (1 - p) ** k)).abs()
+        mass = chances(num, p)
+        assert float(mass[off <= 1.96 * error].sum()) >= 0.95 - 1e-9
+        for name, of in (("own", error), ("delta", delta)):
+            worst[name] = max(worst[name], float(mass[off > 5 * of].sum()))
+    limit = 0.01 if num >= 100 else 0.05
+    assert worst["own"] <= limit
+    assert worst["delta"] > worst["own"]
+
+
+def test_what_the_prior_never_solved_the_target_may_still_have():
+    """p* has pass@k 1 or 0 there: the value is a bound, and its error unknown."""
+    table = TabularLM.random(["<eos>", "x", "y"], prompts=["a", "b"], seed=0, max_new_tokens=1)
+
+    def only_a(prompts, **kwargs):
+        return [prompt == "a" for prompt in prompts]
+
+    target = po.Target(table, po.Verifier(only_a), ["a", "b"], 1)
+    found = po.pass_at_k(target, num_samples=20, k=[1])["target"]
+    assert found.figures[1].value == 0.5
+    assert math.isnan(found.figures[1].standard_error)
+    assert "± 0" not in str(found)
+    assert "the others 0 or 1" in str(found)
+
+
 def test_a_grade_is_refused_and_none_is_not_correct(target):
     lm = target.prior
     graded = po.Target(lm, po.Verifier(lambda completions, **_: [0.5] * len(completions)), ["a"], 2)

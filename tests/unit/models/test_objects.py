@@ -137,7 +137,7 @@ def test_every_name_told_is_one_there_is():
     import re
 
     from posteriori.core.settings.training import FitConfig
-    from posteriori.core.settings.trl_names import _HERE
+    from posteriori.data.trl_names import _HERE
 
     told = {m.group(1) for hint in _HERE.values() if (m := re.match(r"it is (\w+) here", hint))}
     assert told - {"held_out", "the", "rank"} <= set(FitConfig.model_fields)

@@ -12,7 +12,7 @@ import posteriori as po
 from posteriori.core.draw import draw
 from posteriori.core.seeds import generator
 from posteriori.errors import ConfigError, ObjectiveError
-from posteriori.objectives.soft_values.lookahead import is_terminal, next_token_view
+from posteriori.objectives.lookahead import is_terminal, next_token_view
 from posteriori.objectives.soft_values.soft_q import SoftQ
 from posteriori.objectives.soft_values.soft_values import Known, Learner, SoftValues
 

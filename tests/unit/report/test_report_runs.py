@@ -19,7 +19,8 @@ from posteriori.cli.files.evaluation import evaluation_json, write_evaluation
 from posteriori.cli.files.run_report import write_report_files
 from posteriori.core.draw import draw
 from posteriori.core.seeds import generator
-from posteriori.diagnostics.frontier.frontier import Point, frontier, frontier_of
+from posteriori.diagnostics.frontier.curve import Point
+from posteriori.diagnostics.frontier.frontier import frontier, frontier_of
 from posteriori.errors import CheckpointError, ConfigError
 from posteriori.objectives.policy_gradient.rloo import RLOO
 from posteriori.report import gather, write_report

@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 
 import pytest
-from mkdocs.commands.build import build
-from mkdocs.config import load_config
+from docs_site import ROOT, built_site
 
 import posteriori as po
-
-ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("site")
-    config = load_config(str(ROOT / "mkdocs.yml"), site_dir=str(folder), strict=True)
-    build(config)
-    return folder
+    return built_site(tmp_path_factory)
 
 
 def test_every_public_name_is_in_the_reference(site):
@@ -45,8 +38,39 @@ def test_nothing_is_fetched_from_elsewhere(site):
         assert [url for url in loaded if "canonical" not in url] == [], page.name
 
 
-@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").rglob("*.md")), ids=lambda page: page.stem)
 def test_every_page_has_an_example(page):
     text = page.read_text(encoding="utf-8")
     # A glossary has words, and the page on scale has a model of memory and time.
     assert "```" in text or page.stem in ("glossary", "scale")
+
+
+ASKED = {
+    "A GPU": "gpu.html",
+    "several GPUs": "several-processes.html",
+    "notebooks": "notebooks.html",
+    "API reference": "reference/fine-tuning.html",
+    "settings": "reference/settings.html",
+    "chat prompts": "chat.html",
+    "generating text": "chat.html#generating",
+    "k-hat": "reliability.html#k-hat",
+    "how to cite": "paper.html#how-to-cite",
+    "TRL's names": "from-trl.html",
+    "why not TRL": "why.html",
+    "figures": "gallery.html",
+}
+
+
+@pytest.mark.parametrize("what", ASKED)
+def test_what_people_ask_for_is_there(site, what):
+    page, _, anchor = ASKED[what].partition("#")
+    text = (site / page).read_text(encoding="utf-8")
+    assert not anchor or f'id="{anchor}"' in text
+
+
+def test_each_objective_has_its_settings_on_a_page(site):
+    from posteriori.core.registry import OBJECTIVES
+
+    text = (site / "reference" / "settings.html").read_text(encoding="utf-8")
+    for name in OBJECTIVES:
+        assert f"<code>{name}</code>" in text

@@ -37,7 +37,6 @@ ALGORITHMS = [
         ("twist", registry.TWISTS),
     )
     for name in known
-    if name != "soft_q"
 ]
 NEEDS_A_FILE = {"load_target", "report"}
 """Their examples need files, which tests of their own write."""

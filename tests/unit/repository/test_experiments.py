@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.long
+
 EXPERIMENTS = Path(__file__).parents[3] / "experiments"
 QUICK = {
     "reward_alone_collapses": 1,
-    "kl_rl_ends_at_the_posterior": 400,
+    "kl_rl_ends_at_the_posterior": 250,
     "the_objective_is_the_elbo": 100,
-    "gdc_does_not_collapse": 500,
-    "dpo_meets_the_same_posterior": 600,
+    "gdc_does_not_collapse": 300,
+    "dpo_meets_the_same_posterior": 350,
     "the_limits_of_beta": 12,
     "best_of_n_sits_where_its_formula_says": 4,
     "preferences_recover": 2,

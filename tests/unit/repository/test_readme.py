@@ -10,6 +10,8 @@ import torch
 
 import posteriori as po
 
+pytestmark = pytest.mark.long
+
 README = Path(__file__).parents[3] / "README.md"
 
 

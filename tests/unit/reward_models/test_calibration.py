@@ -139,6 +139,17 @@ class TestAccuracy:
         assert copies.standard_error_new_prompts == pytest.approx(once.standard_error_new_prompts)
         assert once.standard_error_new_prompts == pytest.approx(once.standard_error)
 
+    def test_of_pairs_that_are_all_ordered_alike_is_not_certain(self):
+        """By the rule of three, 3/n over 1.96: of 12 pairs of 3 prompts. Where the model has one
+        reward for all, a half is what it gets, and certain."""
+        groups = ["a", "b", "c"] * 4
+        right = held_out_figures(torch.ones(12), torch.ones(12), groups).accuracy
+        assert right.value == 1.0
+        assert right.standard_error == pytest.approx(3 / 12 / 1.96, rel=1e-4)
+        assert right.standard_error_new_prompts == pytest.approx(3 / 3 / 1.96, rel=1e-4)
+        flat = held_out_figures(torch.zeros(12), torch.ones(12), groups).accuracy
+        assert (flat.value, flat.standard_error) == (0.5, 0.0)
+
     def test_of_one_prompt_says_nothing_of_others(self):
         figures = held_out_figures(f64(1.0, -1.0), f64(1.0, 1.0), ["a", "a"])
         assert figures.accuracy.standard_error_new_prompts is None

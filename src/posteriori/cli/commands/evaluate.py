@@ -61,7 +61,7 @@ def evaluate(
 
     from posteriori.cli.build import build_target, load_policy
     from posteriori.cli.files.evaluation import evaluation_json, judge, show
-    from posteriori.cli.files.goals import asked_of, pairs_of
+    from posteriori.cli.files.goals import asked_lines, pairs_of
     from posteriori.runs.target_fingerprint import digest
     from posteriori.runs.target_journal import keeping
 
@@ -86,8 +86,9 @@ def evaluate(
             reports = judge(target, models, **judging, quiet=quiet)
     except KeyboardInterrupt as error:
         raise Interrupted("what is finished is kept: go on from it with --resume") from error
-    asked, lines = asked_of(target, reports, pairs_of(plan, target, models))
-    evaluation = evaluation_json(reports, **judging, config=str(plan.file), **asked)
+    pairs = pairs_of(plan, target, models)
+    reports = {name: report.with_pairs(pairs.get(name)) for name, report in reports.items()}
+    evaluation = evaluation_json(reports, **judging, config=str(plan.file))
     unfinished.done()
     title = f"against the target of {plan.file}, {judging['num_samples']} draws per prompt"
     return show(
@@ -96,8 +97,8 @@ def evaluate(
         title=title,
         as_json=as_json,
         every_figure=every_figure,
-        lines=lines,
-        against_target=bool(target.evidence) or "pairs" not in asked,
+        lines=asked_lines(reports),
+        against_target=bool(target.evidence) or not pairs,
     )
 
 

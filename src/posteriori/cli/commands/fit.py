@@ -11,7 +11,7 @@ from posteriori.cli.console.interrupted import Interrupted
 from posteriori.cli.console.output import print_json, stdout, visible
 from posteriori.cli.expected_cost import ask_if_long, in_words, of_fit
 from posteriori.cli.files.unfinished import Unfinished, say
-from posteriori.cli.options import AsJson, ConfigFile, Overrides, Quiet, Yes
+from posteriori.cli.options import AsJson, ConfigFile, Overrides, Overwrite, Quiet, Yes
 from posteriori.cli.several import Processes, shared
 from posteriori.config.check import Plan, check_fit, make_plan
 from posteriori.config.read_config import as_settings
@@ -29,6 +29,7 @@ def fit(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the run's newest checkpoint.")
     ] = False,
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
     yes: Yes = False,
@@ -36,13 +37,13 @@ def fit(
 ) -> int:
     """Fit a policy to the target of CONFIG, evaluate it, and write a report."""
     plan = make_plan(config, overrides or [])
-    check_fit(plan, resume=resume)
+    check_fit(plan, resume=resume, overwrite=overwrite)
     if dry_run:
         return _show_plan(plan, as_json=as_json)
     if not resume:
         ask_if_long(plan, of_fit(plan), yes=yes, hint="lower steps, num_samples or max_prompts")
     try:
-        return _run(plan, resume=resume, as_json=as_json, quiet=quiet)
+        return _run(plan, resume=resume, overwrite=overwrite, as_json=as_json, quiet=quiet)
     except KeyboardInterrupt as error:
         if not (plan.policy.parent / "config.json").exists():
             raise
@@ -96,11 +97,11 @@ def _toml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _run(plan: Plan, *, resume: bool, as_json: bool, quiet: bool) -> int:
+def _run(plan: Plan, *, resume: bool, overwrite: bool, as_json: bool, quiet: bool) -> int:
     from posteriori.cli.build import build_held_out, build_target
     from posteriori.cli.console.progress_bar import fit_progress, hush_transformers, status
     from posteriori.cli.files.evaluation import evaluation_json, judge, show, write_evaluation
-    from posteriori.cli.files.goals import asked_of, pairs_of
+    from posteriori.cli.files.goals import asked_lines, pairs_of
     from posteriori.cli.files.run_report import write_page, write_report_files
     from posteriori.distributed.exchange import by_first
     from posteriori.runs.directory import finding_json
@@ -117,8 +118,10 @@ def _run(plan: Plan, *, resume: bool, as_json: bool, quiet: bool) -> int:
     if chosen is not None and (written := chosen.written()):
         record["objective_settings"] = written
     moments = Unfinished(folder / "moments")
+    if overwrite:
+        moments.done()
     target = build_target(
-        plan, priced=False, quiet=quiet, journal=moments.of("draws"), resume=resume
+        plan, finds_beta=False, quiet=quiet, journal=moments.of("draws"), resume=resume
     )
     held_out = build_held_out(plan, target)
     hush_transformers()
@@ -129,6 +132,7 @@ def _run(plan: Plan, *, resume: bool, as_json: bool, quiet: bool) -> int:
             config=config.fit,
             output_dir=folder,
             resume=resume,
+            overwrite=overwrite,
             held_out=held_out,
             on_step=shown,
             on_evaluation=shown.evaluated,
@@ -149,8 +153,9 @@ def _run(plan: Plan, *, resume: bool, as_json: bool, quiet: bool) -> int:
     why: dict[str, Any] = {} if stopped is None else {"stopped": finding_json(stopped)}
     if result.findings:
         why["training_findings"] = [finding_json(each) for each in result.findings]
-    asked, lines = asked_of(target, reports, pairs_of(plan, target, models))
-    evaluation = evaluation_json(reports, **judging, **why, **asked)
+    pairs = pairs_of(plan, target, models)
+    reports = {name: report.with_pairs(pairs.get(name)) for name, report in reports.items()}
+    evaluation = evaluation_json(reports, **judging, **why)
 
     def publish() -> Path:
         write_evaluation(folder / "evaluation.json", evaluation)
@@ -167,8 +172,8 @@ def _run(plan: Plan, *, resume: bool, as_json: bool, quiet: bool) -> int:
         evaluation,
         title=f"{objective}, {steps} steps",
         as_json=as_json,
-        lines=lines,
-        against_target=bool(target.evidence) or "pairs" not in asked,
+        lines=asked_lines(reports),
+        against_target=bool(target.evidence) or not pairs,
     )
     if not as_json:
         stdout().print(f"policy: {plan.policy}\nreport: {report}", soft_wrap=True)

@@ -71,7 +71,7 @@ def frontier(
     unfinished = Unfinished(place / "frontier" if place != plan.file else place)
     target = build_target(
         plan,
-        priced=False,
+        finds_beta=False,
         quiet=quiet,
         journal=unfinished.of("moments"),
         resume=resume,

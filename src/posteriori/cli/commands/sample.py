@@ -177,18 +177,20 @@ def _show(
     target: Target, draws: Draws, settings: SampleSettings, output: Path, *, as_json: bool
 ) -> int:
     from posteriori.cli.console.draws_table import draws_json, print_draws
-    from posteriori.cli.files.goals import moments_json, moments_lines
+    from posteriori.cli.files.goals import moments_lines
+    from posteriori.report.write.asked_json import moments_json
     from posteriori.runs.directory import jsonable
 
+    met = {"draws": target.means_met(draws)}
     if as_json:
-        moments = moments_json(target, {"draws": draws})
+        moments = moments_json(met)
         measured = {"moments": jsonable(moments)} if moments else {}
         print_json(
             {**draws_json(draws), **measured, "sampler": settings.sampler, "output": str(output)}
         )
     else:
         print_draws(stdout(), draws, title=f"{settings.sampler}, seed {settings.seed}")
-        for line in moments_lines(target, {"draws": draws}):
+        for line in moments_lines(met):
             stdout().print(visible(line), soft_wrap=True)
         stdout().print(f"draws: {visible(str(output))}", soft_wrap=True)
     return 1 if any(finding.level == "stop" for finding in draws.findings) else 0

@@ -10,7 +10,7 @@ import typer
 from posteriori.cli.console.interrupted import Interrupted
 from posteriori.cli.console.output import json_text, print_json, stdout, visible
 from posteriori.cli.files.unfinished import Unfinished
-from posteriori.cli.options import AsJson, ConfigFile, Overrides, Quiet, Resume, Seed
+from posteriori.cli.options import AsJson, ConfigFile, Overrides, Overwrite, Quiet, Resume, Seed
 from posteriori.cli.several import single
 from posteriori.config.check import make_plan
 from posteriori.errors import CheckpointError, ConfigError
@@ -26,6 +26,7 @@ def simulate_preferences(
     ] = 1.0,
     noise: Annotated[float, typer.Option(help="Share of labels that are swapped.")] = 0.0,
     seed: Seed = 0,
+    overwrite: Overwrite = False,
     resume: Resume = False,
     overrides: Overrides = None,
     as_json: AsJson = False,
@@ -39,8 +40,10 @@ def simulate_preferences(
     plan = make_plan(config, overrides or [])
     if output.suffix != ".jsonl":
         raise ConfigError(f"pairs are not written to a '{output.suffix}' file", hint="write .jsonl")
-    if output.exists():
-        raise CheckpointError(f"'{output}' is there already", hint="choose another --output")
+    if output.exists() and not overwrite:
+        raise CheckpointError(
+            f"'{output}' is there already", hint="choose another --output, or write --overwrite"
+        )
     if not output.absolute().parent.is_dir():
         raise ConfigError(f"there is no folder '{output.parent}'", hint="make it first")
 

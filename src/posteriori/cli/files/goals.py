@@ -3,63 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from posteriori.cli.console.report_table import MAIN, ROWS, estimate_json, finding_json, shown
+from posteriori.cli.console.report_table import MAIN, ROWS, shown
 
 if TYPE_CHECKING:
     from posteriori.config.check import Plan
-    from posteriori.core.protocols import LanguageModel
+    from posteriori.core.protocols import LanguageModel, WantedMean
     from posteriori.core.target import Target
-    from posteriori.core.types import Completions, Draws, Estimate
+    from posteriori.core.types import Estimate
     from posteriori.diagnostics.evaluate.evaluate import Report
-    from posteriori.moments.moments import Moments
     from posteriori.train.monitor.pair_metrics import PairFigures
 
-AGAINST_TARGET = frozenset(
-    (
-        *("kl_to_target", "kl_from_target", "wasted_nats", "effective_beta", "target_entropy"),
-        *("ess", "pareto_k", "elbo", "eubo", "log_z", "log_z_upper", "tv", "js"),
-    )
-)
-"""Figures that say nothing where the target is the prior itself, without evidence."""
 
-
-def moments_json(target: Target, had: Mapping[str, Draws | Completions]) -> dict[str, Any]:
-    """The target's wanted means by name, each with its lambda and what was attained by whom; empty
-    for a target without `Moments`. Weighted draws stand for the target, completions for what drew
-    them."""
-    found: dict[str, Any] = {}
-    for moments in _moments(target):
-        attained = {who: moments.attained(draws) for who, draws in had.items()}
-        for name, wanted in moments.wanted.items():
-            found[name] = {
-                "wanted": wanted,
-                "lambda": estimate_json(moments.fitted.lambda_[name]),
-                "attained": {who: estimate_json(means[name]) for who, means in attained.items()},
-            }
-    return found
-
-
-def moments_lines(target: Target, had: Mapping[str, Draws | Completions]) -> list[str]:
-    """The same in words, a line a moment."""
+def moments_lines(had: Mapping[str, Sequence[WantedMean]]) -> list[str]:
+    """What was attained of the wanted means by whom, a line a mean."""
     lines = []
-    for moments in _moments(target):
-        attained = {who: moments.attained(draws) for who, draws in had.items()}
-        for name, wanted in moments.wanted.items():
-            means = ", ".join(f"{who} {shown(each[name])}" for who, each in attained.items())
-            lines.append(
-                f"mean of '{name}': {wanted:g} wanted, lambda {shown(moments.fitted.lambda_[name])}"
-                f"; attained: {means}"
-            )
+    for of_one in zip(*had.values(), strict=True):
+        means = ", ".join(
+            f"{who} {shown(mean.attained)}" for who, mean in zip(had, of_one, strict=True)
+        )
+        first = of_one[0]
+        lines.append(
+            f"mean of '{first.name}': {first.wanted:g} wanted, lambda {shown(first.lambda_)}"
+            f"; attained: {means}"
+        )
     return lines
-
-
-def _moments(target: Target) -> list[Moments]:
-    from posteriori.moments.moments import Moments
-
-    return [each for each in target.evidence if isinstance(each, Moments)]
 
 
 def pairs_of(
@@ -87,43 +57,17 @@ def _no_policy() -> Any:
     raise AssertionError("pairs need no other policy")
 
 
-def asked_of(
-    target: Target, reports: Mapping[str, Report], pairs: Mapping[str, PairFigures]
-) -> tuple[dict[str, Any], list[str]]:
-    """What an evaluation says of it, for JSON and in lines."""
-    from posteriori.runs.directory import jsonable
-
-    had = {name: report.draws.completions for name, report in reports.items()}
-    moments = moments_json(target, had)
-    found = {"moments": moments} if moments else {}
-    lines = moments_lines(target, had)
-    if pairs:
-        found["pairs"] = pairs_json(pairs)
-        lines += pairs_lines(pairs)
-        if not target.evidence:
-            lines.append(
-                "The target has no evidence: it is the prior, so the pairs judge the policies, and "
-                "what would relate them to a target is left out."
-            )
-    return jsonable(found), lines
-
-
-def pairs_json(pairs: Mapping[str, PairFigures]) -> dict[str, Any]:
-    first = next(iter(pairs.values()))
-    return {
-        "held_out": first.held_out,
-        "num_pairs": first.num_pairs,
-        "num_prompts": first.num_prompts,
-        "policies": {
-            name: {
-                "accuracy": estimate_json(each.accuracy),
-                "loss": estimate_json(each.loss),
-                "margin": estimate_json(each.margin),
-                "findings": [finding_json(found) for found in each.findings],
-            }
-            for name, each in pairs.items()
-        },
-    }
+def asked_lines(reports: Mapping[str, Report]) -> list[str]:
+    """What an evaluation says of it, in lines."""
+    lines = moments_lines({name: report.means for name, report in reports.items()})
+    pairs = {name: each.pairs for name, each in reports.items() if each.pairs is not None}
+    lines += pairs_lines(pairs)
+    if pairs and not all(report.against_target for report in reports.values()):
+        lines.append(
+            "The target has no evidence: it is the prior, so the pairs judge the policies, and "
+            "what would relate them to a target is left out."
+        )
+    return lines
 
 
 def pairs_lines(pairs: Mapping[str, PairFigures]) -> list[str]:
@@ -142,6 +86,8 @@ def pairs_lines(pairs: Mapping[str, PairFigures]) -> list[str]:
 def rows_without_target(every_figure: bool) -> list[str]:
     """A table's figures where the target is the prior and pairs were asked for: KL "to the target"
     would be the distance from the prior, and read as harm."""
+    from posteriori.report.asked import AGAINST_TARGET
+
     return [name for name in (ROWS if every_figure else MAIN) if name not in AGAINST_TARGET]
 
 

@@ -33,6 +33,7 @@ def write_about(
     """
     from posteriori.diagnostics.frontier.sampler_points import sampled
     from posteriori.report.read.draws import about_path
+    from posteriori.report.write.asked_json import moments_json
     from posteriori.runs.directory import (
         estimate_json,
         finding_json,
@@ -40,8 +41,6 @@ def write_about(
         versions,
         write_whole,
     )
-
-    from .goals import moments_json
 
     placed = sampled(target, draws, of_target=made.of_target)
     record = {
@@ -58,7 +57,7 @@ def write_about(
         "draws_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "figures": {name: estimate_json(each) for name, each in placed.figures.items()},
         "why_no_kl": placed.why,
-        "moments": moments_json(target, {"draws": draws}),
+        "moments": moments_json({"draws": target.means_met(draws)}),
         "findings": [finding_json(finding) for finding in draws.findings],
         "cost": vars(draws.cost),
         "versions": versions(),

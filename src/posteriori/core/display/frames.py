@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch import Tensor
 
 from posteriori.core.rows_of_prompts import rows_of_prompts
 from posteriori.core.tensors import bools, distinct, floats, ints
@@ -72,6 +74,17 @@ def frame_of_draws(draws: Draws) -> Any:
     return pandas.DataFrame(columns)
 
 
+def _are_chains(draws: Draws, rows: Sequence[Tensor], chains: int) -> bool:
+    """Whether the rows of each prompt are as many groups, of as many draws each."""
+    if draws.group_N is None:
+        return True
+    groups = [draws.group_N[each].reshape(chains, -1) for each in rows]
+    return all(
+        bool((group_CD == group_CD[:, :1]).all()) and len(distinct(group_CD[:, 0])) == chains
+        for group_CD in groups
+    )
+
+
 def inference_data_of_draws(draws: Draws) -> Any:
     """ArviZ's InferenceData: posterior (reward, log_prior, log_evidence) and sample_stats
     (log_weight, log_proposal), with the dimensions chain, draw and prompt.
@@ -81,12 +94,14 @@ def inference_data_of_draws(draws: Draws) -> Any:
     `ConfigError` without ArviZ, and where groups or prompts have different numbers of draws.
     """
     arviz = needed(("arviz_base", "arviz"), "InferenceData")
-    rows = rows_of_prompts(draws.completions)
+    rows: Sequence[Tensor] = rows_of_prompts(draws.completions)
     chains = 1
     if draws.group_N is not None and len(rows):
         chains = len(distinct(draws.group_N[rows[0]]))
+        # Chains take their steps side by side: a chain's draws are not neighbours.
+        rows = [each[draws.group_N[each].argsort(stable=True)] for each in rows]
     sizes = {len(each) for each in rows}
-    if len(sizes) != 1 or (size := sizes.pop()) % chains:
+    if len(sizes) != 1 or (size := sizes.pop()) % chains or not _are_chains(draws, rows, chains):
         raise ConfigError(
             "prompts or groups have different numbers of draws, so they are no table",
             where="to_inference_data",

@@ -7,11 +7,11 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from posteriori.data.trl_names import name_here
 from posteriori.errors import ConfigError, did_you_mean
 
 from .plain_numbers import plain_numbers
 from .refused import REFUSED, UNKNOWN_KEY, fields_at
-from .trl_names import name_here
 
 SettingsT = TypeVar("SettingsT", bound=BaseModel)
 

@@ -71,7 +71,7 @@ def total_variation(mixture: Mixture) -> Estimate:
         v_n, u_n = log_v_n.exp(), log_u_n.exp()
         return _Term(0.5 * (v_n - u_n).abs(), 0.5 * (v_n - u_n).sign() * v_n)
 
-    return _expected(mixture, term)
+    return _expected(mixture, term, mixture.missed())
 
 
 def jensen_shannon(mixture: Mixture) -> Estimate:
@@ -83,7 +83,7 @@ def jensen_shannon(mixture: Mixture) -> Estimate:
         of_policy_n = 0.5 * _times(log_u_n, log_u_n - log_mean_n)
         return _Term(of_target_n + of_policy_n, of_target_n)
 
-    return _expected(mixture, term)
+    return _expected(mixture, term, mixture.missed() * math.log(2.0))
 
 
 def _times(log_weight_n: Tensor, value_n: Tensor) -> Tensor:

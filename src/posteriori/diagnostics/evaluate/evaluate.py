@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from scipy.stats import norm
@@ -24,9 +25,10 @@ from posteriori.core.draw import draw, lm_tokens
 from posteriori.core.estimates import combine
 from posteriori.core.journal.journal import once
 from posteriori.core.progress import Progress, one_pass, portions
-from posteriori.core.protocols import LanguageModel
+from posteriori.core.protocols import LanguageModel, WantedMean
 from posteriori.core.registry import language_model
 from posteriori.core.reliability import (
+    is_known,
     judged,
     most_evidence,
     never_varies,
@@ -39,6 +41,7 @@ from posteriori.core.settings.training import MAX_PROMPTS
 from posteriori.core.target import Target
 from posteriori.core.together import on_every_process
 from posteriori.core.types import Cost, Draws, Estimate, Finding
+from posteriori.data.given_arguments import named_arguments
 from posteriori.data.given_numbers import count
 from posteriori.diagnostics.diversity import unique_fraction
 from posteriori.diagnostics.mixture import Mixture
@@ -55,17 +58,26 @@ from posteriori.errors import ConfigError, UnknownFigureError, did_you_mean
 
 from .bounds import check_posterior
 from .findings import Beside, findings_of
+from .fit_errors import with_errors_of_fit
 from .metrics import bounded, figures_of, max_reward_of, of_prompt, rows, stratum
+
+if TYPE_CHECKING:
+    from posteriori.train.monitor.pair_metrics import PairFigures
 
 
 class Report(dict[str, Estimate]):
     """The metrics of one policy by name, each an `Estimate`; `posteriori.evaluate` makes it.
+
+    `pairs` says how the policy orders preference pairs, where that was asked (`with_pairs`).
 
     Args:
         figures: the metrics.
         findings: what a person should know of them.
         draws: the policy's own, for histograms and samples.
         cost: what the report took.
+        means: those that the target's `Moments` want, with their lambda and what the policy has of
+            them.
+        against_target: False where the target has no evidence and is the prior itself.
 
     Raises:
         UnknownFigureError: when it is asked for a metric that it does not have.
@@ -82,11 +94,25 @@ class Report(dict[str, Estimate]):
         findings: Sequence[Finding],
         draws: Draws,
         cost: Cost,
+        means: Sequence[WantedMean] = (),
+        *,
+        against_target: bool = True,
     ) -> None:
         super().__init__(figures)
         self.findings = tuple(findings)
         self.draws = draws
         self.cost = cost
+        self.means = tuple(means)
+        self.pairs: PairFigures | None = None
+        self.against_target = against_target
+
+    def with_pairs(self, pairs: PairFigures | None) -> Report:
+        """The same report, which says as well how the policy orders preference pairs (`Fit.pairs`
+        of a policy that was trained on such)."""
+        other = copy.copy(self)
+        if pairs is not None:
+            other.pairs, other.findings = pairs, (*self.findings, *pairs.findings)
+        return other
 
     def __missing__(self, name: str) -> Estimate:
         raise UnknownFigureError(f"the report has no '{name}'", hint=did_you_mean(name, self))
@@ -138,6 +164,7 @@ class Report(dict[str, Estimate]):
         return (low if name == "log_z" else max(0.0, low)), high
 
 
+@named_arguments
 @on_every_process
 @with_progress("evaluating")
 @explained("evaluating", "set a lower num_samples, max_new_tokens or memory_gib")
@@ -237,7 +264,7 @@ def evaluate(
     prompts = range(len(target.prompts))
     mixtures, evidence = mixtures_of(target, sides)
     waste = wasted(mixtures, beta_of(target))
-    figures = figures_of(of_policy, mixtures, waste, max_reward=max_reward_of(target))
+    figures = figures_of(of_policy, of_prior, mixtures, waste, max_reward=max_reward_of(target))
     if target.max_log_evidence is None:
         log_z = figures["log_z"]
         resting = rests_on(log_z.value, mixtures[0].num_draws)
@@ -253,14 +280,21 @@ def evaluate(
         combine(cut, "consistent"),
         faults_of(mixtures),
         never_varies(evidence, target.max_log_evidence),
+        has_evidence=bool(target.evidence),
     )
     figures = of_all_prompts(figures, len(target.prompts) / len(whole.prompts))
+    errors = [target.errors_of_fit(side.completions) for side, _ in sides]
+    known = [each for each in errors if each is not None]
+    if known:
+        of_prompts = [[rows(side, at) for side, _ in sides] for at in prompts]
+        figures = with_errors_of_fit(figures, mixtures, known, of_prompts, beta_of(target))
     findings = findings_of(figures, of_policy, beside)
     of_exact = {"eubo": figures["eubo"]} if posterior is not None else {}
     figures = judged(figures, findings) | of_exact
     findings += target.findings
     findings += sampled_finding(target, whole)
-    return Report(figures, findings, of_policy, cost)
+    means = target.means_met(of_policy.completions)
+    return Report(figures, findings, of_policy, cost, means, against_target=bool(target.evidence))
 
 
 def _check(
@@ -291,9 +325,10 @@ def mixtures_of(
     ]
     evidence = [torch.cat([s.log_evidence_n for s in both]) for both in strata]
     most = most_evidence(evidence, target.max_log_evidence)
+    stated = target.max_log_evidence
     mixtures = [
-        Mixture(both[0], both[1] if len(both) > 1 else None, log_max_evidence)
-        for both, log_max_evidence in zip(strata, most, strict=True)
+        Mixture(both[0], both[1] if len(both) > 1 else None, bound, known=is_known(seen_n, stated))
+        for both, bound, seen_n in zip(strata, most, evidence, strict=True)
     ]
     return mixtures, evidence
 

@@ -24,13 +24,15 @@ class Beside:
     """What the findings need besides the figures. `prior_unique` is the prior's own unique fraction
     (None where the policy is the prior), `target_truncated` the share of the target's completions
     that `max_new_tokens` cuts, `faults` what is wrong with each prompt's weights in words, and
-    `never_varies` the finding on evidence that is all the same."""
+    `never_varies` the finding on evidence that is all the same. A target that `has_evidence` none
+    is the prior, and the distance from it is no fault."""
 
     waste: Wasted
     prior_unique: Estimate | None
     target_truncated: Estimate
     faults: Sequence[str] = ()
     never_varies: Finding | None = None
+    has_evidence: bool = True
 
 
 def findings_of(figures: Mapping[str, Estimate], draws: Draws, beside: Beside) -> list[Finding]:
@@ -47,11 +49,25 @@ def findings_of(figures: Mapping[str, Estimate], draws: Draws, beside: Beside) -
         beside.never_varies,
         beside.waste.finding,
         _collapsed(figures, beside.prior_unique),
-        _elsewhere(figures, beside.waste),
-        _over_optimised(figures, beside.waste),
+        *(
+            [_elsewhere(figures, beside.waste), _over_optimised(figures, beside.waste)]
+            if beside.has_evidence
+            else [_no_evidence()]
+        ),
         _truncated(figures, beside.target_truncated),
     ]
     return [finding for finding in found if finding is not None]
+
+
+def _no_evidence() -> Finding:
+    return Finding(
+        "info",
+        "no_evidence",
+        "The target has no evidence: it is the prior itself, so kl_to_target and what goes with it "
+        "are distances from the prior and say nothing against a policy.",
+        "Judge a policy that was trained on preference pairs by those it did not see: "
+        "report.with_pairs(fit.pairs); or make the preferences the target (po.Preferences).",
+    )
 
 
 def _evidence_never_seen(log_z: Estimate) -> Finding | None:

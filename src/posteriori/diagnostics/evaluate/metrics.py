@@ -6,17 +6,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from posteriori.core.estimates import at_least_zero, by_prompt, combine, mean, worst
 from posteriori.core.hooks import BoundedReward, rewards_among
-from posteriori.core.reliability import missed_of_mean, rarest
+from posteriori.core.reliability import SURPRISE, missed_of_mean, rarest
 from posteriori.core.rows_of_prompts import rows_of_prompts, split_rows
 from posteriori.core.target import Target
 from posteriori.core.types import Completions, Draws, Estimate
 from posteriori.diagnostics.diversity import distinct_n, self_bleu, unique_fraction
 from posteriori.diagnostics.mixture import Mixture, Stratum
+from posteriori.diagnostics.policy_means import mean_log_ratio, mean_of_policy
 from posteriori.diagnostics.quantiles import QUANTILES, combined, quantile
 from posteriori.diagnostics.wasted import Wasted
 
@@ -50,18 +50,19 @@ FIGURES = (
 
 
 def figures_of(
-    draws: Draws, mixtures: Sequence[Mixture], waste: Wasted, *, max_reward: float = math.nan
+    draws: Draws,
+    of_prior: Draws | None,
+    mixtures: Sequence[Mixture],
+    waste: Wasted,
+    *,
+    max_reward: float = math.nan,
 ) -> dict[str, Estimate]:
-    """All of `FIGURES`. `draws` are the policy's own, `mixtures` one per prompt, and `max_reward`
-    the largest reward there can be, NaN where it is not known."""
+    """All of `FIGURES`. `draws` are the policy's own, `of_prior` those of the prior where that is
+    another model, `mixtures` one per prompt, and `max_reward` the largest reward there can be, NaN
+    where it is not known."""
     num_prompts = len(mixtures)
     texts = [of_prompt(draws, at) for at in range(num_prompts)]
-    completions = draws.completions
-
     near = distances_of(mixtures)
-
-    def mean_over_draws(values_N: Tensor, most: float = math.nan) -> Estimate:
-        return _means(draws, values_N, [most] * num_prompts)
 
     figures = {
         "log_z": near["log_z"],
@@ -80,7 +81,7 @@ def figures_of(
         "target_entropy": at_least_zero(
             combine([divergences.target_entropy(m) for m in mixtures], "consistent")
         ),
-        "mean_reward": mean_over_draws(draws.reward_N, max_reward),
+        "mean_reward": _mean_reward(draws, of_prior, mixtures, max_reward),
     }
     for name, level in QUANTILES.items():
         figures[name] = combined(
@@ -92,10 +93,12 @@ def figures_of(
         "pareto_k": worst([m.pareto_k() for m in mixtures]),
         "perplexity": by_prompt(
             num_prompts,
-            lambda i: perplexity(draws.log_prior_N[rows(draws, i)], texts[i].lengths_N),
+            lambda i: perplexity(
+                draws.log_prior_N[rows(draws, i)], texts[i].lengths_N, mixtures[i].most_lifted()
+            ),
             "consistent",
         ),
-        "truncated": mean_over_draws(completions.truncated_N.double()),
+        "truncated": _truncated(draws, num_prompts),
         "distinct_2": combine([distinct_n(each, 2) for each in texts], "heuristic"),
         "unique_fraction": combine([unique_fraction(each) for each in texts], "heuristic"),
         "self_bleu": combine([self_bleu(each) for each in texts], "heuristic"),
@@ -104,8 +107,8 @@ def figures_of(
 
 def distances_of(mixtures: Sequence[Mixture]) -> dict[str, Estimate]:
     """log_z, elbo, kl_to_target and kl_to_prior of `FIGURES`."""
-    elbo = [_mean_log_ratio(m, of_evidence=True) for m in mixtures]
-    from_prior = [_mean_log_ratio(m, of_evidence=False) for m in mixtures]
+    elbo = [mean_log_ratio(m, of_evidence=True) for m in mixtures]
+    from_prior = [mean_log_ratio(m, of_evidence=False) for m in mixtures]
     return {
         "log_z": combine([m.log_z() for m in mixtures], "lower_bound"),
         "elbo": combine(elbo, "unbiased"),
@@ -114,42 +117,25 @@ def distances_of(mixtures: Sequence[Mixture]) -> dict[str, Estimate]:
     }
 
 
-def _mean_log_ratio(mixture: Mixture, *, of_evidence: bool) -> Estimate:
-    """E_pi[log p~ - log pi], or KL(pi, prior) = E_pi[log pi - log prior], by the policy's draws.
+def _mean_reward(
+    draws: Draws, of_prior: Draws | None, mixtures: Sequence[Mixture], max_reward: float
+) -> Estimate:
+    def of(at: int) -> Estimate:
+        others_m = None if of_prior is None else of_prior.reward_N[rows(of_prior, at)].cpu()
+        value_n = draws.reward_N[rows(draws, at)].cpu()
+        return mean_of_policy(mixtures[at], value_n, others_m, max_reward)
 
-    They may have missed what draws of the prior show and the policy writes no less often than the
-    prior, and the most evidence there is where neither has been near it.
-    """
-
-    def value(s: Stratum) -> Tensor:
-        return s.log_target_n - s.log_pi_n if of_evidence else s.log_pi_n - s.log_prior_n
-
-    value_n = value(mixture.policy)
-    most = mixture.farthest_evidence()
-    shown_n = torch.tensor([most if of_evidence else most - mixture.log_z_value]).double()
-    if len(mixture.strata) > 1:
-        of_prior = mixture.strata[1]
-        written_n = of_prior.log_pi_n >= of_prior.log_prior_n
-        shown_n = torch.cat([shown_n, value(of_prior)[written_n]])
-    elif not of_evidence:
-        # Of the prior itself every ratio is 1.
-        shown_n = shown_n[:0]
-    shown_n = shown_n[shown_n.isfinite()]
-    farthest = math.nan
-    if len(shown_n):
-        farthest = float(shown_n[(shown_n - value_n.mean()).abs().argmax()])
-    return mean(value_n, missed_of_mean(value_n, farthest))
+    return by_prompt(len(mixtures), of, "unbiased")
 
 
-def _means(draws: Draws, values_N: Tensor, farthest: Sequence[float]) -> Estimate:
-    """The mean of each prompt's values, and of them all; the draws may have missed values as far
-    off as `farthest`."""
+def _truncated(draws: Draws, num_prompts: int) -> Estimate:
+    cut_N = draws.completions.truncated_N.double()
 
     def of(at: int) -> Estimate:
-        values_n = values_N[rows(draws, at)]
-        return mean(values_n, missed_of_mean(values_n, farthest[at]))
+        cut_n = cut_N[rows(draws, at)]
+        return mean(cut_n, missed_of_mean(cut_n, math.nan))
 
-    return by_prompt(len(farthest), of, "unbiased")
+    return by_prompt(num_prompts, of, "unbiased")
 
 
 def _entropy(draws: Draws, num_prompts: int) -> Estimate:
@@ -158,7 +144,7 @@ def _entropy(draws: Draws, num_prompts: int) -> Estimate:
 
     def of(at: int) -> Estimate:
         surprise_n = -draws.log_proposal_N[rows(draws, at)]
-        return mean(surprise_n, missed_of_mean(surprise_n, rarest(surprise_n)))
+        return mean(surprise_n, missed_of_mean(surprise_n, rarest(surprise_n), SURPRISE))
 
     return by_prompt(num_prompts, of, "unbiased")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import torch
@@ -12,24 +13,27 @@ from scipy.stats import beta as beta_law
 from torch import Tensor
 
 from posteriori.core.default_progress import with_progress
+from posteriori.core.display.shown import html_table
 from posteriori.core.draw import draw
 from posteriori.core.estimates import combine
 from posteriori.core.hooks import rewards_among
 from posteriori.core.progress import Progress
 from posteriori.core.registry import language_model
+from posteriori.core.reliability import NORMAL
 from posteriori.core.rows_of_prompts import rows_of_prompts
 from posteriori.core.run.out_of_memory import explained
 from posteriori.core.seeds import generator
 from posteriori.core.settings.training import MAX_PROMPTS
 from posteriori.core.target import Target
 from posteriori.core.types import Draws, Estimate
+from posteriori.data.given_arguments import named_arguments
 from posteriori.diagnostics.prompt_sample import of_a_sample, sampled_prompts
 from posteriori.errors import ConfigError
 
 _CONFIDENCE = 0.95
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PassAtK:
     """What `num_samples` draws per prompt say of a model that is right or wrong.
 
@@ -71,20 +75,30 @@ class PassAtK:
 
     def interval(self, prompt: int, confidence: float = _CONFIDENCE) -> tuple[float, float]:
         """pass@1 of one prompt, by Clopper and Pearson: it holds with at least that confidence."""
-        right, num = int(self.num_correct_P[prompt]), self.num_samples
-        tail = (1 - confidence) / 2
-        low = float(beta_law.ppf(tail, right, num - right + 1)) if right else 0.0
-        high = float(beta_law.ppf(1 - tail, right + 1, num - right)) if right < num else 1.0
+        (low,), (high,) = _between(
+            [float(self.num_correct_P[prompt])], self.num_samples, confidence
+        )
         return low, high
+
+    def __repr__(self) -> str:
+        return f"PassAtK({self})"
+
+    def _repr_html_(self) -> str:
+        rows = [(f"pass@{k}", str(each), each.kind) for k, each in self.figures.items()]
+        table = html_table((self.name, "value ± standard error", "kind"), rows)
+        return f"{table}<p>{escape(str(self).partition('; ')[2])}</p>"
 
     def __str__(self) -> str:
         shown = ", ".join(f"pass@{k} {each}" for k, each in self.figures.items())
-        return (
-            f"{self.name}: {shown}; {self.solved} of {self.num_prompts} prompts solved, pass@1 of "
-            f"the others below {self.unsolved_bound:.2g} each (95%)"
-        )
+        solved = f"{self.name}: {shown}; {self.solved} of {self.num_prompts} prompts solved"
+        if self.solved == self.num_prompts:
+            return solved
+        if self.name == "target":
+            return f"{solved} by the prior, the others 0 or 1"
+        return f"{solved}, pass@1 of the others below {self.unsolved_bound:.2g} each (95%)"
 
 
+@named_arguments
 @with_progress("pass@k")
 @explained("sampling", "set a lower num_samples, max_new_tokens or memory_gib")
 def pass_at_k(
@@ -146,7 +160,11 @@ def pass_at_k(
         found[name] = _of_draws(name, draws, several, num_samples, share)
     of_prior = found["prior"]
     solved_P = (of_prior.num_correct_P > 0).double()
-    per_prompt = [Estimate(float(each), 0.0, "lower_bound", num_samples) for each in solved_P]
+    # Of a prompt without a correct draw it is 0, or 1 if the prior has a correct answer at all.
+    per_prompt = [
+        Estimate(each, 0.0 if each else math.nan, "lower_bound", num_samples)
+        for each in solved_P.tolist()
+    ]
     of_target = of_a_sample(combine(per_prompt, "lower_bound"), share)
     found["target"] = PassAtK(
         "target",
@@ -158,6 +176,7 @@ def pass_at_k(
     return found
 
 
+@named_arguments
 def newly_solved(of_prior: PassAtK, of_policy: PassAtK) -> float:
     """The share of a policy's distinct correct answers that no draw of the prior was.
 
@@ -202,8 +221,9 @@ def _of_draws(
 
 
 def _mean(correct_P: Tensor, num: int, k: int) -> Estimate:
-    """The mean over prompts; the error of one is the delta method's, of p -> 1 - (1 - p)^k, with p
-    moved off 0 and 1 by half a draw: where all draws agree, p is still not known exactly."""
+    """The mean over prompts. The error of one: 1.96 of it reach the farther end of what pass@1 may
+    be with 95% (Clopper and Pearson), seen by p -> 1 - (1 - p)^k; so where all draws agree, p is
+    still not known exactly, and few correct draws tell little of many."""
     c_P = correct_P.double()
     n = torch.tensor(float(num), dtype=torch.float64)
     log_none_P = (
@@ -213,10 +233,22 @@ def _mean(correct_P: Tensor, num: int, k: int) -> Estimate:
         + torch.lgamma(n - k + 1)
     )
     value_P = 1 - log_none_P.exp().where(c_P <= num - k, torch.zeros_like(c_P))
-    p_P = (c_P + 0.5) / (num + 1)
-    error_P = k * (1 - p_P) ** (k - 1) * (p_P * (1 - p_P) / num).sqrt()
+    ends = [torch.tensor(each, dtype=torch.float64) for each in _between(c_P.tolist(), num)]
+    away = [(1 - (1 - end_P) ** k - value_P).abs() for end_P in ends]
+    error_P = torch.maximum(*away) / NORMAL
     pairs = zip(value_P.tolist(), error_P.tolist(), strict=True)
     return combine([Estimate(v, e, "unbiased", num) for v, e in pairs], "unbiased")
+
+
+def _between(
+    right: Sequence[float], num: int, confidence: float = _CONFIDENCE
+) -> tuple[list[float], list[float]]:
+    """Between which probabilities so many right of `num` lie, by Clopper and Pearson: it holds with
+    at least that confidence."""
+    tail = (1 - confidence) / 2
+    low = [float(beta_law.ppf(tail, c, num - c + 1)) if c else 0.0 for c in right]
+    high = [float(beta_law.ppf(1 - tail, c + 1, num - c)) if c < num else 1.0 for c in right]
+    return low, high
 
 
 def _of_degree() -> ConfigError:

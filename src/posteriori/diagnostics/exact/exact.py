@@ -16,6 +16,7 @@ from posteriori.core.run.out_of_memory import explained
 from posteriori.core.same_outcomes import check_same_outcomes
 from posteriori.core.target import Target
 from posteriori.core.types import Completions
+from posteriori.data.given_arguments import named_arguments
 from posteriori.diagnostics.tilting import beta_of
 from posteriori.errors import ModelError, SpaceTooLargeError
 
@@ -24,7 +25,7 @@ from .exact_metrics import nearest_posterior, of_policy, of_posterior
 MAX_OUTCOMES = 1_000_000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Exact:
     """A target whose outcomes are all listed, so that every number of it is exact.
 
@@ -57,6 +58,10 @@ class Exact:
     log_prior: tuple[Tensor, ...]
     log_evidence: tuple[Tensor, ...]
     reward: tuple[Tensor, ...]
+
+    def __repr__(self) -> str:
+        number = sum(map(len, self.outcomes))
+        return f"Exact({number:,} outcomes of {len(self.outcomes)} prompts)"
 
     @cached_property
     def log_z(self) -> np.ndarray:
@@ -117,6 +122,7 @@ class Exact:
         return tuple(a + b for a, b in zip(self.log_prior, self.log_evidence, strict=True))
 
 
+@named_arguments
 @explained("enumerating", "set a lower max_new_tokens or memory_gib, or give fewer prompts")
 def exact(target: Target) -> Exact:
     """Every outcome of every prompt, listed; a float32 model is run in float64.

@@ -25,7 +25,7 @@ _GRID = 24
 _LOOKS = 200
 """Places at which it is asked whether draws can be trusted."""
 
-_MARGIN = 0.9
+_MARGIN = 0.7
 """The curve ends at that share of the strength up to which the draws look as if they could be
 trusted: where they begin not to, those that miss the most look best."""
 

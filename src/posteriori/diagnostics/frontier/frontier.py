@@ -19,6 +19,7 @@ from posteriori.core.settings.training import MAX_PROMPTS
 from posteriori.core.target import Target
 from posteriori.core.together import on_every_process
 from posteriori.core.types import Draws
+from posteriori.data.given_arguments import named_arguments
 from posteriori.data.given_numbers import count, positive
 from posteriori.diagnostics.prompt_sample import sampled_finding, sampled_prompts
 from posteriori.diagnostics.tilting import Stage, beta_of, proportional
@@ -31,14 +32,15 @@ from .curve import Frontier, end_of
 FEWEST = 100
 """Draws per prompt below which there is no frontier."""
 
-_STRIDE = 2.0
-"""Annealed draws are of the posterior so many times as far as where the curve ends without them:
-the draws on both sides have to reach the middle. Where they cannot be trusted there themselves, the
-next ones go half as far, on the scale of its logarithm."""
+_FIRST_STRIDE, _STRIDE = 2.5, 2.0
+"""Annealed draws are of the posterior so many times as far as where the curve ends without them,
+by draws of the prior and by annealed ones: the draws on both sides have to reach the middle. Where
+they cannot be trusted there, the next ones go half as far, on the scale of its logarithm."""
 
 _ISLANDS = 32
 
 
+@named_arguments
 @on_every_process
 @with_progress("frontier")
 @explained("drawing for the frontier", "set a lower num_samples, max_new_tokens or memory_gib")
@@ -120,12 +122,14 @@ def _frontier(
     stream = generator(seed, "frontier")
     pool = draw(target, target.prior, num_samples, stream, on_progress=on_progress)
     found, cost = [_stage(target, pool, 0.0)], pool.cost
-    stride, t0 = _STRIDE, 0.0
+    stride, t0 = _FIRST_STRIDE, 0.0
     for number in range(stages):
         end, _ = end_of(found, strongest)
         if end < t0:
             # So far at once is too far for so many draws.
             stride = math.sqrt(stride)
+        elif t0:
+            stride = min(stride, _STRIDE)
         if not 0 < end < strongest:
             break
         if enough is not None and enough(Frontier(target, found, pool, strongest, cost, share)):

@@ -6,9 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
-from posteriori.core.estimates import by_prompt, combine
+from posteriori.core.estimates import by_prompt, combine, with_error_of_fit
 from posteriori.core.numerics import ess
 from posteriori.core.reliability import NEVER_SATISFIED, NOT_TRUSTED, most_evidence
 from posteriori.core.target import Target
@@ -97,6 +98,7 @@ def sampled(target: Target, draws: Draws, *, of_target: bool = True) -> Sampled:
         elif not why:
             independent = draws.guarantee == "exact"
             figures = with_log_z(figures, figures["log_z"], independent=independent)
+    figures = _with_errors_of_fit(target, draws, rows, figures)
     return Sampled({**figures, **_described(draws, rows)}, why)
 
 
@@ -121,6 +123,28 @@ def with_log_z(
     return {**figures, "kl_to_prior": combine([less(*each) for each in both], "consistent")}
 
 
+def _with_errors_of_fit(
+    target: Target, draws: Draws, rows: Sequence[Tensor], figures: dict[str, Estimate]
+) -> dict[str, Estimate]:
+    """With what evidence that was fitted leaves open: the slopes of E_p*[r] and KL(p*, prior) are
+    Cov_p*(r, d log e) and Cov_p*(log e, d log e)."""
+    errors = target.errors_of_fit(draws.completions)
+    if errors is None:
+        return figures
+    found = dict(figures)
+    values = {"mean_reward": draws.reward_N.cpu(), "kl_to_prior": draws.log_evidence_N.cpu()}
+    for name in values.keys() & figures.keys():
+        change = []
+        for mine in rows:
+            share_n = draws.log_weight.cpu()[mine].softmax(0)
+            on_n = share_n > 0
+            value_n, change_nM = values[name][mine][on_n], errors.change_NM[mine][on_n]
+            off_n = share_n[on_n] * (value_n - share_n[on_n] @ value_n)
+            change.append(off_n @ change_nM)
+        found[name] = with_error_of_fit(figures[name], torch.stack(change), shared=errors.shared)
+    return found
+
+
 def _doubt(draws: Draws, rows: Sequence[Tensor]) -> str:
     """Why the draws do not stand for their law."""
     if any(not bool(mine.any()) for mine in rows):
@@ -142,15 +166,15 @@ def _stage(
     draws: Draws, mine: Tensor, log_max_evidence: float, unit: float
 ) -> tuple[Estimate, Estimate, Estimate]:
     """log Z, reward and KL of one prompt; of a single group without an error."""
-    if not _weighted(draws):
-        # Draws of the target itself: what they have not shown is rare under it.
-        log_max_evidence = -math.inf
     groups = int(mine.sum())
     if draws.group_N is not None:
         groups = len(draws.group_N.cpu()[mine].unique())
     if groups > 1:
-        alone = draws.group_N is None and _weighted(draws)
-        stage = Stage(draws, mine, 1.0, log_max_evidence, unit, independent=alone)
+        weighted = _weighted(draws)
+        alone = draws.group_N is None and weighted
+        stage = Stage(
+            draws, mine, 1.0, log_max_evidence, unit, independent=alone, of_target=not weighted
+        )
         summary = stage.at(1.0)
         return summary.log_z, summary.reward, summary.kl
     # The values of two copies are those of one, and the error of one draw cannot be estimated.

@@ -95,13 +95,22 @@ def ask(
         raise
     except Exception as error:  # whatever a user's function raises becomes one typed error
         place = place_of_error(error, fn)
+        asked = f"the call was for {len(texts)} completions, the first {own_text(texts[0])[:60]!r}"
+        hint = _lacking_key(error, arguments_given) or asked
         raise EvidenceCallError(
             f"it raised {type(error).__name__}: {error}",
             where=name,
-            hint=f"the call was for {len(texts)} completions, the first "
-            f"{own_text(texts[0])[:60]!r}" + (f"; see {place}" if place else ""),
+            hint=hint + (f"; see {place}" if place else ""),
         ) from error
     return _as_list(answer, len(texts), name)
+
+
+def _lacking_key(error: Exception, given: Mapping[str, Any]) -> str:
+    """What to write where a function looked up among its keywords what is no column."""
+    key = error.args[0] if isinstance(error, KeyError) and error.args else None
+    if not isinstance(key, str) or not key.isidentifier() or key in given:
+        return ""
+    return f"if '{key}' is a data-set column, give the prompts one of that name"
 
 
 def numbers(answers: list[Any], completions: Completions, *, name: str, unit: str) -> Tensor:

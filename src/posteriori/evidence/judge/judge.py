@@ -10,9 +10,11 @@ import torch
 
 from posteriori.core.protocols import Columns, Scores
 from posteriori.core.types import Completions, Finding, Prompt
+from posteriori.data.given_arguments import named_arguments
 from posteriori.errors import ConfigError
 from posteriori.evidence.calls.answer_cache import Cache
 from posteriori.evidence.calls.caller import CallCounts
+from posteriori.evidence.shown import ShownEvidence
 
 from .settings import EndpointSettings
 
@@ -33,7 +35,7 @@ class Answers(Protocol):
     def findings(self) -> tuple[Finding, ...]: ...
 
 
-class Judge:
+class Judge(ShownEvidence):
     """A language model's answer to a question about the completion, as evidence.
 
         log e(c, y) = log p(yes | q(c, y)) - log (p(yes | q(c, y)) + p(no | q(c, y)))
@@ -63,6 +65,7 @@ class Judge:
 
     max_log_evidence = 0.0
 
+    @named_arguments
     def __init__(
         self,
         lm: Any,

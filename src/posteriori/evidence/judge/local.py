@@ -9,8 +9,9 @@ import torch
 from posteriori.core.cost import spend
 from posteriori.core.draw import lm_tokens
 from posteriori.core.hooks import tokenizer_of
+from posteriori.core.occurrence import Message
 from posteriori.core.progress import counted_by
-from posteriori.core.types import Finding, Message
+from posteriori.core.types import Finding
 from posteriori.errors import ConfigError
 
 

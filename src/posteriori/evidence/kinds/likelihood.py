@@ -80,7 +80,10 @@ class WordLikelihood(Called):
     read: Read = "completion"
 
     def check(self, site: Site) -> None:
-        self.build(site)
+        del site
+        from posteriori.evidence.text.word_probability import WordProbability
+
+        WordProbability(self.word_probability, self.observed, self.read, case_sensitive=False)
 
     def build(self, site: Site) -> Any:
         del site

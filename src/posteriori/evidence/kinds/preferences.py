@@ -12,7 +12,7 @@ from posteriori.core.settings.site import Site
 from posteriori.core.settings.strict import Strict
 
 from .distribution import DistributionKind
-from .reward import check_price
+from .reward import check_given_beta
 
 _MODEL = 'preferences speak through model = "a directory that posteriori reward wrote"'
 
@@ -41,7 +41,7 @@ class PreferencesKind(DistributionKind):
 
     @classmethod
     def check(cls, settings: PreferencesSettings, site: Site) -> None:
-        check_price(settings.beta, "a reward", site)
+        check_given_beta(settings.beta, "a reward", site)
         if "kappa" in settings.model_fields_set and settings.uncertainty != "lower":
             raise site.error("'kappa' has no effect", 'write uncertainty = "lower" beside it')
         site.check_model("model", settings.model)

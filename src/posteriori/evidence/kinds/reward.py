@@ -17,17 +17,17 @@ from posteriori.errors import unknown_name
 from .function import Called, FunctionWay
 
 
-class Priced(Way):
+class WithBeta(Way):
     """A way that is in units of its own, with a beta that turns them into nats."""
 
     beta: float | None = Field(default=None, gt=0)
 
     def check(self, site: Site) -> None:
-        check_price(self.beta, "a reward", site)
+        check_given_beta(self.beta, "a reward", site)
         super().check(site)
 
 
-def check_price(beta: float | None, what: str, site: Site) -> None:
+def check_given_beta(beta: float | None, what: str, site: Site) -> None:
     """Raises `ConfigError` unless beta is given once: here, or by a budget of `fit`."""
     if site.budget is not None and beta is not None:
         raise site.error(
@@ -38,7 +38,7 @@ def check_price(beta: float | None, what: str, site: Site) -> None:
         raise site.error("'beta' is missing", f"{what} needs it; write beta = 0.1")
 
 
-class RewardWay(Priced, Called):
+class RewardWay(WithBeta, Called):
     """What every reward has: a beta, the largest value that there can be, settings of calls."""
 
     max_reward: float | None = None

@@ -17,12 +17,14 @@ import regex as regex_module
 from pydantic import BaseModel
 
 from posteriori.data.completion_text import own_text
+from posteriori.data.given_arguments import named_arguments
 from posteriori.errors import ConfigError
 from posteriori.evidence.constraint import Constraint
 from posteriori.evidence.grammar import Grammar
 
 from .json_text import JsonText
 from .pattern_size import check_pattern_size
+from .relaxed_pattern import relaxed
 from .timed_match import matches
 from .word_list import word_pattern
 
@@ -36,9 +38,16 @@ _LITERAL = regex_module.compile(
 _VERBOSE = regex_module.compile(r"\(\?[a-zA-Z0-9]*x")
 """Comments may hold brackets that begin no set."""
 
-_LOOKS_AROUND = regex_module.compile(r"\\[bBmMzZGXRK]|\$|\(\?(?:<?[=!]|\()|\(\*|\{[^}\d,]")
-"""What may look at the end of a prefix and take it for the end of the text (assertions,
-conditionals, verbs, fuzzy matching). It may find too many of them: that only costs pruning."""
+_LOOKS_AROUND = regex_module.compile(r"\\[bBmMzZ]|\$|\(\?<?[=!]")
+"""Assertions, which `relaxed` leaves out."""
+
+_UNJUDGED = regex_module.compile(r"\\[GXRK]|\(\?\(|\(\?#|\(\*|\{[^}\d,]")
+"""What else may look at the end of a prefix and take it for the end of the text (conditionals,
+verbs, fuzzy matching). It may find too many of them: that only costs pruning."""
+
+_REFERS = regex_module.compile(r"\\[1-9g]|\(\?(?:P[=>]|&|R|[0-9+-])|\}\+")
+"""References to groups, which may be inside an assertion that is left out; and what may be a
+possessive quantifier, or a bracket."""
 
 
 class TextTest:
@@ -68,19 +77,27 @@ def _has_words(
     )
 
 
+@named_arguments
 def regex(
     pattern: str, match: Literal["full", "search"] = "full", flags: int = 0, **calling: Any
 ) -> Constraint:
     """e(c, y) = 1 where the text matches `pattern`: all of it ("full"), or a part ("search").
 
     Patterns are those of the package `regex`, which contain those of `re`. A prefix is ruled out
-    when no continuation of it can match, by partial matching. Patterns with assertions about what
-    comes next (\\b, $, lookarounds) cannot be judged so and have no prefix check; `^`, and
-    a literal \\$ or [$], can.
+    when no continuation of it can match, by partial matching; assertions about what comes next or
+    came before (\\b, $, lookarounds) count as true of a prefix, and are judged of the whole text.
+    Patterns in verbose mode, with conditionals, verbs or fuzzy parts have no prefix check, nor have
+    those with both assertions and references to groups.
 
     Raises `ConfigError` for a pattern that cannot be compiled, and `EvidenceError` for a text on
     which it takes seconds.
     """
+    if not isinstance(pattern, str):
+        raise ConfigError(
+            f"the pattern is a {type(pattern).__name__}",
+            where="regex",
+            hint='write it as text, such as r"[0-9]+", and flags as flags=',
+        )
     if match not in ("full", "search"):
         raise ConfigError(f"match='{match}' is neither 'full' nor 'search'", where="regex")
     check_pattern_size(pattern, "regex")
@@ -94,20 +111,28 @@ def regex(
         ) from error
     how = "fullmatch" if match == "full" else "search"
     whole = TextTest(f"regex {pattern}", partial(_matches, compiled, how, False))
-    if _looks_around(pattern, flags):
+    of_prefix = _for_prefixes(pattern, flags)
+    if of_prefix is None:
         return Constraint(whole, **calling)
-    prefix = TextTest(whole.__name__, partial(_matches, compiled, how, True), half=True)
-    whole_pattern = pattern if match == "full" else rf"(?s:.*)(?:{pattern})(?s:.*)"
+    loose = regex_module.compile(of_prefix, flags)
+    prefix = TextTest(whole.__name__, partial(_matches, loose, how, True), half=True)
+    whole_pattern = of_prefix if match == "full" else rf"(?s:.*)(?:{of_prefix})(?s:.*)"
     grammar = None if flags else Grammar("regex", whole_pattern)
     return Constraint(whole, prefix, grammar=grammar, quick=True, **calling)
 
 
-def _looks_around(pattern: str, flags: int) -> bool:
-    is_verbose = flags & regex_module.VERBOSE or _VERBOSE.search(pattern)
+def _for_prefixes(pattern: str, flags: int) -> str | None:
+    """What a prefix is matched with in part; None where nothing can judge it."""
+    is_verbose = bool(flags & regex_module.VERBOSE or _VERBOSE.search(pattern))
     bare = pattern if is_verbose else _LITERAL.sub("x", pattern)
-    return _LOOKS_AROUND.search(bare) is not None
+    if _UNJUDGED.search(bare):
+        return None
+    if not _LOOKS_AROUND.search(bare):
+        return pattern
+    return None if is_verbose or _REFERS.search(pattern) else relaxed(pattern)
 
 
+@named_arguments
 def words(
     any_of: Sequence[str] = (),
     none_of: Sequence[str] = (),
@@ -143,6 +168,7 @@ def words(
     )
 
 
+@named_arguments
 def length(
     min_tokens: int | None = None,
     max_tokens: int | None = None,
@@ -187,6 +213,7 @@ def length(
     return Constraint(length_within, not_too_long, quick=True, **calling)
 
 
+@named_arguments
 def json_schema(
     schema: Mapping[str, Any] | bool | str | Path | type[BaseModel], **calling: Any
 ) -> Constraint:

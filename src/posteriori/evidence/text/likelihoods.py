@@ -11,12 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from posteriori.data.given_arguments import named_arguments
 from posteriori.errors import ConfigError
 from posteriori.evidence.likelihood import Likelihood
 
 Read = Literal["both", "completion"]
 
 
+@named_arguments
 def classifier(
     model: Any,
     label: str | int,
@@ -41,6 +43,7 @@ def classifier(
     return Likelihood(fn, **calling)
 
 
+@named_arguments
 def sklearn(pipeline: Any, label: Any, *, read: Read = "both", **calling: Any) -> Likelihood:
     """P(observed | c, y) = pipeline.predict_proba([text])[label], in one call for all texts.
 
@@ -55,6 +58,7 @@ def sklearn(pipeline: Any, label: Any, *, read: Read = "both", **calling: Any) -
     return Likelihood(SklearnProbability(pipeline, label, _checked(read)), **calling)
 
 
+@named_arguments
 def words(
     probability: Mapping[str, float],
     *,
@@ -79,6 +83,7 @@ def words(
     return Likelihood(fn, **calling)
 
 
+@named_arguments
 def similarity(
     to: str | Sequence[str],
     model: str | Path | Callable[[list[str]], Any],

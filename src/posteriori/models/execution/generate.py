@@ -20,7 +20,7 @@ from posteriori.core.journal.journal import apart, once
 from posteriori.core.progress import advance
 from posteriori.models.warp import Warp
 
-from .inverse_cdf import draw_tokens
+from .inverse_cdf import draw_tokens, nothing_to_draw
 from .running_model import AnyForward
 
 _KEEP_UNTIL_LIVE = 0.8
@@ -152,11 +152,16 @@ def _generate_chunk(
         memory_RV = (
             torch.empty_like(warped_RV) if memory_RV is None else memory_RV[: len(warped_RV)]
         )
-        token_R, step_R = draw_tokens(warped_RV, going.uniform_RT[:, t], memory_RV)
+        uniform_R = going.uniform_RT[:, t]
+        token_R, step_R = draw_tokens(warped_RV, uniform_R, memory_RV, check=False)
         result.tokens_RT[going.row_R, t] = token_R
         result.log_prob_RT[going.row_R, t] = step_R
         going.live_R &= ~torch.isin(token_R, eos) & (position_R + 1 < max_new_tokens)
-        num_live = int(going.live_R.sum())
+        good = step_R.isfinite().all()
+        # The one time in a token that the host waits for the device.
+        num_live = int(torch.where(good, going.live_R.sum(), -1))
+        if num_live < 0:
+            raise nothing_to_draw()
         if num_live == 0 or t + 1 == max_new_tokens:
             advance(num_rows * (max_new_tokens - t) / max_new_tokens)
             break

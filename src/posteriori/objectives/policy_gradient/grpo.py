@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import TypeVar
 
 from posteriori.core.settings.strict import Strict
 from posteriori.core.types import Draws
@@ -48,7 +49,10 @@ class GRPOConfig(Strict):
     aggregation: Literal["sequence", "token_mean"] = "sequence"
 
 
-class GRPO(Objective[GRPOConfig]):
+GroupT = TypeVar("GroupT", bound=GRPOConfig, default=GRPOConfig)
+
+
+class GRPO(Objective[GroupT]):
     """loss = -sum_t min(r_t A, clip(r_t) A),  A = R - the mean of R over the prompt's other draws,
     R = log e - KL-hat,  r_t = pi(y_t|c, y_<t) / the same when it was drawn;  y ~ pi.
 
@@ -114,7 +118,7 @@ class GRPO(Objective[GRPOConfig]):
         mask_nL, advantage_n1 = constants["mask_NL"], constants["advantage_N1"]
         log_ratio_nL = token_log_prob_nL - constants["log_drawn_NL"]
         self._figures.add(log_ratio_nL, advantage_n1, mask_nL)
-        gain_nL = clipped_surrogate(log_ratio_nL, advantage_n1, self.settings.clip) * mask_nL
+        gain_nL = self.surrogate(token_log_prob_nL, log_ratio_nL, advantage_n1, mask_nL)
         if self.settings.kl_in == "loss":
             prior_nL = constants["log_prior_NL"]
             kl_nL = kl_estimate(self.settings.kl, token_log_prob_nL, prior_nL)
@@ -122,6 +126,13 @@ class GRPO(Objective[GRPOConfig]):
         if self.settings.aggregation == "token_mean":
             gain_nL = gain_nL / mask_nL.sum(-1, keepdim=True)
         return -gain_nL.sum(-1)
+
+    def surrogate(
+        self, log_prob_nL: Tensor, log_ratio_nL: Tensor, advantage_n1: Tensor, mask_nL: Tensor
+    ) -> Tensor:
+        """What each token adds to the gain, without the KL, [n, L]; 0 beyond an outcome's end."""
+        del log_prob_nL
+        return clipped_surrogate(log_ratio_nL, advantage_n1, self.settings.clip) * mask_nL
 
     def observe(self, draws: Draws, log_prob_N: Tensor) -> dict[str, float]:
         return super().observe(draws, log_prob_N) | self._figures.read()

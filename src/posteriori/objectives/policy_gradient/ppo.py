@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from posteriori.core.draw import lm_tokens
 from posteriori.core.protocols import LanguageModel, TrainableLM
 from posteriori.core.settings.strict import Strict
 from posteriori.core.target import Target
-from posteriori.core.types import Cost, Draws, Prompt
+from posteriori.core.types import Cost, Draws
 from posteriori.objectives.base import Constants, Objective
 from posteriori.objectives.score_function import log_ratio
 
@@ -92,15 +92,7 @@ class PPO(Objective[PPOConfig]):
         parameters = list(self.critic.parameters())
         return [{"params": parameters, "lr": self.settings.value_learning_rate}]
 
-    def draw(
-        self,
-        target: Target,
-        policy: TrainableLM,
-        prompts: Sequence[Prompt],
-        num_samples: int,
-        generator: torch.Generator,
-    ) -> Draws:
-        draws = super().draw(target, policy, prompts, num_samples, generator)
+    def complete(self, target: Target, draws: Draws) -> Draws:  # noqa: ARG002 - of any target
         critics_pass = Cost(lm_tokens=lm_tokens(draws.completions))
         return replace(draws, cost=draws.cost + critics_pass)
 

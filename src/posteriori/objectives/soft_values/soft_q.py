@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -14,11 +14,12 @@ from posteriori.core.protocols import NextTokenLM, TrainableLM
 from posteriori.core.seeds import generator as stream
 from posteriori.core.settings.strict import Strict
 from posteriori.core.target import Target
-from posteriori.core.types import Draws, Prompt
+from posteriori.core.tensors import distinct, split_evenly
+from posteriori.core.types import Draws
 from posteriori.errors import ObjectiveError
 from posteriori.objectives.base import Constants, Objective
+from posteriori.objectives.lookahead import next_token_view
 
-from .lookahead import next_token_view
 from .soft_values import Known, Learner, SoftValues
 
 _REPLAY_BYTES = 2**29
@@ -29,8 +30,19 @@ _SMALL = 1e-6
 
 
 class SoftQConfig(Strict):
-    """`lookahead`; `epochs`: how often a draw is used in the mean, `batch_size` draws an
-    update; `value_epochs`, `value_learning_rate`, `value_width`: of the network for psi."""
+    """Settings of the objective "soft_q".
+
+    Args:
+        lookahead: most probable next tokens of each prefix that the evidence is asked about.
+        epochs: how often each draw is used, in the mean.
+        batch_size: draws per update.
+        value_epochs: how often the network for psi uses each draw.
+        value_learning_rate: of that network.
+        value_width: units of its hidden layer.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+    """
 
     lookahead: int = Field(default=128, ge=1)
     epochs: int = Field(default=8, ge=1)
@@ -108,15 +120,7 @@ class SoftQ(Objective[SoftQConfig]):
         per_step = per_prefix * self._target.max_new_tokens * draws_per_step
         return _REPLAY_BYTES // per_step
 
-    def draw(
-        self,
-        target: Target,
-        policy: TrainableLM,
-        prompts: Sequence[Prompt],
-        num_samples: int,
-        generator: torch.Generator,
-    ) -> Draws:
-        draws = super().draw(target, policy, prompts, num_samples, generator)
+    def complete(self, target: Target, draws: Draws) -> Draws:
         self._num_fresh = len(draws)
         attached = next_token_view(target, self._prior[0], draws, self.settings.lookahead)
         return replace(draws, attached=attached)
@@ -141,7 +145,8 @@ class SoftQ(Objective[SoftQConfig]):
         an end, and where nothing that follows can have evidence. For draws in a batch only."""
         share_NLK = torch.zeros_like(known.log_prior_NLK)
         weight_NL = torch.zeros_like(share_NLK[..., 0])
-        for rows in torch.cat(self._batches).unique().split(self.settings.batch_size):
+        seen = distinct(torch.cat(self._batches))
+        for rows in split_evenly(seen, self.settings.batch_size):
             some = known.rows(rows)
             posterior = learner.posterior(some)
             share_NLK[rows] = posterior.log_share_NLK.exp()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeVar
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, silu
 
-from .lookahead import is_terminal
+from posteriori.objectives.lookahead import is_terminal
 
 CopiedT = TypeVar("CopiedT")
 
@@ -19,6 +20,9 @@ _SQUASH = 10.0
 """Standard deviations of the evidence at which its size stops to matter as an input."""
 
 _FEATURES = 6
+
+_SAMPLED = 16
+"""Choices of a prefix whose psi is what the one before it learns from."""
 
 _AVERAGE = 0.02
 """What psi is read from are the weights' average over some 50 updates: their noise would be copied
@@ -43,10 +47,14 @@ class Known(NamedTuple):
 
     def drawn(self) -> Known:
         """The drawn tokens alone, K = 1."""
+        return self.at(self.choice_NLK.new_zeros(*self.mask_NL.shape, 1))
+
+    def at(self, index_NLM: Tensor) -> Known:
+        """These of each prefix's choices, in this order."""
         return self._replace(
-            choice_NLK=self.choice_NLK[..., :1],
-            log_prior_NLK=self.log_prior_NLK[..., :1],
-            log_evidence_NLK=self.log_evidence_NLK[..., :1],
+            choice_NLK=self.choice_NLK.gather(-1, index_NLM),
+            log_prior_NLK=self.log_prior_NLK.gather(-1, index_NLM),
+            log_evidence_NLK=self.log_evidence_NLK.gather(-1, index_NLM),
         )
 
     def rows(self, index: Tensor) -> Known:
@@ -168,14 +176,30 @@ class Learner:
             log_psi_NLK = self._with_ends(known, self._averaged(known, self._left(known)))
             return _posterior(known, log_psi_NLK)
 
+    def _estimated(self, known: Known, generator: torch.Generator) -> Tensor:
+        """log of the mean of psi over a few choices of each prefix, drawn in proportion to their
+        prior by systematic sampling: psi(s) without bias, float64 [N, L]."""
+        last_NL1 = (known.log_prior_NLK > -torch.inf).int().cumsum(-1).argmax(-1, keepdim=True)
+        cumulative_NLK = known.log_prior_NLK.softmax(-1).cumsum(-1)
+        device = cumulative_NLK.device
+        start_NL1 = torch.rand(*known.mask_NL.shape, 1, generator=generator).double().to(device)
+        point_NLM = (start_NL1 + torch.arange(_SAMPLED, device=device)) / _SAMPLED
+        # Rounding may leave the sum a little below the last point.
+        index_NLM = torch.searchsorted(cumulative_NLK, point_NLM).minimum(last_NL1)
+        some = known.at(index_NLM)
+        with torch.no_grad():
+            log_psi_NLM = self._with_ends(some, self._averaged(some, self._left(some)))
+        return log_psi_NLM.logsumexp(-1) - math.log(_SAMPLED)
+
     def _learn(self, known: Known, generator: torch.Generator) -> float:
         """One gradient step on exp(f) - y f, whose minimum is f = log E[y]: f is log psi of the
         drawn token and y = psi of the prefix that it leads to, both over exp(centre).
 
         y is as the values have it now (fitted value iteration); where the outcome is complete, psi
-        is exact, so that what is known spreads from the ends to the beginning.
+        is exact, so that what is known spreads from the ends to the beginning. The loss is linear
+        in y, so an unbiased estimate of it has the same minimum: psi of some choices is enough.
         """
-        target_NL = self.posterior(known).log_psi_NL.roll(-1, 1)
+        target_NL = self._estimated(known, generator).roll(-1, 1)
         log_psi_NL = self.values(known.drawn(), self._left(known), generator)[..., 0]
         at_L = torch.arange(log_psi_NL.shape[1], device=log_psi_NL.device)
         exact_NL = ~known.log_evidence_NLK[..., 0].isnan() & self._terminal(known)[..., 0]
@@ -189,7 +213,7 @@ class Learner:
         self._optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.values.parameters(), 1.0)
-        self._optimizer.step()
+        self._optimizer.step()  # pyright: ignore[reportUnknownMemberType]
         with torch.no_grad():
             moving = zip(self._averaged.parameters(), self.values.parameters(), strict=True)
             for average, now in moving:
@@ -241,8 +265,7 @@ def _normal(rows: Tensor) -> Tensor:
 
 def _linear(inputs: int, outputs: int, generator: torch.Generator) -> nn.Linear:
     """Weights from the run's own stream: the usual ones would come from torch's global one."""
-    layer = nn.utils.skip_init(nn.Linear, inputs, outputs)
-    assert isinstance(layer, nn.Linear)
+    layer = nn.Linear(inputs, outputs, device="meta").to_empty(device="cpu")
     with torch.no_grad():
         layer.weight.copy_(torch.randn(outputs, inputs, generator=generator) / inputs**0.5)
         layer.bias.zero_()

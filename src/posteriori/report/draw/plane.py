@@ -17,7 +17,7 @@ from posteriori.report.safe_text import number, one_line
 from .figures import ERRORS_SHOWN, NAME, add_legend, draw_point, entries, error_bar, fits, style_for
 from .theme import Theme, label
 
-SIZE = (6.0, 4.1)
+SIZE = (5.0, 3.5)
 _FAR = 5.0
 """A policy so many times as far as the frontier reaches would leave the frontier no room."""
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from posteriori.core.types import Finding
 from posteriori.errors import CheckpointError, ConfigError
+from posteriori.report.asked import shown_figures
 from posteriori.report.result import PolicyResult, Subject
 from posteriori.report.safe_text import number
 from posteriori.runs.draw_records import Drawn
@@ -127,7 +128,8 @@ def _inside(run: RunFiles, folder: str) -> RunFiles | None:
 def _result(run: RunFiles, name: str, description: str, trained: RunFiles | None) -> PolicyResult:
     assert run.run is not None
     judged = run.run.policies[name]
-    figures = judged.estimates
+    figures = shown_figures(judged.estimates, against_target=run.run.against_target)
+    of_pairs = [each for each in run.run.findings_of_pairs(name) if each not in judged.findings]
     beta = run.run.beta_of_target.get(name, beta_of(run.config))
     stopped = [run.run.stopped] if run.run.stopped is not None and name != PRIOR else []
     return PolicyResult(
@@ -135,7 +137,7 @@ def _result(run: RunFiles, name: str, description: str, trained: RunFiles | None
         {**figures, **run.run.asked(name)},
         [] if trained is None else trained.history,
         description,
-        [*stopped, *judged.findings, *run.run.findings_of_pairs(name)],
+        [*stopped, *judged.findings, *of_pairs],
         judged.cost,
         run.drawn.get(name, Drawn()),
         figures["mean_reward"].num_draws

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from posteriori.core.protocols import WantedMean
 from posteriori.core.types import Cost, Estimate, Finding, Guarantee, Kind
 from posteriori.diagnostics.frontier.best_of_n_points import BestOfN
 from posteriori.diagnostics.frontier.curve import Point
+from posteriori.report.asked import label_of, pair_labels
 from posteriori.report.result import Curve
-from posteriori.report.safe_text import with_error
 
 
 class _Record(BaseModel):
     """Later versions may write more than is read here."""
 
     model_config = ConfigDict(extra="ignore")
-
-
-MEAN_OF = "Mean of "
-"""How the name of a moment's figure begins."""
 
 
 class OnePrompt(_Record):
@@ -74,6 +72,15 @@ class MomentRecord(_Record):
     attained: dict[str, EstimateRecord] = {}
 
 
+def met(moments: Mapping[str, MomentRecord], who: str) -> dict[str, Estimate]:
+    """What a policy, or draws, attained of the means, by how a report names them."""
+    return {
+        label_of(WantedMean(name, each.wanted, each.lambda_.estimate, mine.estimate)): mine.estimate
+        for name, each in moments.items()
+        if (mine := each.attained.get(who)) is not None
+    }
+
+
 class PairsOfPolicy(_Record):
     """How a policy orders preference pairs."""
 
@@ -104,21 +111,16 @@ class RunRecord(_Record):
     stopped: Finding | None = None
     moments: dict[str, MomentRecord] = {}
     pairs: PairsRecord | None = None
+    against_target: bool = True
 
     def asked(self, policy: str) -> dict[str, Estimate]:
         """What was asked of a policy beside the evidence, by how a report names it: the means that
         moments want, and how it orders pairs."""
-        found = {}
-        for name, each in self.moments.items():
-            if policy in each.attained:
-                of = with_error(each.lambda_.estimate)
-                label = f"{MEAN_OF}'{name}' ({each.wanted:g} wanted, lambda {of})"
-                found[label] = each.attained[policy].estimate
+        found = met(self.moments, policy)
         if self.pairs is not None and policy in self.pairs.policies:
             ordered = self.pairs.policies[policy]
-            which = "held_out" if self.pairs.held_out else "trained_on"
-            found[f"accuracy_{which}"] = ordered.accuracy.estimate
-            found[f"loss_{which}"] = ordered.loss.estimate
+            accuracy, loss = pair_labels(held_out=self.pairs.held_out)
+            found |= {accuracy: ordered.accuracy.estimate, loss: ordered.loss.estimate}
         return found
 
     def findings_of_pairs(self, policy: str) -> list[Finding]:
@@ -144,6 +146,7 @@ class SampleRecord(_Record):
     draws_sha256: str
     figures: dict[str, EstimateRecord] = {}
     why_no_kl: str = ""
+    moments: dict[str, MomentRecord] = {}
     findings: list[Finding] = []
     cost: Cost = Cost()
     versions: dict[str, Any] = {}

@@ -16,7 +16,7 @@ from posteriori.report.result import PolicyResult, SamplerNote, Subject
 from posteriori.report.safe_text import number, one_line
 
 from .draws import DrawsFile
-from .records import SampleRecord
+from .records import SampleRecord, met
 from .run import RunFiles
 from .run_words import about, base_model, beta_of, betas_of, settings_of
 
@@ -156,7 +156,7 @@ def _result(
     kind = _DRAWS[record.guarantee] if record.of_target else "draws"
     return PolicyResult(
         name,
-        figures,
+        {**figures, **met(record.moments, "draws")},
         [],
         f"sampler; {kind} of {law}{f' at {at}' if at else ''}",
         findings,

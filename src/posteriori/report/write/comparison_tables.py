@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from posteriori.core.types import Estimate
+from posteriori.report.asked import MEAN_OF
 from posteriori.report.draw.curves import to_float
 from posteriori.report.draw.plane import on_plane, why_not
-from posteriori.report.read.records import MEAN_OF
 from posteriori.report.result import PolicyResult, Subject
 from posteriori.report.safe_text import number, one_line, prompt_text, seconds, visible, with_error
 

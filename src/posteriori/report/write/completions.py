@@ -47,13 +47,14 @@ def samples(subject: Subject) -> dict[str, Any]:
     }
 
 
-def _column(policy: PolicyResult, place: dict[int, int], most: int) -> dict[str, list[Any]]:
+def _column(policy: PolicyResult, place: dict[int, int], most: int) -> dict[str, Any]:
     records: Sequence[Record] = policy.drawn.records[:most]
     # A weight of 1 is the average one: the target has such a draw as often as the policy does.
     scale = policy.num_draws / max(1, len(policy.drawn.prompts)) or 1.0
     reward = [each.reward for each in records]
     weight = [each.weight * scale for each in records]
     return {
+        "name": one_line(policy.name),
         "prompt": [place[each.prompt_index] for each in records],
         "text": [visible(each.completion, LONGEST) for each in records],
         "cut": [int(not each.ended) for each in records],
@@ -64,11 +65,12 @@ def _column(policy: PolicyResult, place: dict[int, int], most: int) -> dict[str,
     }
 
 
-def _cell(column: dict[str, list[Any]], row: int, prompts: Sequence[str]) -> dict[str, Any] | None:
+def _cell(column: dict[str, Any], row: int, prompts: Sequence[str]) -> dict[str, Any] | None:
     if row >= len(column["text"]):
         return None
     prompt = _short(prompts[int(column["prompt"][row])]) if len(prompts) > 1 else ""
-    return {**{name: values[row] for name, values in column.items()}, "prompt": prompt}
+    cell = {name: values[row] for name, values in column.items() if name != "name"}
+    return {**cell, "prompt": prompt}
 
 
 def _short(prompt: str) -> str:

@@ -16,6 +16,7 @@ from posteriori.report.read.gather import gather
 from posteriori.runs.directory import estimate_json, finding_json, jsonable, write_whole
 from posteriori.runs.draw_records import MOST, Drawn
 
+from .asked_json import asked_json
 from .markdown import model_card
 from .page import write_report
 
@@ -60,6 +61,7 @@ def evaluation_json(
         "posterior": posterior,
         "seed": seed,
         **more,
+        **jsonable(asked_json(reports)),
         "policies": {name: report_json(report) for name, report in reports.items()},
     }
 

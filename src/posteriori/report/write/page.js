@@ -105,6 +105,7 @@
     const text = element("td", "start text");
     const [reward, weight] = [element("td", "number"), element("td", "number")];
     if (k === undefined) return [text, reward, weight];
+    text.append(element("span", "who", element("bdi", "", column.name)));
     if (several) {
       text.append(element("span", "prompt", marked(data.prompts[column.prompt[k]])));
     }
@@ -114,9 +115,9 @@
       cut.setAttribute("aria-label", "cut off");
       text.append(cut);
     }
-    reward.textContent = column.reward_shown[k];
+    reward.append(element("span", "who", "reward "), column.reward_shown[k]);
     reward.dataset.reward = column.reward[k];
-    weight.textContent = column.weight_shown[k];
+    weight.append(element("span", "who", "weight "), column.weight_shown[k]);
     weight.dataset.weight = column.weight[k];
     return [text, reward, weight];
   }

@@ -14,6 +14,7 @@ from posteriori.core.run.out_of_memory import explained
 from posteriori.core.seeds import generator as stream
 from posteriori.core.target import Target
 from posteriori.core.types import Cost
+from posteriori.data.given_arguments import named_arguments
 from posteriori.errors import ConfigError, SamplingError
 from posteriori.samplers.mcmc.suffix_moves import SuffixMoves
 from posteriori.samplers.smc.resampling import ancestors
@@ -21,6 +22,7 @@ from posteriori.samplers.smc.resampling import ancestors
 _MAX_RUNGS = 1000
 
 
+@named_arguments
 @explained("sampling", "set a lower num_samples, max_new_tokens or memory_gib")
 def adapt_ladder(
     target: Target,

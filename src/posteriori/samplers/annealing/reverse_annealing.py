@@ -15,12 +15,14 @@ from posteriori.core.same_outcomes import check_outcomes_of
 from posteriori.core.seeds import generator as stream
 from posteriori.core.target import Target
 from posteriori.core.types import Draws, Estimate
+from posteriori.data.given_arguments import named_arguments
 from posteriori.errors import ConfigError, SamplingError
 from posteriori.samplers.mcmc.suffix_moves import SuffixMoves
 
 from .ladder import check_ladder
 
 
+@named_arguments
 def reverse_annealed_log_z(
     target: Target,
     exact_draws: Draws,

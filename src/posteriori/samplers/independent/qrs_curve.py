@@ -13,6 +13,7 @@ from posteriori.core.estimates import by_prompt, mean
 from posteriori.core.numerics import log_mean_exp, variance_of_mean
 from posteriori.core.tensors import floats
 from posteriori.core.types import Draws, Estimate, Finding, Kind
+from posteriori.data.given_arguments import named_arguments
 from posteriori.errors import ConfigError
 
 _RATES = tuple(0.5**k for k in range(10))
@@ -36,6 +37,7 @@ class QRSPoint:
     kl: Estimate
 
 
+@named_arguments
 def qrs_curve(draws: Draws, log_thresholds: Sequence[float] | None = None) -> tuple[QRSPoint, ...]:
     """What an acceptance rate of quasi-rejection sampling costs in distance from the target.
 

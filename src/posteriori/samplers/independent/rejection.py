@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
 
 from posteriori.core.estimates import combine
+from posteriori.core.protocols import SteppingLM
 from posteriori.core.settings.strict import Strict
 from posteriori.core.tensors import ints
 from posteriori.core.types import Draws, Estimate, Guarantee
+from posteriori.distributed.world import current
 from posteriori.errors import ConfigError, SamplingError
 from posteriori.samplers.base import Job, Sampler
+from posteriori.samplers.smc.lookahead import next_tokens_checked
+from posteriori.samplers.smc.looked_ahead import looked_ahead
 
-from .acceptance_stream import accepted_draws
+from .acceptance_stream import accepted_draws, equal
+from .rejection_control import rejection_control, starves
 
+_PILOT = 128
+"""Draws per prompt that say whether rejection alone would starve, and where the threshold is."""
 _ROUNDING = 1e-9
 """Nats by which a log-weight may exceed a bound that was computed in another order."""
 
@@ -28,6 +35,8 @@ class RejectionConfig(Strict):
         max_log_weight: log M in nats, a bound on log p~ - log proposal; left out, it is the bound
             that the target's evidence states.
         max_draws: draws of the proposal per prompt that are made at most.
+        lookahead: next tokens that are checked where draws of the prior would starve, see
+            `Rejection`; 0: never.
 
     Raises:
         ConfigError: for an unknown setting, or a value that is out of its range.
@@ -39,6 +48,7 @@ class RejectionConfig(Strict):
 
     max_log_weight: float | None = None
     max_draws: int | None = Field(default=None, ge=1)
+    lookahead: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
 
 
 class Rejection(Sampler[RejectionConfig]):
@@ -55,6 +65,14 @@ class Rejection(Sampler[RejectionConfig]):
     at trial n, and accepted/made where the budget ends first (`Accepted.log_rate`; Girshick,
     Mosteller and Savage 1946). So log Z-hat is a lower bound of log Z in expectation.
 
+    Where a constraint can judge the beginning of a text, few draws of the prior may satisfy it.
+    `lookahead` ("auto": 64 if such constraints are quick, as the ready-made ones are, and the prior
+    is the proposal; 0: never) is the number of next tokens that are checked then before one is
+    drawn. A pilot of such draws estimates Z; where M/Z draws of the prior for each one that is
+    asked for are more than the budget, draws come from that locally constrained proposal instead,
+    and are accepted and weighed by `rejection_control`. They are independent, satisfy the
+    constraints, and are *properly weighted* instead of exact: `guarantee` and a finding say so.
+
     Raises `ConfigError` where no bound is known, and `SamplingError` where a draw has more weight
     than the bound: no weight is ever clipped, and what was accepted before is not returned.
     (von Neumann 1951.)
@@ -67,6 +85,12 @@ class Rejection(Sampler[RejectionConfig]):
 
     def run(self, job: Job) -> Draws:
         log_m = self._bound(job)
+        most = self._next_tokens(job)
+        if most:
+            pilot = looked_ahead(job, most, _PILOT, job.target.prompts, (self.name, "pilot"))
+            if starves(pilot, job, log_m, self.settings.max_draws):
+                return rejection_control(job, pilot, most, log_m, self.settings.max_draws)
+            job.keep(equal(pilot.select(slice(0, 0))))  # none of its draws, and their cost
 
         def within_bound(draws: Draws) -> Tensor:
             try:
@@ -83,6 +107,19 @@ class Rejection(Sampler[RejectionConfig]):
             per_prompt.append(Estimate(log_m + log_rate, error, "lower_bound", tried))
         log_z = combine(per_prompt, "lower_bound")
         return replace(accepted.draws, log_z=log_z, findings=accepted.findings)
+
+    def _next_tokens(self, job: Job) -> int:
+        """How many next tokens are checked where draws of the proposal alone would starve."""
+        wanted = self.settings.lookahead
+        if wanted == "auto" and (current() is not None or not isinstance(job.proposal, SteppingLM)):
+            return 0
+        if wanted and wanted != "auto" and job.proposal is not job.target.prior:
+            raise ConfigError(
+                "lookahead checks next tokens of the prior, and another proposal is given",
+                where=f"sampler '{self.name}'",
+                hint="leave out one of them",
+            )
+        return next_tokens_checked(job.target, job.proposal, wanted, self.name)
 
     def _bound(self, job: Job) -> float:
         """log M."""

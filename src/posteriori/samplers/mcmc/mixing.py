@@ -21,6 +21,10 @@ _STATS: Any = array_stats  # its functions have no types of their own
 _FEW = 400
 """Effective draws below which R-hat itself cannot be trusted (Vehtari et al. 2021)."""
 
+_HALF = 0.5
+"""Of the draws that are wanted: chains that are worth more than this are said to be worth less, and
+errors over chains count it; below, something is wrong."""
+
 
 @dataclass
 class Trace:
@@ -129,7 +133,7 @@ def findings(figures: dict[str, Estimate], chains: int, num_samples: int) -> lis
     if effective < asked:
         found.append(
             Finding(
-                "warn",
+                "warn" if effective < _HALF * asked else "info",
                 "few_effective_draws",
                 f"The chains are worth {effective:.0f} independent draws per prompt "
                 f"(acceptance {figures['acceptance'].value:.0%}); wanted are {asked}.",

@@ -14,6 +14,7 @@ from posteriori.core.same_outcomes import check_outcomes_of
 from posteriori.core.target import Target
 from posteriori.core.tensors import split_by
 from posteriori.core.types import Completions, Draws, Estimate
+from posteriori.data.given_arguments import named_arguments
 from posteriori.errors import SamplingError
 from posteriori.samplers.base import Job, Progress
 
@@ -22,6 +23,7 @@ from .populations import Plan
 from .smc import in_parts
 
 
+@named_arguments
 @explained("sampling", "set a lower num_samples, max_new_tokens or memory_gib")
 def conditional_log_z(
     target: Target,

@@ -10,6 +10,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
+from posteriori.core.display.shown import counted
 from posteriori.core.journal.journal import fold
 from posteriori.core.numerics import ess
 from posteriori.core.protocols import LanguageModel
@@ -21,6 +22,7 @@ from posteriori.core.settings.training import FitTwistConfig
 from posteriori.core.target import Target
 from posteriori.core.together import on_one_process
 from posteriori.core.types import Cost
+from posteriori.data.given_arguments import named_arguments
 from posteriori.runs.target_fingerprint import digest
 from posteriori.runs.target_journal import keeping
 
@@ -31,7 +33,7 @@ from .twist_head import TwistHead
 from .twist_loss import Run, TwistBatches, loss_of, twist_batches_of
 
 
-@dataclass
+@dataclass(repr=False)
 class TwistFit:
     """The twist, what each step said (loss and log Z-hat in nats, power of the evidence, share of
     effective particles), and the cost."""
@@ -40,7 +42,13 @@ class TwistFit:
     history: list[dict[str, float]] = field(default_factory=list[dict[str, float]])
     cost: Cost = field(default_factory=Cost)
 
+    def __repr__(self) -> str:
+        last = self.history[-1].get("effective_share") if self.history else None
+        share = "" if last is None else f", effective share {last:.3g}"
+        return f"TwistFit({counted(len(self.history), 'step')}{share})"
 
+
+@named_arguments
 @explained("training the twist", "set a lower num_samples, max_new_tokens or memory_gib")
 @on_one_process
 def fit_twist(

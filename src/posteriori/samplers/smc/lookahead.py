@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from posteriori.core.cost import spend
-from posteriori.core.protocols import TokenConstraint
+from posteriori.core.protocols import LanguageModel, TokenConstraint
 from posteriori.core.target import Target
 from posteriori.core.types import Completions
+from posteriori.errors import ConfigError
 
 from .candidates import Drawn, distinct, log_less, one_of, or_outside, rows_at, side_by_side
 from .resampling import Choices
@@ -31,6 +32,27 @@ _ROUNDS = 3
 def token_constraints(target: Target) -> list[TokenConstraint]:
     """The constraints of the target that can be asked whether a token may come next."""
     return [e for e in target.evidence if isinstance(e, TokenConstraint) and e.judges_prefixes]
+
+
+def next_tokens_checked(
+    target: Target, proposal: LanguageModel, wanted: int | Literal["auto"], sampler: str
+) -> int:
+    """How many next tokens a sampler checks by its setting `lookahead`: of "auto" `DEFAULT` where
+    the prior itself proposes and every constraint with a prefix check is quick, and else 0."""
+    constraints = token_constraints(target)
+    if target.temper == 0.0:
+        # What the constraints rule out has its prior probability there.
+        constraints = []
+    if wanted == "auto":
+        quick = constraints and all(each.quick for each in constraints)
+        return DEFAULT if quick and proposal is target.prior else 0
+    if wanted and not constraints:
+        raise ConfigError(
+            "lookahead checks next tokens, and no constraint of the target can judge a prefix",
+            where=f"sampler '{sampler}'",
+            hint="write Constraint(fn, prefix=may_still_hold), or leave lookahead out",
+        )
+    return wanted
 
 
 class Checked(NamedTuple):
@@ -81,23 +103,19 @@ class Lookahead:
         firsts = prefixes.select(first_D)
         likely_DV, known_D = self._likely(firsts, log_p_DV)
         checked = self._checked(log_p_DV, likely_DV, firsts)
-        inside_DV, log_inside_D = checked.unseen_DV, checked.log_rest_D
-        if likely_DV is not None:
-            inside_DV = checked.unseen_DV.where(likely_DV, -torch.inf)
-            some_D = (inside_DV > -torch.inf).any(-1)
-            log_inside_D = torch.full_like(log_inside_D, -torch.inf)
-            log_inside_D[some_D] = inside_DV[some_D].logsumexp(-1).double()
-        x = self._another(inside_DV, log_inside_D, place_L, prefixes, choices)
-        token_LM = torch.cat([checked.token_DK[place_L], x.token_L[:, None]], dim=1)
-        log_mass_LM = torch.cat([checked.log_p_DK[place_L], x.log_w_L[:, None]], dim=1)
-        drawn = one_of(token_LM, log_mass_LM, choices)
-        if likely_DV is not None:
-            outside_DV = checked.unseen_DV.where(~likely_DV, -torch.inf)
-            some_D = (outside_DV > -torch.inf).any(-1)
-            log_outside_D = log_less(checked.log_rest_D, log_inside_D).where(some_D, -torch.inf)
-            outside = self._another(outside_DV, log_outside_D, place_L, prefixes, choices)
+
+        def another(of_rest_DV: Tensor, log_mass_D: Tensor) -> Drawn:
+            return self._another(of_rest_DV, log_mass_D, place_L, prefixes, choices)
+
+        if likely_DV is None:
+            drawn = _one_of_checked(
+                checked, place_L, another(checked.unseen_DV, checked.log_rest_D), choices
+            )
+        else:
+            inside, outside = _rest_by_grammar(checked, likely_DV)
+            drawn = _one_of_checked(checked, place_L, another(*inside), choices)
             most = _OUTSIDE / prefixes.max_new_tokens
-            drawn = or_outside(drawn, outside, most, choices)
+            drawn = or_outside(drawn, another(*outside), most, choices)
             paid_L = cost_L / max(int(prefixes.lengths_N[0]), 1)
             doubt_L = paid_L.clamp(min=_DOUBT).where(~known_D[place_L], 0.0)
             drawn = drawn._replace(log_withheld_L=drawn.log_withheld_L + doubt_L)
@@ -194,3 +212,25 @@ class Lookahead:
             if log_e_M is not None:
                 fits_M &= (log_e_M > -torch.inf).to(fits_M.device)
         return fits_M
+
+
+def _one_of_checked(checked: Checked, place_L: Tensor, x: Drawn, choices: Choices) -> Drawn:
+    """One of the tokens that were checked and fit, or x, in proportion to their masses."""
+    token_LM = torch.cat([checked.token_DK[place_L], x.token_L[:, None]], dim=1)
+    log_mass_LM = torch.cat([checked.log_p_DK[place_L], x.log_w_L[:, None]], dim=1)
+    return one_of(token_LM, log_mass_LM, choices)
+
+
+def _rest_by_grammar(
+    checked: Checked, likely_DV: Tensor
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """What was not checked: of that which the grammar lets through, and of that which it does not,
+    log p [D, V] and the log of its mass [D]."""
+    inside_DV = checked.unseen_DV.where(likely_DV, -torch.inf)
+    some_D = (inside_DV > -torch.inf).any(-1)
+    log_inside_D = torch.full_like(checked.log_rest_D, -torch.inf)
+    log_inside_D[some_D] = inside_DV[some_D].logsumexp(-1).double()
+    outside_DV = checked.unseen_DV.where(~likely_DV, -torch.inf)
+    some_D = (outside_DV > -torch.inf).any(-1)
+    log_outside_D = log_less(checked.log_rest_D, log_inside_D).where(some_D, -torch.inf)
+    return (inside_DV, log_inside_D), (outside_DV, log_outside_D)

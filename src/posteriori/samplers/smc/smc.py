@@ -21,7 +21,7 @@ from posteriori.errors import ConfigError
 from posteriori.samplers.base import Job, Sampler
 from posteriori.samplers.weight_findings import log_z_of_populations
 
-from .lookahead import DEFAULT, token_constraints
+from .lookahead import next_tokens_checked
 from .make_twist import make_twist
 from .particles import stepping
 from .populations import Plan, Populations
@@ -125,7 +125,7 @@ class SMC(Sampler[SMCConfig]):
             settings.resampling,
             settings.ess_threshold,
             settings.guidance,
-            self._lookahead(job),
+            next_tokens_checked(job.target, job.proposal, settings.lookahead, self.name),
         )
         replicates = self._replicates(job.num_samples)
         whole, rest = divmod(job.num_samples, replicates)
@@ -141,20 +141,6 @@ class SMC(Sampler[SMCConfig]):
         log_z_PC = torch.cat(log_z).view(-1, replicates) + share_C
         draws = Draws.concat(job.kept)
         return replace(draws, log_z=log_z_of_populations(job.target, draws, log_z_PC))
-
-    def _lookahead(self, job: Job) -> int:
-        """How many next tokens are checked; 0 where the prior itself proposes."""
-        wanted, constraints = self.settings.lookahead, token_constraints(job.target)
-        if wanted == _AUTO:
-            quick = constraints and all(each.quick for each in constraints)
-            return DEFAULT if quick and job.proposal is job.target.prior else 0
-        if wanted and not constraints:
-            raise ConfigError(
-                "lookahead checks next tokens, and no constraint of the target can judge a prefix",
-                where="sampler 'smc'",
-                hint="write Constraint(fn, prefix=may_still_hold), or leave lookahead out",
-            )
-        return wanted
 
     def _replicates(self, num_samples: int) -> int:
         wanted = self.settings.replicates

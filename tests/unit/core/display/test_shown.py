@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from types import ModuleType
+from dataclasses import replace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -74,6 +75,22 @@ def test_inference_data(target, monkeypatch):
     groups, dims = po.sample(target, "smc", num_samples=8).to_inference_data()
     assert groups["posterior"]["reward"].shape == (4, 2, 2)
     assert dims["reward"] == ["prompt"]
+
+
+def test_a_chain_of_inference_data_is_a_chain(target, monkeypatch):
+    """Chains take their steps side by side, so that their draws are mixed."""
+    monkeypatch.setattr(
+        "posteriori.core.display.frames.needed",
+        lambda *_: SimpleNamespace(__name__="arviz_base", from_dict=lambda groups, dims: groups),
+    )
+    draws = po.sample(target, "imh", num_samples=8, chains=4, burn_in=1)
+    marked = replace(draws, reward_N=draws.group_N.double())
+    reward = marked.to_inference_data()["posterior"]["reward"]
+    assert reward.shape[:2] == (4, 2)
+    assert (reward == reward[:, :1]).all()
+    uneven = marked.select([0, 1, 2, 4, 5, 6, 7, 3]).select([0, 4, 1, 2, 3, 5])
+    with pytest.raises(ConfigError, match="different numbers of draws"):
+        uneven.to_inference_data()
 
 
 @pytest.mark.parametrize("name", ["pandas", "arviz"])

@@ -6,6 +6,15 @@ _BATCH = "write prompts_per_step and num_samples; micro_batch_size bounds memory
 
 _HERE = {
     "num_generations": "it is num_samples here: draws per prompt and step",
+    "model": "it is the target's prior: Target(prior=model, ...)",
+    "ref_model": "it is the target's prior: Target(prior=model, ...)",
+    "args": "write the settings as keywords: steps=200, num_samples=8",
+    "processing_class": "give posteriori.CausalLM(model, tokenizer) as the model",
+    "tokenizer": "give posteriori.CausalLM(model, tokenizer) as the model",
+    "n": "it is num_samples here: draws per prompt",
+    "num_return_sequences": "it is num_samples here: draws per prompt",
+    "dataset": "it is the target's: Target(..., prompts=dataset)",
+    "max_tokens": "it is the target's: Target(..., max_new_tokens=...)",
     "max_steps": "it is steps here",
     "max_completion_length": "it is the target's: Target(..., max_new_tokens=...)",
     "max_new_tokens": "it is the target's: Target(..., max_new_tokens=...)",

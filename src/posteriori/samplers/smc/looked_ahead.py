@@ -1,0 +1,57 @@
+"""Independent draws token by token, each next token checked: the locally constrained proposal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from posteriori.core.journal.journal import once
+from posteriori.core.protocols import TrainableLM
+from posteriori.core.tensors import distinct_counts, ints
+from posteriori.core.types import Draws, Prompt
+from posteriori.samplers.base import Job
+
+from .make_twist import make_twist
+from .particles import stepping
+from .populations import Plan, Populations
+from .resampling import Choices
+
+
+def looked_ahead(
+    job: Job,
+    lookahead: int,
+    num_samples: int,
+    prompts: Sequence[Prompt],
+    key: tuple[str | int, ...],
+) -> Draws:
+    """y_t ~ q(.|c, y_<t), nearly prior x c / its sum (`Lookahead`), `num_samples` per prompt,
+    prompt by prompt; log_weight = sum_t log w_t + log e(c, y):  E[w f(y)] = sum_y p~(y) f(y).
+
+    Particles that are never resampled: so the draws are independent. `key` names their random
+    numbers.
+    """
+    target = job.target
+    plan = Plan(target, target.prior, make_twist("none"), "systematic", 0.0, 0.0, lookahead)
+    prior = stepping(target.prior)
+    device = prior.device if isinstance(prior, TrainableLM) else torch.device("cpu")
+    rows = prior.rows_at_once(prompts, target.max_new_tokens)
+    asked = torch.arange(len(prompts)).repeat_interleave(num_samples)
+    each = max(1, min(rows, _ROWS))
+    made: list[Draws] = []
+    for number, start in enumerate(range(0, len(asked), each)):
+        used, _, size_G = distinct_counts(asked[start : start + each])
+        populations = Populations(
+            plan,
+            [prompts[place] for place in ints(used)],
+            torch.arange(len(used), device=device),
+            size_G.to(device),
+            Choices(job.generator(*key, number)),
+        )
+        made.append(replace(once(populations.run), group_N=None))
+    return Draws.concat(made)
+
+
+_ROWS = 4096
+"""Draws at once."""
