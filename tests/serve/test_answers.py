@@ -188,7 +188,7 @@ def test_models_health_and_metrics(small):
 
 
 class Fallen(Rejection):
-    """Rejection that has found exact draws to be out of reach, as it does under rare constraints."""
+    """Rejection that has found exact draws to be out of reach."""
 
     def run(self, job):
         return replace(Importance().run(job), guarantee="properly_weighted")

@@ -19,8 +19,9 @@ def texts(answer) -> list[str]:
     return [choice["text"] for choice in answer.json()["choices"]]
 
 
+@pytest.mark.parametrize("share_seeded", [False, True])
 @pytest.mark.parametrize("sampler", ["rejection", "importance", "best_of_n", "smc"])
-def test_a_seed_gives_the_same_draws_whatever_else_is_asked(sampler):
+def test_a_seed_gives_the_same_draws_whatever_else_is_asked(sampler, share_seeded):
     bodies = [
         {"model": "small", "prompt": prompt, "n": n, "seed": seed, "max_tokens": length}
         for seed, prompt, n, length in [
@@ -33,7 +34,7 @@ def test_a_seed_gives_the_same_draws_whatever_else_is_asked(sampler):
             (1, "x", 3, 3),
         ]
     ]
-    with serving(sampler=sampler, num_samples=40) as served:
+    with serving(sampler=sampler, num_samples=40, share_seeded=share_seeded) as served:
         alone = [post(served, body) for body in bodies]
         order = random.Random(0).sample(range(len(bodies)), len(bodies))
         together = posts(served, [bodies[at] for at in order])
@@ -52,7 +53,7 @@ def test_a_language_models_requests_share_passes():
         {"model": "small", "prompt": target.prompts[seed % 3], "n": 2, "seed": seed}
         for seed in range(24)
     ]
-    with serving(target, "importance", num_samples=8) as served:
+    with serving(target, "importance", num_samples=8, share_seeded=True) as served:
         alone = [texts(post(served, body)) for body in bodies]
         before = passes(served)
         together = [texts(answer) for answer in posts(served, bodies)]
@@ -60,6 +61,23 @@ def test_a_language_models_requests_share_passes():
     assert together == alone
     assert requests == 24
     assert number <= 12  # two requests a pass, and more
+
+
+def test_a_seed_is_exact_beside_requests_that_share_passes():
+    target = po.Target(tiny_lm("gpt2"), po.Reward(likes_b, beta=0.7), ["a b", "c"], 4)
+    bodies = [
+        {"model": "small", "prompt": "a b", "n": 3} | ({"seed": at} if at % 2 else {})
+        for at in range(20)
+    ]
+    with serving(target, "importance", num_samples=8) as served:
+        alone = {at: post(served, bodies[at]).json()["choices"] for at in range(1, 20, 2)}
+        before = passes(served)
+        together = [answer.json() for answer in posts(served, bodies)]
+        number, requests = (now - then for now, then in zip(passes(served), before, strict=True))
+    # Not even the last bit of a log-prob differs.
+    assert {at: together[at]["choices"] for at in alone} == alone
+    assert requests == 20
+    assert 10 < number < 18  # ten of one request each, and some that were shared
 
 
 def passes(served) -> tuple[float, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
@@ -134,7 +134,7 @@ class Server:
             wanted = self._wanted(asked.prompts, asked.n, asked.seed, asked.max_tokens, None)
 
             def work(cancelled: Callable[[], None]) -> dict[str, Any]:
-                with self._lockstep.turn(cancelled):
+                with self._turn(asked.seed, cancelled):
                     return beside_the_prior(self.posterior, wanted, cancelled)
 
             return JSONResponse(await self._do(request, work))
@@ -168,7 +168,7 @@ class Server:
     ) -> Answer:
         """In a request's thread."""
         in_pieces = bool(asked.stream) or asked.wants_log_probs
-        with self._lockstep.turn(cancelled):
+        with self._turn(asked.seed, cancelled):
             drawn = self.posterior.draw(wanted, cancelled)
             prior, chosen = self.posterior.target.prior, drawn.chosen
             if in_pieces:
@@ -186,6 +186,13 @@ class Server:
             sampler.of_target and drawn.guarantee != "heuristic",
             asked.wants_log_probs,
         )
+
+    def _turn(
+        self, seed: int | None, cancelled: Callable[[], None]
+    ) -> AbstractContextManager[None]:
+        """A seed is there to be repeated: rounding differs with what else is in a pass."""
+        shares = seed is None or self.config.share_seeded
+        return self._lockstep.turn(cancelled, shares=shares)
 
     async def _do(self, request: Request, work: Callable[[Callable[[], None]], T]) -> T:
         async def gone() -> None:

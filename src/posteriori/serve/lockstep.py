@@ -5,7 +5,8 @@ Every request has a thread, of which one at a time runs. It gives way where its 
 of a language model; once all threads wait for draws, a thread of its own makes them in one pass
 (`models.execution.together`), and the requests go on. A request that arrives meanwhile joins the
 next pass. So a sampler knows nothing of other requests, users' functions are never called by two
-threads at once, and what is drawn is what the request alone would have drawn.
+threads at once, and what is drawn is what the request alone would have drawn,
+up to rounding; exactly that where a request has its passes to itself.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import copy
 import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -35,6 +36,7 @@ class _Waiting:
 
     lm: LanguageModel
     call: SampleCall
+    shares: bool
     drawn: Completions | None = None
     error: Exception | None = None
 
@@ -45,10 +47,12 @@ class _Waiting:
 
 @dataclass(eq=False)
 class Turn:
-    """A request's part in it; `cancelled` is asked wherever it waits."""
+    """A request's part in it."""
 
-    cancelled: Callable[[], None] = field(default=lambda: None)
-    """Raises, where the request is to end."""
+    cancelled: Callable[[], None]
+    """Asked wherever it waits; raises where the request is to end."""
+    shares: bool
+    """Whether its draws go through the model with others'."""
 
 
 class Lockstep:
@@ -80,9 +84,10 @@ class Lockstep:
             self._changed.notify_all()
 
     @contextmanager
-    def turn(self, cancelled: Callable[[], None]) -> Generator[None]:
-        """Inside it this thread is one of those that take turns."""
-        turn = Turn(cancelled)
+    def turn(self, cancelled: Callable[[], None], *, shares: bool = True) -> Generator[None]:
+        """Inside it this thread is one of those that take turns. One that `shares` nothing has its
+        passes to itself: not even rounding tells then what else was asked for."""
+        turn = Turn(cancelled, shares)
         self._take(turn)
         self._own.turn = turn
         try:
@@ -123,7 +128,7 @@ class Lockstep:
         turn: Turn | None = getattr(self._own, "turn", None)
         if turn is None or not call.rows:
             return lm.sample(call.prompts, call.num_samples, call.max_new_tokens, call.generator)
-        mine = _Waiting(lm, call)
+        mine = _Waiting(lm, call, turn.shares)
         with self._changed:
             self._is_busy = False
             self._waiting.append(mine)
@@ -179,8 +184,14 @@ class Lockstep:
     def _next_batch(self) -> list[_Waiting]:
         """Those who wait for the same model and length as the first, who has waited longest."""
         first = self._waiting[0]
-        kind = (id(first.lm), first.call.max_new_tokens)
-        batch = [each for each in self._waiting if (id(each.lm), each.call.max_new_tokens) == kind]
+        batch = [first]
+        if first.shares:
+            kind = (id(first.lm), first.call.max_new_tokens)
+            batch = [
+                each
+                for each in self._waiting
+                if each.shares and (id(each.lm), each.call.max_new_tokens) == kind
+            ]
         self._waiting = [each for each in self._waiting if each not in batch]
         return batch
 

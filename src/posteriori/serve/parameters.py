@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from posteriori.core.types import Message, Prompt
+from posteriori.core.occurrence import Message, Prompt
 
 _INT64 = 2**63
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -30,8 +29,6 @@ class Work:
     do: Callable[[Callable[[], None]], Any]
     future: asyncio.Future[Any]
     loop: asyncio.AbstractEventLoop
-    arrived: float = field(default_factory=time.perf_counter)
-    started: float | None = None
     stopped: threading.Event = field(default_factory=threading.Event)
 
     def check(self) -> None:
@@ -118,28 +115,30 @@ class Queue:
             with self._mutex:
                 self.working += 1
             try:
-                self._run(job)
+                outcome = _outcome(job)
             finally:
                 with self._mutex:
                     self.working -= 1
                     self.held -= 1
-                # Nothing of a request is held while the thread waits for the next one.
-                del job
-
-    def _run(self, job: Work) -> None:
-        job.started = time.perf_counter()
-        try:
-            job.check()
-            result = job.do(job.check)
-        except Cancelled:
-            return
-        except BaseException as error:
-            _hand(job, error, is_error=True)
-        else:
-            _hand(job, result, is_error=False)
+            # Its place is free before the client hears of it.
+            if outcome is not None:
+                _hand(job, *outcome)
+            # Nothing of a request is held while the thread waits for the next one.
+            del job, outcome
 
 
-def _hand(job: Work, what: Any, *, is_error: bool) -> None:
+def _outcome(job: Work) -> tuple[Any, bool] | None:
+    """What came of it, and whether that is an error; None where it was cancelled."""
+    try:
+        job.check()
+        return job.do(job.check), False
+    except Cancelled:
+        return None
+    except BaseException as error:
+        return error, True
+
+
+def _hand(job: Work, what: Any, is_error: bool) -> None:
     """Give a result to the event loop, unless no one waits for it any more."""
 
     def give() -> None:

@@ -18,6 +18,8 @@ class ServeConfig(Strict):
         most_prompts: prompts in one request.
         running: requests that are drawn for at once.
         waiting: requests that may wait beside them; a further one is refused (429).
+        share_seeded: let requests with a seed share passes over the model too; the same seed then
+            gives the same draws up to rounding, which may turn a token now and then.
         deadline: seconds from a request's arrival to its answer.
         body_bytes: the largest body.
         body_seconds: time in which a body has to have arrived.
@@ -38,6 +40,7 @@ class ServeConfig(Strict):
     most_prompts: int = Field(default=32, ge=1)
     running: int = Field(default=16, ge=1, le=256)
     waiting: int = Field(default=256, ge=0)
+    share_seeded: bool = False
     deadline: float = Field(default=120.0, gt=0)
     body_bytes: int = Field(default=2**20, ge=64)
     body_seconds: float = Field(default=10.0, gt=0)

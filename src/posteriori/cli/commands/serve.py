@@ -47,6 +47,12 @@ def serve(
     ] = False,
     running: Annotated[int, typer.Option(min=1, max=256, help="Requests drawn for at once.")] = 16,
     waiting: Annotated[int, typer.Option(min=0, help="Requests that may wait; then 429.")] = 256,
+    share_seeded: Annotated[
+        bool,
+        typer.Option(
+            "--share-seeded", help="Batch requests with a seed too: the same draws up to rounding."
+        ),
+    ] = False,
     deadline: Annotated[
         float, typer.Option(min=0.001, help="Seconds from a request to its answer; then 504.")
     ] = 120.0,
@@ -80,6 +86,7 @@ def serve(
         num_samples=num_samples or plan.config.sample.num_samples,
         running=running,
         waiting=waiting,
+        share_seeded=share_seeded,
         deadline=float(deadline),
         drain_seconds=float(drain),
     )
