@@ -24,6 +24,7 @@ from posteriori.cli.commands.ls import ls
 from posteriori.cli.commands.report import report
 from posteriori.cli.commands.reward import reward
 from posteriori.cli.commands.sample import sample
+from posteriori.cli.commands.serve import serve
 from posteriori.cli.commands.simulate_preferences import simulate_preferences
 from posteriori.cli.commands.twist import twist
 from posteriori.cli.console.interrupted import Interrupted
@@ -74,6 +75,7 @@ _VERBS = (
     twist,
     evaluate,
     report,
+    serve,
     reward,
     simulate_preferences,
     ls,

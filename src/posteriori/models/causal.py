@@ -16,7 +16,7 @@ from posteriori.core.journal.files import writing
 from posteriori.core.settings.training import LoraSettings
 from posteriori.core.types import Completions, Prompt
 from posteriori.data.given_arguments import named_arguments
-from posteriori.distributed.exchange import by_first, by_rows
+from posteriori.distributed.exchange import by_rows
 from posteriori.distributed.world import refuse_several
 from posteriori.errors import ModelError
 from posteriori.models.cpu.precision import lost_in_padding, runs
@@ -24,6 +24,7 @@ from posteriori.models.execution.generate import Rows, generate
 from posteriori.models.execution.running_model import RunningModel
 from posteriori.models.execution.stepping import CausalRows, output_head
 from posteriori.models.execution.suffix import distinct_prefixes, splice
+from posteriori.models.execution.uniforms import uniform_rows
 from posteriori.models.passes.rotary import check_positions
 from posteriori.models.weights.accumulators import keep_accumulators
 from posteriori.models.weights.facts import share_facts
@@ -331,12 +332,7 @@ class CausalLM(CausalScoring):
         """Row i goes on from `prompt_ids[rows[i]]`, which end with `offset_R[i]` of its tokens."""
         # All processes draw the numbers of all rows: the process that runs a row does not change
         # its tokens.
-        shape = (len(rows), max_new_tokens)
-        if generator is None:
-            # The global stream may stand elsewhere in each of them.
-            uniform_RT = by_first(lambda: torch.rand(shape, dtype=torch.float64))
-        else:
-            uniform_RT = torch.rand(shape, dtype=torch.float64, generator=generator)
+        uniform_RT = uniform_rows(len(rows), max_new_tokens, generator)
         parts = by_rows(
             len(rows),
             lambda share: self._generate_rows(

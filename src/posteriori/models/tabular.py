@@ -30,6 +30,7 @@ from posteriori.errors import ModelError, OutcomeError, PromptError, did_you_mea
 from posteriori.models.execution.inverse_cdf import draw_tokens
 from posteriori.models.execution.next_tokens import choices, log_prob_of
 from posteriori.models.execution.suffix import carried_over, widened
+from posteriori.models.execution.uniforms import uniform_rows
 
 from .prompt_tokens import build_completions
 from .table_rows import TableRows
@@ -181,9 +182,7 @@ class TabularLM(torch.nn.Module):
         num_rows = len(completions)
         given_NT = widened(completions.tokens_NL, budget)
         table_N = self._tables(completions)
-        uniform_NT = torch.rand(num_rows, budget, dtype=torch.float64, generator=generator).to(
-            self.device
-        )
+        uniform_NT = uniform_rows(num_rows, budget, generator).to(self.device)
         tokens_NT = torch.zeros_like(given_NT)
         lengths_N = torch.full((num_rows,), budget, device=self.device)
         ended_N = torch.zeros(num_rows, dtype=torch.bool, device=self.device)

@@ -7,8 +7,6 @@ inert. The file is plain ASCII (other characters as references), so no encoding 
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from posteriori.runs.directory import write_whole
 
 from .comparison_tables import KINDS, by_prompt, comparison, costs, findings, samplers
 from .completions import samples
+from .content_policy import content_policy
 from .settings_table import settings, versions
 from .verdict import verdict
 
@@ -78,19 +77,11 @@ def _render(**context: Any) -> str:
     style = _palette() + (HERE / "style.css").read_text(encoding="ascii")
     script = (HERE / "page.js").read_text(encoding="ascii")
     return environment.get_template("template.html").render(
-        policy=(
-            f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
-            "img-src data:; base-uri 'none'; form-action 'none'; "
-            "require-trusted-types-for 'script'"
-        ),
+        policy=content_policy(style, script),
         style=Markup(style),  # noqa: S704 - our own file
         script=Markup(script),  # noqa: S704 - our own file
         **context,
     )
-
-
-def _hash(content: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
 
 
 def _palette() -> str:
