@@ -124,8 +124,9 @@ def test_what_one_process_does_is_refused_by_several(name, monkeypatch):
     announced = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
     for variable, value in announced.items():
         monkeypatch.setenv(variable, value)
+    given = {"fit_reward": ("tiny", []), "fit_twist": (target(),)}[name]
     with pytest.raises(DistributedError, match=f"{name} runs in one process, and 2 were launched"):
-        getattr(po, name)(None)
+        getattr(po, name)(*given)
 
 
 def test_a_verb_of_one_process_refuses_in_one_line(tmp_path):

@@ -86,6 +86,12 @@ class TestModels:
         class Sampled:
             eos_token_ids, vocab_size = (0,), 2
 
+        with pytest.raises(ModelError, match="Sampled, which is no language model"):
+            po.fit(target(Sampled()), "rloo", steps=1)
+        for name in ("decode", "sample", "resample_suffix", "token_power", "log_prob"):
+            setattr(Sampled, name, None)
+        for name in ("token_log_prob", "features", "completions"):
+            setattr(Sampled, name, None)
         with pytest.raises(ConfigError, match="Sampled, which cannot be trained"):
             po.fit(target(Sampled()), "rloo", steps=1)
 

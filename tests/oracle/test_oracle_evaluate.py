@@ -94,7 +94,9 @@ def test_figures_are_within_five_standard_errors_and_these_are_honest(role, beta
     for figure, z in z_scores(role, beta, FIGURES).items():
         assert len(z) == 2 * 4 * len(SEEDS)
         assert max(map(abs, z)) < 5, figure
-        assert 1 / 1.5 < rms(per_prompt(z)) < 1.5, figure
+        assert rms(per_prompt(z)) < 1.5, figure
+        # Total variation has a least error, for what few draws may have missed of it.
+        assert figure == "tv" or rms(per_prompt(z)) > 1 / 1.5, figure
 
 
 @pytest.mark.parametrize(

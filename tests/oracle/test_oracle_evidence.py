@@ -104,7 +104,8 @@ KINDS = ("moments", "expert", "power", "constraint", "all")
 UNBOUNDED = {("rejection", "moments"), ("rejection", "all")}
 """lambda . phi has no bound that anybody states."""
 
-SOFT_ONLY = {"rl", "reinforce", "rloo", "grpo", "ppo", "vargrad", "tb", "dpo", "ipo"}
+SOFT_ONLY = {"rl", "reinforce", "rloo", "grpo", "gspo", "cispo", "ppo"}
+SOFT_ONLY |= {"vargrad", "tb", "subtb", "dpo", "ipo"}
 """Their losses are infinite where evidence rules draws out."""
 
 

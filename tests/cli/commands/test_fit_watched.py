@@ -38,9 +38,9 @@ def test_the_beta_of_a_budget_is_printed_recorded_and_used(budget):
 
 
 def test_the_frontier_needs_no_beta(budget, cli):
-    told = cli("frontier", str(budget.config), "--num-samples", "400", "--kl", "0.05", "--json")
-    asked = told.json["asked"]["KL 0.05"]
-    assert asked["kl"]["value"] == pytest.approx(0.05)
+    told = cli("frontier", str(budget.config), "--num-samples", "400", "--kl", "0.03", "--json")
+    asked = told.json["asked"]["KL 0.03"]
+    assert asked["kl"]["value"] == pytest.approx(0.03)
 
 
 @pytest.mark.usefixtures("nothing_loads")

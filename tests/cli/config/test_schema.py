@@ -110,7 +110,7 @@ def test_load_target_says_what_is_wrong(job, nothing_loads):
 
 def test_load_target_finds_the_beta_of_a_budget(job):
     job.change("beta = 0.5\n", "")
-    job.change("steps = 4", "steps = 2\nkl_budget = 0.05\nbudget_samples = 200")
+    job.change("steps = 4", "steps = 2\nkl_budget = 0.02\nbudget_samples = 200")
     with pytest.raises(ConfigError, match="kl_budget replaces beta, and no run has found it"):
         po.load_target(job.config)
     assert job.fit("--quiet").code in (0, 1)

@@ -306,12 +306,12 @@ class TestDraws:
     def test_shares_are_the_targets(self):
         """The weighted mean reward is the frontier's at the target's own beta, and not the
         prior's."""
-        target = target_at(0.7)
+        target = target_at(0.9)
         report = po.evaluate(target, target.prior, 500, seed=1)
         drawn = Drawn.of(report.draws)
         mean = float(drawn.share_N @ drawn.reward_N)
         assert mean > report["mean_reward"].value + 6 * report["mean_reward"].standard_error
-        tilted = frontier_of(target, report.draws).at_beta(0.7).reward
+        tilted = frontier_of(target, report.draws).at_beta(0.9).reward
         assert mean == pytest.approx(tilted.value, rel=1e-12)
         assert drawn.share_N.sum() == pytest.approx(1.0, rel=1e-12)
 

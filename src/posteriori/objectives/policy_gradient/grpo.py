@@ -94,7 +94,9 @@ class GRPO(Objective[GroupT]):
         self._figures = RatioFigures(its.clip)
 
     def weigh(self, draws: Draws, log_prob_N: Tensor) -> Constants:  # noqa: ARG002 - token by token
-        refuse_hard_evidence(draws, "'grpo' averages the log-evidence of a group, which is -inf")
+        refuse_hard_evidence(
+            draws, f"'{self.name}' averages the log-evidence of a group, which is -inf"
+        )
         self._figures = RatioFigures(self.settings.clip)
         drawn_NL = draws.completions.token_log_prob_NL
         prior_NL = draws.token_log_prior_NL

@@ -47,7 +47,7 @@ def test_it_is_saved_and_trained_as_what_it_computes(architecture, tmp_path):
     policy = lm.as_policy("full", LoraSettings(), 0)
     policy.save_pretrained(tmp_path / "policy")
     for other in (policy, po.load(tmp_path / "whole"), po.load(tmp_path / "policy")):
-        torch.testing.assert_close(log_p(other), wanted, rtol=0, atol=1e-5)
+        torch.testing.assert_close(log_p(other), wanted, rtol=0, atol=1e-4)
         assert not any("lora" in name for name in other.trained_state())
     assert list(model.state_dict()) == list(before)
     assert all(torch.equal(before[name], each) for name, each in model.state_dict().items())
