@@ -43,7 +43,7 @@ WASTE_NOT_TRUSTED = "wasted_nats_not_trusted"
 """The weights at the strength of the evidence that is nearest to the policy are not trusted."""
 
 NEVER_VARIES = "evidence_never_varies"
-"""All draws have one and the same evidence, of which nobody knows a bound."""
+"""All draws have one and the same evidence, and no bound on it is known."""
 
 RESTS_ON_WEIGHTS = frozenset(
     ("log_z", "eubo", "kl_to_target", "kl_from_target", "tv", "js", "target_entropy", "ess")

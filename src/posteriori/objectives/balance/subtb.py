@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import ClassVar
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from posteriori.core.protocols import NextTokenLM, TrainableLM
 from posteriori.core.target import Target
-from posteriori.core.types import Draws, Prompt
+from posteriori.core.types import Draws
 from posteriori.errors import ObjectiveError
 from posteriori.objectives.base import Constants
 from posteriori.objectives.lookahead import next_token_view
@@ -73,15 +73,7 @@ class SubTB(AnyProposal[SubTBConfig]):
         self._prior: tuple[NextTokenLM] = (target.prior,)
         self._eos = torch.tensor(target.prior.eos_token_ids)
 
-    def draw(
-        self,
-        target: Target,
-        policy: TrainableLM,
-        prompts: Sequence[Prompt],
-        num_samples: int,
-        generator: torch.Generator,
-    ) -> Draws:
-        draws = super().draw(target, policy, prompts, num_samples, generator)
+    def complete(self, target: Target, draws: Draws) -> Draws:
         # The ends of sequence and the token that was drawn.
         view = next_token_view(target, self._prior[0], draws, most=0)
         kept = ("choice_NLK", "log_prior_NLK", "log_evidence_NLK")
