@@ -15,6 +15,8 @@ from posteriori.cli.console.lasting import Lasting, lasting_stderr
 from posteriori.config.functions import load_function
 from posteriori.errors import EvidenceError
 
+pytestmark = pytest.mark.long
+
 PLANTED = "raise SystemExit('planted code ran')\n"
 
 

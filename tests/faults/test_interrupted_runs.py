@@ -41,6 +41,7 @@ def assert_same_run(run: Path, reference: Path) -> None:
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.mark.long
 @pytest.mark.moves_rng
 @pytest.mark.parametrize(
     ("policy", "moment"), [("full", "6"), ("lora", "checkpoint"), ("full", "metrics")]

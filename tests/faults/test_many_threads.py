@@ -12,6 +12,8 @@ import posteriori as po
 from posteriori.core.settings.training import LoraSettings
 from posteriori.models.weights import accumulators
 
+pytestmark = pytest.mark.long
+
 MODEL = ORACLE / "case_1" / "model"
 
 

@@ -19,6 +19,8 @@ from posteriori.samplers.annealing.ladder import adapt_ladder
 from posteriori.samplers.annealing.reverse_annealing import reverse_annealed_log_z
 from posteriori.testing.kernel_matrix import UpsideDown
 
+pytestmark = pytest.mark.long
+
 ISLANDS = 200
 RATE = 1e-6
 SURE = float(stats.t.isf(RATE / 4, 99))

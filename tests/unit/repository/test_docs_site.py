@@ -10,6 +10,8 @@ from docs_site import ROOT, built_site
 
 import posteriori as po
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):

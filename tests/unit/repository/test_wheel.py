@@ -16,13 +16,13 @@ import yaml
 
 import posteriori as po
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[3]
 BUILT_FROM = ("pyproject.toml", "README.md", "LICENSE", "NOTICE")
 USED = """
 import importlib.metadata, pathlib, sys
 import posteriori as po
-
-pytestmark = pytest.mark.long
 
 assert pathlib.Path(po.__file__).is_relative_to(sys.prefix), po.__file__
 assert importlib.metadata.version("posteriori") == po.__version__

@@ -20,6 +20,8 @@ from posteriori.samplers.independent.rejection_control import excess, log_accept
 from posteriori.samplers.smc.populations import Plan, Populations
 from posteriori.testing.walk import Walk
 
+pytestmark = pytest.mark.long
+
 THRESHOLDS = (-4.0, -1.5, 0.0, 2.0)
 
 

@@ -23,6 +23,8 @@ from posteriori.samplers.smc.twists import Twist
 from posteriori.testing import CheckFailedError
 from posteriori.testing.cases import uneven_reward
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.moves_rng
 @pytest.mark.parametrize("name", [m.name for m in pkgutil.iter_modules(testing.__path__)])

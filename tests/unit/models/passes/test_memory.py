@@ -9,6 +9,8 @@ import pytest
 
 from posteriori.models.passes.memory import resident_bytes
 
+pytestmark = pytest.mark.long
+
 _SCRIPT = """
 import torch
 from helpers import tiny_lm
