@@ -35,6 +35,7 @@ class Ours:
 OURS: dict[str, Ours] = {
     "ours, default": Ours("auto", hard=True),
     "ours, rloo": Ours("rloo"),
+    "ours, subtb": Ours("subtb"),
     "ours, dpg": Ours("dpg", soft=False, hard=True),
 }
 """By name of the entry. Every name begins with "ours"."""
