@@ -11,6 +11,20 @@ from torch import Tensor
 from posteriori.core.protocols import NextTokenLM, NextTokens
 from posteriori.core.target import Target
 from posteriori.core.types import Completions, Draws
+from posteriori.errors import ObjectiveError
+
+
+def next_token_prior(target: Target, objective: str, instead: str) -> NextTokenLM:
+    """The target's prior, where it says what tokens may come next. Raises `ObjectiveError` where it
+    does not; `instead` is an objective that does without."""
+    prior = target.prior
+    if not isinstance(prior, NextTokenLM):
+        raise ObjectiveError(
+            f"'{objective}' needs a prior that says what tokens may come next, and "
+            f"{type(prior).__name__} does not",
+            hint=f"use a CausalLM (posteriori.load), or another objective, such as {instead}",
+        )
+    return prior
 
 
 def next_token_view(

@@ -15,7 +15,7 @@ from posteriori.core.target import Target
 from posteriori.core.types import Draws
 from posteriori.errors import ObjectiveError
 from posteriori.objectives.base import Constants
-from posteriori.objectives.lookahead import next_token_view
+from posteriori.objectives.lookahead import next_token_prior, next_token_view
 from posteriori.objectives.score_function import AnyProposal, AnyProposalConfig
 
 
@@ -62,16 +62,11 @@ class SubTB(AnyProposal[SubTBConfig]):
     Settings = SubTBConfig
 
     def prepare(self, target: Target, new_policy: Callable[[], TrainableLM], seed: int) -> None:  # noqa: ARG002
-        if not isinstance(target.prior, NextTokenLM):
-            raise ObjectiveError(
-                f"'{self.name}' needs a prior that says what tokens may come next, and "
-                f"{type(target.prior).__name__} does not",
-                hint="use a CausalLM (posteriori.load), or another objective, such as vargrad",
-            )
+        prior = next_token_prior(target, self.name, instead="vargrad")
         self.epochs = self.settings.epochs
         # In a tuple, because a table is a Module and must not become part of this one.
-        self._prior: tuple[NextTokenLM] = (target.prior,)
-        self._eos = torch.tensor(target.prior.eos_token_ids)
+        self._prior: tuple[NextTokenLM] = (prior,)
+        self._eos = torch.tensor(prior.eos_token_ids)
 
     def complete(self, target: Target, draws: Draws) -> Draws:
         # The ends of sequence and the token that was drawn.

@@ -16,9 +16,8 @@ from posteriori.core.settings.strict import Strict
 from posteriori.core.target import Target
 from posteriori.core.tensors import distinct, split_evenly
 from posteriori.core.types import Draws
-from posteriori.errors import ObjectiveError
 from posteriori.objectives.base import Constants, Objective
-from posteriori.objectives.lookahead import next_token_view
+from posteriori.objectives.lookahead import next_token_prior, next_token_view
 
 from .soft_values import Known, Learner, SoftValues
 
@@ -87,13 +86,7 @@ class SoftQ(Objective[SoftQConfig]):
     num_steps: Tensor
 
     def prepare(self, target: Target, new_policy: Callable[[], TrainableLM], seed: int) -> None:  # noqa: ARG002
-        prior = target.prior
-        if not isinstance(prior, NextTokenLM):
-            raise ObjectiveError(
-                f"'{self.name}' needs a prior that says what tokens may come next, and "
-                f"{type(prior).__name__} does not",
-                hint="use a CausalLM (posteriori.load), or another objective, such as rloo",
-            )
+        prior = next_token_prior(target, self.name, instead="rloo")
         # In a tuple, because a table is a Module and must not become part of this one.
         self._prior: tuple[NextTokenLM] = (prior,)
         self._target, self._seed = target, seed
