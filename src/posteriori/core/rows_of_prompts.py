@@ -32,6 +32,16 @@ def rows_of_prompts(completions: Any) -> tuple[Tensor, ...]:
 _NAME = "_rows_of_prompts"
 
 
+def shares_of_prompts(completions: Any, log_weight_N: Tensor) -> Tensor:
+    """Each draw's share of its prompt's weight, [N]; 0 where no draw of a prompt has any."""
+    share_N = log_weight_N.new_zeros(len(log_weight_N))
+    for rows in rows_of_prompts(completions):
+        log_w_n = log_weight_N[rows]
+        if len(log_w_n) and not bool(log_w_n.isneginf().all()):
+            share_N[rows] = log_w_n.softmax(0)
+    return share_N
+
+
 def resampled_rows(completions: Any, log_weight_N: Tensor, num_samples: int, seed: int) -> Tensor:
     """The positions of `num_samples` draws per prompt, by systematic resampling. Raises
     `ConfigError` where no draw of a prompt has any weight."""

@@ -96,15 +96,11 @@ def _number_of(path: Path) -> int:
 
 def records(draws: Draws) -> list[dict[str, Any]]:
     """One dictionary per draw. `weight` is its share of its prompt's weight; logs are in nats."""
-    from posteriori.core.rows_of_prompts import rows_of_prompts
+    from posteriori.core.rows_of_prompts import shares_of_prompts
 
     completions = draws.completions
     prompt_N = completions.prompt_index_N
-    share_N = draws.log_weight.new_zeros(len(draws))
-    for rows in rows_of_prompts(completions):
-        log_w_n = draws.log_weight[rows]
-        if len(log_w_n) and not bool(log_w_n.isneginf().all()):
-            share_N[rows] = log_w_n.softmax(0)
+    share_N = shares_of_prompts(completions, draws.log_weight)
     columns: dict[str, list[Any]] = {
         "prompt_index": prompt_N.tolist(),
         "prompt": draws.prompts,

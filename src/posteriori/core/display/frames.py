@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from posteriori.core.rows_of_prompts import rows_of_prompts
+from posteriori.core.rows_of_prompts import rows_of_prompts, shares_of_prompts
 from posteriori.core.tensors import bools, distinct, floats, ints
 from posteriori.errors import ConfigError
 
@@ -52,11 +52,7 @@ def frame_of_draws(draws: Draws) -> Any:
     """A row per draw; `weight` is its share of its prompt's weight, logs are in nats."""
     pandas = needed(("pandas",), "a DataFrame")
     completions = draws.completions
-    share_N = draws.log_weight.new_zeros(len(draws))
-    for rows in rows_of_prompts(completions):
-        log_w_n = draws.log_weight[rows]
-        if len(log_w_n) and not bool(log_w_n.isneginf().all()):
-            share_N[rows] = log_w_n.softmax(0)
+    share_N = shares_of_prompts(completions, draws.log_weight)
     columns: dict[str, list[Any]] = {
         "prompt_index": ints(completions.prompt_index_N),
         "prompt": draws.prompts,
