@@ -21,6 +21,8 @@ _WHERE = {
     "Strict": "core.settings.strict",
     "Constraint": "evidence.constraint",
     "Draws": "core.types",
+    "Engine": "models.engines.engine",
+    "EngineConfig": "models.engines.settings",
     "Estimate": "core.types",
     "Evidence": "core.protocols",
     "Exact": "diagnostics.exact.exact",
@@ -53,6 +55,7 @@ _WHERE = {
     "RewardModel": "reward_models.reward_model",
     "SMCConfig": "samplers.smc.smc",
     "Sampler": "samplers.base",
+    "Served": "models.engines.served",
     "TabularLM": "models.tabular",
     "Target": "core.target",
     "Twist": "samplers.smc.twists",
@@ -112,6 +115,9 @@ if TYPE_CHECKING:
     from .evidence.text.ready_made import constraints, likelihoods
     from .evidence.verifier import Verifier
     from .models.causal import CausalLM
+    from .models.engines.engine import Engine
+    from .models.engines.served import Served
+    from .models.engines.settings import EngineConfig
     from .models.load import load
     from .models.tabular import TabularLM
     from .moments.fit_moments import fit_moments

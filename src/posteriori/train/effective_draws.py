@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from posteriori.core.draw import lm_tokens
-from posteriori.core.protocols import TrainableLM
+from posteriori.core.protocols import LanguageModel
 from posteriori.core.rows_of_prompts import split_rows
 from posteriori.core.target import Target
 from posteriori.core.types import Draws
@@ -38,9 +38,10 @@ class EffectiveDraws:
         self._first = Replay(1)
         self.figure = math.nan
 
-    def measure(self, fresh: Draws, policy: TrainableLM, step: int) -> int:
-        """Bring `figure` up to date, with draws that the policy as it stands has just made; returns
-        the tokens that went through the policy for it."""
+    def measure(self, fresh: Draws, policy: LanguageModel, step: int) -> int:
+        """Bring `figure` up to date, with draws that the policy as it stands (or the engine that
+        draws for it: then `policy` is what the engine serves) has just made; returns the tokens
+        that went through the policy for it."""
         if step == 0:
             self._first.keep(replace(fresh, attached={}, token_log_prior_NL=None))
         prior = self._first.newest

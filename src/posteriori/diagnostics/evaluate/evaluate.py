@@ -22,6 +22,7 @@ from posteriori.core.display.shown import (
     short_figures,
 )
 from posteriori.core.draw import draw, lm_tokens
+from posteriori.core.elsewhere import served, serving
 from posteriori.core.estimates import combine
 from posteriori.core.journal.journal import once
 from posteriori.core.progress import Progress, one_pass, portions
@@ -60,6 +61,7 @@ from .bounds import check_posterior
 from .findings import Beside, findings_of
 from .fit_errors import with_errors_of_fit
 from .metrics import bounded, figures_of, max_reward_of, of_prompt, rows, stratum
+from .served_weights import findings_of_served
 
 if TYPE_CHECKING:
     from posteriori.train.monitor.pair_metrics import PairFigures
@@ -201,7 +203,8 @@ def evaluate(
 
     Args:
         target: the target.
-        lm: a policy, or any language model over the same outcomes.
+        lm: a policy, or any language model over the same outcomes; a `posteriori.Served` or an
+            `Engine` is judged as what it really draws, by its own log-probs.
         num_samples: draws per prompt of `lm`, and as many of the prior.
         seed: of the draws.
         posterior: exact draws of p* (`sample(target, "rejection")`): eubo is then their mean,
@@ -227,7 +230,8 @@ def evaluate(
         >>> bool(abs(found.value - exact) < 5 * found.standard_error)
         True
     """
-    lm = language_model(lm, "policy", target.prior)
+    # Of an engine what it really draws is judged, by its own log-probs.
+    lm = served(language_model(lm, "policy", target.prior))
     whole, target = target, sampled_prompts(target, max_prompts, seed)
     prior_draws = draws_for(target, whole, prior_draws)
     posterior = draws_for(target, whole, posterior)
@@ -293,6 +297,9 @@ def evaluate(
     figures = judged(figures, findings) | of_exact
     findings += target.findings
     findings += sampled_finding(target, whole)
+    asked = serving(lm)
+    if asked is not None and of_prior is not None and log_pi_of_prior is not None:
+        findings = (*findings_of_served(asked, of_policy, of_prior, log_pi_of_prior), *findings)
     means = target.means_met(of_policy.completions)
     return Report(figures, findings, of_policy, cost, means, against_target=bool(target.evidence))
 
