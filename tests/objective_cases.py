@@ -272,7 +272,7 @@ CASES = [
     ObjectiveCase(
         "simpo",
         {"proposal": "prior"},
-        fit=_RUN,
+        fit=_REPLAY,
         within=(0.02, 0.02),
         law=by_the_token,
         slow=True,
@@ -282,7 +282,7 @@ CASES = [
     ObjectiveCase(
         "orpo",
         {"proposal": "prior", "beta": 0.0},
-        fit=_RUN,
+        fit=_REPLAY,
         within=(0.02, 0.02),
         law=preferred_draws,
         slow=True,
