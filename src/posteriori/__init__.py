@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.2.0"
 
 _WHERE = {
+    "Anchored": "relative.anchored",
     "AnnealedConfig": "samplers.annealing.annealed",
+    "BestOf": "relative.best_of",
     "BestOfNConfig": "samplers.independent.best_of_n",
     "CausalLM": "models.causal",
     "Completions": "core.types",
@@ -117,6 +119,8 @@ if TYPE_CHECKING:
     from .moments.fit_moments import fit_moments
     from .moments.moments import Moments
     from .objectives.base import Objective
+    from .relative.anchored import Anchored
+    from .relative.best_of import BestOf
     from .report import report
     from .reward_models.fit_reward import RewardFit, fit_reward
     from .reward_models.reward_model import RewardModel

@@ -53,6 +53,8 @@ EVIDENCE = {
     "expert": "posteriori.evidence.kinds.expert:ExpertKind",
     "power": "posteriori.evidence.kinds.power:PowerKind",
     "preferences": "posteriori.evidence.kinds.preferences:PreferencesKind",
+    "best_of": "posteriori.relative.kinds.best_of:BestOfKind",
+    "anchored": "posteriori.relative.kinds.anchored:AnchoredKind",
 }
 SAMPLERS = {
     "importance": "posteriori.samplers.independent.importance:Importance",
