@@ -53,6 +53,8 @@ EVIDENCE = {
     "expert": "posteriori.evidence.kinds.expert:ExpertKind",
     "power": "posteriori.evidence.kinds.power:PowerKind",
     "preferences": "posteriori.evidence.kinds.preferences:PreferencesKind",
+    "composition": "posteriori.evidence.kinds.composition:CompositionKind",
+    "rules": "posteriori.evidence.kinds.rules:RulesKind",
     "best_of": "posteriori.relative.kinds.best_of:BestOfKind",
     "anchored": "posteriori.relative.kinds.anchored:AnchoredKind",
 }
