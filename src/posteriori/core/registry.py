@@ -58,6 +58,10 @@ EVIDENCE = {
     "expert": "posteriori.evidence.kinds.expert:ExpertKind",
     "power": "posteriori.evidence.kinds.power:PowerKind",
     "preferences": "posteriori.evidence.kinds.preferences:PreferencesKind",
+    "composition": "posteriori.evidence.kinds.composition:CompositionKind",
+    "rules": "posteriori.evidence.kinds.rules:RulesKind",
+    "best_of": "posteriori.relative.kinds.best_of:BestOfKind",
+    "anchored": "posteriori.relative.kinds.anchored:AnchoredKind",
 }
 SAMPLERS = {
     "importance": "posteriori.samplers.independent.importance:Importance",
