@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.2.0"
 
 _WHERE = {
+    "Anchored": "relative.anchored",
     "AnnealedConfig": "samplers.annealing.annealed",
+    "BestOf": "relative.best_of",
     "BestOfNConfig": "samplers.independent.best_of_n",
     "CausalLM": "models.causal",
     "Completions": "core.types",
+    "Composition": "evidence.composed.composition",
     "Configured": "core.settings.configured",
     "Strict": "core.settings.strict",
     "Constraint": "evidence.constraint",
@@ -53,6 +56,9 @@ _WHERE = {
     "Reward": "evidence.reward",
     "RewardFit": "reward_models.fit_reward",
     "RewardModel": "reward_models.reward_model",
+    "RuleModel": "reward_models.rules.rule_model",
+    "Rules": "evidence.rules",
+    "RulesFit": "reward_models.rules.fit_rules",
     "SMCConfig": "samplers.smc.smc",
     "Sampler": "samplers.base",
     "TabularLM": "models.tabular",
@@ -66,8 +72,10 @@ _WHERE = {
     "evaluate": "diagnostics.evaluate.evaluate",
     "exact": "diagnostics.exact.exact",
     "fit": "train.fit",
+    "fit_composition": "evidence.composed.fit_composition",
     "fit_moments": "moments.fit_moments",
     "fit_reward": "reward_models.fit_reward",
+    "fit_rules": "reward_models.rules.fit_rules",
     "fit_twist": "samplers.smc.fit_twist",
     "frontier": "diagnostics.frontier.frontier",
     "likelihoods": "evidence.text.ready_made",
@@ -106,6 +114,8 @@ if TYPE_CHECKING:
     from .diagnostics.frontier.curve import Frontier
     from .diagnostics.frontier.frontier import frontier
     from .errors import PosterioriError
+    from .evidence.composed.composition import Composition
+    from .evidence.composed.fit_composition import fit_composition
     from .evidence.constraint import Constraint
     from .evidence.expert import Expert
     from .evidence.judge.judge import Judge
@@ -113,6 +123,7 @@ if TYPE_CHECKING:
     from .evidence.power import Power
     from .evidence.preferences import Preferences
     from .evidence.reward import Reward
+    from .evidence.rules import Rules
     from .evidence.text.ready_made import constraints, likelihoods
     from .evidence.verifier import Verifier
     from .models.causal import CausalLM
@@ -121,9 +132,13 @@ if TYPE_CHECKING:
     from .moments.fit_moments import fit_moments
     from .moments.moments import Moments
     from .objectives.base import Objective
+    from .relative.anchored import Anchored
+    from .relative.best_of import BestOf
     from .report import report
     from .reward_models.fit_reward import RewardFit, fit_reward
     from .reward_models.reward_model import RewardModel
+    from .reward_models.rules.fit_rules import RulesFit, fit_rules
+    from .reward_models.rules.rule_model import RuleModel
     from .reward_models.simulate_preferences import simulate_preferences
     from .samplers.annealing.annealed import AnnealedConfig
     from .samplers.annealing.ladder import adapt_ladder

@@ -38,7 +38,7 @@ SAMPLERS = {
     "rejection": {"max_draws": 1000},
     "best_of_n": {"n": 4},
     "qrs": {},
-    "imh": {"steps": 3},
+    "imh": {"burn_in": 2, "thin": 1},
     "annealed": {},
 }
 
