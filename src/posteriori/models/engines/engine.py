@@ -20,7 +20,7 @@ from .keywords import EngineKeywords
 from .served import Served
 from .session import Session
 from .settings import EngineConfig
-from .start import check_settings, starting
+from .start import Starting, check_settings
 
 
 class Engine(DrawnByEngine):
@@ -95,7 +95,7 @@ class Engine(DrawnByEngine):
         self.close()
 
     def _new_session(self) -> Session:
-        start = starting(self.config) if self._given is None else _Given(self._given)
+        start = Starting(self.config) if self._given is None else _Given(self._given)
         return Session(start, self.config.tolerance, self.config.compared)
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -36,6 +37,10 @@ class Foreign:
         self.comparison: Comparison | None = None
 
     can_verify = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy, or one in another process, starts a backend of its own."""
+        return Foreign, (self._start, self.tolerance, self.num_compared)
 
     def _running(self, lm: LanguageModel) -> Backend:
         if self._backend is None:

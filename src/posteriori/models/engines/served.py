@@ -17,7 +17,7 @@ from .drawing import DrawnByEngine
 from .foreign import Foreign
 from .keywords import ServerKeywords
 from .settings import EngineConfig
-from .start import check_settings, starting
+from .start import Starting, check_settings
 
 
 class Served(DrawnByEngine):
@@ -62,7 +62,7 @@ class Served(DrawnByEngine):
         self.config = combined(EngineConfig, None, given, "config", "Served")
         check_settings(self.config, "Served")
         self.lm = language_model(like, "model with the server's tokens")
-        self._session = Foreign(starting(self.config), self.config.tolerance, self.config.compared)
+        self._session = Foreign(Starting(self.config), self.config.tolerance, self.config.compared)
 
     @classmethod
     def of(cls, lm: LanguageModel, session: Any) -> Served:

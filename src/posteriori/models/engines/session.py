@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,6 +56,10 @@ class Session:
         self.frequencies = Frequencies()
         self.comparison: Comparison | None = None
         self.updates = self.reloads = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy, or one in another process, starts a backend of its own."""
+        return Session, (self._start, self._tolerance, self.num_compared)
 
     def close(self) -> None:
         backend, self._backend, self._loaded = self._backend, None, None

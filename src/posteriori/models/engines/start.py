@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import NamedTuple
 
 from posteriori.core.protocols import LanguageModel
 from posteriori.errors import ConfigError
@@ -33,16 +33,16 @@ def check_settings(config: EngineConfig, where: str) -> None:
         )
 
 
-def starting(config: EngineConfig) -> Callable[[LanguageModel], Backend]:
+class Starting(NamedTuple):
     """What starts the backend for a model. Nothing is imported before."""
 
-    def start(lm: LanguageModel) -> Backend:
-        if config.backend == "http":
+    config: EngineConfig
+
+    def __call__(self, lm: LanguageModel) -> Backend:
+        if self.config.backend == "http":
             from .http_backend import HttpBackend
 
-            return HttpBackend(config, lm)
+            return HttpBackend(self.config, lm)
         from .vllm_backend import VllmBackend
 
-        return VllmBackend(config, lm)
-
-    return start
+        return VllmBackend(self.config, lm)
