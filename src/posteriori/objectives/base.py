@@ -110,6 +110,11 @@ class Objective(torch.nn.Module, Configured, Generic[SettingsT]):
         `proposal` says."""
         return True
 
+    @property
+    def draws_nothing(self) -> bool:
+        """Whether it learns from data alone, so that no engine has anything to draw."""
+        return False
+
     def proposal(self, target: Target, policy: TrainableLM) -> LanguageModel:
         """The language model that makes this step's draws."""
         return policy if self.on_policy else target.prior

@@ -11,7 +11,6 @@ from posteriori.core.target import Target
 from posteriori.distributed.world import refuse_several
 from posteriori.errors import ConfigError
 from posteriori.objectives.base import Objective
-from posteriori.objectives.preference.pairs import Pairs
 
 
 def check_sampler(sampler: object, target: Target, objective: Objective) -> None:
@@ -25,11 +24,11 @@ def check_sampler(sampler: object, target: Target, objective: Objective) -> None
             hint="write sampler=posteriori.Engine(target.prior, ...); algorithms that draw from a "
             "target are for posteriori.sample",
         )
-    if isinstance(objective, Pairs) and objective.draws_nothing:
+    if objective.draws_nothing:
         raise ConfigError(
-            f"'{objective.name}' learns from preference data here, and draws nothing",
+            f"'{objective.name}' learns from data here, and draws nothing",
             where="fit",
-            hint="leave out sampler, or leave out the pairs so that draws are compared",
+            hint="leave out sampler, or leave out the data so that draws are compared",
         )
     refuse_several("drawing through an engine", "fit without sampler")
     check_same_outcomes(target.prior, sampler, target.prompts, "sampler")

@@ -21,8 +21,7 @@ from .start import Starting, check_settings
 
 
 class Served(DrawnByEngine):
-    """A policy behind an OpenAI-compatible server: both its draws and its log-probs are the
-    server's.
+    """A policy behind an OpenAI-compatible server, whose draws and log-probs are the server's.
 
         y ~ q,  log q(y|c): what is served, whatever weights, precision and sampling it has
 

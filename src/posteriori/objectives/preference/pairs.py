@@ -111,7 +111,7 @@ class Pairs(Objective[PairsT]):
 
     @property
     def draws_nothing(self) -> bool:
-        """Whether it learns from preference data alone."""
+        """With preference data."""
         return self._pairs is not None
 
     @property

@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from engine_fakes import Fake
+import torch
 from peft import PeftModel
 
 import posteriori as po
@@ -47,7 +48,8 @@ class Served:
     def answer(self, path: str, body: dict[str, Any]) -> Any:
         self.asked.append(body)
         if path.endswith("/load_lora_adapter"):
-            model = PeftModel.from_pretrained(own_copy(self.base.model), body["lora_path"])
+            with torch.random.fork_rng():
+                model = PeftModel.from_pretrained(own_copy(self.base.model), body["lora_path"])
             self.fake.load(po.CausalLM(model, self.base.tokenizer, adapter="default"))
             return "Success: LoRA adapter 'posteriori' added successfully."
         if body.get("prompt_logprobs") is not None or body.get("echo"):
