@@ -46,6 +46,8 @@ _COMPLETIONS = (
     "ended_N",
     "max_new_tokens",
     "token_log_prob_NL",
+    "own_NL",
+    "replies",
 )
 _DRAWS = (
     "log_proposal_N",
@@ -77,7 +79,7 @@ def _unpacked(state: dict[str, Any], decode: Decode) -> Draws:
         ),
         prompt_ids=tuple(tuple(ids) for ids in state["prompt_ids"]),
         decode=decode,
-        **{name: state[name] for name in _COMPLETIONS},
+        **{name: state.get(name) for name in _COMPLETIONS},
     )
     return Draws(
         completions=completions,
