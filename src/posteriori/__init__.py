@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.2.0"
 
 _WHERE = {
+    "Anchored": "relative.anchored",
     "AnnealedConfig": "samplers.annealing.annealed",
+    "BestOf": "relative.best_of",
     "BestOfNConfig": "samplers.independent.best_of_n",
     "CausalLM": "models.causal",
     "Completions": "core.types",
+    "Composition": "evidence.composed.composition",
     "Configured": "core.settings.configured",
     "Strict": "core.settings.strict",
     "Constraint": "evidence.constraint",
@@ -50,10 +53,15 @@ _WHERE = {
     "Prompted": "core.prompted",
     "QRSConfig": "samplers.independent.qrs",
     "RejectionConfig": "samplers.independent.rejection",
+    "RayActors": "core.ray_actors",
+    "RayConfig": "core.settings.ray",
     "Report": "diagnostics.evaluate.evaluate",
     "Reward": "evidence.reward",
     "RewardFit": "reward_models.fit_reward",
     "RewardModel": "reward_models.reward_model",
+    "RuleModel": "reward_models.rules.rule_model",
+    "Rules": "evidence.rules",
+    "RulesFit": "reward_models.rules.fit_rules",
     "SMCConfig": "samplers.smc.smc",
     "Sampler": "samplers.base",
     "TabularLM": "models.tabular",
@@ -67,8 +75,10 @@ _WHERE = {
     "evaluate": "diagnostics.evaluate.evaluate",
     "exact": "diagnostics.exact.exact",
     "fit": "train.fit",
+    "fit_composition": "evidence.composed.fit_composition",
     "fit_moments": "moments.fit_moments",
     "fit_reward": "reward_models.fit_reward",
+    "fit_rules": "reward_models.rules.fit_rules",
     "fit_twist": "samplers.smc.fit_twist",
     "frontier": "diagnostics.frontier.frontier",
     "likelihoods": "evidence.text.ready_made",
@@ -93,7 +103,9 @@ if TYPE_CHECKING:
     from .core.display.finding import Finding
     from .core.prompted import Prompted
     from .core.protocols import Evidence, LanguageModel
+    from .core.ray_actors import RayActors
     from .core.settings.configured import Configured
+    from .core.settings.ray import RayConfig
     from .core.settings.strict import Strict
     from .core.settings.training import FitConfig, FitRewardConfig, FitTwistConfig
     from .core.target import Target
@@ -105,6 +117,8 @@ if TYPE_CHECKING:
     from .diagnostics.frontier.curve import Frontier
     from .diagnostics.frontier.frontier import frontier
     from .errors import PosterioriError
+    from .evidence.composed.composition import Composition
+    from .evidence.composed.fit_composition import fit_composition
     from .evidence.constraint import Constraint
     from .evidence.expert import Expert
     from .evidence.judge.judge import Judge
@@ -112,6 +126,7 @@ if TYPE_CHECKING:
     from .evidence.power import Power
     from .evidence.preferences import Preferences
     from .evidence.reward import Reward
+    from .evidence.rules import Rules
     from .evidence.text.ready_made import constraints, likelihoods
     from .evidence.verifier import Verifier
     from .models.causal import CausalLM
@@ -122,9 +137,13 @@ if TYPE_CHECKING:
     from .moments.fit_moments import fit_moments
     from .moments.moments import Moments
     from .objectives.base import Objective
+    from .relative.anchored import Anchored
+    from .relative.best_of import BestOf
     from .report import report
     from .reward_models.fit_reward import RewardFit, fit_reward
     from .reward_models.reward_model import RewardModel
+    from .reward_models.rules.fit_rules import RulesFit, fit_rules
+    from .reward_models.rules.rule_model import RuleModel
     from .reward_models.simulate_preferences import simulate_preferences
     from .samplers.annealing.annealed import AnnealedConfig
     from .samplers.annealing.ladder import adapt_ladder

@@ -8,6 +8,7 @@ from pydantic import (
     Field,
 )
 
+from posteriori.core.settings.ray import RayConfig
 from posteriori.core.settings.strict import Strict
 from posteriori.core.settings.training import (
     MAX_PROMPTS,
@@ -87,7 +88,8 @@ class RunConfig(Strict):
 
     Paths are relative to the file's own directory, so that a run is the same wherever it is started
     from. `fit` may be missing where a config only says what policies are evaluated against, and
-    `evidence` may be the empty list: the target is the prior then.
+    `evidence` may be the empty list: the target is the prior then. With a table `ray`, `sample`,
+    `evaluate` and `frontier` spread their work over Ray's actors.
     """
 
     output_dir: str | None = None
@@ -100,3 +102,4 @@ class RunConfig(Strict):
     twist: FitTwistConfig = FitTwistConfig()
     evaluate: EvaluateSettings = EvaluateSettings()
     reward: RunRewardSettings | None = None
+    ray: RayConfig | None = None

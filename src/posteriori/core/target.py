@@ -306,17 +306,17 @@ class Target:
         return tuple(found for each in hooked for found in each.findings)
 
     def errors_of_fit(self, completions: Completions) -> ErrorsOfFit | None:
-        """What evidence that was fitted to draws (`Moments`) leaves open in log e of completions;
-        None where there is none such, or it is exact."""
+        """What evidence that was fitted to draws (`Moments`, `BestOf`) leaves open in log e of
+        completions; None where there is none such, or it is exact."""
         columns = self.columns_of(completions)
-        for each in self.evidence:
-            found = None
-            if isinstance(each, FittedEvidence):
-                found = each.errors_of_fit(completions, columns)
-            if found is not None:
-                # A target has one set of moments.
-                return ErrorsOfFit(self.temper * found.change_NM.cpu(), found.shared)
-        return None
+        fitted = [each for each in self.evidence if isinstance(each, FittedEvidence)]
+        found = [each.errors_of_fit(completions, columns) for each in fitted]
+        known = [each for each in found if each is not None]
+        if not known:
+            return None
+        change_NM = torch.cat([each.change_NM.cpu() for each in known], dim=1)
+        shared = [each for errors in known for each in errors.shared_by_direction()]
+        return ErrorsOfFit(self.temper * change_NM, shared)
 
     def means_met(self, draws: Draws | Completions) -> tuple[WantedMean, ...]:
         """The means that the evidence wants (`Moments`), with what draws have of them: weighted

@@ -17,6 +17,7 @@ from typing import Any
 from posteriori.errors import ConfigError, DistributedError
 
 from .environment import launched
+from .executor import executor
 from .joining import first_line, join_group
 from .watch import Peer, Watch, this_process
 
@@ -126,7 +127,13 @@ def sharing() -> int:
 
 
 def refuse_several(what: str, instead: str) -> None:
-    """Raise `DistributedError` where several processes work together: each would do it whole."""
+    """Raise `DistributedError` where several processes work together: each would do it whole, or
+    this one would with actors that stand idle."""
+    if executor() is not None:
+        raise DistributedError(
+            f"{what} is not shared out, and the actors would have nothing to do",
+            hint=f"use {instead}, or leave out Ray",
+        )
     world = current()
     if world is not None:
         raise DistributedError(

@@ -15,6 +15,7 @@ from posteriori.cli.console.report_table import (
     print_intervals,
     print_table,
 )
+from posteriori.core.settings.ray import RayConfig
 from posteriori.core.settings.training import MAX_PROMPTS
 
 from .goals import rows_without_target
@@ -34,9 +35,26 @@ def judge(
     seed: int,
     quiet: bool,
     max_prompts: int = MAX_PROMPTS,
+    ray: RayConfig | None = None,
 ) -> dict[str, Report]:
     """A report per model, in their order; with `posterior` exact draws per prompt, bounds as
-    well."""
+    well. All of it by the same actors, where there is `ray`."""
+    from posteriori.core.ray_actors import spread
+
+    with spread(ray, seed):
+        return _reports(target, models, num_samples, posterior, seed, max_prompts, quiet=quiet)
+
+
+def _reports(
+    target: Target,
+    models: Mapping[str, LanguageModel],
+    num_samples: int,
+    posterior: int,
+    seed: int,
+    max_prompts: int,
+    *,
+    quiet: bool,
+) -> dict[str, Report]:
     from posteriori.core.draw import draw
     from posteriori.core.seeds import generator
     from posteriori.diagnostics.evaluate.evaluate import evaluate

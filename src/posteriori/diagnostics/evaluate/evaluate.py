@@ -26,6 +26,7 @@ from posteriori.core.estimates import combine
 from posteriori.core.journal.journal import once
 from posteriori.core.progress import Progress, one_pass, portions
 from posteriori.core.protocols import LanguageModel, WantedMean
+from posteriori.core.ray_actors import Ray, spread
 from posteriori.core.registry import language_model
 from posteriori.core.reliability import (
     is_known,
@@ -178,6 +179,7 @@ def evaluate(
     max_prompts: int | None = MAX_PROMPTS,
     prior_draws: Draws | None = None,
     on_progress: Progress | None = None,
+    ray: Ray = None,
 ) -> Report:
     """How far a language model is from the target, in nats, with error bars and findings.
 
@@ -211,6 +213,8 @@ def evaluate(
             then contain that choice.
         prior_draws: draws of the prior, as many per prompt, in place of new ones.
         on_progress: counts passes over completions: drawing, scoring, asking the evidence.
+        ray: how many actors of Ray share the work (`RayConfig`, `RayActors`); None: this process
+            does it.
 
     Returns:
         A `Report`: the metrics by name, and findings.
@@ -233,6 +237,20 @@ def evaluate(
     posterior = draws_for(target, whole, posterior)
     _check(target, num_samples, prior_draws, posterior)
     check_same_outcomes(target.prior, lm, target.prompts, "policy")
+    with spread(ray, seed):
+        return _evaluated(target, whole, lm, num_samples, seed, posterior, prior_draws, on_progress)
+
+
+def _evaluated(
+    target: Target,
+    whole: Target,
+    lm: LanguageModel,
+    num_samples: int,
+    seed: int,
+    posterior: Draws | None,
+    prior_draws: Draws | None,
+    on_progress: Progress | None,
+) -> Report:
     number = num_samples * len(target.prompts)
     alone = lm is target.prior
     drawing, of_its_own, scoring, scoring_exact = portions(
