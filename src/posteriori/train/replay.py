@@ -72,6 +72,8 @@ def _packed(draws: Draws) -> dict[str, Any]:
 
 
 def _unpacked(state: dict[str, Any], decode: Decode) -> Draws:
+    # Checkpoints of 0.2.0 and before know of no environment.
+    state = {"own_NL": None, "replies": None, **state}
     completions = Completions(
         prompt_set=tuple(
             prompt if row is None else marked(prompt, row)
@@ -79,7 +81,7 @@ def _unpacked(state: dict[str, Any], decode: Decode) -> Draws:
         ),
         prompt_ids=tuple(tuple(ids) for ids in state["prompt_ids"]),
         decode=decode,
-        **{name: state.get(name) for name in _COMPLETIONS},
+        **{name: state[name] for name in _COMPLETIONS},
     )
     return Draws(
         completions=completions,

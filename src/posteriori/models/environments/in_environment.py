@@ -15,6 +15,7 @@ from posteriori.core.types import Completions, Prompt
 from posteriori.data.given_arguments import named_arguments
 from posteriori.data.given_numbers import count
 from posteriori.errors import ConfigError, ModelError
+from posteriori.models.tabular import TabularLM
 
 from .episode import Environment
 from .rollout import Rules, play
@@ -57,6 +58,7 @@ class InEnvironment:
 
     Raises:
         ConfigError: for an environment that cannot be called, or fewer than 1 turn.
+        ModelError: for a `TabularLM`, which knows nothing behind an end of sequence.
 
     Example:
         >>> def once(episodes):
@@ -82,6 +84,12 @@ class InEnvironment:
                 f"environment={environment!r:.60} cannot be called",
                 where="InEnvironment",
                 hint="give a function from a list of episodes to a list of replies",
+            )
+        if isinstance(lm, TabularLM):
+            raise ModelError(
+                "a table has no rows behind an end of sequence, where replies would go",
+                where="InEnvironment",
+                hint="use a CausalLM (posteriori.load)",
             )
         self.lm, self.environment = lm, environment
         self.rules = Rules(environment, count(max_turns, "max_turns"), deterministic)

@@ -13,11 +13,12 @@ import posteriori as po
 WORDS = 6
 DEPTH = 4
 WIN, LOSE, SAFE = 1, 2, 3
-LUCK = 0.1
+PLAYERS = (3, 4, 5)
+LUCK = 0.5
 
 
 def coin(episodes: list[po.Episode]) -> list[list[int] | None]:
-    """Whoever begins with "d" (token 4) plays: it wins one time in ten. Others are safe."""
+    """Whoever begins with c, d or e (tokens 3 to 5) plays: it wins one time in two. Others are safe."""
     replies: list[list[int] | None] = []
     for episode in episodes:
         if len(episode.turns) > 1:
@@ -37,7 +38,7 @@ def mirror(episodes: list[po.Episode]) -> list[list[int] | None]:
 
 
 def plays(turn: str) -> bool:
-    return turn.split()[:1] == ["d"]
+    return turn.split()[:1] in (["c"], ["d"], ["e"])
 
 
 def every_episode(
@@ -51,7 +52,7 @@ def every_episode(
             rows.append((turn, own, 0.0, ()))
             continue
         lottery = {WIN: LUCK, LOSE: 1 - LUCK} if chance else {WIN: 1.0}
-        for said, probability in (lottery if turn[0] == 4 else {SAFE: 1.0}).items():
+        for said, probability in (lottery if turn[0] in PLAYERS else {SAFE: 1.0}).items():
             log_p = float(torch.tensor(probability, dtype=torch.float64).log())
             begun, whose = [*turn, said], [*own, False]
             if len(begun) == DEPTH:
@@ -76,8 +77,8 @@ def every_episode(
 
 
 def luck_of(episodes: po.Completions) -> Tensor:
-    """log e: 3 nats for winners, -3 for losers, 0 for the others."""
-    value = {WIN: 3.0, LOSE: -3.0}
+    """log e: 3 nats for winners, -4 for losers, 0 for the others."""
+    value = {WIN: 3.0, LOSE: -4.0}
     assert episodes.replies is not None
     return torch.tensor(
         [value.get(said[0][0], 0.0) if said else 0.0 for said in episodes.replies],
