@@ -21,6 +21,10 @@ class Episode:
         turns: the policy's turns as text, without special tokens; at least one.
         replies: what the environment said after each turn but the last.
         seed: of the reply's own randomness: a function of the run's seed.
+
+    Example:
+        >>> po.Episode("Hello", turns=(" hi",), replies=(), seed=0).turns[-1]
+        ' hi'
     """
 
     prompt: Prompt
