@@ -208,6 +208,11 @@ class Cost:
         )
 
 
+def _cat(parts: list[Tensor]) -> Tensor:
+    """One after another; rows of tokens are filled up to the longest."""
+    return cat_padded(parts) if parts[0].dim() > 1 else torch.cat(parts)
+
+
 _OPTIONAL = ("token_log_prior_NL", "log_weight_N", "group_N")
 """Tensors [N, ...] of `Draws` that may be missing."""
 
@@ -288,11 +293,11 @@ class Draws(ShownDraws):
         for name in _OPTIONAL:
             values = [vars(part)[name] for part in parts]
             if not any(each is None for each in values):
-                some[name] = cat_padded(values) if values[0].dim() > 1 else torch.cat(values)
+                some[name] = _cat(values)
         guarantee = parts[0].guarantee
         shared = all(part.guarantee == guarantee for part in parts)
         common = [name for name in parts[0].attached if all(name in p.attached for p in parts)]
-        attached = {name: cat_padded([part.attached[name] for part in parts]) for name in common}
+        attached = {name: _cat([part.attached[name] for part in parts]) for name in common}
         return Draws(
             Completions.concat([part.completions for part in parts]),
             torch.cat([part.log_proposal_N for part in parts]),
