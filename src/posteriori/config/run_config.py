@@ -47,7 +47,7 @@ class PriorSettings(Strict):
     merge_adapter: bool = False
     trust_remote_code: bool = False
     revision: str | None = Field(default=None, min_length=1)
-    memory_gib: float = Field(default=1.5, gt=0, le=MOST_GIB)
+    memory_gib: float | None = Field(default=None, gt=0, le=MOST_GIB)
     loader: str | None = None
     settings: dict[str, Any] = Field(default_factory=dict)
     prompt_prefix: str | None = Field(default=None, min_length=1)
