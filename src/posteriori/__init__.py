@@ -51,6 +51,8 @@ _WHERE = {
     "Prompted": "core.prompted",
     "QRSConfig": "samplers.independent.qrs",
     "RejectionConfig": "samplers.independent.rejection",
+    "RayActors": "core.ray_actors",
+    "RayConfig": "core.settings.ray",
     "Report": "diagnostics.evaluate.report",
     "Reward": "evidence.reward",
     "RewardFit": "reward_models.fit_reward",
@@ -99,7 +101,9 @@ if TYPE_CHECKING:
     from .core.display.finding import Finding
     from .core.prompted import Prompted
     from .core.protocols import Evidence, LanguageModel
+    from .core.ray_actors import RayActors
     from .core.settings.configured import Configured
+    from .core.settings.ray import RayConfig
     from .core.settings.strict import Strict
     from .core.settings.training import FitConfig, FitRewardConfig, FitTwistConfig
     from .core.target import Target

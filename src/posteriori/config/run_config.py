@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from posteriori.core.settings.ray import RayConfig
 from posteriori.core.settings.refused import refuse
 from posteriori.core.settings.strict import Strict
 from posteriori.core.settings.training import (
@@ -47,7 +48,7 @@ class PriorSettings(Strict):
     merge_adapter: bool = False
     trust_remote_code: bool = False
     revision: str | None = Field(default=None, min_length=1)
-    memory_gib: float = Field(default=1.5, gt=0, le=MOST_GIB)
+    memory_gib: float | None = Field(default=None, gt=0, le=MOST_GIB)
     loader: str | None = None
     settings: dict[str, Any] = Field(default_factory=dict)
     prompt_prefix: str | None = Field(default=None, min_length=1)
@@ -102,7 +103,8 @@ class RunConfig(Strict):
 
     Paths are relative to the file's own directory, so that a run is the same wherever it is started
     from. `fit` may be missing where a config only says what policies are evaluated against, and
-    `evidence` may be the empty list: the target is the prior then.
+    `evidence` may be the empty list: the target is the prior then. With a table `ray`, `sample`,
+    `evaluate` and `frontier` spread their work over Ray's actors.
     """
 
     output_dir: str | None = None
@@ -115,3 +117,4 @@ class RunConfig(Strict):
     twist: FitTwistConfig = FitTwistConfig()
     evaluate: EvaluateSettings = EvaluateSettings()
     reward: RunRewardSettings | None = None
+    ray: RayConfig | None = None

@@ -11,7 +11,18 @@ from posteriori.cli.complete import models
 from posteriori.cli.console.interrupted import Interrupted
 from posteriori.cli.expected_cost import ask_if_long, of_evaluate
 from posteriori.cli.files.unfinished import Unfinished, say
-from posteriori.cli.options import AsJson, ConfigFile, OtherSeed, Overrides, Quiet, Resume, Yes
+from posteriori.cli.options import (
+    Actors,
+    AsJson,
+    ConfigFile,
+    OtherSeed,
+    Overrides,
+    Quiet,
+    RayAddress,
+    Resume,
+    Yes,
+)
+from posteriori.cli.ray import ray_settings
 from posteriori.cli.several import Processes, shared
 from posteriori.config.check import Plan, find_model, make_plan
 from posteriori.core.settings.until import Until, checked_until
@@ -57,6 +68,8 @@ def evaluate(
     as_json: AsJson = False,
     quiet: Quiet = False,
     yes: Yes = False,
+    actors: Actors = None,
+    ray_address: RayAddress = None,
     processes: Processes = 1,  # noqa: ARG001 - `shared` takes it
 ) -> int:
     """Judge policies against the target of CONFIG, side by side with its prior.
@@ -67,6 +80,7 @@ def evaluate(
     from it.
     """
     plan = make_plan(config, overrides or [])
+    ray = ray_settings(plan, actors, ray_address)
     names = _policies(plan, policies or [])
 
     from posteriori.cli.build import build_target, load_policy
@@ -98,7 +112,7 @@ def evaluate(
     journal = unfinished.of("draws")
     try:
         with keeping(target, journal, lambda: what, resume=resume, on_note=say):
-            reports = judge(target, models, **judging, quiet=quiet)
+            reports = judge(target, models, **judging, quiet=quiet, ray=ray)
     except KeyboardInterrupt as error:
         raise Interrupted("what is finished is kept: go on from it with --resume") from error
     pairs = pairs_of(plan, target, models)

@@ -15,6 +15,7 @@ from posteriori.cli.console.report_table import (
     print_intervals,
     print_table,
 )
+from posteriori.core.settings.ray import RayConfig
 from posteriori.core.settings.training import MAX_PROMPTS
 from posteriori.core.settings.until import MAX_SAMPLES, Until
 
@@ -37,9 +38,39 @@ def judge(
     max_prompts: int = MAX_PROMPTS,
     until: Until | None = None,
     max_samples: int = MAX_SAMPLES,
+    ray: RayConfig | None = None,
 ) -> dict[str, Report]:
     """A report per model, in their order; with `posterior` exact draws per prompt, bounds as
-    well; with `until` each has as many draws as that takes."""
+    well; with `until` each has as many draws as that takes. All of it by the same actors,
+    where there is `ray`."""
+    from posteriori.core.ray_actors import spread
+
+    with spread(ray, seed):
+        return _reports(
+            target,
+            models,
+            num_samples,
+            posterior,
+            seed,
+            max_prompts,
+            until,
+            max_samples,
+            quiet=quiet,
+        )
+
+
+def _reports(
+    target: Target,
+    models: Mapping[str, LanguageModel],
+    num_samples: int,
+    posterior: int,
+    seed: int,
+    max_prompts: int,
+    until: Until | None,
+    max_samples: int,
+    *,
+    quiet: bool,
+) -> dict[str, Report]:
     from posteriori.core.draw import draw
     from posteriori.core.seeds import generator
     from posteriori.diagnostics.evaluate.evaluate import evaluate

@@ -14,6 +14,7 @@ from posteriori.core.draw import lm_tokens
 from posteriori.core.estimates import combine
 from posteriori.core.progress import Progress, portions
 from posteriori.core.protocols import LanguageModel
+from posteriori.core.ray_actors import Ray, spread
 from posteriori.core.registry import language_model
 from posteriori.core.reliability import (
     is_known,
@@ -59,7 +60,7 @@ from .metrics import (
 )
 from .report import Report
 from .sides import Sides, drawn_sides, log_prob_of
-from .until import Looked, hopeless, look, next_look, not_reached
+from .until import Looked, Waiting, hopeless, look, next_look, not_reached
 
 
 @named_arguments
@@ -79,6 +80,7 @@ def evaluate(
     max_samples: int = MAX_SAMPLES,
     confidence: float = 0.95,
     on_progress: Progress | None = None,
+    ray: Ray = None,
 ) -> Report:
     """How far a language model is from the target, in nats, with error bars and findings.
 
@@ -119,6 +121,8 @@ def evaluate(
         confidence: of these sequences, all looks and figures together.
         on_progress: counts passes over completions: drawing, scoring, asking the evidence; it
             begins again with each look.
+        ray: how many actors of Ray share the work (`RayConfig`, `RayActors`); None: this process
+            does it.
 
     Returns:
         A `Report`: the metrics by name, and findings.
@@ -144,6 +148,24 @@ def evaluate(
     check_same_outcomes(target.prior, lm, target.prompts, "policy")
     wanted = {} if until is None else checked_until(until, max_samples, num_samples)
     _check_looks(wanted, confidence, prior_draws)
+    waiting = Waiting(wanted, max_samples, confidence)
+    with spread(ray, seed):
+        return _evaluated(
+            target, whole, lm, num_samples, seed, posterior, prior_draws, waiting, on_progress
+        )
+
+
+def _evaluated(
+    target: Target,
+    whole: Target,
+    lm: LanguageModel,
+    num_samples: int,
+    seed: int,
+    posterior: Draws | None,
+    prior_draws: Draws | None,
+    waiting: Waiting,
+    on_progress: Progress | None,
+) -> Report:
     passes = 2 if lm is target.prior else (6 if prior_draws is None else 4)
     drawing, scoring_exact = portions(
         on_progress,
@@ -161,13 +183,13 @@ def evaluate(
     found = drawn(num_samples, 0)
     looked: dict[str, Looked] = {}
     counts = [num_samples]
-    while wanted:
+    while waiting.wanted:
         at_look, mixtures = _figures_at_look(target, whole, found)
-        looked = look(wanted, at_look, target, mixtures, counts, confidence)
+        looked = look(waiting.wanted, at_look, target, mixtures, counts, waiting.confidence)
         known = all(each.reached for each in looked.values())
-        if known or counts[-1] >= max_samples or hopeless(at_look, wanted):
+        if known or counts[-1] >= waiting.max_samples or hopeless(at_look, waiting.wanted):
             break
-        total = next_look(counts[-1], max_samples)
+        total = next_look(counts[-1], waiting.max_samples)
         found = found.with_more(drawn(total - counts[-1], len(counts)))
         counts.append(total)
     of_policy, of_prior, cost = found.of_policy, found.of_prior, found.cost

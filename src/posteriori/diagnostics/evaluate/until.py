@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -76,6 +76,15 @@ class Looked:
             f"{self.figure}: {self.low:.4g} to {self.high:.4g}, {self.confidence:.0%}, after "
             f"{counted(len(self.draws), 'look')} and {max(self.draws):,} draws per prompt; {how}"
         )
+
+
+class Waiting(NamedTuple):
+    """By figure the half-width that is wanted (none: nothing is waited for), how many draws per
+    prompt that may take, and the confidence of all looks together."""
+
+    wanted: Mapping[str, float]
+    max_samples: int
+    confidence: float
 
 
 def look(
