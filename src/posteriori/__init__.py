@@ -42,6 +42,7 @@ _WHERE = {
     "Judge": "evidence.judge.judge",
     "LanguageModel": "core.protocols",
     "Likelihood": "evidence.likelihood",
+    "Looked": "diagnostics.evaluate.until",
     "MHConfig": "samplers.mcmc.mh",
     "Moments": "moments.moments",
     "Objective": "objectives.base",
@@ -55,7 +56,7 @@ _WHERE = {
     "RejectionConfig": "samplers.independent.rejection",
     "RayActors": "core.ray_actors",
     "RayConfig": "core.settings.ray",
-    "Report": "diagnostics.evaluate.evaluate",
+    "Report": "diagnostics.evaluate.report",
     "Reward": "evidence.reward",
     "RewardFit": "reward_models.fit_reward",
     "RewardModel": "reward_models.reward_model",
@@ -111,8 +112,10 @@ if TYPE_CHECKING:
     from .core.target import Target
     from .core.types import Completions, Draws, Estimate
     from .data.prompts import prompts
-    from .diagnostics.evaluate.evaluate import Report, evaluate
+    from .diagnostics.evaluate.evaluate import evaluate
     from .diagnostics.evaluate.pass_at_k import PassAtK, newly_solved, pass_at_k
+    from .diagnostics.evaluate.report import Report
+    from .diagnostics.evaluate.until import Looked
     from .diagnostics.exact.exact import Exact, exact
     from .diagnostics.frontier.curve import Frontier
     from .diagnostics.frontier.frontier import frontier

@@ -18,7 +18,7 @@ LUCK = 0.5
 
 
 def coin(episodes: list[po.Episode]) -> list[list[int] | None]:
-    """Whoever begins with c, d or e (tokens 3 to 5) plays: it wins one time in two. Others are safe."""
+    """Whoever begins with c, d or e (tokens 3 to 5) plays, and wins one time in two."""
     replies: list[list[int] | None] = []
     for episode in episodes:
         if len(episode.turns) > 1:
