@@ -39,6 +39,7 @@ _WHERE = {
     "Judge": "evidence.judge.judge",
     "LanguageModel": "core.protocols",
     "Likelihood": "evidence.likelihood",
+    "Looked": "diagnostics.evaluate.until",
     "MHConfig": "samplers.mcmc.mh",
     "Moments": "moments.moments",
     "Objective": "objectives.base",
@@ -50,7 +51,9 @@ _WHERE = {
     "Prompted": "core.prompted",
     "QRSConfig": "samplers.independent.qrs",
     "RejectionConfig": "samplers.independent.rejection",
-    "Report": "diagnostics.evaluate.evaluate",
+    "RayActors": "core.ray_actors",
+    "RayConfig": "core.settings.ray",
+    "Report": "diagnostics.evaluate.report",
     "Reward": "evidence.reward",
     "RewardFit": "reward_models.fit_reward",
     "RewardModel": "reward_models.reward_model",
@@ -98,14 +101,18 @@ if TYPE_CHECKING:
     from .core.display.finding import Finding
     from .core.prompted import Prompted
     from .core.protocols import Evidence, LanguageModel
+    from .core.ray_actors import RayActors
     from .core.settings.configured import Configured
+    from .core.settings.ray import RayConfig
     from .core.settings.strict import Strict
     from .core.settings.training import FitConfig, FitRewardConfig, FitTwistConfig
     from .core.target import Target
     from .core.types import Completions, Draws, Estimate
     from .data.prompts import prompts
-    from .diagnostics.evaluate.evaluate import Report, evaluate
+    from .diagnostics.evaluate.evaluate import evaluate
     from .diagnostics.evaluate.pass_at_k import PassAtK, newly_solved, pass_at_k
+    from .diagnostics.evaluate.report import Report
+    from .diagnostics.evaluate.until import Looked
     from .diagnostics.exact.exact import Exact, exact
     from .diagnostics.frontier.curve import Frontier
     from .diagnostics.frontier.frontier import frontier
