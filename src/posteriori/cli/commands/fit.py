@@ -143,6 +143,8 @@ def _run(plan: Plan, *, resume: bool, overwrite: bool, as_json: bool, quiet: boo
     assert result.target is not None
     target, stopped, objective = result.target, result.stopped, result.objective
     judging = config.evaluate.model_dump()
+    if judging["until"] is None:
+        judging = {k: v for k, v in judging.items() if k not in ("until", "max_samples")}
     unfinished = Unfinished(folder / "evaluation")
     models = {"prior": target.prior, objective: result.policy}
     what = {"the work": "evaluate", "the policy": digest(result.policy), **judging}
