@@ -19,10 +19,13 @@ _WHERE = {
     "BestOfNConfig": "samplers.independent.best_of_n",
     "CausalLM": "models.causal",
     "Completions": "core.types",
+    "Composition": "evidence.composed.composition",
     "Configured": "core.settings.configured",
     "Strict": "core.settings.strict",
     "Constraint": "evidence.constraint",
     "Draws": "core.types",
+    "Environment": "models.environments.episode",
+    "Episode": "models.environments.episode",
     "Estimate": "core.types",
     "Evidence": "core.protocols",
     "Exact": "diagnostics.exact.exact",
@@ -34,10 +37,12 @@ _WHERE = {
     "FitTwistConfig": "core.settings.training",
     "Frontier": "diagnostics.frontier.curve",
     "IMHConfig": "samplers.mcmc.imh",
+    "InEnvironment": "models.environments.in_environment",
     "ImportanceConfig": "samplers.independent.importance",
     "Judge": "evidence.judge.judge",
     "LanguageModel": "core.protocols",
     "Likelihood": "evidence.likelihood",
+    "Looked": "diagnostics.evaluate.until",
     "MHConfig": "samplers.mcmc.mh",
     "Moments": "moments.moments",
     "Objective": "objectives.base",
@@ -49,10 +54,15 @@ _WHERE = {
     "Prompted": "core.prompted",
     "QRSConfig": "samplers.independent.qrs",
     "RejectionConfig": "samplers.independent.rejection",
-    "Report": "diagnostics.evaluate.evaluate",
+    "RayActors": "core.ray_actors",
+    "RayConfig": "core.settings.ray",
+    "Report": "diagnostics.evaluate.report",
     "Reward": "evidence.reward",
     "RewardFit": "reward_models.fit_reward",
     "RewardModel": "reward_models.reward_model",
+    "RuleModel": "reward_models.rules.rule_model",
+    "Rules": "evidence.rules",
+    "RulesFit": "reward_models.rules.fit_rules",
     "SMCConfig": "samplers.smc.smc",
     "Sampler": "samplers.base",
     "TabularLM": "models.tabular",
@@ -66,8 +76,10 @@ _WHERE = {
     "evaluate": "diagnostics.evaluate.evaluate",
     "exact": "diagnostics.exact.exact",
     "fit": "train.fit",
+    "fit_composition": "evidence.composed.fit_composition",
     "fit_moments": "moments.fit_moments",
     "fit_reward": "reward_models.fit_reward",
+    "fit_rules": "reward_models.rules.fit_rules",
     "fit_twist": "samplers.smc.fit_twist",
     "frontier": "diagnostics.frontier.frontier",
     "likelihoods": "evidence.text.ready_made",
@@ -92,18 +104,24 @@ if TYPE_CHECKING:
     from .core.display.finding import Finding
     from .core.prompted import Prompted
     from .core.protocols import Evidence, LanguageModel
+    from .core.ray_actors import RayActors
     from .core.settings.configured import Configured
+    from .core.settings.ray import RayConfig
     from .core.settings.strict import Strict
     from .core.settings.training import FitConfig, FitRewardConfig, FitTwistConfig
     from .core.target import Target
     from .core.types import Completions, Draws, Estimate
     from .data.prompts import prompts
-    from .diagnostics.evaluate.evaluate import Report, evaluate
+    from .diagnostics.evaluate.evaluate import evaluate
     from .diagnostics.evaluate.pass_at_k import PassAtK, newly_solved, pass_at_k
+    from .diagnostics.evaluate.report import Report
+    from .diagnostics.evaluate.until import Looked
     from .diagnostics.exact.exact import Exact, exact
     from .diagnostics.frontier.curve import Frontier
     from .diagnostics.frontier.frontier import frontier
     from .errors import PosterioriError
+    from .evidence.composed.composition import Composition
+    from .evidence.composed.fit_composition import fit_composition
     from .evidence.constraint import Constraint
     from .evidence.expert import Expert
     from .evidence.judge.judge import Judge
@@ -111,9 +129,12 @@ if TYPE_CHECKING:
     from .evidence.power import Power
     from .evidence.preferences import Preferences
     from .evidence.reward import Reward
+    from .evidence.rules import Rules
     from .evidence.text.ready_made import constraints, likelihoods
     from .evidence.verifier import Verifier
     from .models.causal import CausalLM
+    from .models.environments.episode import Environment, Episode
+    from .models.environments.in_environment import InEnvironment
     from .models.load import load
     from .models.tabular import TabularLM
     from .moments.fit_moments import fit_moments
@@ -124,6 +145,8 @@ if TYPE_CHECKING:
     from .report import report
     from .reward_models.fit_reward import RewardFit, fit_reward
     from .reward_models.reward_model import RewardModel
+    from .reward_models.rules.fit_rules import RulesFit, fit_rules
+    from .reward_models.rules.rule_model import RuleModel
     from .reward_models.simulate_preferences import simulate_preferences
     from .samplers.annealing.annealed import AnnealedConfig
     from .samplers.annealing.ladder import adapt_ladder

@@ -11,6 +11,7 @@ from typing import Any
 from posteriori.core.default_progress import with_progress
 from posteriori.core.draw import draw
 from posteriori.core.progress import Progress
+from posteriori.core.ray_actors import Ray, spread
 from posteriori.core.reliability import most_evidence
 from posteriori.core.rows_of_prompts import rows_of_prompts
 from posteriori.core.run.out_of_memory import explained
@@ -56,6 +57,7 @@ def frontier(
     on_progress: Progress | None = None,
     journal: Path | str | None = None,
     resume: bool = False,
+    ray: Ray = None,
 ) -> Frontier:
     """Before any training: the best reward that each nat of KL can buy.
 
@@ -80,6 +82,8 @@ def frontier(
         on_progress: counts passes over the prior's draws, and begins again with each stage.
         journal: a folder that keeps what is finished until all is.
         resume: go on from the journal of a run that was stopped, and end with the same bits.
+        ray: how many actors of Ray share the work (`RayConfig`, `RayActors`); None: this process
+            does it.
 
     Returns:
         A `Frontier`: its points, and `at_beta`, `at_kl`, `at_reward`.
@@ -103,7 +107,7 @@ def frontier(
 
     part = sampled_prompts(target, max_prompts, seed)
     share = len(part.prompts) / len(target.prompts)
-    with keeping(part, journal, about, resume=resume):
+    with keeping(part, journal, about, resume=resume), spread(ray, seed):
         curve = _frontier(part, num_samples, seed, stages, strongest, enough, on_progress, share)
     curve.findings += sampled_finding(part, target)
     return curve
