@@ -26,6 +26,8 @@ _WHERE = {
     "Draws": "core.types",
     "Engine": "models.engines.engine",
     "EngineConfig": "models.engines.settings",
+    "Environment": "models.environments.episode",
+    "Episode": "models.environments.episode",
     "Estimate": "core.types",
     "Evidence": "core.protocols",
     "Exact": "diagnostics.exact.exact",
@@ -37,10 +39,12 @@ _WHERE = {
     "FitTwistConfig": "core.settings.training",
     "Frontier": "diagnostics.frontier.curve",
     "IMHConfig": "samplers.mcmc.imh",
+    "InEnvironment": "models.environments.in_environment",
     "ImportanceConfig": "samplers.independent.importance",
     "Judge": "evidence.judge.judge",
     "LanguageModel": "core.protocols",
     "Likelihood": "evidence.likelihood",
+    "Looked": "diagnostics.evaluate.until",
     "MHConfig": "samplers.mcmc.mh",
     "Moments": "moments.moments",
     "Objective": "objectives.base",
@@ -54,7 +58,7 @@ _WHERE = {
     "RejectionConfig": "samplers.independent.rejection",
     "RayActors": "core.ray_actors",
     "RayConfig": "core.settings.ray",
-    "Report": "diagnostics.evaluate.evaluate",
+    "Report": "diagnostics.evaluate.report",
     "Reward": "evidence.reward",
     "RewardFit": "reward_models.fit_reward",
     "RewardModel": "reward_models.reward_model",
@@ -111,8 +115,10 @@ if TYPE_CHECKING:
     from .core.target import Target
     from .core.types import Completions, Draws, Estimate
     from .data.prompts import prompts
-    from .diagnostics.evaluate.evaluate import Report, evaluate
+    from .diagnostics.evaluate.evaluate import evaluate
     from .diagnostics.evaluate.pass_at_k import PassAtK, newly_solved, pass_at_k
+    from .diagnostics.evaluate.report import Report
+    from .diagnostics.evaluate.until import Looked
     from .diagnostics.exact.exact import Exact, exact
     from .diagnostics.frontier.curve import Frontier
     from .diagnostics.frontier.frontier import frontier
@@ -133,6 +139,8 @@ if TYPE_CHECKING:
     from .models.engines.engine import Engine
     from .models.engines.served import Served
     from .models.engines.settings import EngineConfig
+    from .models.environments.episode import Environment, Episode
+    from .models.environments.in_environment import InEnvironment
     from .models.load import load
     from .models.tabular import TabularLM
     from .moments.fit_moments import fit_moments

@@ -220,20 +220,28 @@ def _join() -> World:
     global _world
     if _world is not None:
         return _world
-    import torch
     import torch.distributed as dist
 
     found = launched()
     assert found is not None
     if not dist.is_initialized():
-        backend = "gloo"
-        if torch.cuda.is_available():
-            torch.cuda.set_device(found.local_rank % torch.cuda.device_count())
-            backend = "cpu:gloo,cuda:nccl"
-        join_group(backend, found)
+        join_group(_backend(found.local_rank), found)
         atexit.register(_part)
     _world = World(dist.get_rank(), dist.get_world_size())
     return _world
+
+
+def _backend(local_rank: int) -> str:
+    """Gloo on the CPU, and beside it what the kind of GPU that is here has of its own."""
+    import torch
+    import torch.distributed as dist
+
+    for kind in ("cuda", "xpu"):
+        module: Any = torch.get_device_module(kind)
+        if module.is_available():
+            module.set_device(local_rank % module.device_count())
+            return f"cpu:gloo,{kind}:{dist.get_default_backend_for_device(kind)}"
+    return "gloo"
 
 
 def _part() -> None:

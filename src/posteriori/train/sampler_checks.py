@@ -10,6 +10,7 @@ from posteriori.core.settings.strict import Strict
 from posteriori.core.target import Target
 from posteriori.distributed.world import refuse_several
 from posteriori.errors import ConfigError
+from posteriori.models.environments.in_environment import InEnvironment
 from posteriori.objectives.base import Objective
 
 
@@ -23,6 +24,12 @@ def check_sampler(sampler: object, target: Target, objective: Objective) -> None
             where="fit",
             hint="write sampler=posteriori.Engine(target.prior, ...); algorithms that draw from a "
             "target are for posteriori.sample",
+        )
+    if isinstance(target.prior, InEnvironment):
+        raise ConfigError(
+            "an engine draws one turn, and the prior's outcomes are whole episodes",
+            where="fit",
+            hint="leave out sampler: the model draws by itself",
         )
     if objective.draws_nothing:
         raise ConfigError(

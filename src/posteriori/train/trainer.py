@@ -15,6 +15,7 @@ from posteriori.core.elsewhere import served
 from posteriori.core.hooks import DrawsElsewhere
 from posteriori.core.journal.files import save_folder
 from posteriori.core.journal.random_streams import Streams, read_streams
+from posteriori.core.prompted import Prompted
 from posteriori.core.protocols import CachesWeights, LanguageModel, TrainableLM
 from posteriori.core.run.call_context import CallContext, TrainerState, calling_within
 from posteriori.core.run.out_of_memory import explained
@@ -41,6 +42,7 @@ from .fit_result import Fit as Fit
 from .mismatch import mismatch, mismatch_finding, own_log_prob
 from .replay import Replay
 from .selection import Selection, State
+from .starting import new_policy
 from .update import Updater
 
 StepCallback = Callable[[dict[str, Any]], None]
@@ -58,8 +60,11 @@ class Trainer:
         on_step: StepCallback | None,
         periodic_evaluation: PeriodicEvaluation | None = None,
         on_note: Note | None = None,
+        start: TrainableLM | None = None,
         sampler: DrawsElsewhere | None = None,
     ) -> None:
+        self.start = start
+        elsewhere = start is not None or isinstance(target.prior, Prompted)
         self.target, self.objective, self.settings = target, objective, settings
         objective.engine = sampler
         self.run_directory, self.periodic_evaluation = run, periodic_evaluation
@@ -68,11 +73,13 @@ class Trainer:
         objective.prepare(target, self._new_policy, derive(settings.seed, "objective"))
         self.updater = Updater(self.policy, objective, settings)
         self.replay = Replay(self._replayed())
-        self.effective = EffectiveDraws(target, settings.steps)
+        self.effective = EffectiveDraws(
+            target, settings.steps, settings.seed if elsewhere else None
+        )
         self.history: list[dict[str, Any]] = []
         self.finished = 0
         self.forward: bool | None = None
-        self.selection = Selection(settings.steps)
+        self.selection = Selection(settings.steps, elsewhere=elsewhere)
         self.findings: list[Finding] = []
         self.on_note = on_note
         self.updater.on_finding = self._found
@@ -86,9 +93,8 @@ class Trainer:
         )
 
     def _new_policy(self) -> TrainableLM:
-        settings, prior = self.settings, self.target.prior
-        assert isinstance(prior, TrainableLM)
-        return prior.as_policy(settings.policy, settings.lora, derive(settings.seed, "adapter"))
+        settings, seed = self.settings, derive(self.settings.seed, "adapter")
+        return new_policy(self.target.prior, self.start, settings.policy, settings.lora, seed)
 
     def _replayed(self) -> int:
         """Earlier steps whose draws join each step: the user's number, or the objective's own."""
@@ -147,7 +153,7 @@ class Trainer:
     def _caching(self) -> Iterator[None]:
         """No weight but the policy's changes in a run."""
         with contextlib.ExitStack() as stack:
-            for lm in (self.policy, self.target.prior):
+            for lm in (self.policy, self.target.prior, self.start):
                 if isinstance(lm, CachesWeights):
                     stack.enter_context(lm.caching_frozen_weights())
             yield
@@ -285,11 +291,21 @@ class Trainer:
         if self.forward is None:
             ruled_out = bool(fresh.log_evidence_N.isneginf().any())
             self.forward = ruled_out or not self.objective.on_policy
-        signal = signal_of(fresh, log_prob_N, forward=self.forward)
+        signal = signal_of(
+            fresh, log_prob_N, forward=self.forward, log_start_N=self._log_start(fresh)
+        )
         if signal is None:
             return {}
         self.selection.add(step, state, signal)
         return {"shrink": self.updater.learn_from(signal)} if self.updater.auto else {}
+
+    def _log_start(self, fresh: Draws) -> Tensor | None:
+        """log-prob of the draws under the model that the policy started as, where that is not the
+        prior: what its displacement is measured from."""
+        if self.start is None:
+            return None
+        with torch.no_grad():
+            return self.start.log_prob(fresh.completions).to(fresh.log_prior_N)
 
     def _log_prob_now(self, draws: Draws, fresh: Draws) -> Tensor:
         """log pi of every draw, of which the first are `fresh`; NaN for those it is not known of,

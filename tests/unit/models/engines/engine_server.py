@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from engine_fakes import Fake
 import torch
+from engine_fakes import Fake
 from peft import PeftModel
 
 import posteriori as po
