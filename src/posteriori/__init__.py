@@ -63,6 +63,7 @@ _WHERE = {
     "SMCConfig": "samplers.smc.smc",
     "Sampler": "samplers.base",
     "TabularLM": "models.tabular",
+    "Teacher": "evidence.teacher",
     "Target": "core.target",
     "Twist": "samplers.smc.twists",
     "TwistHead": "samplers.smc.twist_head",
@@ -127,6 +128,7 @@ if TYPE_CHECKING:
     from .evidence.preferences import Preferences
     from .evidence.reward import Reward
     from .evidence.rules import Rules
+    from .evidence.teacher import Teacher
     from .evidence.text.ready_made import constraints, likelihoods
     from .evidence.verifier import Verifier
     from .models.causal import CausalLM
