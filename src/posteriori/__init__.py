@@ -90,6 +90,7 @@ _WHERE = {
     "report": "report",
     "reverse_annealed_log_z": "samplers.annealing.reverse_annealing",
     "sample": "samplers.sample",
+    "sft": "train.sft",
     "show_progress": "core.default_progress",
     "simulate_preferences": "reward_models.simulate_preferences",
 }
@@ -164,6 +165,7 @@ if TYPE_CHECKING:
     from .samplers.smc.twist_head import TwistHead
     from .samplers.smc.twists import Twist
     from .train.fit import Fit, fit
+    from .train.sft import sft
 
 
 def __getattr__(name: str) -> Any:
