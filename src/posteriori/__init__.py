@@ -24,6 +24,8 @@ _WHERE = {
     "Strict": "core.settings.strict",
     "Constraint": "evidence.constraint",
     "Draws": "core.types",
+    "Environment": "models.environments.episode",
+    "Episode": "models.environments.episode",
     "Estimate": "core.types",
     "Evidence": "core.protocols",
     "Exact": "diagnostics.exact.exact",
@@ -35,6 +37,7 @@ _WHERE = {
     "FitTwistConfig": "core.settings.training",
     "Frontier": "diagnostics.frontier.curve",
     "IMHConfig": "samplers.mcmc.imh",
+    "InEnvironment": "models.environments.in_environment",
     "ImportanceConfig": "samplers.independent.importance",
     "Judge": "evidence.judge.judge",
     "LanguageModel": "core.protocols",
@@ -133,6 +136,8 @@ if TYPE_CHECKING:
     from .evidence.text.ready_made import constraints, likelihoods
     from .evidence.verifier import Verifier
     from .models.causal import CausalLM
+    from .models.environments.episode import Environment, Episode
+    from .models.environments.in_environment import InEnvironment
     from .models.load import load
     from .models.tabular import TabularLM
     from .moments.fit_moments import fit_moments

@@ -98,6 +98,10 @@ class EvidenceCallError(EvidenceError):
     may go well."""
 
 
+class EnvironmentCallError(PosterioriError):
+    """An environment raised, or answered in another form than a reply for each episode."""
+
+
 class ObjectiveError(PosterioriError):
     """An objective is asked for something that its mathematics does not allow."""
 

@@ -123,6 +123,14 @@ class HasTokenizer(Protocol):
 
 
 @runtime_checkable
+class HasEnvironment(Protocol):
+    """A language model `lm` whose turns an environment answers: its outcomes are episodes."""
+
+    lm: Any
+    environment: Any
+
+
+@runtime_checkable
 class HasVocabulary(Protocol):
     """A language model whose tokens are written out."""
 

@@ -113,7 +113,7 @@ class GRPO(Objective[GroupT]):
             )[:, None],
             "log_drawn_NL": drawn_NL,
             "log_prior_NL": prior_NL,
-            "mask_NL": draws.completions.mask_NL,
+            "mask_NL": draws.completions.own_mask_NL,
         }
 
     def loss(self, token_log_prob_nL: Tensor, constants: Constants) -> Tensor:

@@ -106,7 +106,7 @@ class PPO(Objective[PPOConfig]):
         advantage_NL = advantages(
             predicted_NL, rho_N, completions.lengths_N, self.settings.gae_lambda
         )
-        mask_NL = completions.mask_NL
+        mask_NL = completions.own_mask_NL
         self._figures = _value_figures(advantage_NL[mask_NL], predicted_NL[mask_NL])
         self._ratios = RatioFigures(self.settings.clip)
         return {
