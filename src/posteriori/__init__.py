@@ -69,6 +69,7 @@ _WHERE = {
     "Sampler": "samplers.base",
     "Served": "models.engines.served",
     "TabularLM": "models.tabular",
+    "Teacher": "evidence.teacher",
     "Target": "core.target",
     "Twist": "samplers.smc.twists",
     "TwistHead": "samplers.smc.twist_head",
@@ -95,6 +96,7 @@ _WHERE = {
     "report": "report",
     "reverse_annealed_log_z": "samplers.annealing.reverse_annealing",
     "sample": "samplers.sample",
+    "sft": "train.sft",
     "show_progress": "core.default_progress",
     "simulate_preferences": "reward_models.simulate_preferences",
 }
@@ -133,6 +135,7 @@ if TYPE_CHECKING:
     from .evidence.preferences import Preferences
     from .evidence.reward import Reward
     from .evidence.rules import Rules
+    from .evidence.teacher import Teacher
     from .evidence.text.ready_made import constraints, likelihoods
     from .evidence.verifier import Verifier
     from .models.causal import CausalLM
@@ -173,6 +176,7 @@ if TYPE_CHECKING:
     from .samplers.smc.twist_head import TwistHead
     from .samplers.smc.twists import Twist
     from .train.fit import Fit, fit
+    from .train.sft import sft
 
 
 def __getattr__(name: str) -> Any:
