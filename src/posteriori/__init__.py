@@ -13,14 +13,21 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.2.0"
 
 _WHERE = {
+    "Anchored": "relative.anchored",
     "AnnealedConfig": "samplers.annealing.annealed",
+    "BestOf": "relative.best_of",
     "BestOfNConfig": "samplers.independent.best_of_n",
     "CausalLM": "models.causal",
     "Completions": "core.types",
+    "Composition": "evidence.composed.composition",
     "Configured": "core.settings.configured",
     "Strict": "core.settings.strict",
     "Constraint": "evidence.constraint",
     "Draws": "core.types",
+    "Engine": "models.engines.engine",
+    "EngineConfig": "models.engines.settings",
+    "Environment": "models.environments.episode",
+    "Episode": "models.environments.episode",
     "Estimate": "core.types",
     "Evidence": "core.protocols",
     "Exact": "diagnostics.exact.exact",
@@ -32,10 +39,12 @@ _WHERE = {
     "FitTwistConfig": "core.settings.training",
     "Frontier": "diagnostics.frontier.curve",
     "IMHConfig": "samplers.mcmc.imh",
+    "InEnvironment": "models.environments.in_environment",
     "ImportanceConfig": "samplers.independent.importance",
     "Judge": "evidence.judge.judge",
     "LanguageModel": "core.protocols",
     "Likelihood": "evidence.likelihood",
+    "Looked": "diagnostics.evaluate.until",
     "MHConfig": "samplers.mcmc.mh",
     "Moments": "moments.moments",
     "Objective": "objectives.base",
@@ -47,13 +56,20 @@ _WHERE = {
     "Prompted": "core.prompted",
     "QRSConfig": "samplers.independent.qrs",
     "RejectionConfig": "samplers.independent.rejection",
-    "Report": "diagnostics.evaluate.evaluate",
+    "RayActors": "core.ray_actors",
+    "RayConfig": "core.settings.ray",
+    "Report": "diagnostics.evaluate.report",
     "Reward": "evidence.reward",
     "RewardFit": "reward_models.fit_reward",
     "RewardModel": "reward_models.reward_model",
+    "RuleModel": "reward_models.rules.rule_model",
+    "Rules": "evidence.rules",
+    "RulesFit": "reward_models.rules.fit_rules",
     "SMCConfig": "samplers.smc.smc",
     "Sampler": "samplers.base",
+    "Served": "models.engines.served",
     "TabularLM": "models.tabular",
+    "Teacher": "evidence.teacher",
     "Target": "core.target",
     "Twist": "samplers.smc.twists",
     "TwistHead": "samplers.smc.twist_head",
@@ -64,8 +80,10 @@ _WHERE = {
     "evaluate": "diagnostics.evaluate.evaluate",
     "exact": "diagnostics.exact.exact",
     "fit": "train.fit",
+    "fit_composition": "evidence.composed.fit_composition",
     "fit_moments": "moments.fit_moments",
     "fit_reward": "reward_models.fit_reward",
+    "fit_rules": "reward_models.rules.fit_rules",
     "fit_twist": "samplers.smc.fit_twist",
     "frontier": "diagnostics.frontier.frontier",
     "likelihoods": "evidence.text.ready_made",
@@ -78,6 +96,7 @@ _WHERE = {
     "report": "report",
     "reverse_annealed_log_z": "samplers.annealing.reverse_annealing",
     "sample": "samplers.sample",
+    "sft": "train.sft",
     "show_progress": "core.default_progress",
     "simulate_preferences": "reward_models.simulate_preferences",
 }
@@ -90,18 +109,24 @@ if TYPE_CHECKING:
     from .core.display.finding import Finding
     from .core.prompted import Prompted
     from .core.protocols import Evidence, LanguageModel
+    from .core.ray_actors import RayActors
     from .core.settings.configured import Configured
+    from .core.settings.ray import RayConfig
     from .core.settings.strict import Strict
     from .core.settings.training import FitConfig, FitRewardConfig, FitTwistConfig
     from .core.target import Target
     from .core.types import Completions, Draws, Estimate
     from .data.prompts import prompts
-    from .diagnostics.evaluate.evaluate import Report, evaluate
+    from .diagnostics.evaluate.evaluate import evaluate
     from .diagnostics.evaluate.pass_at_k import PassAtK, newly_solved, pass_at_k
+    from .diagnostics.evaluate.report import Report
+    from .diagnostics.evaluate.until import Looked
     from .diagnostics.exact.exact import Exact, exact
     from .diagnostics.frontier.curve import Frontier
     from .diagnostics.frontier.frontier import frontier
     from .errors import PosterioriError
+    from .evidence.composed.composition import Composition
+    from .evidence.composed.fit_composition import fit_composition
     from .evidence.constraint import Constraint
     from .evidence.expert import Expert
     from .evidence.judge.judge import Judge
@@ -109,17 +134,28 @@ if TYPE_CHECKING:
     from .evidence.power import Power
     from .evidence.preferences import Preferences
     from .evidence.reward import Reward
+    from .evidence.rules import Rules
+    from .evidence.teacher import Teacher
     from .evidence.text.ready_made import constraints, likelihoods
     from .evidence.verifier import Verifier
     from .models.causal import CausalLM
+    from .models.engines.engine import Engine
+    from .models.engines.served import Served
+    from .models.engines.settings import EngineConfig
+    from .models.environments.episode import Environment, Episode
+    from .models.environments.in_environment import InEnvironment
     from .models.load import load
     from .models.tabular import TabularLM
     from .moments.fit_moments import fit_moments
     from .moments.moments import Moments
     from .objectives.base import Objective
+    from .relative.anchored import Anchored
+    from .relative.best_of import BestOf
     from .report import report
     from .reward_models.fit_reward import RewardFit, fit_reward
     from .reward_models.reward_model import RewardModel
+    from .reward_models.rules.fit_rules import RulesFit, fit_rules
+    from .reward_models.rules.rule_model import RuleModel
     from .reward_models.simulate_preferences import simulate_preferences
     from .samplers.annealing.annealed import AnnealedConfig
     from .samplers.annealing.ladder import adapt_ladder
@@ -140,6 +176,7 @@ if TYPE_CHECKING:
     from .samplers.smc.twist_head import TwistHead
     from .samplers.smc.twists import Twist
     from .train.fit import Fit, fit
+    from .train.sft import sft
 
 
 def __getattr__(name: str) -> Any:

@@ -20,7 +20,13 @@ BUDGET = 20_000
 """Draws that a run on the oracle may take."""
 
 TIMES = ("seconds", "draw_seconds")
-every_objective = pytest.mark.parametrize("objective", CASES, ids=str)
+every_objective = pytest.mark.parametrize(
+    "objective",
+    [
+        pytest.param(case, id=str(case), marks=[pytest.mark.long] if case.long else [])
+        for case in CASES
+    ],
+)
 
 
 @pytest.mark.long

@@ -105,7 +105,7 @@ UNBOUNDED = {("rejection", "moments"), ("rejection", "all")}
 """lambda . phi has no bound that anybody states."""
 
 SOFT_ONLY = {"rl", "reinforce", "rloo", "grpo", "gspo", "cispo", "ppo"}
-SOFT_ONLY |= {"vargrad", "tb", "subtb", "dpo", "ipo"}
+SOFT_ONLY |= {"vargrad", "tb", "subtb", "a_star_po", "rebel", "dpo", "ipo", "simpo", "orpo"}
 """Their losses are infinite where evidence rules draws out."""
 
 

@@ -36,6 +36,14 @@ Yes = Annotated[
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of every random draw.")]
 OtherSeed = Annotated[int | None, typer.Option(min=0, help="Instead of the config's.")]
+Actors = Annotated[
+    int | None,
+    typer.Option(min=1, help="Actors of Ray that share the work; or write a table [ray]."),
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(help="The Ray cluster of the actors; one of this machine if none is given."),
+]
 Proposal = Annotated[
     str | None,
     typer.Option(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import (
-    Field,
-)
+from pydantic import Field, model_validator
 
+from posteriori.core.settings.ray import RayConfig
+from posteriori.core.settings.refused import refuse
 from posteriori.core.settings.strict import Strict
 from posteriori.core.settings.training import (
     MAX_PROMPTS,
@@ -16,6 +16,8 @@ from posteriori.core.settings.training import (
     FitRewardConfig,
     FitTwistConfig,
 )
+from posteriori.core.settings.until import MAX_SAMPLES, checked_until
+from posteriori.errors import ConfigError
 
 from .evidence_table import EvidenceTable
 from .prompt_settings import Prompts
@@ -46,7 +48,7 @@ class PriorSettings(Strict):
     merge_adapter: bool = False
     trust_remote_code: bool = False
     revision: str | None = Field(default=None, min_length=1)
-    memory_gib: float = Field(default=1.5, gt=0, le=MOST_GIB)
+    memory_gib: float | None = Field(default=None, gt=0, le=MOST_GIB)
     loader: str | None = None
     settings: dict[str, Any] = Field(default_factory=dict)
     prompt_prefix: str | None = Field(default=None, min_length=1)
@@ -64,12 +66,26 @@ class RunFitSettings(FitConfig):
 class EvaluateSettings(Strict):
     """How many draws per prompt the policy is judged by, and on how many of the prompts at most;
     and how many exact draws of the target (by rejection) bound log Z and both KLs from both sides,
-    where the evidence has a largest value."""
+    where the evidence has a largest value. `until` draws on until kl_to_target, or each of several
+    figures, is known to +- so much, `max_samples` at the most."""
 
     num_samples: int = Field(default=2000, ge=2)
     max_prompts: int = Field(default=MAX_PROMPTS, ge=1)
     posterior: int = Field(default=0, ge=0)
     seed: int = Field(default=0, ge=0)
+    until: float | dict[str, float] | None = None
+    max_samples: int = Field(default=MAX_SAMPLES, ge=2)
+
+    @model_validator(mode="after")
+    def _until_can_be_waited_for(self) -> Self:
+        if self.until is not None:
+            try:
+                checked_until(self.until, self.max_samples, self.num_samples)
+            except ConfigError as error:
+                refuse(error.what, error.hint)
+        elif "max_samples" in self.model_fields_set:
+            refuse("'max_samples' has no effect", "write until = 0.05 beside it")
+        return self
 
 
 class SampleSettings(Strict):
@@ -87,7 +103,8 @@ class RunConfig(Strict):
 
     Paths are relative to the file's own directory, so that a run is the same wherever it is started
     from. `fit` may be missing where a config only says what policies are evaluated against, and
-    `evidence` may be the empty list: the target is the prior then.
+    `evidence` may be the empty list: the target is the prior then. With a table `ray`, `sample`,
+    `evaluate` and `frontier` spread their work over Ray's actors.
     """
 
     output_dir: str | None = None
@@ -100,3 +117,4 @@ class RunConfig(Strict):
     twist: FitTwistConfig = FitTwistConfig()
     evaluate: EvaluateSettings = EvaluateSettings()
     reward: RunRewardSettings | None = None
+    ray: RayConfig | None = None

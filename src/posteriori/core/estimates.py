@@ -108,18 +108,23 @@ def combine(per_prompt: Sequence[Estimate], kind: Kind) -> Estimate:
     )
 
 
-def with_error_of_fit(estimate: Estimate, change_PM: Tensor, *, shared: bool) -> Estimate:
+def with_error_of_fit(
+    estimate: Estimate, change_PM: Tensor, *, shared: bool | Sequence[bool]
+) -> Estimate:
     """The mean over prompts, with what numbers that were fitted to draws leave open in it.
 
     `change_PM` [P, M] is by how much each prompt's value changes with a standard error along each
     of M independent directions (`core.protocols.ErrorsOfFit`). Errors that prompts share do not
-    average out over them; those of their own add up as squares. Independent of the draws. A figure
-    of all prompts together has one row.
+    average out over them; those of their own add up as squares. `shared` is for all directions, or
+    one for each. Independent of the draws. A figure of all prompts together has one row.
     """
     if not bool(change_PM.isfinite().all()):
         return estimate
     size_P = change_PM.square().sum(1).sqrt()
-    mean_M = change_PM.mean(0) if shared else change_PM.square().sum(0).sqrt() / len(change_PM)
+    each_M = [shared] * change_PM.shape[1] if isinstance(shared, bool) else shared
+    of_all_M = torch.tensor(list(each_M), dtype=torch.bool)
+    own_M = change_PM.square().sum(0).sqrt() / len(change_PM)
+    mean_M = change_PM.mean(0).where(of_all_M, own_M)
     size = float(mean_M.square().sum().sqrt())
     between = estimate.standard_error_new_prompts
     return replace(

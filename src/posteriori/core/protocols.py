@@ -347,11 +347,18 @@ class ErrorsOfFit(NamedTuple):
 
     `change_NM`: by how many nats each log e changes with one standard error along each of M
     independent directions, float64 [N, M]. `shared`: those are the same numbers for all prompts;
-    otherwise each prompt has numbers, and so errors, of its own.
+    otherwise each prompt has numbers, and so errors, of its own. Of several kinds of evidence
+    together, one for each direction.
     """
 
     change_NM: Tensor
-    shared: bool
+    shared: bool | Sequence[bool]
+
+    def shared_by_direction(self) -> list[bool]:
+        """M of them."""
+        if isinstance(self.shared, bool):
+            return [self.shared] * self.change_NM.shape[1]
+        return list(self.shared)
 
 
 @runtime_checkable

@@ -35,6 +35,8 @@ OBJECTIVES = {
     "vargrad": "posteriori.objectives.balance.vargrad:VarGrad",
     "tb": "posteriori.objectives.balance.tb:TB",
     "subtb": "posteriori.objectives.balance.subtb:SubTB",
+    "a_star_po": "posteriori.objectives.balance.a_star_po:AStarPO",
+    "rebel": "posteriori.objectives.balance.rebel:REBEL",
     "dpg": "posteriori.objectives.distributional.dpg:DPG",
     "fdpg": "posteriori.objectives.distributional.fdpg:FDPG",
     "soft_q": "posteriori.objectives.soft_values.soft_q:SoftQ",
@@ -42,6 +44,9 @@ OBJECTIVES = {
     "raft": "posteriori.objectives.imitation.raft:RAFT",
     "dpo": "posteriori.objectives.preference.dpo:DPO",
     "ipo": "posteriori.objectives.preference.ipo:IPO",
+    "simpo": "posteriori.objectives.preference.simpo:SimPO",
+    "orpo": "posteriori.objectives.preference.orpo:ORPO",
+    "kto": "posteriori.objectives.preference.kto:KTO",
 }
 EVIDENCE = {
     "reward": "posteriori.evidence.kinds.reward:RewardKind",
@@ -51,8 +56,13 @@ EVIDENCE = {
     "judge": "posteriori.evidence.kinds.judge:JudgeKind",
     "moments": "posteriori.moments.kinds.moments:MomentsKind",
     "expert": "posteriori.evidence.kinds.expert:ExpertKind",
+    "teacher": "posteriori.evidence.kinds.teacher:TeacherKind",
     "power": "posteriori.evidence.kinds.power:PowerKind",
     "preferences": "posteriori.evidence.kinds.preferences:PreferencesKind",
+    "composition": "posteriori.evidence.kinds.composition:CompositionKind",
+    "rules": "posteriori.evidence.kinds.rules:RulesKind",
+    "best_of": "posteriori.relative.kinds.best_of:BestOfKind",
+    "anchored": "posteriori.relative.kinds.anchored:AnchoredKind",
 }
 SAMPLERS = {
     "importance": "posteriori.samplers.independent.importance:Importance",

@@ -17,6 +17,7 @@ from posteriori.data.prompts import prompts as read_prompts
 from posteriori.errors import ConfigError, EvidenceError
 
 from .cost import spend
+from .elsewhere import engine_of
 from .hooks import (
     BoundedEvidence,
     ReportsFindings,
@@ -105,6 +106,13 @@ class Target:
         if power is None or power < 0:
             raise ConfigError(f"temper={in_short(temper)} must be a number of at least 0")
         self.prior: LanguageModel = language_model(prior, "prior")
+        if engine_of(self.prior) is not None:
+            raise ConfigError(
+                "the prior is an engine, whose draws are not exactly the model's own",
+                where="Target",
+                hint="give the model itself, and the engine where something is drawn: "
+                "fit(sampler=...), sample(proposal=...)",
+            )
         self.evidence = checked_evidence(evidence)
         self.prompts = _found_apart(data.prompts)
         self.max_new_tokens = max_new_tokens
@@ -306,17 +314,17 @@ class Target:
         return tuple(found for each in hooked for found in each.findings)
 
     def errors_of_fit(self, completions: Completions) -> ErrorsOfFit | None:
-        """What evidence that was fitted to draws (`Moments`) leaves open in log e of completions;
-        None where there is none such, or it is exact."""
+        """What evidence that was fitted to draws (`Moments`, `BestOf`) leaves open in log e of
+        completions; None where there is none such, or it is exact."""
         columns = self.columns_of(completions)
-        for each in self.evidence:
-            found = None
-            if isinstance(each, FittedEvidence):
-                found = each.errors_of_fit(completions, columns)
-            if found is not None:
-                # A target has one set of moments.
-                return ErrorsOfFit(self.temper * found.change_NM.cpu(), found.shared)
-        return None
+        fitted = [each for each in self.evidence if isinstance(each, FittedEvidence)]
+        found = [each.errors_of_fit(completions, columns) for each in fitted]
+        known = [each for each in found if each is not None]
+        if not known:
+            return None
+        change_NM = torch.cat([each.change_NM.cpu() for each in known], dim=1)
+        shared = [each for errors in known for each in errors.shared_by_direction()]
+        return ErrorsOfFit(self.temper * change_NM, shared)
 
     def means_met(self, draws: Draws | Completions) -> tuple[WantedMean, ...]:
         """The means that the evidence wants (`Moments`), with what draws have of them: weighted

@@ -1,6 +1,7 @@
 """Work in shares: each process does its own, and all have all results.
 
-Inside `world.together`. Elsewhere, and with one process, the work is just done.
+Inside `world.together`, and where there is an executor (Ray's actors). Elsewhere the work is just
+done.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from posteriori.errors import ConfigError, DistributedError, PosterioriError
 
+from .executor import executor
 from .shares import shares
 from .world import Leaving, World, alone, current, told_of
 
@@ -22,14 +24,22 @@ _BUCKET = 2**24
 """Numbers of gradients that are summed at once."""
 
 
+def is_shared_out() -> bool:
+    """Whether `by_rows` does less than the whole here."""
+    return current() is not None or executor() is not None
+
+
 def by_rows(
     number: int, work: Callable[[slice], T], weights: Sequence[float] | None = None
 ) -> list[T]:
     """What `work` returns for each share of `number` rows, in their order; without empty ones.
 
-    `weights` are what each row costs, where that is known. Tensors come back on the CPU where they
-    came from elsewhere, and without gradient.
+    `weights` are what each row costs, where that is known; an executor cuts rows by their number.
+    Tensors come back on the CPU where they came from elsewhere, and without gradient.
     """
+    actors = executor()
+    if actors is not None and number:
+        return actors.map(number, work)
     world = current()
     if world is None or number == 0:
         return [work(slice(0, number))]
@@ -51,7 +61,7 @@ def gathered(work: Callable[[], T]) -> list[T]:
     value = None
     with alone():
         try:
-            value = _plain(work())
+            value = plain(work())
         except Exception as error:
             mine = error
     outcomes = world.exchange(value if mine is None else _Failed(mine))
@@ -157,16 +167,16 @@ def _raise_any(world: World, outcomes: list[Any], mine: Exception | None) -> Non
     raise outcomes[chosen].error(chosen, world.size) from mine
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """With tensors that can be sent: on the CPU, and without what they are views of."""
     if isinstance(value, Tensor):
         value = value.detach().cpu()
         own = value.untyped_storage().nbytes() == value.numel() * value.element_size()
         return value if own else value.clone()
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_plain(each) for each in value))
+        return type(value)(*(plain(each) for each in value))
     if type(value) in (list, tuple):
-        return type(value)(_plain(each) for each in value)
+        return type(value)(plain(each) for each in value)
     if type(value) is dict:
-        return {key: _plain(each) for key, each in value.items()}
+        return {key: plain(each) for key, each in value.items()}
     return value

@@ -17,6 +17,7 @@ from typing import Any
 from posteriori.errors import ConfigError, DistributedError
 
 from .environment import launched
+from .executor import executor
 from .joining import first_line, join_group
 from .watch import Peer, Watch, this_process
 
@@ -126,7 +127,13 @@ def sharing() -> int:
 
 
 def refuse_several(what: str, instead: str) -> None:
-    """Raise `DistributedError` where several processes work together: each would do it whole."""
+    """Raise `DistributedError` where several processes work together: each would do it whole, or
+    this one would with actors that stand idle."""
+    if executor() is not None:
+        raise DistributedError(
+            f"{what} is not shared out, and the actors would have nothing to do",
+            hint=f"use {instead}, or leave out Ray",
+        )
     world = current()
     if world is not None:
         raise DistributedError(
@@ -213,20 +220,28 @@ def _join() -> World:
     global _world
     if _world is not None:
         return _world
-    import torch
     import torch.distributed as dist
 
     found = launched()
     assert found is not None
     if not dist.is_initialized():
-        backend = "gloo"
-        if torch.cuda.is_available():
-            torch.cuda.set_device(found.local_rank % torch.cuda.device_count())
-            backend = "cpu:gloo,cuda:nccl"
-        join_group(backend, found)
+        join_group(_backend(found.local_rank), found)
         atexit.register(_part)
     _world = World(dist.get_rank(), dist.get_world_size())
     return _world
+
+
+def _backend(local_rank: int) -> str:
+    """Gloo on the CPU, and beside it what the kind of GPU that is here has of its own."""
+    import torch
+    import torch.distributed as dist
+
+    for kind in ("cuda", "xpu"):
+        module: Any = torch.get_device_module(kind)
+        if module.is_available():
+            module.set_device(local_rank % module.device_count())
+            return f"cpu:gloo,{kind}:{dist.get_default_backend_for_device(kind)}"
+    return "gloo"
 
 
 def _part() -> None:

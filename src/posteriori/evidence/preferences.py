@@ -20,7 +20,7 @@ from .beta import check_beta, known_beta
 
 if TYPE_CHECKING:
     from posteriori.reward_models.head_posterior import Uncertainty
-    from posteriori.reward_models.reward_model import RewardModel
+    from posteriori.reward_models.reward_model import LinearReward
 
 
 class Preferences(ShownEvidence):
@@ -35,8 +35,9 @@ class Preferences(ShownEvidence):
     2023, arXiv 2301.11270). r is identified up to a constant per prompt, which p* does not see.
 
     Args:
-        model: what `posteriori.fit_reward` returned, the directory that it wrote, or any
-            sequence-classification model with one logit (which has no uncertainty).
+        model: what `posteriori.fit_reward` or `posteriori.fit_composition` returned, the directory
+            that the first wrote, or any sequence-classification model with one logit (which has no
+            uncertainty).
         beta: in units of r; left out, `fit` finds it from a budget, or `with_beta` sets it.
         uncertainty: "mean", "marginal" or "lower".
         kappa: standard deviations that "lower" goes below the mean, at least 0.
@@ -61,7 +62,7 @@ class Preferences(ShownEvidence):
     @named_arguments
     def __init__(
         self,
-        model: RewardModel | str | Path | Any,
+        model: LinearReward | str | Path | Any,
         beta: float | None = None,
         uncertainty: Uncertainty | str = "mean",
         *,
@@ -135,14 +136,14 @@ class Preferences(ShownEvidence):
         return torch.stack(of_prompt)[completions.prompt_index_N.cpu()]
 
 
-def _reward_model(model: RewardModel | str | Path | Any) -> RewardModel:
+def _reward_model(model: LinearReward | str | Path | Any) -> LinearReward:
     from posteriori.reward_models.fit_reward import RewardFit
-    from posteriori.reward_models.reward_model import RewardModel
+    from posteriori.reward_models.reward_model import LinearReward, RewardModel
 
     if isinstance(model, str | Path):
         return RewardModel.load(model)
     found = model.model if isinstance(model, RewardFit) else model
-    if not isinstance(found, RewardModel):
+    if not isinstance(found, LinearReward):
         raise ConfigError(
             f"{type(model).__name__} is no reward model",
             where="Preferences",

@@ -72,7 +72,8 @@ class CausalLM(CausalScoring):
             active when the model is handed over; None: the bare weights. Several `CausalLM` may
             share one PEFT model, each with an adapter of its own.
         warp: changes the distribution (temperature, top-k, top-p), in draws and log-probs alike.
-        memory_gib: memory for logits and keys and values, in GiB, at a time.
+        memory_gib: memory for logits and keys and values, in GiB, at a time; left out, 1.5 on the
+            CPU, and 0.4 of what is free elsewhere.
 
     Raises:
         ModelError: for what is no causal language model of transformers, and for a PEFT model with
@@ -95,14 +96,14 @@ class CausalLM(CausalScoring):
         compute_dtype: torch.dtype | None = None,
         adapter: Adapter = ACTIVE,
         warp: Warp | None = None,
-        memory_gib: float = 1.5,
+        memory_gib: float | None = None,
     ) -> None:
         check_tokenizer(tokenizer)
         self._run = RunningModel(model, adapter, compute_dtype)
         keep_accumulators(model)
         self.tokenizer = tokenizer
         self.warp = warp or Warp()
-        self.memory_gib = memory_gib
+        self.memory_gib = memory.memory_for(self.device) if memory_gib is None else memory_gib
         self._footprint = memory.Footprint()
         self._eos_token_ids = end_tokens(tokenizer, self._run.base, self.vocab_size)
         self._start = start_token(tokenizer, self._run.base.config)

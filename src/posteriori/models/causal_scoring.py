@@ -10,8 +10,8 @@ from torch import Tensor
 from posteriori.core.progress import advance
 from posteriori.core.protocols import NextTokens
 from posteriori.core.types import Completions
-from posteriori.distributed.exchange import by_rows
-from posteriori.distributed.world import current
+from posteriori.distributed.exchange import by_rows, is_shared_out
+from posteriori.distributed.executor import SentOnce
 from posteriori.models.execution.hidden_states import prefix_features
 from posteriori.models.execution.next_tokens import choice_log_prob, next_tokens
 from posteriori.models.execution.running_model import RunningModel
@@ -29,7 +29,7 @@ _TOO_FEW = 512
 log-probs are then those of one process to the bit."""
 
 
-class CausalScoring:
+class CausalScoring(SentOnce):
     """What `CausalLM` does with completions that are there already."""
 
     warp: Warp
@@ -161,7 +161,7 @@ class CausalScoring:
         """`work` on all rows, with several processes a share in each, of about as many tokens.
         Where there is a gradient it is all done here: a caller that wants one shares rows out
         itself."""
-        if torch.is_grad_enabled() or current() is None:
+        if torch.is_grad_enabled() or not is_shared_out():
             return work(completions)
         lengths_N = completions.lengths_N.tolist()
         if sum(lengths_N) <= _TOO_FEW:

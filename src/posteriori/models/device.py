@@ -9,18 +9,19 @@ from posteriori.errors import ConfigError, ModelError
 
 
 def usable_device(name: str | torch.device | None) -> torch.device:
-    """`name` as a device that this machine has; its GPU, if it has one, for None (of several
-    processes each has a GPU of its own, as far as they go).
+    """`name` as a device that this machine has; its GPU (of NVIDIA, AMD or Intel), if it has one,
+    for None (of several processes each has a GPU of its own, as far as they go). Apple's has no
+    float64, which log-probs are summed in, and is never chosen.
 
     Raises `ConfigError` for what is no device, and `ModelError` for one that is not here.
     """
     if name is None:
-        if not torch.cuda.is_available():
-            return torch.device("cpu")
-        of_several = launched()
+        kind = fastest()
+        of_several = None if kind == "cpu" else launched()
         if of_several is None:
-            return torch.device("cuda")
-        return torch.device("cuda", of_several.local_rank % torch.cuda.device_count())
+            return torch.device(kind)
+        number = torch.get_device_module(kind).device_count()
+        return torch.device(kind, of_several.local_rank % number)
     try:
         device = torch.device(name)
     except (RuntimeError, TypeError) as error:
@@ -40,3 +41,10 @@ def usable_device(name: str | torch.device | None) -> torch.device:
             hint='write "cpu", or leave device out for what there is',
         ) from error
     return device
+
+
+def fastest() -> str:
+    """The kind of device that is taken where none is asked for."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "xpu" if torch.xpu.is_available() else "cpu"

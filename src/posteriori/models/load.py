@@ -53,7 +53,7 @@ def load(
     top_k: int = 0,
     top_p: float = 1.0,
     min_new_tokens: int = 0,
-    memory_gib: float = 1.5,
+    memory_gib: float | None = None,
     trust_remote_code: bool = False,
     revision: str | None = None,
 ) -> CausalLM:
@@ -76,7 +76,8 @@ def load(
         top_k: next tokens that may be drawn; 0: all.
         top_p: mass of the next tokens that may be drawn.
         min_new_tokens: tokens before an end of sequence may be drawn.
-        memory_gib: memory for logits and keys and values, in GiB, at a time.
+        memory_gib: memory for logits and keys and values, in GiB, at a time; left out, 1.5 on the
+            CPU, and 0.4 of what is free elsewhere.
         trust_remote_code: run Python code that comes with the checkpoint, with your rights. It
             needs `revision`.
         revision: the commit of a hub id; with trust_remote_code the one whose code you have read.
@@ -102,7 +103,8 @@ def load(
         )
     where = BUNDLED.get(str(path), Path(path))
     target = usable_device(device)
-    check_memory(memory_gib)
+    if memory_gib is not None:
+        check_memory(memory_gib)
     trust = trusting(trust_remote_code, revision)
     warp = Warp(temperature, top_k, top_p, min_new_tokens)
     adapter_config = where / "adapter_config.json"

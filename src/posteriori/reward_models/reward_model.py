@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from peft import PeftModel
@@ -29,6 +29,20 @@ from .head_posterior import HeadPosterior
 HEADS_FILE, ABOUT_FILE = "heads.safetensors", "reward.json"
 MARK = "has_posteriori_heads"
 """In config.json: the model is one of ours, and not whole without them."""
+
+
+@runtime_checkable
+class LinearReward(Protocol):
+    """A reward that is linear in features, r(c, y) = w . h(c, y), with what is known of w."""
+
+    posterior: HeadPosterior
+    temperature: float
+
+    def features(
+        self, prompts: Sequence[Prompt], completions: Sequence[str], batch_size: int = 32
+    ) -> Tensor:
+        """h(c, y), float64 [N, D]."""
+        ...
 
 
 class RewardModel:

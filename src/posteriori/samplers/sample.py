@@ -11,7 +11,9 @@ from typing import Any, get_args
 import torch
 
 from posteriori.core.default_progress import with_progress
+from posteriori.core.elsewhere import served
 from posteriori.core.protocols import LanguageModel
+from posteriori.core.ray_actors import Ray, spread
 from posteriori.core.registry import language_model, make
 from posteriori.core.run.out_of_memory import explained
 from posteriori.core.same_outcomes import check_same_outcomes
@@ -43,6 +45,7 @@ def sample(
     on_keep: Callable[[Draws], None] | None = None,
     journal: Path | str | None = None,
     resume: bool = False,
+    ray: Ray = None,
     config: Strict | None = None,
     **settings: Any,
 ) -> Draws:
@@ -65,6 +68,8 @@ def sample(
         journal: a folder that keeps what is finished until all is; to be removed when the draws are
             kept elsewhere.
         resume: go on from the journal of a run that was stopped, and end with the same bits.
+        ray: how many actors of Ray share the work (`RayConfig`, `RayActors`); None: this process
+            does it.
         config: the sampler's settings, as one object: `posteriori.SMCConfig(replicates=8)`.
         settings: or its fields, as keywords.
 
@@ -89,7 +94,8 @@ def sample(
     if proposal is not None:
         drawing = language_model(proposal, "proposal", target.prior)
         check_same_outcomes(target.prior, drawing, target.prompts, "proposal")
-        proposal = drawing
+        # By an engine: the law that really draws, which it scores too.
+        proposal = served(drawing)
     made = make("sampler", sampler, settings, "settings", config)
     job = Job(target, proposal or target.prior, num_samples, seed, on_progress, on_keep=on_keep)
 
@@ -106,6 +112,7 @@ def sample(
     try:
         with (
             keeping(target, journal, about, resume=resume),
+            spread(ray, seed),
             explained("sampling", "set a lower num_samples, max_new_tokens or memory_gib"),
         ):
             draws = made.run(job)

@@ -180,3 +180,33 @@ def test_what_is_finished_is_not_done_again(job, monkeypatch):
     assert len(drawn) == 4
     assert resumed == plain
     assert not list(job.folder.rglob("*.unfinished"))
+
+
+def test_until_a_figure_is_known(job, monkeypatch):
+    monkeypatch.chdir(job.folder)
+    args = ("model", "--num-samples", "50", "--until", "0.2", "--quiet")
+    looked = job.evaluate(*args, "--json").json["policies"]["prior"]["looked"]["kl_to_target"]
+    assert looked["reached"]
+    assert looked["half_width"] <= 0.2
+    assert looked["draws"][0] == 50
+    text = job.evaluate(*args).out
+    assert "at the first look" in text
+    assert "prior: kl_to_target:" in text.replace("\n", " ")
+    by_file = job.evaluate(
+        *args[:3], "--set", "evaluate.until={elbo=0.3}", "--json", "--quiet"
+    ).json
+    assert list(by_file["policies"]["prior"]["looked"]) == ["elbo"]
+    assert by_file["until"] == {"elbo": 0.3}
+
+
+def test_what_cannot_be_waited_for(job, monkeypatch):
+    monkeypatch.chdir(job.folder)
+    for args, message in (
+        (("--until", "-1"), "must be a positive number"),
+        (("--max-samples", "100"), "give --until beside it"),
+        (("--set", "evaluate.max_samples=100"), "'max_samples' has no effect"),
+        (("--set", "evaluate.until={tv=0.1}"), "cannot wait for 'tv'"),
+    ):
+        result = job.evaluate("model", *args)
+        assert result.code == 2
+        assert message in " ".join(result.err.split())

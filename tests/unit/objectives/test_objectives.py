@@ -55,8 +55,15 @@ def off_by(gradient: torch.Tensor, expected: torch.Tensor) -> float:
     return distance
 
 
-@pytest.mark.parametrize("world", WORLDS)
-@pytest.mark.parametrize("case", DECLARED, ids=str)
+IN_WORLDS = [
+    pytest.param(case, world, id=f"{case}-{world}")
+    for case in DECLARED
+    for world, (_, num_samples) in WORLDS.items()
+    if num_samples % case.make().rows_together == 0
+]
+
+
+@pytest.mark.parametrize(("case", "world"), IN_WORLDS)
 def test_the_expected_gradient_is_that_of_the_divergence(case, world):
     prompts, num_samples = WORLDS[world]
     check_gradient(

@@ -132,12 +132,23 @@ def test_another_form_is_seen(broken, why):
 
 @pytest.fixture(scope="module")
 def example_names() -> dict[str, Any]:
-    """What examples may use without saying so: `po`, `prior`, `reward`, `target`, `reward_fit`."""
+    """What examples may use without saying so: `po`, `prior`, `reward`, `target`, `reward_fit`,
+    `rules_fit`, `composition`."""
 
     def reward(completions, **_):
         return [float(text.count("a")) for text in completions]
 
+    def cheerful(completions, **_):
+        return [float("good" in text) for text in completions]
+
     prior = po.TabularLM.random(["<eos>", "a", "b"], 3, ["x", "y"], seed=0)
+    broken = [
+        {"completion": " good", "violated": False},
+        {"completion": " rubbish", "violated": True},
+    ]
+    labels = [
+        {"prompt": f"Dish {n} is", "rule": "polite", **each} for n in range(20) for each in broken
+    ]
     pairs = [{"prompt": f"Dish {n} is", "chosen": " good", "rejected": " bad"} for n in range(20)]
     return {
         "po": po,
@@ -145,6 +156,8 @@ def example_names() -> dict[str, Any]:
         "reward": reward,
         "target": po.Target(prior, po.Reward(reward, beta=0.5), ["x", "y"], 3),
         "reward_fit": po.fit_reward("tiny", pairs, tuning="head", epochs=1, seed=0),
+        "rules_fit": po.fit_rules("tiny", labels, tuning="head", epochs=1, seed=0),
+        "composition": po.fit_composition({"cheerful": cheerful}, pairs),
     }
 
 

@@ -113,9 +113,12 @@ def _devices() -> Iterator[Check]:
     import torch
 
     from posteriori.models.cpu.precision import gains_from_bfloat16
+    from posteriori.models.device import fastest
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    name = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or "cpu"
+    device = torch.device(fastest())
+    name = platform.processor() or "cpu"
+    if device.type != "cpu":
+        name = torch.get_device_module(device).get_device_name()
     if device.type == "cpu" and torch.version.cuda is not None:
         message = f"cpu, though torch is built for CUDA {torch.version.cuda} and finds no GPU"
         yield Check("device", "warn", f"{message}; on a machine with one, check nvidia-smi")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,10 +11,22 @@ from posteriori.cli.complete import models
 from posteriori.cli.console.interrupted import Interrupted
 from posteriori.cli.expected_cost import ask_if_long, of_evaluate
 from posteriori.cli.files.unfinished import Unfinished, say
-from posteriori.cli.options import AsJson, ConfigFile, OtherSeed, Overrides, Quiet, Resume, Yes
+from posteriori.cli.options import (
+    Actors,
+    AsJson,
+    ConfigFile,
+    OtherSeed,
+    Overrides,
+    Quiet,
+    RayAddress,
+    Resume,
+    Yes,
+)
+from posteriori.cli.ray import ray_settings
 from posteriori.cli.several import Processes, shared
 from posteriori.config.check import Plan, find_model, make_plan
-from posteriori.errors import ModelError
+from posteriori.core.settings.until import Until, checked_until
+from posteriori.errors import ConfigError, ModelError
 
 
 @shared
@@ -38,6 +50,15 @@ def evaluate(
         int | None,
         typer.Option(min=0, help="Exact draws of the target a prompt, for bounds on both sides."),
     ] = None,
+    until: Annotated[
+        float | None,
+        typer.Option(
+            help="Draw on until kl_to_target is known to +- so many nats, at every look together."
+        ),
+    ] = None,
+    max_samples: Annotated[
+        int | None, typer.Option(min=2, help="Draws per prompt at which --until ends.")
+    ] = None,
     seed: OtherSeed = None,
     resume: Resume = False,
     every_figure: Annotated[
@@ -47,6 +68,8 @@ def evaluate(
     as_json: AsJson = False,
     quiet: Quiet = False,
     yes: Yes = False,
+    actors: Actors = None,
+    ray_address: RayAddress = None,
     processes: Processes = 1,  # noqa: ARG001 - `shared` takes it
 ) -> int:
     """Judge policies against the target of CONFIG, side by side with its prior.
@@ -57,6 +80,7 @@ def evaluate(
     from it.
     """
     plan = make_plan(config, overrides or [])
+    ray = ray_settings(plan, actors, ray_address)
     names = _policies(plan, policies or [])
 
     from posteriori.cli.build import build_target, load_policy
@@ -66,12 +90,17 @@ def evaluate(
     from posteriori.runs.target_journal import keeping
 
     settings = plan.config.evaluate
-    judging = {
+    judging: dict[str, Any] = {
         "num_samples": settings.num_samples if num_samples is None else num_samples,
         "max_prompts": settings.max_prompts if max_prompts is None else max_prompts,
         "posterior": settings.posterior if posterior is None else posterior,
         "seed": settings.seed if seed is None else seed,
     }
+    wait = settings.until if until is None else until
+    most = settings.max_samples if max_samples is None else max_samples
+    waiting: dict[str, Any] = {} if wait is None else {"until": wait, "max_samples": most}
+    _check_waiting(wait, max_samples, most, judging["num_samples"])
+    judging |= waiting
     work = of_evaluate(plan, judging["num_samples"], judging["max_prompts"], len(names))
     ask_if_long(plan, work, yes=yes, hint="lower --num-samples or --max-prompts")
     place = plan.file if plan.output_dir is None else plan.output_dir / "evaluate"
@@ -83,7 +112,7 @@ def evaluate(
     journal = unfinished.of("draws")
     try:
         with keeping(target, journal, lambda: what, resume=resume, on_note=say):
-            reports = judge(target, models, **judging, quiet=quiet)
+            reports = judge(target, models, **judging, quiet=quiet, ray=ray)
     except KeyboardInterrupt as error:
         raise Interrupted("what is finished is kept: go on from it with --resume") from error
     pairs = pairs_of(plan, target, models)
@@ -91,6 +120,7 @@ def evaluate(
     evaluation = evaluation_json(reports, **judging, config=str(plan.file))
     unfinished.done()
     title = f"against the target of {plan.file}, {judging['num_samples']} draws per prompt"
+    title += " at the first look" if waiting else ""
     return show(
         reports,
         evaluation,
@@ -100,6 +130,15 @@ def evaluate(
         lines=asked_lines(reports),
         against_target=bool(target.evidence) or not pairs,
     )
+
+
+def _check_waiting(
+    until: Until | None, given: int | None, max_samples: int, num_samples: int
+) -> None:
+    if until is not None:
+        checked_until(until, max_samples, num_samples)
+    elif given is not None:
+        raise ConfigError("--max-samples has no effect", hint="give --until beside it")
 
 
 def _policies(plan: Plan, given: list[str]) -> dict[str, str]:

@@ -14,7 +14,18 @@ from posteriori.cli.console.output import print_json, stdout, visible
 from posteriori.cli.console.report_table import print_finding, shown
 from posteriori.cli.expected_cost import ask_if_long, of_frontier
 from posteriori.cli.files.unfinished import Unfinished
-from posteriori.cli.options import AsJson, ConfigFile, Overrides, Quiet, Resume, Seed, Yes
+from posteriori.cli.options import (
+    Actors,
+    AsJson,
+    ConfigFile,
+    Overrides,
+    Quiet,
+    RayAddress,
+    Resume,
+    Seed,
+    Yes,
+)
+from posteriori.cli.ray import ray_settings
 from posteriori.cli.several import Processes, shared
 from posteriori.config.check import make_plan
 from posteriori.core.settings.training import MAX_PROMPTS
@@ -52,6 +63,8 @@ def frontier(
     as_json: AsJson = False,
     quiet: Quiet = False,
     yes: Yes = False,
+    actors: Actors = None,
+    ray_address: RayAddress = None,
     processes: Processes = 1,  # noqa: ARG001 - `shared` takes it
 ) -> int:
     """The best reachable reward at each KL from the prior of CONFIG, with the beta that reaches it.
@@ -60,6 +73,7 @@ def frontier(
     output_dir (beside the config where there is none), and --resume goes on from it.
     """
     plan = make_plan(config, overrides or [])
+    ray = ray_settings(plan, actors, ray_address)
     from posteriori.cli.build import build_target
     from posteriori.cli.console.progress_bar import count_progress
     from posteriori.diagnostics.frontier.frontier import frontier as find_frontier
@@ -91,6 +105,7 @@ def frontier(
                 on_progress=on_progress,
                 journal=unfinished.of("draws"),
                 resume=resume,
+                ray=ray,
             )
     except KeyboardInterrupt as error:
         raise Interrupted("what is finished is kept: go on from it with --resume") from error

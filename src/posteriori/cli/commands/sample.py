@@ -14,19 +14,23 @@ from posteriori.cli.console.output import print_json, stdout, visible
 from posteriori.cli.expected_cost import ask_if_long, drawing
 from posteriori.cli.files.unfinished import Unfinished, offer_resume
 from posteriori.cli.options import (
+    Actors,
     AsJson,
     ConfigFile,
     OtherSeed,
     Overrides,
     Proposal,
     Quiet,
+    RayAddress,
     Resume,
     Yes,
 )
+from posteriori.cli.ray import ray_settings
 from posteriori.cli.several import Processes, shared
 from posteriori.config.check import Plan, find_model, make_plan
 from posteriori.config.choice import Choice
 from posteriori.config.run_config import SampleSettings
+from posteriori.core.settings.ray import RayConfig
 from posteriori.errors import SamplingError, SamplingStopped
 
 if TYPE_CHECKING:
@@ -53,6 +57,8 @@ def sample(
     as_json: AsJson = False,
     quiet: Quiet = False,
     yes: Yes = False,
+    actors: Actors = None,
+    ray_address: RayAddress = None,
     processes: Processes = 1,  # noqa: ARG001 - `shared` takes it
 ) -> int:
     """Draw from the target of CONFIG, one record per draw, and say what the draws are worth.
@@ -65,6 +71,7 @@ def sample(
     put the sampler into the plane of a report.
     """
     plan = make_plan(config, overrides or [])
+    ray = ray_settings(plan, actors, ray_address)
     settings, choice = _settings(plan, sampler, num_samples, proposal, seed)
     from posteriori.cli.files.draws_file import check_output, write_draws
     from posteriori.cli.files.rescue import write_or_rescue
@@ -85,6 +92,7 @@ def sample(
         resume=resume,
         named_here=proposal is not None,
         quiet=quiet,
+        ray=ray,
     )
 
     def write() -> None:
@@ -139,6 +147,7 @@ def _draw(
     resume: bool,
     named_here: bool,
     quiet: bool,
+    ray: RayConfig | None,
 ) -> tuple[Target, Draws, SamplingStopped | None]:
     """The target and the draws; and where the sampler stopped half way, what it stopped with."""
     from posteriori.cli.build import build_target, load_policy
@@ -165,6 +174,7 @@ def _draw(
                 on_keep=Kept(output, resume=resume),
                 journal=unfinished.of("draws"),
                 resume=resume,
+                ray=ray,
             )
         except SamplingStopped as error:
             cut = Finding("warn", "stopped", f"{error.what}.")

@@ -159,6 +159,8 @@ def print_intervals(console: Console, reports: Mapping[str, Report]) -> None:
         if parts:
             sure = f"{_CONFIDENCE:.0%} intervals"
             console.print(Text(visible(f"{name}: {sure}: {'; '.join(parts)}")), soft_wrap=True)
+        for looked in report.looked.values():
+            console.print(Text(visible(f"{name}: {looked}")), soft_wrap=True)
 
 
 def intervals(report: Report) -> dict[str, tuple[float, float]]:

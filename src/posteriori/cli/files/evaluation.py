@@ -15,7 +15,9 @@ from posteriori.cli.console.report_table import (
     print_intervals,
     print_table,
 )
+from posteriori.core.settings.ray import RayConfig
 from posteriori.core.settings.training import MAX_PROMPTS
+from posteriori.core.settings.until import MAX_SAMPLES, Until
 
 from .goals import rows_without_target
 
@@ -34,9 +36,41 @@ def judge(
     seed: int,
     quiet: bool,
     max_prompts: int = MAX_PROMPTS,
+    until: Until | None = None,
+    max_samples: int = MAX_SAMPLES,
+    ray: RayConfig | None = None,
 ) -> dict[str, Report]:
     """A report per model, in their order; with `posterior` exact draws per prompt, bounds as
-    well."""
+    well; with `until` each has as many draws as that takes. All of it by the same actors,
+    where there is `ray`."""
+    from posteriori.core.ray_actors import spread
+
+    with spread(ray, seed):
+        return _reports(
+            target,
+            models,
+            num_samples,
+            posterior,
+            seed,
+            max_prompts,
+            until,
+            max_samples,
+            quiet=quiet,
+        )
+
+
+def _reports(
+    target: Target,
+    models: Mapping[str, LanguageModel],
+    num_samples: int,
+    posterior: int,
+    seed: int,
+    max_prompts: int,
+    until: Until | None,
+    max_samples: int,
+    *,
+    quiet: bool,
+) -> dict[str, Report]:
     from posteriori.core.draw import draw
     from posteriori.core.seeds import generator
     from posteriori.diagnostics.evaluate.evaluate import evaluate
@@ -50,7 +84,8 @@ def judge(
             exact = sample(some, "rejection", posterior, seed=seed, on_progress=on_progress)
     reports = {}
     of_prior = None
-    if sum(model is not target.prior for model in models.values()) > 1:
+    several = sum(model is not target.prior for model in models.values()) > 1
+    if several and until is None:
         # Those that `evaluate` would make for each policy anew.
         with count_progress("drawing from the prior", quiet=quiet) as on_progress:
             seeded = generator(seed, "evaluate", "prior")
@@ -65,6 +100,8 @@ def judge(
                 exact,
                 max_prompts=max_prompts,
                 prior_draws=of_prior,
+                until=until,
+                max_samples=max_samples,
                 on_progress=on_progress,
             )
     return reports

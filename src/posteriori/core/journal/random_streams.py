@@ -1,5 +1,5 @@
 """The global random streams, as data: the loop has its own, but users' functions may draw from
-these."""
+these, on a GPU too."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ def read_streams() -> Streams:
         "python": [version, list(words), gauss],
         "numpy": numpy,
         "torch": torch.get_rng_state(),
+        "devices": _of_devices(),
     }
 
 
@@ -32,3 +33,26 @@ def put_streams(state: Streams) -> None:
     key = numpy["state"]["key"].numpy().astype(np.uint32)
     np.random.set_state({**numpy, "state": {**numpy["state"], "key": key}})
     torch.set_rng_state(state["torch"])
+    for kind, streams in state.get("devices", {}).items():
+        _put_on_devices(kind, streams)
+
+
+_KINDS = ("cuda", "xpu")
+
+
+def _of_devices() -> dict[str, list[torch.Tensor]]:
+    """One stream per device that this process sees, of each kind that it has used."""
+    found: dict[str, list[torch.Tensor]] = {}
+    for kind in _KINDS:
+        module: Any = torch.get_device_module(kind)
+        if module.is_available() and module.is_initialized():
+            found[kind] = list(module.get_rng_state_all())
+    return found
+
+
+def _put_on_devices(kind: str, streams: list[torch.Tensor]) -> None:
+    """On as many devices as there are here: a run may go on where there are others."""
+    module: Any = torch.get_device_module(kind)
+    if module.is_available():
+        for at, stream in enumerate(streams[: module.device_count()]):
+            module.set_rng_state(stream, at)

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
 
 import torch
-from scipy.stats import norm
 from torch import Tensor
 
 from posteriori.core.default_progress import with_progress
-from posteriori.core.display.frames import frame_of_figures
-from posteriori.core.display.shown import (
-    counted,
-    html_figures,
-    html_findings,
-    html_plane,
-    short_figures,
-)
-from posteriori.core.draw import draw, lm_tokens
+from posteriori.core.draw import lm_tokens
+from posteriori.core.elsewhere import served, serving
 from posteriori.core.estimates import combine
-from posteriori.core.journal.journal import once
-from posteriori.core.progress import Progress, one_pass, portions
-from posteriori.core.protocols import LanguageModel, WantedMean
+from posteriori.core.progress import Progress, portions
+from posteriori.core.protocols import LanguageModel
+from posteriori.core.ray_actors import Ray, spread
 from posteriori.core.registry import language_model
 from posteriori.core.reliability import (
     is_known,
@@ -36,13 +26,13 @@ from posteriori.core.reliability import (
 )
 from posteriori.core.run.out_of_memory import explained
 from posteriori.core.same_outcomes import check_outcomes_of, check_same_outcomes
-from posteriori.core.seeds import generator
 from posteriori.core.settings.training import MAX_PROMPTS
+from posteriori.core.settings.until import MAX_SAMPLES, Until, checked_until
 from posteriori.core.target import Target
 from posteriori.core.together import on_every_process
-from posteriori.core.types import Cost, Draws, Estimate, Finding
+from posteriori.core.types import Cost, Draws, Estimate
 from posteriori.data.given_arguments import named_arguments
-from posteriori.data.given_numbers import count
+from posteriori.data.given_numbers import count, finite, in_short
 from posteriori.diagnostics.diversity import unique_fraction
 from posteriori.diagnostics.mixture import Mixture
 from posteriori.diagnostics.prompt_sample import (
@@ -54,114 +44,25 @@ from posteriori.diagnostics.prompt_sample import (
 from posteriori.diagnostics.tempered_reliability import fault_of_mixture
 from posteriori.diagnostics.tilting import beta_of
 from posteriori.diagnostics.wasted import wasted
-from posteriori.errors import ConfigError, UnknownFigureError, did_you_mean
+from posteriori.errors import ConfigError
 
 from .bounds import check_posterior
 from .findings import Beside, findings_of
 from .fit_errors import with_errors_of_fit
-from .metrics import bounded, figures_of, max_reward_of, of_prompt, rows, stratum
-
-if TYPE_CHECKING:
-    from posteriori.train.monitor.pair_metrics import PairFigures
-
-
-class Report(dict[str, Estimate]):
-    """The metrics of one policy by name, each an `Estimate`; `posteriori.evaluate` makes it.
-
-    `pairs` says how the policy orders preference pairs, where that was asked (`with_pairs`).
-
-    Args:
-        figures: the metrics.
-        findings: what a person should know of them.
-        draws: the policy's own, for histograms and samples.
-        cost: what the report took.
-        means: those that the target's `Moments` want, with their lambda and what the policy has of
-            them.
-        against_target: False where the target has no evidence and is the prior itself.
-
-    Raises:
-        UnknownFigureError: when it is asked for a metric that it does not have.
-
-    Example:
-        >>> report = po.evaluate(target, prior, num_samples=200, seed=0)
-        >>> report["kl_to_prior"].value
-        0.0
-    """
-
-    def __init__(
-        self,
-        figures: dict[str, Estimate],
-        findings: Sequence[Finding],
-        draws: Draws,
-        cost: Cost,
-        means: Sequence[WantedMean] = (),
-        *,
-        against_target: bool = True,
-    ) -> None:
-        super().__init__(figures)
-        self.findings = tuple(findings)
-        self.draws = draws
-        self.cost = cost
-        self.means = tuple(means)
-        self.pairs: PairFigures | None = None
-        self.against_target = against_target
-
-    def with_pairs(self, pairs: PairFigures | None) -> Report:
-        """The same report, which says as well how the policy orders preference pairs (`Fit.pairs`
-        of a policy that was trained on such)."""
-        other = copy.copy(self)
-        if pairs is not None:
-            other.pairs, other.findings = pairs, (*self.findings, *pairs.findings)
-        return other
-
-    def __missing__(self, name: str) -> Estimate:
-        raise UnknownFigureError(f"the report has no '{name}'", hint=did_you_mean(name, self))
-
-    def __repr__(self) -> str:
-        shown = short_figures(self)
-        also = f"; {counted(len(self.findings), 'finding')}" if self.findings else ""
-        return f"Report({shown}; {len(self)} figures{also})"
-
-    def _repr_html_(self) -> str:
-        return html_plane(self) + html_figures(self) + html_findings(self.findings)
-
-    def to_dataframe(self) -> Any:
-        """A pandas DataFrame with a row per figure and prompt. Raises `ConfigError` without
-        pandas."""
-        return frame_of_figures(self)
-
-    def interval(self, name: str, confidence: float = 0.95) -> tuple[float, float]:
-        """An interval for log_z, kl_to_target or kl_from_target, the mean over prompts, in nats.
-
-        Of a report that was made with exact draws of the target. Its ends are a lower and an upper
-        bound in expectation, each moved outwards by the normal quantile of its standard error, so
-        it holds with at least that confidence where there are enough draws for standard errors to
-        be right. Where no draw of policy or prior has any evidence, log Z is that of the sampler
-        which made the exact draws, if it gives one, and nothing is known otherwise. Raises
-        `KeyError` for other figures, and `ConfigError` without exact draws.
-        """
-        if name not in ("log_z", "kl_to_target", "kl_from_target"):
-            raise KeyError(f"there is no interval for '{name}'")
-        if "log_z_upper" not in self:
-            raise ConfigError(
-                f"an interval for {name} needs exact draws of the target",
-                where="evaluate",
-                hint='pass posterior=posteriori.sample(target, "rejection")',
-            )
-        z = float(norm.isf((1 - confidence) / 2))
-        figure, upper = self[name], self["log_z_upper"]
-        # What the upper bound adds to the figures, which rest on the lower one.
-        gap = upper.value - self["log_z"].value
-        if not math.isfinite(gap):
-            return (-math.inf if name == "log_z" else 0.0), math.inf
-        low, high = (figure.value - gap, figure.value)
-        low_error, high_error = (upper.standard_error, 0.0)
-        if name != "kl_from_target":
-            low, high = figure.value, figure.value + gap
-            low_error, high_error = high_error, low_error
-        low -= z * math.hypot(figure.standard_error, low_error)
-        high += z * math.hypot(figure.standard_error, high_error)
-        return (low if name == "log_z" else max(0.0, low)), high
+from .metrics import (
+    bounded,
+    distances_of,
+    figures_of,
+    max_reward_of,
+    mean_reward,
+    of_prompt,
+    rows,
+    stratum,
+)
+from .report import Report
+from .served_weights import findings_of_served
+from .sides import Sides, drawn_sides, log_prob_of
+from .until import Looked, Waiting, hopeless, look, next_look, not_reached
 
 
 @named_arguments
@@ -177,7 +78,11 @@ def evaluate(
     *,
     max_prompts: int | None = MAX_PROMPTS,
     prior_draws: Draws | None = None,
+    until: Until | None = None,
+    max_samples: int = MAX_SAMPLES,
+    confidence: float = 0.95,
     on_progress: Progress | None = None,
+    ray: Ray = None,
 ) -> Report:
     """How far a language model is from the target, in nats, with error bars and findings.
 
@@ -201,7 +106,8 @@ def evaluate(
 
     Args:
         target: the target.
-        lm: a policy, or any language model over the same outcomes.
+        lm: a policy, or any language model over the same outcomes; a `posteriori.Served` or an
+            `Engine` is judged as what it really draws, by its own log-probs.
         num_samples: draws per prompt of `lm`, and as many of the prior.
         seed: of the draws.
         posterior: exact draws of p* (`sample(target, "rejection")`): eubo is then their mean,
@@ -210,13 +116,23 @@ def evaluate(
         max_prompts: of more prompts, so many are drawn from the seed (None: all). Standard errors
             then contain that choice.
         prior_draws: draws of the prior, as many per prompt, in place of new ones.
-        on_progress: counts passes over completions: drawing, scoring, asking the evidence.
+        until: draw on until kl_to_target is known to +- so many nats (or each of several figures:
+            {"log_z": 0.05}), by confidence sequences that hold at every look; see
+            `Report.looked`. `num_samples` is then for the first look, and each next one has half as
+            many again.
+        max_samples: draws per prompt at which that ends in any case.
+        confidence: of these sequences, all looks and figures together.
+        on_progress: counts passes over completions: drawing, scoring, asking the evidence; it
+            begins again with each look.
+        ray: how many actors of Ray share the work (`RayConfig`, `RayActors`); None: this process
+            does it.
 
     Returns:
         A `Report`: the metrics by name, and findings.
 
     Raises:
-        ConfigError: below two draws per prompt, or for `prior_draws` of another number.
+        ConfigError: below two draws per prompt, for `prior_draws` of another number, or an `until`
+            that cannot be waited for.
         SamplingError: where `posterior` is not exact, or has fewer than two draws of a prompt.
         EvidenceError: where the evidence fails.
 
@@ -227,40 +143,61 @@ def evaluate(
         >>> bool(abs(found.value - exact) < 5 * found.standard_error)
         True
     """
-    lm = language_model(lm, "policy", target.prior)
+    # Of an engine what it really draws is judged, by its own log-probs.
+    lm = served(language_model(lm, "policy", target.prior))
     whole, target = target, sampled_prompts(target, max_prompts, seed)
     prior_draws = draws_for(target, whole, prior_draws)
     posterior = draws_for(target, whole, posterior)
     _check(target, num_samples, prior_draws, posterior)
     check_same_outcomes(target.prior, lm, target.prompts, "policy")
-    number = num_samples * len(target.prompts)
-    alone = lm is target.prior
-    drawing, of_its_own, scoring, scoring_exact = portions(
+    wanted = {} if until is None else checked_until(until, max_samples, num_samples)
+    _check_looks(wanted, confidence, prior_draws)
+    waiting = Waiting(wanted, max_samples, confidence)
+    with spread(ray, seed):
+        return _evaluated(
+            target, whole, lm, num_samples, seed, posterior, prior_draws, waiting, on_progress
+        )
+
+
+def _evaluated(
+    target: Target,
+    whole: Target,
+    lm: LanguageModel,
+    num_samples: int,
+    seed: int,
+    posterior: Draws | None,
+    prior_draws: Draws | None,
+    waiting: Waiting,
+    on_progress: Progress | None,
+) -> Report:
+    passes = 2 if lm is target.prior else (6 if prior_draws is None else 4)
+    drawing, scoring_exact = portions(
         on_progress,
         [
-            (2 if alone else 3) * number,
-            2 * number if not alone and prior_draws is None else 0,
-            0 if alone else number,
+            passes * num_samples * len(target.prompts),
             0 if posterior is None else len(posterior),
         ],
     )
-    seeded = generator(seed, "evaluate", "policy")
-    of_policy = draw(target, lm, num_samples, seeded, on_progress=drawing)
-    if alone:
-        of_prior, log_pi_of_prior = None, of_policy.log_proposal_N
-        cost = of_policy.cost
-    else:
-        of_prior = prior_draws
-        cost = of_policy.cost
-        if of_prior is None:
-            seeded = generator(seed, "evaluate", "prior")
-            of_prior = draw(target, target.prior, num_samples, seeded, on_progress=of_its_own)
-            cost += of_prior.cost
-        log_pi_of_prior = _log_prob(lm, of_prior, scoring)
-        cost += Cost(lm_tokens=lm_tokens(of_prior.completions))
-    sides = [(of_policy, of_policy.log_proposal_N)]
-    if of_prior is not None:
-        sides.append((of_prior, log_pi_of_prior))
+
+    def drawn(num: int, look: int) -> Sides:
+        return drawn_sides(
+            target, lm, num, seed, prior_draws=prior_draws, look=look, on_progress=drawing
+        )
+
+    found = drawn(num_samples, 0)
+    looked: dict[str, Looked] = {}
+    counts = [num_samples]
+    while waiting.wanted:
+        at_look, mixtures = _figures_at_look(target, whole, found)
+        looked = look(waiting.wanted, at_look, target, mixtures, counts, waiting.confidence)
+        known = all(each.reached for each in looked.values())
+        if known or counts[-1] >= waiting.max_samples or hopeless(at_look, waiting.wanted):
+            break
+        total = next_look(counts[-1], waiting.max_samples)
+        found = found.with_more(drawn(total - counts[-1], len(counts)))
+        counts.append(total)
+    of_policy, of_prior, cost = found.of_policy, found.of_prior, found.cost
+    sides = found.pairs
     prompts = range(len(target.prompts))
     mixtures, evidence = mixtures_of(target, sides)
     waste = wasted(mixtures, beta_of(target))
@@ -270,7 +207,7 @@ def evaluate(
         resting = rests_on(log_z.value, mixtures[0].num_draws)
         figures["log_z"] = replace(log_z, findings=(resting,))
     if posterior is not None:
-        log_pi_N = _log_prob(lm, posterior, scoring_exact)
+        log_pi_N = log_prob_of(lm, posterior, scoring_exact)
         cost += Cost(lm_tokens=lm_tokens(posterior.completions))
         figures |= bounded(target, mixtures, posterior, log_pi_N)
     cut = [_truncated_in_target(mixtures[at], [side for side, _ in sides], at) for at in prompts]
@@ -282,19 +219,64 @@ def evaluate(
         never_varies(evidence, target.max_log_evidence),
         has_evidence=bool(target.evidence),
     )
-    figures = of_all_prompts(figures, len(target.prompts) / len(whole.prompts))
-    errors = [target.errors_of_fit(side.completions) for side, _ in sides]
-    known = [each for each in errors if each is not None]
-    if known:
-        of_prompts = [[rows(side, at) for side, _ in sides] for at in prompts]
-        figures = with_errors_of_fit(figures, mixtures, known, of_prompts, beta_of(target))
+    figures = _with_other_errors(figures, target, whole, mixtures, sides)
     findings = findings_of(figures, of_policy, beside)
     of_exact = {"eubo": figures["eubo"]} if posterior is not None else {}
     figures = judged(figures, findings) | of_exact
     findings += target.findings
     findings += sampled_finding(target, whole)
+    findings += not_reached(looked)
+    asked = serving(lm)
+    if asked is not None and of_prior is not None:
+        about = findings_of_served(asked, of_policy, of_prior, found.log_pi_of_prior_N)
+        findings = (*about, *findings)
     means = target.means_met(of_policy.completions)
-    return Report(figures, findings, of_policy, cost, means, against_target=bool(target.evidence))
+    against = bool(target.evidence)
+    return Report(figures, findings, of_policy, cost, means, against_target=against, looked=looked)
+
+
+def _figures_at_look(
+    target: Target, whole: Target, found: Sides
+) -> tuple[dict[str, Estimate], list[Mixture]]:
+    """Those that can be waited for."""
+    mixtures, _ = mixtures_of(target, found.pairs)
+    figures = distances_of(mixtures)
+    figures["mean_reward"] = mean_reward(
+        found.of_policy, found.of_prior, mixtures, max_reward_of(target)
+    )
+    return _with_other_errors(figures, target, whole, mixtures, found.pairs), mixtures
+
+
+def _with_other_errors(
+    figures: Mapping[str, Estimate],
+    target: Target,
+    whole: Target,
+    mixtures: Sequence[Mixture],
+    sides: Sequence[tuple[Draws, Tensor]],
+) -> dict[str, Estimate]:
+    """With what the choice of prompts, and evidence that was fitted to draws, leave open."""
+    found = of_all_prompts(figures, len(target.prompts) / len(whole.prompts))
+    errors = [target.errors_of_fit(side.completions) for side, _ in sides]
+    known = [each for each in errors if each is not None]
+    if known:
+        prompts = range(len(target.prompts))
+        of_prompts = [[rows(side, at) for side, _ in sides] for at in prompts]
+        found = with_errors_of_fit(found, mixtures, known, of_prompts, beta_of(target))
+    return found
+
+
+def _check_looks(wanted: Mapping[str, float], confidence: float, prior_draws: Draws | None) -> None:
+    given = finite(confidence)
+    if given is None or not 0.0 < given < 1.0:
+        raise ConfigError(
+            f"confidence={in_short(confidence)} must lie between 0 and 1", where="evaluate"
+        )
+    if wanted and prior_draws is not None:
+        raise ConfigError(
+            "prior_draws are of one number, and until draws as many as it takes",
+            where="evaluate",
+            hint="leave one of them out",
+        )
 
 
 def _check(
@@ -345,8 +327,3 @@ def _truncated_in_target(mixture: Mixture, sides: Sequence[Draws], at: int) -> E
 
 def _unique(draws: Draws, prompts: range) -> Estimate:
     return combine([unique_fraction(of_prompt(draws, at)) for at in prompts], "heuristic")
-
-
-def _log_prob(lm: LanguageModel, draws: Draws, on_progress: Progress | None) -> Tensor:
-    with torch.no_grad(), one_pass(on_progress, len(draws)):
-        return once(lambda: lm.log_prob(draws.completions).double())

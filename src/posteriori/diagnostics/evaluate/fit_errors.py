@@ -52,7 +52,7 @@ def with_errors_of_fit(
     for name, change in changes.items():
         if name in figures:
             found[name] = with_error_of_fit(
-                figures[name], torch.stack(change, dim=1), shared=shared or name == "effective_beta"
+                figures[name], torch.stack(change, dim=1), shared=shared
             )
     return found
 

@@ -81,7 +81,7 @@ def figures_of(
         "target_entropy": at_least_zero(
             combine([divergences.target_entropy(m) for m in mixtures], "consistent")
         ),
-        "mean_reward": _mean_reward(draws, of_prior, mixtures, max_reward),
+        "mean_reward": mean_reward(draws, of_prior, mixtures, max_reward),
     }
     for name, level in QUANTILES.items():
         figures[name] = combined(
@@ -117,9 +117,11 @@ def distances_of(mixtures: Sequence[Mixture]) -> dict[str, Estimate]:
     }
 
 
-def _mean_reward(
+def mean_reward(
     draws: Draws, of_prior: Draws | None, mixtures: Sequence[Mixture], max_reward: float
 ) -> Estimate:
+    """E_pi[r], the mean over prompts, unbiased."""
+
     def of(at: int) -> Estimate:
         others_m = None if of_prior is None else of_prior.reward_N[rows(of_prior, at)].cpu()
         value_n = draws.reward_N[rows(draws, at)].cpu()

@@ -26,6 +26,10 @@ class Cache:
         self.hits = 0
         self._kept: OrderedDict[Hashable, Any] = OrderedDict()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy in another process begins empty."""
+        return {"size": self.size, "hits": 0, "_kept": OrderedDict()}
+
     def answers(
         self,
         keys: Sequence[Hashable],

@@ -14,8 +14,8 @@ from posteriori.core.progress import advance
 from posteriori.core.protocols import Columns
 from posteriori.core.run.call_context import CallContext, calling_within, current_calls
 from posteriori.core.types import Completions, Cost, Finding
-from posteriori.distributed.exchange import by_rows
-from posteriori.distributed.world import current
+from posteriori.distributed.exchange import by_rows, is_shared_out
+from posteriori.distributed.executor import SentOnce
 from posteriori.errors import EvidenceCallError, EvidenceError
 
 from .answer_cache import Cache, completion_keys
@@ -41,7 +41,7 @@ class CallCounts:
         return CallCounts(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
 
-class Caller:
+class Caller(SentOnce):
     """A user's function with `CallSettings` around it; gives one answer per completion.
 
     The answers do not depend on how they were come by: chunks are put together in the completions'
@@ -107,9 +107,10 @@ class Caller:
         return answers
 
     def _shared(self, completions: Completions, columns: Columns, rows: Sequence[int]) -> list[Any]:
-        """The answers to `rows`. With several processes each asks about those that it drew; what
-        the functions log, and the counts, are those of all together."""
-        if current() is None or not rows:
+        """The answers to `rows`. With several processes each asks about those that it drew, and
+        actors about their pieces; what the functions log, and the counts, are those of all
+        together."""
+        if not is_shared_out() or not rows:
             return self._ask(*_rows(completions, columns, rows))
         before = replace(self.counts)
 

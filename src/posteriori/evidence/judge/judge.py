@@ -10,6 +10,7 @@ import torch
 
 from posteriori.core.protocols import Columns, Scores
 from posteriori.core.types import Completions, Finding, Prompt
+from posteriori.data.completion_text import own_text
 from posteriori.data.given_arguments import named_arguments
 from posteriori.errors import ConfigError
 from posteriori.evidence.calls.answer_cache import Cache
@@ -122,15 +123,23 @@ class Judge(ShownEvidence):
         return self._answers.findings
 
     def score(self, completions: Completions, columns: Columns) -> Scores:  # noqa: ARG002
-        texts = [
-            self.text(prompt, text)
-            for prompt, text in zip(completions.prompts, completions.texts, strict=True)
-        ]
+        log_e_N = self._log_yes(completions.prompts, completions.texts)
+        return Scores(log_e_N, log_e_N.exp())
+
+    def as_feature(
+        self, prompts: Sequence[Prompt], completions: Sequence[Any], **_: Any
+    ) -> list[float]:
+        """P(yes) of each completion, called as TRL calls reward functions: for
+        `fit_composition`, or `Moments`."""
+        texts = [own_text(each) for each in completions]
+        return self._log_yes(prompts, texts).exp().tolist()
+
+    def _log_yes(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> torch.Tensor:
+        texts = [self.text(*both) for both in zip(prompts, completions, strict=True)]
         self.counts.completions += len(texts)
         log_p = self._cache.answers(texts, lambda rows: self._ask([texts[row] for row in rows]))
         self.counts.cache_hits = self._cache.hits
-        log_e_N = torch.tensor(log_p, dtype=torch.float64)
-        return Scores(log_e_N, log_e_N.exp())
+        return torch.tensor(log_p, dtype=torch.float64)
 
     def text(self, prompt: Prompt, completion: str) -> str:
         """The judge's prompt for a completion."""

@@ -1,5 +1,5 @@
-"""How many rows fit at once. The answer depends on the model alone, never on the machine's free
-memory, so that a run is split the same way every time."""
+"""How many rows fit at once. On the CPU the answer depends on the model alone, never on the
+machine's free memory, so that a run is split the same way every time."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import ctypes
 import os
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -14,6 +15,10 @@ from posteriori.core.settings.training import MOST_GIB
 from posteriori.errors import ConfigError
 
 _GIB = 2**30
+
+ON_CPU_GIB = 1.5
+_SHARE = 0.4
+_LEAST_GIB = 0.25
 _LOGIT_BYTES = 4
 
 _STATM = Path("/proc/self/statm")
@@ -78,6 +83,19 @@ def check_memory(memory_gib: float) -> None:
             f"memory_gib={memory_gib} is no amount of memory",
             hint=f"give a number of GiB above 0, up to {MOST_GIB:,}",
         )
+
+
+def memory_for(device: torch.device) -> float:
+    """`memory_gib` where nobody has set it: a share of what the device has free now, once the model
+    is on it. The rest is for a policy's weights, gradients and optimiser. The CPU's memory is that
+    of other programs as well, and a fixed amount of it is taken."""
+    if device.type == "cpu":
+        return ON_CPU_GIB
+    ask = getattr(torch.get_device_module(device), "mem_get_info", None)
+    if ask is None:
+        return ON_CPU_GIB
+    free, _ = ask(device)
+    return max(_LEAST_GIB, _SHARE * free / _GIB)
 
 
 def rows_for_sampling(model: PreTrainedModel, length: int, memory_gib: float) -> int:

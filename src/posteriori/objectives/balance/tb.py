@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-import torch
 from pydantic import Field
 from torch import Tensor
 
-from posteriori.core.protocols import TrainableLM
-from posteriori.core.target import Target
 from posteriori.core.types import Draws
-from posteriori.objectives.base import Constants, count_by
-from posteriori.objectives.score_function import (
-    AnyProposal,
-    AnyProposalConfig,
-    refuse_hard_evidence,
-)
+
+from .balance import Balance, BalanceConfig
 
 
-class TBConfig(AnyProposalConfig):
+class TBConfig(BalanceConfig):
     """Settings of the objective "tb".
 
     Args:
@@ -32,11 +22,10 @@ class TBConfig(AnyProposalConfig):
         ConfigError: for an unknown setting, or a value that is out of its range.
     """
 
-    epochs: int = Field(default=1, ge=1)
     log_z_learning_rate: float = Field(default=0.2, gt=0, le=1)
 
 
-class TB(AnyProposal[TBConfig]):
+class TB(Balance[TBConfig]):
     """loss = (rho - log Z_theta(c))^2 / 2,  rho = log prior + log e - log pi,  y ~ any q.
 
     Zero, with its gradient, at the target with log Z_theta = log Z(c), for any q that can draw
@@ -62,32 +51,6 @@ class TB(AnyProposal[TBConfig]):
 
     Settings = TBConfig
 
-    log_z_P: Tensor
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        self.epochs = self.settings.epochs
-        if self.on_policy and self.epochs == 1:
-            self.divergence = "KL(policy, target)"
-
-    def prepare(self, target: Target, new_policy: Callable[[], TrainableLM], seed: int) -> None:  # noqa: ARG002
-        self._target = target
-        unknown_P = torch.full((len(target.prompts),), torch.nan, dtype=torch.float64)
-        self.register_buffer("log_z_P", unknown_P)
-
-    def weigh(self, draws: Draws, log_prob_N: Tensor) -> Constants:
-        rho_N = self._rho(draws, log_prob_N)
-        at_N = self._target.prompt_positions(draws.completions)
-        known_N = self.log_z_P.to(at_N.device)[at_N]
-        return {
-            "log_target_N": draws.log_prior_N + draws.log_evidence_N,
-            "log_z_N": known_N.where(~known_N.isnan(), self._mean(rho_N, at_N)[at_N]),
-        }
-
-    def loss(self, token_log_prob_nL: Tensor, constants: Constants) -> Tensor:
-        rho_n = constants["log_target_N"] - token_log_prob_nL.sum(-1)
-        return (rho_n - constants["log_z_N"]).square() / 2
-
     def observe(self, draws: Draws, log_prob_N: Tensor) -> dict[str, float]:
         at_N = self._target.prompt_positions(draws.completions)
         mean_P = self._mean(self._rho(draws, log_prob_N), at_N)
@@ -97,12 +60,3 @@ class TB(AnyProposal[TBConfig]):
         self.log_z_P = moved_P.where(~mean_P.isnan(), log_z_P)
         figures = super().observe(draws, log_prob_N)
         return {**figures, "log_z": float(self.log_z_P.nanmean())}
-
-    def _rho(self, draws: Draws, log_prob_N: Tensor) -> Tensor:
-        refuse_hard_evidence(draws, "'tb' squares log evidence, which is infinite")
-        return draws.log_prior_N + draws.log_evidence_N - log_prob_N
-
-    def _mean(self, values_N: Tensor, at_N: Tensor) -> Tensor:
-        """The mean of each of the target's prompts, [P]; NaN for one without a draw."""
-        total_P = values_N.new_zeros(len(self.log_z_P)).index_add(0, at_N, values_N)
-        return total_P / count_by(at_N, len(total_P))

@@ -38,7 +38,7 @@ PairSource = Annotated[str | list[dict[str, Any]] | None, BeforeValidator(_sourc
 
 
 class PairsConfig(Strict):
-    """Settings of the objectives "dpo" and "ipo": where their pairs come from.
+    """Settings of the pairwise objectives: where their pairs come from.
 
     Args:
         pairs: preference data: a file, a data set, or rows of prompt, chosen, rejected; None: pairs
@@ -64,7 +64,7 @@ PairsT = TypeVar("PairsT", bound=PairsConfig, default=PairsConfig)
 
 
 class Pairs(Objective[PairsT]):
-    """A loss of h = (log pi - log prior)(y1) - (log pi - log prior)(y2) for pairs of completions.
+    """A loss of h = score(y1) - score(y2) for pairs of completions; `score` is log pi/prior.
 
     `pairs` names preference data (rows of prompt, chosen, rejected: see
     `posteriori.data.preferences`), taken in shuffled epochs; the target's evidence is then not
@@ -108,6 +108,11 @@ class Pairs(Objective[PairsT]):
     @property
     def on_policy(self) -> bool:
         return self._pairs is None and self.settings.proposal == "policy"
+
+    @property
+    def draws_nothing(self) -> bool:
+        """With preference data."""
+        return self._pairs is not None
 
     @property
     def judged_by(self) -> tuple[PreferenceData | None, bool]:
@@ -170,30 +175,35 @@ class Pairs(Objective[PairsT]):
         log_e_N = draws.log_evidence_N
         return self.label_scale * (log_e_N[::2] - log_e_N[1::2])
 
+    def score(self, log_prob_N: Tensor, log_prior_N: Tensor, length_N: Tensor) -> Tensor:  # noqa: ARG002 - `by_token`
+        """By what the policy orders completions, [N]: here log pi/prior, nats."""
+        return log_prob_N - log_prior_N
+
     def weigh(self, draws: Draws, log_prob_N: Tensor) -> Constants:  # noqa: ARG002 - of the prior
         first_n = self.probability(draws)
         preferred_N = torch.stack([first_n, 1 - first_n], dim=1).flatten()
         return {"log_prior_N": draws.log_prior_N, "preferred_N": preferred_N}
 
     def loss(self, token_log_prob_nL: Tensor, constants: Constants) -> Tensor:
-        log_ratio_n = token_log_prob_nL.sum(-1) - constants["log_prior_N"]
-        return self.pair_loss(log_ratio_n[::2] - log_ratio_n[1::2], constants["preferred_N"][::2])
+        score_n = token_log_prob_nL.sum(-1) - constants["log_prior_N"]
+        return self.pair_loss(score_n[::2] - score_n[1::2], constants["preferred_N"][::2])
 
     def pair_loss(self, h_n: Tensor, probability_n: Tensor) -> Tensor:
-        """The loss of pairs with that difference of log-ratios, and that P(first is preferred)."""
+        """The loss of pairs with that difference of scores, and that P(first is preferred)."""
         raise NotImplementedError
 
     def observe(self, draws: Draws, log_prob_N: Tensor) -> dict[str, float]:
         """`accuracy`: the share of pairs that the policy orders as their labels do; `margin`: the
-        mean of h from preferred to other; each one's log pi/prior; and the policy's own figures
-        where it is known what drew."""
+        mean difference of `score` from preferred to other; each one's log pi/prior; and the
+        policy's own figures where it is known what drew."""
         if self._data is not None:
             rows = self._data.rows(int(self._taken), len(draws) // 2)
             self._log_prior_R[rows] = draws.log_prior_N.cpu()
             self._taken += len(rows) // 2
         log_ratio_N = log_prob_N - draws.log_prior_N
         first_n, other_n = log_ratio_N[::2], log_ratio_N[1::2]
-        p_n, h_n = self.probability(draws), first_n - other_n
+        score_N = self.score(log_prob_N, draws.log_prior_N, draws.completions.lengths_N)
+        p_n, h_n = self.probability(draws), score_N[::2] - score_N[1::2]
         agree_n = 0.5 + (p_n - 0.5) * h_n.sign()
         figures = {} if self._data is not None else policy_figures(draws, log_prob_N)
         return {

@@ -35,10 +35,15 @@ def intervals(report: Report) -> dict[str, tuple[float, float]]:
 
 def report_json(report: Report) -> dict[str, Any]:
     """A report for `evaluation.json` and `--json`; infinities and NaN as strings."""
+    looked = {
+        name: {**vars(each), "half_width": each.half_width, "reached": each.reached}
+        for name, each in report.looked.items()
+    }
     return jsonable(
         {
             "figures": {key: estimate_json(estimate) for key, estimate in report.items()},
             "intervals": intervals(report),
+            **({"looked": looked} if looked else {}),
             "findings": [finding_json(finding) for finding in report.findings],
             "cost": vars(report.cost),
         }

@@ -13,7 +13,7 @@ from posteriori.core.protocols import SteppingLM
 from posteriori.core.settings.strict import Strict
 from posteriori.core.tensors import ints
 from posteriori.core.types import Draws, Estimate, Guarantee
-from posteriori.distributed.world import current
+from posteriori.distributed.exchange import is_shared_out
 from posteriori.errors import ConfigError, SamplingError
 from posteriori.samplers.base import Job, Sampler
 from posteriori.samplers.smc.lookahead import next_tokens_checked
@@ -111,7 +111,7 @@ class Rejection(Sampler[RejectionConfig]):
     def _next_tokens(self, job: Job) -> int:
         """How many next tokens are checked where draws of the proposal alone would starve."""
         wanted = self.settings.lookahead
-        if wanted == "auto" and (current() is not None or not isinstance(job.proposal, SteppingLM)):
+        if wanted == "auto" and (is_shared_out() or not isinstance(job.proposal, SteppingLM)):
             return 0
         if wanted and wanted != "auto" and job.proposal is not job.target.prior:
             raise ConfigError(

@@ -15,12 +15,13 @@ from posteriori.reward_models.calibration import clustered, held_out_figures
 
 @dataclass(frozen=True)
 class PairFigures:
-    """How a policy orders pairs, by its log pi/prior; over prompts that training did not see where
-    `held_out`, and else over those that it was trained on.
+    """How a policy orders pairs, by the objective's score, log pi/prior for `dpo` and `ipo`; over
+    prompts that training did not see where `held_out`, and else over those that it was trained on.
 
-    `accuracy`: the share of pairs whose chosen completion has the larger log pi/prior, 0.5 for the
-    prior itself. `loss`: -log sigmoid(b h) in nats per pair, h = the difference of log pi/prior and
-    b the objective's scale; log 2 = 0.69 for the prior. `margin`: the mean of h, nats.
+    `accuracy`: the share of pairs whose chosen completion has the larger score, 0.5 for the prior
+    itself. `loss`: -log sigmoid(b h) in nats per pair, h = the difference of scores and b the
+    objective's scale; log 2 = 0.69 for the prior. `margin`: the mean of h, nats. (Scores without
+    the prior, of `simpo` and `orpo`, have other figures for it.)
     """
 
     held_out: bool
@@ -60,8 +61,8 @@ def pair_figures(target: Target, objective: Pairs, policy: LanguageModel) -> Pai
             log_pi_N = log_prior_N
         else:
             log_pi_N = policy.log_prob(data.all).double().cpu()
-    log_ratio_N = log_pi_N - log_prior_N
-    h_n = log_ratio_N[::2] - log_ratio_N[1::2]
+    score_N = objective.score(log_pi_N, log_prior_N, data.all.lengths_N.cpu())
+    h_n = score_N[::2] - score_N[1::2]
     prompts = data.all.prompts[::2]
     groups = [prompt_key(prompt) for prompt in prompts]
     ones_n = torch.ones_like(h_n)

@@ -1,0 +1,1 @@
+"""What the kinds of relative evidence are in a config; see `posteriori.evidence.kinds`."""
