@@ -69,7 +69,9 @@ _WHERE = {
     "Sampler": "samplers.base",
     "Served": "models.engines.served",
     "TabularLM": "models.tabular",
+    "Teacher": "evidence.teacher",
     "Target": "core.target",
+    "Tools": "models.environments.tools",
     "Twist": "samplers.smc.twists",
     "TwistHead": "samplers.smc.twist_head",
     "Verifier": "evidence.verifier",
@@ -95,6 +97,7 @@ _WHERE = {
     "report": "report",
     "reverse_annealed_log_z": "samplers.annealing.reverse_annealing",
     "sample": "samplers.sample",
+    "sft": "train.sft",
     "show_progress": "core.default_progress",
     "simulate_preferences": "reward_models.simulate_preferences",
 }
@@ -133,6 +136,7 @@ if TYPE_CHECKING:
     from .evidence.preferences import Preferences
     from .evidence.reward import Reward
     from .evidence.rules import Rules
+    from .evidence.teacher import Teacher
     from .evidence.text.ready_made import constraints, likelihoods
     from .evidence.verifier import Verifier
     from .models.causal import CausalLM
@@ -141,6 +145,7 @@ if TYPE_CHECKING:
     from .models.engines.settings import EngineConfig
     from .models.environments.episode import Environment, Episode
     from .models.environments.in_environment import InEnvironment
+    from .models.environments.tools import Tools
     from .models.load import load
     from .models.tabular import TabularLM
     from .moments.fit_moments import fit_moments
@@ -173,6 +178,7 @@ if TYPE_CHECKING:
     from .samplers.smc.twist_head import TwistHead
     from .samplers.smc.twists import Twist
     from .train.fit import Fit, fit
+    from .train.sft import sft
 
 
 def __getattr__(name: str) -> Any:
