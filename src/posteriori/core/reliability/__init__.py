@@ -54,7 +54,6 @@ __all__ = [
     "RULE_OF_THREE",
     "SURPRISE",
     "WASTE_NOT_TRUSTED",
-    "",
     "beyond",
     "fault",
     "fault_of",

@@ -107,7 +107,7 @@ def rests_on(log_z: float, num_draws: int) -> Finding:
 
 
 def never_varies(evidence: Sequence[Tensor], stated: float | None) -> Finding | None:
-    """Draws of all prompts with one and the same evidence, of which nobody knows a bound."""
+    """Draws of all prompts with one and the same evidence, with no known bound."""
     seen_N = torch.cat([each.cpu() for each in evidence]) if evidence else torch.zeros(0)
     if stated is not None or levels(seen_N) != 1 or bool(seen_N.isneginf().any()):
         return None
