@@ -64,6 +64,7 @@ _WHERE = {
     "Sampler": "samplers.base",
     "TabularLM": "models.tabular",
     "Target": "core.target",
+    "TurningPoint": "diagnostics.frontier.turning_point",
     "Twist": "samplers.smc.twists",
     "TwistHead": "samplers.smc.twist_head",
     "Verifier": "evidence.verifier",
@@ -91,6 +92,7 @@ _WHERE = {
     "sample": "samplers.sample",
     "show_progress": "core.default_progress",
     "simulate_preferences": "reward_models.simulate_preferences",
+    "turning_point": "diagnostics.frontier.turning_point",
 }
 
 __all__ = [*_WHERE, "__version__"]
@@ -116,6 +118,7 @@ if TYPE_CHECKING:
     from .diagnostics.exact.exact import Exact, exact
     from .diagnostics.frontier.curve import Frontier
     from .diagnostics.frontier.frontier import frontier
+    from .diagnostics.frontier.turning_point import TurningPoint, turning_point
     from .errors import PosterioriError
     from .evidence.composed.composition import Composition
     from .evidence.composed.fit_composition import fit_composition
