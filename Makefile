@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo docs docs-serve test test-long test-models test-slow test-ray test-faults check format bench calibration wheel clean
+.PHONY: demo docs docs-serve test test-long test-models test-slow test-ray test-gpu test-faults check format bench calibration wheel clean
 
 $(VENV)/base: constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -44,6 +44,10 @@ test-slow: $(VENV)/dev
 
 test-models: $(VENV)/dev
 	$(BIN)/pytest -m "models or not models" tests/architectures
+
+test-gpu: $(VENV)/dev
+	$(BIN)/pytest -n 0 -m gpu tests/gpu
+	$(BIN)/python benchmarks/gpu.py
 
 # Ray is large, and only these tests need it.
 test-ray: $(VENV)/dev

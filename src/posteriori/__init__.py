@@ -24,6 +24,10 @@ _WHERE = {
     "Strict": "core.settings.strict",
     "Constraint": "evidence.constraint",
     "Draws": "core.types",
+    "Engine": "models.engines.engine",
+    "EngineConfig": "models.engines.settings",
+    "Environment": "models.environments.episode",
+    "Episode": "models.environments.episode",
     "Estimate": "core.types",
     "Evidence": "core.protocols",
     "Exact": "diagnostics.exact.exact",
@@ -35,6 +39,7 @@ _WHERE = {
     "FitTwistConfig": "core.settings.training",
     "Frontier": "diagnostics.frontier.curve",
     "IMHConfig": "samplers.mcmc.imh",
+    "InEnvironment": "models.environments.in_environment",
     "ImportanceConfig": "samplers.independent.importance",
     "Judge": "evidence.judge.judge",
     "LanguageModel": "core.protocols",
@@ -62,9 +67,12 @@ _WHERE = {
     "RulesFit": "reward_models.rules.fit_rules",
     "SMCConfig": "samplers.smc.smc",
     "Sampler": "samplers.base",
+    "Served": "models.engines.served",
     "TabularLM": "models.tabular",
+    "Teacher": "evidence.teacher",
     "Target": "core.target",
     "TurningPoint": "diagnostics.frontier.turning_point",
+    "Tools": "models.environments.tools",
     "Twist": "samplers.smc.twists",
     "TwistHead": "samplers.smc.twist_head",
     "Verifier": "evidence.verifier",
@@ -90,6 +98,7 @@ _WHERE = {
     "report": "report",
     "reverse_annealed_log_z": "samplers.annealing.reverse_annealing",
     "sample": "samplers.sample",
+    "sft": "train.sft",
     "show_progress": "core.default_progress",
     "simulate_preferences": "reward_models.simulate_preferences",
     "turning_point": "diagnostics.frontier.turning_point",
@@ -130,9 +139,16 @@ if TYPE_CHECKING:
     from .evidence.preferences import Preferences
     from .evidence.reward import Reward
     from .evidence.rules import Rules
+    from .evidence.teacher import Teacher
     from .evidence.text.ready_made import constraints, likelihoods
     from .evidence.verifier import Verifier
     from .models.causal import CausalLM
+    from .models.engines.engine import Engine
+    from .models.engines.served import Served
+    from .models.engines.settings import EngineConfig
+    from .models.environments.episode import Environment, Episode
+    from .models.environments.in_environment import InEnvironment
+    from .models.environments.tools import Tools
     from .models.load import load
     from .models.tabular import TabularLM
     from .moments.fit_moments import fit_moments
@@ -165,6 +181,7 @@ if TYPE_CHECKING:
     from .samplers.smc.twist_head import TwistHead
     from .samplers.smc.twists import Twist
     from .train.fit import Fit, fit
+    from .train.sft import sft
 
 
 def __getattr__(name: str) -> Any:

@@ -98,6 +98,10 @@ class EvidenceCallError(EvidenceError):
     may go well."""
 
 
+class EnvironmentCallError(PosterioriError):
+    """An environment raised, or answered in another form than a reply for each episode."""
+
+
 class ObjectiveError(PosterioriError):
     """An objective is asked for something that its mathematics does not allow."""
 
@@ -137,6 +141,10 @@ class SamplingStopped(SamplingError):  # noqa: N818 - it ends well for the draws
     def __init__(self, what: str, *, hint: str | None = None, draws: Any) -> None:
         super().__init__(what, hint=hint)
         self.draws = draws
+
+
+class EngineError(PosterioriError):
+    """An engine, the program that draws for a model, cannot be started, reached or trusted."""
 
 
 class FrontierError(PosterioriError):

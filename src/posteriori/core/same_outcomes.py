@@ -8,7 +8,7 @@ import torch
 
 from posteriori.errors import ModelError, OutcomeError
 
-from .hooks import HasTokenizer, HasVocabulary
+from .hooks import HasEnvironment, HasTokenizer, HasVocabulary
 from .prompted import Prompted, prompt_ids
 from .protocols import LanguageModel
 from .tensors import ints
@@ -63,9 +63,9 @@ def difference_in_outcomes(
 ) -> str | None:
     """Why the two are no distributions over the same outcomes; None where they are."""
     mine, theirs = _bare(prior), _bare(other)
-    if mine is theirs:
-        return None
-    difference = None
+    difference = _difference_in_environments(prior, other)
+    if difference is not None or mine is theirs:
+        return difference
     if isinstance(mine, HasTokenizer) == isinstance(theirs, HasTokenizer):
         # The names of a table's tokens are for people: against a tokenizer, their number counts.
         difference = difference_in_tokens(mine, theirs)
@@ -85,6 +85,10 @@ def check_outcomes_of(lm: LanguageModel, completions: Completions, role: str) ->
     place_L = torch.arange(tokens_NL.shape[1], device=tokens_NL.device)
     last_NL = place_L == completions.lengths_N[:, None] - 1
     wanted_NL = last_NL & completions.ended_N[:, None]
+    if completions.own_NL is not None:
+        # Inside an episode a turn ends where the environment's reply begins.
+        wanted_NL |= completions.own_mask_NL & ~last_NL & ~completions.own_NL.roll(-1, 1)
+        mask_NL = mask_NL & completions.own_NL
     wrong = {
         f"has a token beyond the model's {lm.vocab_size}": tokens_NL >= lm.vocab_size,
         f"goes on, or is cut off, after an end of sequence of the model ({ints(eos)})": (
@@ -131,14 +135,26 @@ def _some(ids: tuple[int, ...]) -> str:
     return str(list(ids)) if len(ids) < 12 else f"[{', '.join(map(str, ids[:12]))}, ..]"
 
 
+def _difference_in_environments(one: LanguageModel, other: LanguageModel) -> str | None:
+    mine, theirs = (
+        lm.environment if isinstance(lm, HasEnvironment) else None for lm in (one, other)
+    )
+    if mine is theirs or (mine is not None and mine == theirs):
+        return None
+    if mine is None or theirs is None:
+        return "one of them is answered by an environment, and the other is not"
+    return "they are answered by different environments"
+
+
 def _bare(lm: LanguageModel) -> LanguageModel:
-    """Without the prefix of its own, which is put before a prompt on purpose."""
-    return _bare(lm.lm) if isinstance(lm, Prompted) else lm
+    """Without the prefix of its own, which is put before a prompt on purpose, and without the
+    environment that answers it."""
+    return _bare(lm.lm) if isinstance(lm, Prompted | HasEnvironment) else lm
 
 
 def vocabulary(lm: LanguageModel) -> Mapping[str, int] | None:
     """Token -> id, from a transformers tokenizer or a table; None where there is neither."""
-    if isinstance(lm, Prompted):
+    if isinstance(lm, Prompted | HasEnvironment):
         return vocabulary(lm.lm)
     if isinstance(lm, HasTokenizer):
         return lm.tokenizer.get_vocab()

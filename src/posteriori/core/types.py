@@ -14,7 +14,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -52,6 +54,9 @@ class Completions:
         decode: turns ids into texts.
         token_log_prob_NL: log-probs under the distribution that drew the completions, float64 [N,
             L], nats, zero beyond a row's end; None where they were not drawn.
+        own_NL: True on the tokens that a language model drew, where an environment has put in
+            others (`posteriori.InEnvironment`), [N, L]; None: all of a completion's are.
+        replies: what the environment said in each completion, turn by turn; None without one.
 
     Example:
         >>> batch = prior.completions(prompts=["x"], completion_ids=[[1, 2, 0]])
@@ -68,6 +73,8 @@ class Completions:
     max_new_tokens: int
     decode: Callable[[list[list[int]]], list[str]] = field(repr=False, compare=False)
     token_log_prob_NL: Tensor | None = None
+    own_NL: Tensor | None = None
+    replies: tuple[tuple[Any, ...], ...] | None = None
 
     def __len__(self) -> int:
         return self.tokens_NL.shape[0]
@@ -93,6 +100,17 @@ class Completions:
         return self.decode(self.completion_ids)
 
     @cached_property
+    def turns(self) -> list[list[str]]:
+        """The texts of what a language model drew, turn by turn, without what an environment said;
+        one turn where there is none."""
+        if self.own_NL is None:
+            return [[text] for text in self.texts]
+        owned = zip(self.completion_ids, rows_of_ints(self.own_NL.long()), strict=True)
+        runs = [_own_runs(ids, own) for ids, own in owned]
+        texts = iter(self.decode([turn for row in runs for turn in row]))
+        return [[next(texts) for _ in row] for row in runs]
+
+    @cached_property
     def prompts(self) -> list[Prompt]:
         """Each completion's own prompt: as many as there are completions."""
         return [self.prompt_set[i] for i in ints(self.prompt_index_N)]
@@ -107,6 +125,11 @@ class Completions:
         """True on the tokens that belong to a completion."""
         columns = torch.arange(self.tokens_NL.shape[1], device=self.tokens_NL.device)
         return columns < self.lengths_N[:, None]
+
+    @property
+    def own_mask_NL(self) -> Tensor:
+        """True on the tokens that a language model drew: what its log-probs are of."""
+        return self.mask_NL if self.own_NL is None else self.mask_NL & self.own_NL
 
     def distinct_prompts(self) -> tuple[list[tuple[int, ...]], Tensor]:
         """The ids of every prompt that has a completion, and which of them each one has [N]."""
@@ -136,6 +159,8 @@ class Completions:
             token_log_prob_NL=(
                 None if self.token_log_prob_NL is None else self.token_log_prob_NL[index]
             ),
+            own_NL=None if self.own_NL is None else self.own_NL[index],
+            replies=None if self.replies is None else _at(self.replies, index),
         )
 
     @staticmethod
@@ -175,6 +200,7 @@ class Completions:
                 if any(each is None for each in log_probs)
                 else cat_padded([each for each in log_probs if each is not None])
             ),
+            **_environments_parts(parts),
         )
 
     def check_outcomes(self, max_new_tokens: int) -> None:
@@ -189,6 +215,36 @@ class Completions:
                     f"max_new_tokens={max_new_tokens}, so it is not an outcome",
                     hint="draw with the target's max_new_tokens, or end it with the EOS token",
                 )
+
+
+def _own_runs(ids: list[int], own: list[int]) -> list[list[int]]:
+    """The runs of neighbouring ids that are the model's own."""
+    pairs = zip(ids, own, strict=False)  # rows are padded, ids are not
+    runs = groupby(pairs, itemgetter(1))
+    return [[token for token, _ in run] for is_own, run in runs if is_own]
+
+
+ReplyT = TypeVar("ReplyT")
+
+
+def _at(values: tuple[ReplyT, ...], index: Tensor | slice) -> tuple[ReplyT, ...]:
+    rows = torch.arange(len(values))
+    picked = rows[index] if isinstance(index, slice) else rows[index.cpu()]
+    return tuple(values[row] for row in ints(picked))
+
+
+def _environments_parts(parts: Sequence[Completions]) -> dict[str, Any]:
+    """`own_NL` and `replies` of all parts together; a part that met no environment is all own."""
+    if all(part.own_NL is None for part in parts):
+        return {}
+    return {
+        "own_NL": cat_padded([part.own_mask_NL for part in parts]),
+        "replies": tuple(
+            replies
+            for part in parts
+            for replies in (((),) * len(part) if part.replies is None else part.replies)
+        ),
+    }
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
-from posteriori.core.hooks import tokenizer_of
+from posteriori.core.hooks import HasEnvironment, tokenizer_of
 from posteriori.core.prompted import Prompted
 from posteriori.core.protocols import LanguageModel
 from posteriori.errors import ModelError
@@ -84,7 +84,7 @@ def _tokenizer(model: Any, role: str, like: Any) -> Any:
                 return AutoTokenizer.from_pretrained(str(place), local_files_only=True, **options)
         except UNREADABLE:
             pass
-    like = like.lm if isinstance(like, Prompted) else like
+    like = like.lm if isinstance(like, Prompted | HasEnvironment) else like
     own = tokenizer_of(like)
     rows = model.get_input_embeddings().weight.shape[0]
     if own is not None and rows == like.vocab_size:

@@ -230,7 +230,7 @@ class TabularLM(torch.nn.Module):
         table_N1, prefix_NL = self._rows(completions)
         log_prob_NLV = self.logits[table_N1, prefix_NL].log_softmax(-1)
         chosen_NL = log_prob_NLV.gather(-1, completions.tokens_NL[..., None])[..., 0]
-        return chosen_NL.masked_fill(~completions.mask_NL, 0.0)
+        return chosen_NL.masked_fill(~completions.own_mask_NL, 0.0)
 
     def features(self, completions: Completions) -> Tensor:
         """Which row of the table it is: one-hot over prompts and prefixes, float64 [N, L, P R]."""

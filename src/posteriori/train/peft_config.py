@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from posteriori.core.hooks import HasEnvironment
 from posteriori.core.prompted import Prompted
 from posteriori.errors import ConfigError
 from posteriori.models.causal import CausalLM
@@ -60,6 +61,6 @@ def with_lora_config(settings: dict[str, Any], prior: Any) -> dict[str, Any]:
 def _of_architecture(prior: Any) -> Any:
     from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as MAPPING
 
-    bare = prior.lm if isinstance(prior, Prompted) else prior
+    bare = prior.lm if isinstance(prior, Prompted | HasEnvironment) else prior
     kind = str(bare.model.config.model_type) if isinstance(bare, CausalLM) else ""
     return MAPPING.get(kind, "all-linear")

@@ -46,6 +46,8 @@ _COMPLETIONS = (
     "ended_N",
     "max_new_tokens",
     "token_log_prob_NL",
+    "own_NL",
+    "replies",
 )
 _DRAWS = (
     "log_proposal_N",
@@ -70,6 +72,8 @@ def _packed(draws: Draws) -> dict[str, Any]:
 
 
 def _unpacked(state: dict[str, Any], decode: Decode) -> Draws:
+    # Checkpoints of 0.2.0 and before know of no environment.
+    state = {"own_NL": None, "replies": None, **state}
     completions = Completions(
         prompt_set=tuple(
             prompt if row is None else marked(prompt, row)

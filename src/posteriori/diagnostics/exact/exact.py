@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from posteriori.core.hooks import HasEnvironment
 from posteriori.core.protocols import LanguageModel
 from posteriori.core.registry import language_model
 from posteriori.core.run.out_of_memory import explained
@@ -167,6 +168,12 @@ def count_outcomes(vocab_size: int, num_eos: int, max_new_tokens: int) -> int:
 def enumerate_outcomes(target: Target, prompt) -> Completions:
     """Every outcome of one prompt: shortest first, the truncated ones last."""
     lm, depth = target.prior, target.max_new_tokens
+    if isinstance(lm, HasEnvironment):
+        raise SpaceTooLargeError(
+            "episodes cannot be enumerated: what the environment may say is not known",
+            where="exact",
+            hint="use posteriori.evaluate, which estimates the same figures with error bars",
+        )
     count = count_outcomes(lm.vocab_size, len(lm.eos_token_ids), depth)
     if count > MAX_OUTCOMES:
         raise SpaceTooLargeError(

@@ -12,6 +12,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -47,12 +48,29 @@ def arguments_of(completions: Completions, columns: Columns) -> dict[str, Any]:
     return {
         "prompts": [own(prompt) for prompt in completions.prompts],
         "completions": [
-            text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
-            for prompt, text in zip(completions.prompts, completions.texts, strict=True)
+            text if isinstance(prompt, str) else messages_of(completions, row)
+            for row, (prompt, text) in enumerate(
+                zip(completions.prompts, completions.texts, strict=True)
+            )
         ],
         "completion_ids": [list(ids) for ids in completions.completion_ids],
         **{name: [own(value) for value in values] for name, values in columns.items()},
     }
+
+
+def messages_of(completions: Completions, row: int) -> list[dict[str, Any]]:
+    """A completion of a conversation: the assistant's message, or its turns and the replies."""
+    if completions.replies is None:
+        return [{"role": "assistant", "content": completions.texts[row]}]
+    messages: list[dict[str, Any]] = []
+    for turn, reply in zip_longest(completions.turns[row], completions.replies[row]):
+        if turn is not None:
+            messages.append({"role": "assistant", "content": turn})
+        if isinstance(reply, str):
+            messages.append({"role": "user", "content": reply})
+        elif reply and isinstance(reply[0], Mapping):
+            messages += [own(message) for message in reply]
+    return messages
 
 
 def own(value: Any) -> Any:

@@ -38,7 +38,7 @@ def token_log_prob(
             parts.append(_chosen(logits_NTV, columns, first, eos, warp))
             first += logits_NTV.shape[1]
         chosen_NT = torch.cat(parts, dim=1)
-    return chosen_NT.masked_fill(~completions.mask_NL[:, :width].to(device), 0.0)
+    return chosen_NT.masked_fill(~completions.own_mask_NL[:, :width].to(device), 0.0)
 
 
 def _chosen(logits_NTV: Tensor, tokens_NT: Tensor, first: int, eos: Tensor, warp: Warp) -> Tensor:

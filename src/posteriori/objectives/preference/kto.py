@@ -121,6 +121,11 @@ class KTO(Objective[KTOConfig]):
         return self._feedback is None and self.settings.proposal == "policy"
 
     @property
+    def draws_nothing(self) -> bool:
+        """With feedback."""
+        return self._feedback is not None
+
+    @property
     def beta(self) -> float:
         default = 1.0 if self._feedback is None else 0.1
         return default if self.settings.beta is None else self.settings.beta
@@ -158,7 +163,7 @@ class KTO(Objective[KTOConfig]):
             if self.settings.labels == "sampled":
                 uniform_N = torch.rand(len(drawn), dtype=torch.float64, generator=generator)
                 label_N = (uniform_N.to(label_N.device) < label_N).double()
-        return replace(drawn, attached={"desirable_N": label_N})
+        return replace(drawn, attached={**drawn.attached, "desirable_N": label_N})
 
     def weigh(self, draws: Draws, log_prob_N: Tensor) -> Constants:  # noqa: ARG002 - of the prior
         return {
