@@ -24,6 +24,8 @@ _WHERE = {
     "Strict": "core.settings.strict",
     "Constraint": "evidence.constraint",
     "Draws": "core.types",
+    "Engine": "models.engines.engine",
+    "EngineConfig": "models.engines.settings",
     "Environment": "models.environments.episode",
     "Episode": "models.environments.episode",
     "Estimate": "core.types",
@@ -65,7 +67,9 @@ _WHERE = {
     "RulesFit": "reward_models.rules.fit_rules",
     "SMCConfig": "samplers.smc.smc",
     "Sampler": "samplers.base",
+    "Served": "models.engines.served",
     "TabularLM": "models.tabular",
+    "Teacher": "evidence.teacher",
     "Target": "core.target",
     "Twist": "samplers.smc.twists",
     "TwistHead": "samplers.smc.twist_head",
@@ -92,6 +96,7 @@ _WHERE = {
     "report": "report",
     "reverse_annealed_log_z": "samplers.annealing.reverse_annealing",
     "sample": "samplers.sample",
+    "sft": "train.sft",
     "show_progress": "core.default_progress",
     "simulate_preferences": "reward_models.simulate_preferences",
 }
@@ -130,9 +135,13 @@ if TYPE_CHECKING:
     from .evidence.preferences import Preferences
     from .evidence.reward import Reward
     from .evidence.rules import Rules
+    from .evidence.teacher import Teacher
     from .evidence.text.ready_made import constraints, likelihoods
     from .evidence.verifier import Verifier
     from .models.causal import CausalLM
+    from .models.engines.engine import Engine
+    from .models.engines.served import Served
+    from .models.engines.settings import EngineConfig
     from .models.environments.episode import Environment, Episode
     from .models.environments.in_environment import InEnvironment
     from .models.load import load
@@ -167,6 +176,7 @@ if TYPE_CHECKING:
     from .samplers.smc.twist_head import TwistHead
     from .samplers.smc.twists import Twist
     from .train.fit import Fit, fit
+    from .train.sft import sft
 
 
 def __getattr__(name: str) -> Any:

@@ -12,6 +12,7 @@ from posteriori.data.files import is_hub_id
 from posteriori.data.home import expanded
 from posteriori.data.prompts import PromptData, prompts
 from posteriori.errors import CheckpointError, ConfigError, DataError
+from posteriori.models.run_policy import policy_of_run
 
 from .choice import Choice
 from .find_model import find_model
@@ -40,6 +41,8 @@ class Plan:
     loader: Choice | None = None
     """What loads the prior, where that is a plugin's."""
     held_out: PromptData | None = None
+    start: str | None = None
+    """What the policy starts as, where it is not the prior."""
 
     @property
     def budget(self) -> str | None:
@@ -104,6 +107,11 @@ def make_plan(path: Path, overrides: list[str]) -> Plan:
     prior = find_model(config.prior.path, folder, f"{path}: prior.path")
     if loader is not None:
         prior = loader.name
+    start = None
+    if config.fit is not None and config.fit.start is not None:
+        place = policy_of_run((folder / expanded(config.fit.start)).absolute())
+        given = config.fit.start if place is None else str(place)
+        start = find_model(given, folder, f"{path}: fit.start")
     data = _read_data(config.prompts, folder)
     held_out = None
     if config.fit is not None and config.fit.held_out is not None:
@@ -117,7 +125,7 @@ def make_plan(path: Path, overrides: list[str]) -> Plan:
     for site in sites:
         site.check_columns(list(data.columns))
     output_dir = None if config.output_dir is None else folder / config.output_dir
-    return Plan(config, path, data, prior, output_dir, sampler, objective, loader, held_out)
+    return Plan(config, path, data, prior, output_dir, sampler, objective, loader, held_out, start)
 
 
 def _objective(name: str, settings: dict[str, Any], path: Path) -> Choice | None:

@@ -56,6 +56,7 @@ EVIDENCE = {
     "judge": "posteriori.evidence.kinds.judge:JudgeKind",
     "moments": "posteriori.moments.kinds.moments:MomentsKind",
     "expert": "posteriori.evidence.kinds.expert:ExpertKind",
+    "teacher": "posteriori.evidence.kinds.teacher:TeacherKind",
     "power": "posteriori.evidence.kinds.power:PowerKind",
     "preferences": "posteriori.evidence.kinds.preferences:PreferencesKind",
     "composition": "posteriori.evidence.kinds.composition:CompositionKind",

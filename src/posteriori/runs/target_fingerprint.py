@@ -16,11 +16,12 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from posteriori.core.prompted import Prompted
+from posteriori.core.protocols import LanguageModel
 from posteriori.core.target import Target
 from posteriori.models.causal import CausalLM
 from posteriori.models.tabular import TabularLM
 from posteriori.models.weights.adapters import adapter_parameters
-from posteriori.models.weights.state import base_model
+from posteriori.models.weights.state import bare_weights
 
 from .code_digest import code_parts, is_library, settings_of, values_read
 
@@ -30,8 +31,11 @@ _NOT_SETTINGS = frozenset(("name", "path", "counts", "target", "post", "batch_si
 used."""
 
 
-def fingerprint(target: Target, held_out: Target | None = None) -> dict[str, str]:
-    """A digest for each part of `target`, and of the prompts that judge.
+def fingerprint(
+    target: Target, held_out: Target | None = None, start: LanguageModel | None = None
+) -> dict[str, str]:
+    """A digest for each part of `target`, of the prompts that judge, and of the model that the
+    policy starts as where it is another than the prior.
 
     The prior by its weights, evidence by its settings and the code of its functions. Where a model
     lies, and on which device, does not count.
@@ -45,6 +49,8 @@ def fingerprint(target: Target, held_out: Target | None = None) -> dict[str, str
     }
     if held_out is not None:
         parts["held-out prompts"] = [list(held_out.prompts), dict(held_out.columns)]
+    if start is not None:
+        parts["start"] = start
     for number, evidence in enumerate(target.evidence, start=1):
         whose = f"evidence {number} ({type(evidence).__name__})"
         parts[whose] = type(evidence).__qualname__
@@ -206,14 +212,8 @@ def _weights(lm: CausalLM | TabularLM) -> dict[str, Tensor]:
     (the policies of earlier runs) are no part of it."""
     if isinstance(lm, TabularLM):
         return lm.state_dict()
-    found = base_model(lm.model).state_dict()
+    plain = bare_weights(lm.model)
     if not isinstance(lm.model, PeftModel):
-        return found
-    names = tuple(f".{name}." for name in lm.model.peft_config)
+        return plain
     own = {} if lm.adapter is None else adapter_parameters(lm.model, lm.adapter)
-    plain = {
-        name.replace(".base_layer.", "."): tensor
-        for name, tensor in found.items()
-        if not any(each in name for each in names)
-    }
     return plain | {f"adapter {name}": parameter.data for name, parameter in own.items()}

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from posteriori.core.draw import lm_tokens
-from posteriori.core.protocols import TrainableLM
+from posteriori.core.draw import draw, lm_tokens
+from posteriori.core.protocols import LanguageModel
 from posteriori.core.rows_of_prompts import split_rows
+from posteriori.core.seeds import generator
 from posteriori.core.target import Target
 from posteriori.core.types import Draws
 from posteriori.diagnostics.mixture import Mixture, Stratum
@@ -26,37 +27,42 @@ class EffectiveDraws:
     """n / (1 + chi^2(p*, pi)) for n draws of the policy a prompt: `ess` of `posteriori.evaluate`.
 
     A policy's own draws cannot tell it. All draws of a collapsed policy weigh the same, and look
-    perfect; what it misses shows in draws of the prior, and the first step's are such. They are
+    perfect; what it misses shows in draws of the prior, and the first step's are such. (A policy
+    that started as another model has as many drawn of the prior, once.) They are
     scored by the policy every tenth step and in the last one, and a prompt's draws of both make a
     `Mixture`. Prompts that the first step did not have stand aside. In between the last figure
     holds.
     """
 
-    def __init__(self, target: Target, steps: int) -> None:
-        self.target = target
+    def __init__(self, target: Target, steps: int, seed: int | None = None) -> None:
+        """`seed` is for draws of the prior, where the first step's are another model's."""
+        self.target, self._seed = target, seed
         self.last_step = steps - 1
         self._first = Replay(1)
         self.figure = math.nan
 
-    def measure(self, fresh: Draws, policy: TrainableLM, step: int) -> int:
-        """Bring `figure` up to date, with draws that the policy as it stands has just made; returns
-        the tokens that went through the policy for it."""
+    def measure(self, fresh: Draws, policy: LanguageModel, step: int) -> int:
+        """Bring `figure` up to date, with draws that the policy as it stands (or the engine that
+        draws for it: then `policy` is what the engine serves) has just made; returns the tokens
+        that went through the policy for it."""
         if step == 0:
-            self._first.keep(replace(fresh, attached={}, token_log_prior_NL=None))
+            of_prior = fresh if self._seed is None else self._of_prior(fresh, self._seed)
+            self._first.keep(replace(of_prior, attached={}, token_log_prior_NL=None))
         prior = self._first.newest
         if prior is None or (step % EVERY and step != self.last_step):
             return 0
-        if step == 0:
+        alike = step == 0 and self._seed is None
+        if alike:
             log_pi_N, tokens = prior.log_proposal_N, 0
         else:
             with torch.no_grad():
                 log_pi_N = policy.log_prob(prior.completions).double()
-            tokens = lm_tokens(prior.completions)
+            tokens = lm_tokens(prior.completions) * (2 if step == 0 else 1)
         of_policy, of_prior = (
             _strata(self.target, fresh, fresh.log_proposal_N),
             _strata(self.target, prior, log_pi_N),
         )
-        if step == 0:
+        if alike:
             found = [Mixture(each).ess().value for each in of_prior.values()]
         else:
             found = [
@@ -65,6 +71,13 @@ class EffectiveDraws:
             ]
         self.figure = sum(found) / len(found)
         return tokens
+
+    def _of_prior(self, fresh: Draws, seed: int) -> Draws:
+        """As many draws of the prior as those of each prompt."""
+        prompts = fresh.completions.prompt_set
+        each = max(1, len(fresh) // len(prompts))
+        stream = generator(seed, "effective draws")
+        return draw(self.target, self.target.prior, each, stream, prompts)
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs."""

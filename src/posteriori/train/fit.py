@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from posteriori.core.default_progress import shown
+from posteriori.core.hooks import DrawsElsewhere
 from posteriori.core.progress import Progress
 from posteriori.core.protocols import TrainableLM
 from posteriori.core.registry import make
@@ -46,7 +47,9 @@ from .default_objective import AUTO, default_objective, recorded_objective
 from .overwrite import remove_run
 from .peft_config import with_lora_config
 from .reported import written_report
+from .sampler_checks import check_sampler, recorded_sampler
 from .settings_checks import check_idle, check_trackers
+from .starting import in_words, starting_model, without_start
 from .trainer import Fit as Fit
 from .trainer import StepCallback, Trainer
 
@@ -75,10 +78,11 @@ def fit(
     on_evaluation: EvaluationCallback | None = None,
     on_note: Note = to_stderr,
     on_search: Progress | None = None,
+    sampler: DrawsElsewhere | None = None,
     record: Mapping[str, Any] | None = None,
     **settings: Unpack[FitKeywords],
 ) -> Fit:
-    """Fine-tune a policy, starting as the target's prior, by gradient steps on an objective.
+    """Fine-tune a policy, which starts as the target's prior, by gradient steps on an objective.
 
         step: draw y ~ proposal,  score log p~(y|c),  theta -= rate x grad mean of loss(y)
 
@@ -114,9 +118,12 @@ def fit(
         on_evaluation: sees each evaluation made on the way.
         on_note: receives in words which beta was found, and what is wrong; default: standard error.
         on_search: counts the passes over draws that find beta, stage by stage.
+        sampler: what draws in place of the policy (or the prior) itself: a `posteriori.Engine`. Its
+            draws are weighed by pi/q; each record has engine_kl and engine_ess.
         record: plain data that the run keeps beside its settings.
         settings: the fields of `FitConfig`, as keywords: steps, num_samples, learning_rate, seed,
-            ..; `policy` may be a `peft.LoraConfig`.
+            ..; `policy` may be a `peft.LoraConfig`. A policy that starts as another model than the
+            prior: `policy=lm`, or `start=lm` (or a path) beside policy="lora".
 
     Returns:
         A `Fit`: the policy, a record per step, findings.
@@ -126,6 +133,7 @@ def fit(
         FrontierError: for a budget out of reach.
         EvidenceError: where the evidence fails.
         ObjectiveError: where the objective's divergence is infinite.
+        EngineError: where `sampler` cannot be started, or does not have the policy's weights.
         NonFiniteError: before an update that is not finite.
         CheckpointError: where the directory is taken or cannot be written.
         MemoryLimitError: where memory runs out for a single completion.
@@ -141,7 +149,8 @@ def fit(
     if isinstance(config, Mapping):
         # What `record` was called before there was a `FitConfig`.
         config, record = None, {**config, **(record or {})}
-    keywords = with_lora_config({**settings}, target.prior)
+    keywords, given = without_start(settings)
+    keywords = with_lora_config(keywords, target.prior)
     checked = combined(FitConfig, config, keywords, "config", "fit")
     if isinstance(objective, str) and objective == AUTO:
         made = None
@@ -165,10 +174,15 @@ def fit(
         raise ConfigError(
             "overwrite and resume exclude each other", where="fit", hint="leave out one of them"
         )
+    given_too = {
+        "held_out": held_out is not None,
+        "starts_elsewhere": given is not None or checked.start is not None,
+    }
     if overwrite and output_dir is not None:
-        _check(target, made, checked, None, resume=False, held_out=held_out is not None)
+        _check(target, made, checked, None, resume=False, **given_too)
         by_first(lambda: remove_run(Path(output_dir)))
-    _check(target, made, checked, output_dir, resume=resume, held_out=held_out is not None)
+    _check(target, made, checked, output_dir, resume=resume, **given_too)
+    start = starting_model(given, checked.start, target)
     judged = held_out_target(target, held_out)
     budget, asked, search = None, budget_of(checked.kl_budget, checked.reward_target), None
     if asked is not None:
@@ -182,17 +196,20 @@ def fit(
         target, judged = within(target, budget), within(judged, budget)
     if made is None:
         made = _default(target, checked.seed, output_dir, on_note)
+    check_sampler(sampler, target, made)
     about = {
         "objective": made.name,
         "objective_settings": made.settings.model_dump(mode="json"),
         **checked.recorded(),
+        "start": in_words(given, checked.start),
         **({} if budget is None else {"budget": asdict(budget)}),
+        **recorded_sampler(sampler),
         **(record or {}),
     }
     with contextlib.ExitStack() as stack:
         run = None
         if output_dir is not None:
-            made_of = fingerprint(target, None if held_out is None else judged)
+            made_of = fingerprint(target, None if held_out is None else judged, start)
             agree("fit", lambda: {**jsonable(about), **made_of})
             run = opened(Path(output_dir), jsonable(about), made_of, resume=resume)
             stack.callback(run.close)
@@ -209,7 +226,9 @@ def fit(
             periodic_evaluation = PeriodicEvaluation(
                 evaluator, checked, run, on_note, on_evaluation
             )
-        trainer = Trainer(target, made, checked, run, on_step, periodic_evaluation, on_note)
+        trainer = Trainer(
+            target, made, checked, run, on_step, periodic_evaluation, on_note, start, sampler
+        )
         if checked.tracker and is_first():
             cpu = trainer.policy.device.type == "cpu"
             trackers = Trackers(checked.tracker, run and run.path, about, cpu=cpu)
@@ -229,7 +248,7 @@ def fit(
             fitted.findings = (*fitted.findings, *fitted.pairs.findings)
     if report and fitted.output_dir is not None:
         of_prior = pair_figures(target, made, target.prior) if isinstance(made, Pairs) else None
-        page = written_report(fitted, target, checked.max_prompts, checked.seed, of_prior)
+        page = written_report(fitted, target, checked.max_prompts, checked.seed, of_prior, start)
         on_note(f"report: {page}")
     return fitted
 
@@ -258,6 +277,7 @@ def _check(
     *,
     resume: bool,
     held_out: bool,
+    starts_elsewhere: bool,
 ) -> None:
     """All that can be wrong with a run before anything is drawn."""
     if checked.replay and made is not None and not made.replays:
@@ -265,10 +285,10 @@ def _check(
             f"'{made.name}' cannot use draws of earlier steps (replay = {checked.replay})",
             hint="set replay to 0",
         )
-    if not isinstance(target.prior, TrainableLM):
+    if not (starts_elsewhere or isinstance(target.prior, TrainableLM)):
         raise ConfigError(
             f"the prior is a {type(target.prior).__name__}, which cannot be trained",
-            hint="use a CausalLM (posteriori.load) or a TabularLM",
+            hint="use a CausalLM (posteriori.load) or a TabularLM, or give one as policy",
         )
     if resume and output_dir is None:
         raise ConfigError(

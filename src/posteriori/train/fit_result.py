@@ -13,6 +13,7 @@ from posteriori.core.protocols import TrainableLM
 from posteriori.core.target import Target
 from posteriori.core.types import Finding
 from posteriori.errors import StoppedError
+from posteriori.train.monitor.likelihood import LikelihoodFigures
 from posteriori.train.monitor.pair_metrics import PairFigures
 
 from .budget import Budget
@@ -42,6 +43,7 @@ class Fit:
         findings: what is to be known of the run, such as a damaged checkpoint.
         objective: the name of the one that was run.
         pairs: how the policy orders the preference pairs that were held out, if there were any.
+        likelihood: of `sft`, the nats of held-out demonstrations before and after.
 
     Example:
         >>> fit = po.fit(target, "rloo", steps=2, learning_rate=0.1, seed=0)
@@ -59,6 +61,7 @@ class Fit:
     findings: tuple[Finding, ...] = ()
     objective: str = ""
     pairs: PairFigures | None = None
+    likelihood: LikelihoodFigures | None = None
 
     def __repr__(self) -> str:
         shown = [f"{self.objective or 'fit'}, {counted(len(self.history), 'step')}"]

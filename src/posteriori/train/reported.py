@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from posteriori.core.protocols import LanguageModel
 from posteriori.core.registry import report_of_run
 from posteriori.core.target import Target
 from posteriori.diagnostics.evaluate.evaluate import evaluate
@@ -22,8 +23,10 @@ def written_report(
     max_prompts: int,
     seed: int,
     pairs_of_prior: PairFigures | None = None,
+    start: LanguageModel | None = None,
 ) -> Path:
-    """Evaluate prior and policy, and write what `posteriori fit` writes; the path of the page.
+    """Evaluate prior and policy, and what the policy started as where that is another model, and
+    write what `posteriori fit` writes; the path of the page.
 
     `pairs_of_prior` is how the prior orders the pairs that `fitted.pairs` are about."""
     judging: dict[str, Any] = {
@@ -33,6 +36,7 @@ def written_report(
     }
     reports = {
         "prior": evaluate(target, target.prior, **judging).with_pairs(pairs_of_prior),
+        **({} if start is None else {"start": evaluate(target, start, **judging)}),
         fitted.objective: evaluate(target, fitted.policy, **judging).with_pairs(fitted.pairs),
     }
     folder = fitted.output_dir

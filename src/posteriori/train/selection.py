@@ -62,7 +62,9 @@ class Selection:
     which the first step's draws judge, if it was by two.
     """
 
-    def __init__(self, steps: int) -> None:
+    def __init__(self, steps: int, *, elsewhere: bool = False) -> None:
+        """`elsewhere`: the policy started as another model than the prior."""
+        self._began_as = "the model that it started as" if elsewhere else "the prior"
         self._length = max(1, -(-steps // WINDOWS))
         self._start: tuple[_Mean, dict[str, Tensor]] | None = None
         self._best: tuple[_Mean, dict[str, Tensor], int] | None = None
@@ -110,8 +112,9 @@ class Selection:
                 Finding(
                     "stop",
                     "no_gain",
-                    f"training has brought the policy away from the target: the prior is nearer by "
-                    f"{by}, by draws that no update had used. What is handed back is the prior.",
+                    f"training has brought the policy away from the target: {self._began_as} is "
+                    f"nearer by {by}, by draws that no update had used. What is handed back is "
+                    f"{self._began_as}.",
                     "Draw more (num_samples, steps), or find out with posteriori.frontier whether "
                     "there is anything to gain.",
                 ),

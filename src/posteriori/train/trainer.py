@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 
 from posteriori.core.draw import lm_tokens
+from posteriori.core.elsewhere import served
+from posteriori.core.hooks import DrawsElsewhere
 from posteriori.core.journal.files import save_folder
 from posteriori.core.journal.random_streams import Streams, read_streams
-from posteriori.core.protocols import CachesWeights, TrainableLM
+from posteriori.core.prompted import Prompted
+from posteriori.core.protocols import CachesWeights, LanguageModel, TrainableLM
 from posteriori.core.run.call_context import CallContext, TrainerState, calling_within
 from posteriori.core.run.out_of_memory import explained
 from posteriori.core.run.signals import Signalled, Signals
@@ -36,8 +39,10 @@ from .checkpoint import Running, load_newest, remove_unfinished, save_checkpoint
 from .effective_draws import EffectiveDraws
 from .fit_result import OF_THE_RUN, stopped_by
 from .fit_result import Fit as Fit
+from .mismatch import mismatch, mismatch_finding, own_log_prob
 from .replay import Replay
 from .selection import Selection, State
+from .starting import new_policy
 from .update import Updater
 
 StepCallback = Callable[[dict[str, Any]], None]
@@ -55,19 +60,26 @@ class Trainer:
         on_step: StepCallback | None,
         periodic_evaluation: PeriodicEvaluation | None = None,
         on_note: Note | None = None,
+        start: TrainableLM | None = None,
+        sampler: DrawsElsewhere | None = None,
     ) -> None:
+        self.start = start
+        elsewhere = start is not None or isinstance(target.prior, Prompted)
         self.target, self.objective, self.settings = target, objective, settings
+        objective.engine = sampler
         self.run_directory, self.periodic_evaluation = run, periodic_evaluation
         self.observers: list[StepCallback] = [] if on_step is None else [on_step]
         self.policy = self._new_policy()
         objective.prepare(target, self._new_policy, derive(settings.seed, "objective"))
         self.updater = Updater(self.policy, objective, settings)
         self.replay = Replay(self._replayed())
-        self.effective = EffectiveDraws(target, settings.steps)
+        self.effective = EffectiveDraws(
+            target, settings.steps, settings.seed if elsewhere else None
+        )
         self.history: list[dict[str, Any]] = []
         self.finished = 0
         self.forward: bool | None = None
-        self.selection = Selection(settings.steps)
+        self.selection = Selection(settings.steps, elsewhere=elsewhere)
         self.findings: list[Finding] = []
         self.on_note = on_note
         self.updater.on_finding = self._found
@@ -81,9 +93,8 @@ class Trainer:
         )
 
     def _new_policy(self) -> TrainableLM:
-        settings, prior = self.settings, self.target.prior
-        assert isinstance(prior, TrainableLM)
-        return prior.as_policy(settings.policy, settings.lora, derive(settings.seed, "adapter"))
+        settings, seed = self.settings, derive(self.settings.seed, "adapter")
+        return new_policy(self.target.prior, self.start, settings.policy, settings.lora, seed)
 
     def _replayed(self) -> int:
         """Earlier steps whose draws join each step: the user's number, or the objective's own."""
@@ -142,7 +153,7 @@ class Trainer:
     def _caching(self) -> Iterator[None]:
         """No weight but the policy's changes in a run."""
         with contextlib.ExitStack() as stack:
-            for lm in (self.policy, self.target.prior):
+            for lm in (self.policy, self.target.prior, self.start):
                 if isinstance(lm, CachesWeights):
                     stack.enter_context(lm.caching_frozen_weights())
             yield
@@ -211,19 +222,21 @@ class Trainer:
             guards.check_draws(fresh, step)
         for finding in self.learnable.see(fresh, step):
             self._found(finding)
+        of_engine = mismatch(fresh)
+        self._report(mismatch_finding(of_engine, step))
         effective, tokens = {}, 0
         if self.objective.on_policy:
-            tokens = self.effective.measure(fresh, self.policy, step)
+            tokens = self.effective.measure(fresh, self._drawing, step)
             effective["effective_draws"] = self.effective.figure
         draws = self.replay.joined_by(fresh)
-        constants = self.objective.weigh(draws, self._log_prob_now(draws, len(fresh)))
+        constants = self.objective.weigh(draws, self._log_prob_now(draws, fresh))
         guards.check_constants(draws, constants, step)
         drawn = time.perf_counter()
         share = share_of_rate(settings, step)
         state = self._state_before(step)
         updates = self.updater(draws, constants, share, step)
         self.replay.keep(fresh)
-        log_prob_N = fresh.log_proposal_N
+        log_prob_N = self._log_prob_drawn(fresh)
         if not self.objective.on_policy:
             log_prob_N = updates[0].log_prob_N[: len(fresh)]
         return {
@@ -231,6 +244,7 @@ class Trainer:
             "loss": updates[0].loss,
             **self.objective.observe(fresh, log_prob_N),
             **effective,
+            **of_engine,
             "grad_norm": max(update.grad_norm for update in updates),
             "learning_rate": share * self.updater.full_rate,
             **self._learn_from(step, state, fresh, log_prob_N),
@@ -242,6 +256,24 @@ class Trainer:
             "seconds": time.perf_counter() - start,
             **self.context.metrics,
         }
+
+    def _log_prob_drawn(self, draws: Draws) -> Tensor:
+        """log pi of draws of the policy: what drew them says it, unless that was an engine, whose
+        log-probs are those of its own q."""
+        own_N = own_log_prob(draws)
+        return draws.log_proposal_N if own_N is None else own_N
+
+    @property
+    def _drawing(self) -> LanguageModel:
+        """The distribution that draws for the policy: what of it is missing shows in its own
+        log-probs."""
+        engine = self.objective.engine
+        return self.policy if engine is None else served(engine.standing_for(self.policy))
+
+    def _report(self, finding: Finding | None) -> None:
+        """The first of its name."""
+        if finding is not None and finding.name not in {each.name for each in self.findings}:
+            self._found(finding)
 
     def _state_before(self, step: int) -> State | None:
         """A copy of the weights, where they may be handed back."""
@@ -259,17 +291,28 @@ class Trainer:
         if self.forward is None:
             ruled_out = bool(fresh.log_evidence_N.isneginf().any())
             self.forward = ruled_out or not self.objective.on_policy
-        signal = signal_of(fresh, log_prob_N, forward=self.forward)
+        signal = signal_of(
+            fresh, log_prob_N, forward=self.forward, log_start_N=self._log_start(fresh)
+        )
         if signal is None:
             return {}
         self.selection.add(step, state, signal)
         return {"shrink": self.updater.learn_from(signal)} if self.updater.auto else {}
 
-    def _log_prob_now(self, draws: Draws, num_fresh: int) -> Tensor:
-        """log pi of every draw; NaN for those it is not known of, where nobody asks for it."""
-        known = num_fresh if self.objective.on_policy else 0
+    def _log_start(self, fresh: Draws) -> Tensor | None:
+        """log-prob of the draws under the model that the policy started as, where that is not the
+        prior: what its displacement is measured from."""
+        if self.start is None:
+            return None
+        with torch.no_grad():
+            return self.start.log_prob(fresh.completions).to(fresh.log_prior_N)
+
+    def _log_prob_now(self, draws: Draws, fresh: Draws) -> Tensor:
+        """log pi of every draw, of which the first are `fresh`; NaN for those it is not known of,
+        where nobody asks for it."""
+        known = len(fresh) if self.objective.on_policy else 0
         log_prob_N = torch.full_like(draws.log_prior_N, torch.nan)
-        log_prob_N[:known] = draws.log_proposal_N[:known]
+        log_prob_N[:known] = self._log_prob_drawn(fresh)[:known]
         if self.objective.needs_log_prob and known < len(draws):
             with torch.no_grad():
                 log_prob_N[known:] = self.policy.log_prob(

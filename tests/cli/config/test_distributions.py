@@ -67,6 +67,18 @@ def test_an_expert_with_a_prefix(job):
     assert whole.score(drawn).log_evidence.tolist() == same.score(drawn, {}).log_evidence.tolist()
 
 
+def test_a_teacher(job):
+    whole = target(job, 'kind = "teacher"\nmodel = "expert"\nweight = 1.5')
+    (evidence,) = whole.evidence
+    assert isinstance(evidence, po.Teacher)
+    assert evidence.weight == 1.5
+    exact = po.exact(whole)
+    teacher = po.load(job.folder / "expert")
+    pairs = zip(exact.log_evidence, exact.log_prob(teacher), exact.log_prior, strict=True)
+    for log_e, theirs, mine in pairs:
+        assert log_e.tolist() == pytest.approx((1.5 * (theirs - mine)).tolist(), abs=1e-4)
+
+
 def test_a_power(job):
     (evidence,) = target(job, 'kind = "power"\nalpha = 2.5').evidence
     assert isinstance(evidence, po.Power)
@@ -74,7 +86,13 @@ def test_a_power(job):
 
 
 @pytest.mark.parametrize(
-    "text", [MOMENTS, 'kind = "expert"\nmodel = "expert"', 'kind = "power"\nalpha = 2']
+    "text",
+    [
+        MOMENTS,
+        'kind = "expert"\nmodel = "expert"',
+        'kind = "teacher"\nmodel = "expert"',
+        'kind = "power"\nalpha = 2',
+    ],
 )
 def test_a_whole_run(job, text):
     job.change(PLAIN, text)
@@ -105,6 +123,10 @@ REFUSED = {
     "an expert of weight 0": (
         'kind = "expert"\nmodel = "expert"\nweight = 0.0',
         "'weight' is 0, so the expert says nothing",
+    ),
+    "a teacher of weight 0": (
+        'kind = "teacher"\nmodel = "expert"\nweight = 0.0',
+        "'weight' is 0, so the teacher says nothing",
     ),
     "a power of nothing": ('kind = "power"', "'alpha' is missing; write alpha = 4.0"),
     "a power of 0": ('kind = "power"\nalpha = 0.0', "'evidence.0.alpha' = 0.0 is not valid"),

@@ -153,6 +153,35 @@ def test_the_evidence_is_asked_about_outcomes_alone_and_answers_are_where_they_b
             assert float(known.ended_NL[n, t]) == table.decode([ids[:t]])[0].count("b")
 
 
+def says_b(completions, **kwargs):
+    return ["b" in text for text in completions]
+
+
+def test_a_text_that_may_still_meet_a_constraint_begins_at_half_of_the_mean(table):
+    """Before anything is learned: log psi is the log of the mean evidence, and log 1/2."""
+    hard = po.Target(table, po.Constraint(says_b), table.prompts, 3)
+    draws, known = known_of(hard)
+    token_VE = table.token_features_VD
+    values = SoftValues(known.hidden_NLD.shape[-1], token_VE, 8, generator(0, "values"))
+    values.set_scale(draws.log_evidence_N)
+    left_L = torch.ones(known.choice_NLK.shape[1], dtype=torch.float64)
+    log_psi_NLK = values(known, left_L)
+    none_NLK = known.log_evidence_NLK == -torch.inf
+    assert bool(none_NLK.any())
+    share = float((draws.log_evidence_N == 0).double().mean())
+    wanted = torch.tensor(share / 2, dtype=torch.float64).log()
+    assert torch.allclose(log_psi_NLK[none_NLK], wanted)
+
+
+def test_it_ends_near_a_constraint_from_few_draws(table):
+    """KL(p*, pi) falls to a fifth; exact, no draws in it but those of the training."""
+    hard = po.Target(table, po.Constraint(says_b), table.prompts, 3)
+    fitted = po.fit(hard, "soft_q", steps=30, num_samples=16, seed=0)
+    exact = po.exact(hard)
+    before, after = (exact.evaluate(lm)["kl_from_target"].mean() for lm in (table, fitted.policy))
+    assert after < 0.2 * before
+
+
 def slow(completions, **kwargs):
     time.sleep(2e-2 * len(completions))
     return likes_b(completions)

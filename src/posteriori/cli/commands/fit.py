@@ -83,10 +83,11 @@ def _in_words(plan: Plan) -> str:
         asked = len((plan.held_out or plan.data).prompts)
         looks = f", judged every {fit.evaluate_every} steps on {asked} prompts"
     last = config.evaluate.num_samples
+    begins = f"prior '{plan.prior}'" if plan.start is None else f"'{plan.start}'"
     return (
         f"{first}{fit.objective}, {fit.steps} steps of {per_step} of {prompts} prompts x "
         f"{fit.num_samples} draws of at most {config.max_new_tokens} tokens, policy "
-        f"'{fit.policy}' from prior '{plan.prior}'{looks}; then {last} draws per "
+        f"'{fit.policy}' from {begins}{looks}; then {last} draws per "
         f"prompt to evaluate it; all into '{plan.policy.parent}'; {in_words(plan, of_fit(plan))}"
     )
 
@@ -98,7 +99,7 @@ def _toml(value: Any) -> str:
 
 
 def _run(plan: Plan, *, resume: bool, overwrite: bool, as_json: bool, quiet: bool) -> int:
-    from posteriori.cli.build import build_held_out, build_target
+    from posteriori.cli.build import build_held_out, build_target, load_policy
     from posteriori.cli.console.progress_bar import fit_progress, hush_transformers, status
     from posteriori.cli.files.evaluation import evaluation_json, judge, show, write_evaluation
     from posteriori.cli.files.goals import asked_lines, pairs_of
@@ -124,12 +125,14 @@ def _run(plan: Plan, *, resume: bool, overwrite: bool, as_json: bool, quiet: boo
         plan, finds_beta=False, quiet=quiet, journal=moments.of("draws"), resume=resume
     )
     held_out = build_held_out(plan, target)
+    start = None if plan.start is None else load_policy(plan, plan.start, target, quiet=quiet)
     hush_transformers()
     with fit_progress(objective, steps, quiet=quiet) as shown:
         result = run_fit(
             target,
             objective if chosen is None else chosen.make(),
             config=config.fit,
+            start=start,
             output_dir=folder,
             resume=resume,
             overwrite=overwrite,
@@ -147,6 +150,8 @@ def _run(plan: Plan, *, resume: bool, overwrite: bool, as_json: bool, quiet: boo
         judging = {k: v for k, v in judging.items() if k not in ("until", "max_samples")}
     unfinished = Unfinished(folder / "evaluation")
     models = {"prior": target.prior, objective: result.policy}
+    if start is not None:
+        models = {"prior": target.prior, "start": start, objective: result.policy}
     what = {"the work": "evaluate", "the policy": digest(result.policy), **judging}
     # What was drawn for an evaluation that has been stopped serves this one, if it is the same.
     journal = unfinished.of(digest(what)[:16])

@@ -12,7 +12,8 @@ Lora = LoraSettings | Mapping[str, Any]
 
 
 class FitKeywords(TypedDict, total=False):
-    """See `posteriori.FitConfig`; `policy` may be a `peft.LoraConfig` too."""
+    """See `posteriori.FitConfig`; `policy` may be a `peft.LoraConfig` too, and `policy` or `start`
+    the model that the policy starts as."""
 
     steps: int
     num_samples: int
@@ -25,6 +26,7 @@ class FitKeywords(TypedDict, total=False):
     weight_decay: float
     policy: Any
     lora: Lora
+    start: Any
     micro_batch_size: int | None
     checkpoint_every: int | None
     keep_checkpoints: int

@@ -93,8 +93,10 @@ class FitConfig(Strict):
         decay: "late" (of "auto" if left out), "linear" (of a number if left out), "cosine", "none".
         max_grad_norm: norm at which gradients are clipped; None: they are not.
         weight_decay: of AdamW.
-        policy: "full", or "lora" for an adapter on the prior.
+        policy: "full", or "lora" for an adapter.
         lora: the adapter's rank, alpha and modules.
+        start: path, hub id or run directory of the model that the policy starts as; left out, the
+            prior.
         micro_batch_size: completions per backward pass; bounds memory, and leaves the gradient as
             it is; left out, as many as fit.
         checkpoint_every: steps between checkpoints; left out, a tenth of the run.
@@ -131,6 +133,7 @@ class FitConfig(Strict):
     weight_decay: float = Field(default=0.0, ge=0)
     policy: Literal["full", "lora"] = "full"
     lora: LoraSettings = LoraSettings()
+    start: str | None = Field(default=None, min_length=1)
     micro_batch_size: int | None = Field(default=None, ge=1)
     checkpoint_every: int | None = Field(default=None, ge=1)
     keep_checkpoints: int = Field(default=2, ge=1)

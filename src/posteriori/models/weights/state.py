@@ -29,6 +29,29 @@ def base_model(model: Model) -> PreTrainedModel:
     return base
 
 
+def bare_weights(model: Model) -> dict[str, Tensor]:
+    """The tensors under the adapters, by the names that they have without any."""
+    found = base_model(model).state_dict()
+    if not isinstance(model, PeftModel):
+        return found
+    names = tuple(f".{name}." for name in model.peft_config)
+    return {
+        name.replace(".base_layer.", "."): tensor
+        for name, tensor in found.items()
+        if not any(each in name for each in names)
+    }
+
+
+def same_base(one: Model, other: Model) -> bool:
+    """Whether two models have the same weights under their adapters."""
+    mine, theirs = bare_weights(one), bare_weights(other)
+    return mine.keys() == theirs.keys() and all(
+        each.data_ptr() == theirs[name].data_ptr()
+        or (each.shape == theirs[name].shape and torch.equal(each, theirs[name].to(each)))
+        for name, each in mine.items()
+    )
+
+
 def own_copy(model: Model) -> Model:
     """A copy that shares nothing with `model`, whatever a trainer has wrapped around its `forward`:
     a wrapper would go on calling the original, with the original's weights."""

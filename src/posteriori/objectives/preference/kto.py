@@ -121,6 +121,11 @@ class KTO(Objective[KTOConfig]):
         return self._feedback is None and self.settings.proposal == "policy"
 
     @property
+    def draws_nothing(self) -> bool:
+        """With feedback."""
+        return self._feedback is not None
+
+    @property
     def beta(self) -> float:
         default = 1.0 if self._feedback is None else 0.1
         return default if self.settings.beta is None else self.settings.beta

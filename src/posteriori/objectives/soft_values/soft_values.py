@@ -19,6 +19,10 @@ _DROPOUT = 0.1
 _SQUASH = 10.0
 """Standard deviations of the evidence at which its size stops to matter as an input."""
 
+_NONE = -3.0
+"""What stands for no evidence at all (log e = -inf) among the inputs. Sizes beyond those of usual
+evidence would drown what the prior and the token say."""
+
 _FEATURES = 6
 
 _SAMPLED = 16
@@ -66,7 +70,8 @@ class SoftValues(nn.Module):
 
     h(s) is the prior's hidden state and x(v) its features of the token; evidence enters as that of
     the outcome in which the text ends there, where it is known, in standard deviations. Where the
-    outcome is complete with v and its evidence is known, psi is that evidence, exactly.
+    outcome is complete with v and its evidence is known, psi is that evidence, exactly. A text that
+    has none so far (it breaks a constraint that it may still meet) starts at half of the mean.
     """
 
     centre: Tensor
@@ -116,7 +121,10 @@ class SoftValues(nn.Module):
             z_NLKW = z_NLKW * (keep / (1 - _DROPOUT)).to(z_NLKW)
         z_NLKW = silu(self.inside(z_NLKW))
         log_psi_NLK = self.out(z_NLKW)[..., 0].double()
-        return self.centre.nan_to_num(0.0) + log_psi_NLK + self.skip * self.unit * x_NLKF[..., 0]
+        so_far_NLK = self.unit * x_NLKF[..., 0]
+        none_NLK = known.log_evidence_NLK == -torch.inf
+        start_NLK = (self.skip * so_far_NLK).masked_fill(none_NLK, math.log(0.5))
+        return self.centre.nan_to_num(0.0) + log_psi_NLK + start_NLK
 
     def _evidence(self, known: Known, share_left_L: Tensor) -> Tensor:
         there_NLK = ~known.log_evidence_NLK.isnan()
@@ -134,10 +142,11 @@ class SoftValues(nn.Module):
         return torch.stack([each.float() for each in features], dim=-1)
 
     def _squashed(self, log_evidence: Tensor) -> Tensor:
-        """In standard deviations from the centre, between -10 and 10; 0 where it is not known."""
+        """In standard deviations from the centre, between -10 and 10; 0 where it is not known, -3
+        where there is none."""
         z = (log_evidence - self.centre.nan_to_num(0.0)) / self.unit
         z = z / (1 + z.abs() / _SQUASH)
-        return z.where(log_evidence > -torch.inf, -_SQUASH).where(~log_evidence.isnan(), 0.0)
+        return z.where(log_evidence != -torch.inf, _NONE).where(~log_evidence.isnan(), 0.0)
 
 
 class Posterior(NamedTuple):

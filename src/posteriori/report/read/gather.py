@@ -22,6 +22,11 @@ from .samplers import check_comparable, names_of, prompts_of, with_samplers
 PRIOR = "prior"
 """The name of the prior among the policies of evaluation.json."""
 
+START = "start"
+"""The name there of what the policy started as, where that is another model than the prior."""
+
+_STARTED = "where the policy started"
+
 
 def gather(paths: Sequence[Path | str]) -> Subject:
     """What a report on the runs, and files of draws, at `paths` says; no model is loaded.
@@ -80,7 +85,7 @@ def _reach(run: RunFiles) -> tuple[bool, float]:
 
 def _joined(run_name: str, policy: str, run: RunFiles) -> str:
     """A run with one policy is known by its folder's name alone."""
-    others = [name for name in _evaluated(run) if name != PRIOR]
+    others = [name for name in _evaluated(run) if name != PRIOR and not is_start(name, run.config)]
     return run_name if len(others) <= 1 else f"{run_name}: {policy}"
 
 
@@ -90,6 +95,11 @@ def _among_others(policy: PolicyResult, name: str) -> PolicyResult:
     return replace(policy, name=name, description=f"{policy.description}{judged}")
 
 
+def is_start(name: str, config: Mapping[str, Any]) -> bool:
+    """Whether that row of a run's evaluation is what its policy started as."""
+    return name == START and config.get("start") is not None
+
+
 def _evaluated(run: RunFiles) -> Mapping[str, Any]:
     return {} if run.run is None else run.run.policies
 
@@ -97,7 +107,10 @@ def _evaluated(run: RunFiles) -> Mapping[str, Any]:
 def _prior(run: RunFiles) -> PolicyResult | None:
     if run.run is None or PRIOR not in run.run.policies:
         return None
-    return _result(run, PRIOR, run.run.described.get(PRIOR, "where the policy started"), None)
+    usual = (
+        "the prior" if any(is_start(each, run.config) for each in run.run.policies) else _STARTED
+    )
+    return _result(run, PRIOR, run.run.described.get(PRIOR, usual), None)
 
 
 def _policies(run: RunFiles) -> list[PolicyResult]:
@@ -106,6 +119,9 @@ def _policies(run: RunFiles) -> list[PolicyResult]:
     found = []
     for name in run.run.policies:
         if name == PRIOR:
+            continue
+        if is_start(name, run.config):
+            found.append(_result(run, name, run.run.described.get(name, _STARTED), None))
             continue
         where = run.run.runs.get(name)
         trained = run if where is None else _inside(run, where)
@@ -131,7 +147,8 @@ def _result(run: RunFiles, name: str, description: str, trained: RunFiles | None
     figures = shown_figures(judged.estimates, against_target=run.run.against_target)
     of_pairs = [each for each in run.run.findings_of_pairs(name) if each not in judged.findings]
     beta = run.run.beta_of_target.get(name, beta_of(run.config))
-    stopped = [run.run.stopped] if run.run.stopped is not None and name != PRIOR else []
+    is_trained = name != PRIOR and not is_start(name, run.config)
+    stopped = [run.run.stopped] if run.run.stopped is not None and is_trained else []
     return PolicyResult(
         name,
         {**figures, **run.run.asked(name)},

@@ -34,9 +34,11 @@ def model_card(subject: Subject) -> str:
     Its front matter names the base model, the library that loads it and the tags. Raises
     `ConfigError` for anything but a single run with one policy.
     """
-    if len(subject.settings) != 1 or len(subject.results) != 1:
+    started = [config.get("start") is not None for config in subject.settings.values()]
+    number = len(subject.results) - sum(started)
+    if len(subject.settings) != 1 or number != 1:
         raise ConfigError(
-            f"a model card is about one policy, and here are {len(subject.results)}",
+            f"a model card is about one policy, and here are {number}",
             where="--format model-card",
             hint="name one run",
         )

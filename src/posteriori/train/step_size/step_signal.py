@@ -1,5 +1,5 @@
-"""What one step's fresh draws say of the policy that made or met them: is it nearer than the prior,
-and should its whole displacement from the prior be larger or smaller?"""
+"""What one step's fresh draws say of the policy that made or met them: is it nearer than the model
+that it started as, and should its whole displacement from that be larger or smaller?"""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from posteriori.objectives.base import count_by, log_sum_by
 class Signal(NamedTuple):
     """Of one step; nats, float64 in Python.
 
-    `gain` estimates how much nearer to the target the policy is than the prior would be, up to a
-    constant of the run: the ELBO, or KL(p*, prior) - KL(p*, pi). `slope` and `curvature` are the
-    derivatives of that gain as the displacement l = log pi - log prior is scaled, at scale 1.
+    `gain` estimates how much nearer to the target the policy is than its start (the prior, or
+    another model) would be, up to a constant of the run: the ELBO, or KL(p*, start) - KL(p*, pi).
+    `slope` and `curvature` are the derivatives of that gain as the displacement l = log pi - log
+    start is scaled, at scale 1.
     `gain_variance` and `slope_variance` are the variances of these means.
     """
 
@@ -29,8 +30,11 @@ class Signal(NamedTuple):
     curvature: float
 
 
-def signal_of(draws: Draws, log_prob_N: Tensor, *, forward: bool) -> Signal | None:
-    """From draws that no update has used yet, and log pi of each; None where nothing has weight.
+def signal_of(
+    draws: Draws, log_prob_N: Tensor, *, forward: bool, log_start_N: Tensor | None = None
+) -> Signal | None:
+    """From draws that no update has used yet, log pi of each, and log-prob under what the policy
+    started as (left out: the prior); None where nothing has weight.
 
     With a_i ~ pi/q and b_i ~ p~/q, normalised within each prompt to a mean of 1, and rho = log p~ -
     log pi: the reverse gain is mean a rho, its slope Cov_a(rho, l); the forward gain is mean b l,
@@ -38,7 +42,7 @@ def signal_of(draws: Draws, log_prob_N: Tensor, *, forward: bool) -> Signal | No
     """
     prompt_N = draws.completions.prompt_index_N
     log_target_N = draws.log_prior_N + draws.log_evidence_N
-    shift_N = log_prob_N - draws.log_prior_N
+    shift_N = log_prob_N - (draws.log_prior_N if log_start_N is None else log_start_N)
     a_N = _shares(log_prob_N - draws.log_proposal_N, prompt_N)
     centred_N = shift_N - _mean(a_N * shift_N, prompt_N)
     if forward:
