@@ -1,5 +1,5 @@
-"""Whole runs on a device that is not the CPU: no tensor is made on the wrong one, and the numbers are
-those of the CPU. (The device is pretended, see `pretend_device.py`; `tests/gpu` has a real one.)"""
+"""Whole runs on a device that is not the CPU: no tensor is made on the wrong one, and the numbers
+are those of the CPU. (The device is pretended, see `pretend_device.py`; `tests/gpu` has one.)"""
 
 from __future__ import annotations
 
@@ -44,37 +44,25 @@ def check(job: str, of_job: dict) -> None:
         assert there == pytest.approx(here, abs=ROUNDING), job
 
 
-@pytest.fixture(scope="module")
-def quick():
-    return found("mixes:", *QUICK)
+def check_all(jobs: tuple[str, ...]) -> None:
+    # One process for all: it takes longer to start than most of them take.
+    results = found(*jobs)
+    for job in jobs:
+        check(job, results[job])
 
 
-def test_a_sum_of_tensors_on_two_devices_is_found(quick):
-    assert "add of tensors on two devices" in quick["mixes:"]["wrong"]
-
-
-@pytest.mark.parametrize("job", QUICK)
-def test_a_run_stays_on_its_device(job, quick):
-    check(job, quick[job])
-
-
-@pytest.fixture(scope="module")
-def objectives():
-    return found(*OBJECTIVES)
+def test_a_sum_of_tensors_on_two_devices_is_found_and_runs_have_none():
+    results = found("mixes:", *QUICK)
+    assert "add of tensors on two devices" in results["mixes:"]["wrong"]
+    for job in QUICK:
+        check(job, results[job])
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("job", OBJECTIVES)
-def test_every_objective_stays_on_its_device(job, objectives):
-    check(job, objectives[job])
-
-
-@pytest.fixture(scope="module")
-def others():
-    return found(*OTHERS)
+def test_every_objective_stays_on_its_device():
+    check_all(OBJECTIVES)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("job", OTHERS)
-def test_samplers_and_verbs_stay_on_their_device(job, others):
-    check(job, others[job])
+def test_samplers_and_verbs_stay_on_their_device():
+    check_all(OTHERS)
