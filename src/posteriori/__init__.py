@@ -71,6 +71,7 @@ _WHERE = {
     "TabularLM": "models.tabular",
     "Teacher": "evidence.teacher",
     "Target": "core.target",
+    "Tools": "models.environments.tools",
     "Twist": "samplers.smc.twists",
     "TwistHead": "samplers.smc.twist_head",
     "Verifier": "evidence.verifier",
@@ -144,6 +145,7 @@ if TYPE_CHECKING:
     from .models.engines.settings import EngineConfig
     from .models.environments.episode import Environment, Episode
     from .models.environments.in_environment import InEnvironment
+    from .models.environments.tools import Tools
     from .models.load import load
     from .models.tabular import TabularLM
     from .moments.fit_moments import fit_moments
