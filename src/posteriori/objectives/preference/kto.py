@@ -163,7 +163,7 @@ class KTO(Objective[KTOConfig]):
             if self.settings.labels == "sampled":
                 uniform_N = torch.rand(len(drawn), dtype=torch.float64, generator=generator)
                 label_N = (uniform_N.to(label_N.device) < label_N).double()
-        return replace(drawn, attached={"desirable_N": label_N})
+        return replace(drawn, attached={**drawn.attached, "desirable_N": label_N})
 
     def weigh(self, draws: Draws, log_prob_N: Tensor) -> Constants:  # noqa: ARG002 - of the prior
         return {
