@@ -24,6 +24,8 @@ _WHERE = {
     "Strict": "core.settings.strict",
     "Constraint": "evidence.constraint",
     "Draws": "core.types",
+    "Engine": "models.engines.engine",
+    "EngineConfig": "models.engines.settings",
     "Environment": "models.environments.episode",
     "Episode": "models.environments.episode",
     "Estimate": "core.types",
@@ -65,9 +67,11 @@ _WHERE = {
     "RulesFit": "reward_models.rules.fit_rules",
     "SMCConfig": "samplers.smc.smc",
     "Sampler": "samplers.base",
+    "Served": "models.engines.served",
     "TabularLM": "models.tabular",
     "Teacher": "evidence.teacher",
     "Target": "core.target",
+    "Tools": "models.environments.tools",
     "Twist": "samplers.smc.twists",
     "TwistHead": "samplers.smc.twist_head",
     "Verifier": "evidence.verifier",
@@ -136,8 +140,12 @@ if TYPE_CHECKING:
     from .evidence.text.ready_made import constraints, likelihoods
     from .evidence.verifier import Verifier
     from .models.causal import CausalLM
+    from .models.engines.engine import Engine
+    from .models.engines.served import Served
+    from .models.engines.settings import EngineConfig
     from .models.environments.episode import Environment, Episode
     from .models.environments.in_environment import InEnvironment
+    from .models.environments.tools import Tools
     from .models.load import load
     from .models.tabular import TabularLM
     from .moments.fit_moments import fit_moments

@@ -143,6 +143,10 @@ class SamplingStopped(SamplingError):  # noqa: N818 - it ends well for the draws
         self.draws = draws
 
 
+class EngineError(PosterioriError):
+    """An engine, the program that draws for a model, cannot be started, reached or trusted."""
+
+
 class FrontierError(PosterioriError):
     """A point of the reward-KL frontier that is not known, or that does not exist."""
 

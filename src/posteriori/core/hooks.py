@@ -11,10 +11,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
+from torch import Tensor
 
 from .journal.pieces import Counter
-from .protocols import Evidence, PriorEvidence
-from .types import Finding
+from .protocols import Evidence, LanguageModel, PriorEvidence
+from .types import Completions, Finding
 
 AnyEvidence = Evidence | PriorEvidence
 HookT = TypeVar("HookT")
@@ -159,6 +160,36 @@ class HasModule(Protocol):
 
     @property
     def module(self) -> torch.nn.Module: ...
+
+
+@runtime_checkable
+class DrawsElsewhere(LanguageModel, Protocol):
+    """A language model whose draws come from another program, `posteriori.Engine`.
+
+    Draws of `sample` carry the log-probs of what really drew them, q; `log_prob` is that of the
+    model `lm` itself, pi. `served` is q as a language model: it draws and scores by the engine.
+    """
+
+    lm: LanguageModel
+
+    @property
+    def served(self) -> LanguageModel: ...
+
+    def standing_for(self, lm: LanguageModel) -> DrawsElsewhere:
+        """The same engine with the weights of `lm`, as they are at each draw."""
+        ...
+
+    def scored(self, drawn: Completions, known_NL: Tensor | None = None) -> Tensor:
+        """log pi of each token of its own fresh draws, float64 [N, L], without gradient (`known_NL`
+        where somebody has it); the next update is verified by them."""
+        ...
+
+
+@runtime_checkable
+class Served(Protocol):
+    """What another program draws and scores; `served_findings` says what is wrong with it."""
+
+    def served_findings(self) -> tuple[Finding, ...]: ...
 
 
 def those(evidence: Sequence[AnyEvidence], hook: type[HookT]) -> list[HookT]:

@@ -289,6 +289,11 @@ class NextTokenHints(Protocol):
         """bool [D, V]; all false for a prefix of which nothing is known."""
         ...
 
+    def too_late(self, prefixes: Sequence[Sequence[int]], left: int) -> Tensor | None:
+        """bool [D, V]: tokens after which `left` more cannot complete the text. They are hardly
+        ever drawn, so it should say so only where it knows. None where it never does."""
+        ...
+
 
 @runtime_checkable
 class TokenConstraint(PrefixEvidence, Protocol):

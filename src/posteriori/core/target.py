@@ -17,6 +17,7 @@ from posteriori.data.prompts import prompts as read_prompts
 from posteriori.errors import ConfigError, EvidenceError
 
 from .cost import spend
+from .elsewhere import engine_of
 from .hooks import (
     BoundedEvidence,
     ReportsFindings,
@@ -105,6 +106,13 @@ class Target:
         if power is None or power < 0:
             raise ConfigError(f"temper={in_short(temper)} must be a number of at least 0")
         self.prior: LanguageModel = language_model(prior, "prior")
+        if engine_of(self.prior) is not None:
+            raise ConfigError(
+                "the prior is an engine, whose draws are not exactly the model's own",
+                where="Target",
+                hint="give the model itself, and the engine where something is drawn: "
+                "fit(sampler=...), sample(proposal=...)",
+            )
         self.evidence = checked_evidence(evidence)
         self.prompts = _found_apart(data.prompts)
         self.max_new_tokens = max_new_tokens

@@ -77,7 +77,8 @@ class Stage:
     that was seen. `unit`: how much reward there is in a nat of it; `independent`: whether the draws
     are independent ones of a proposal (those of the prior are, t0 = 0), and no particles that have
     looked for evidence by steps; `stated`: the bound that the target states; `of_target`: whether
-    they are draws of prior e^t0 itself, which all weigh the same. What hard
+    they are draws of prior e^t0 itself, which all weigh the same; `weighed`: whether those at
+    t0 = 0 come from a proposal near to the prior, and weigh prior/q. What hard
     evidence rules out is ruled out for every t > 0.
     """
 
@@ -92,13 +93,16 @@ class Stage:
         independent: bool | None = None,
         stated: float | None = None,
         of_target: bool = False,
+        weighed: bool = False,
     ) -> None:
-        self.t0 = t0
+        self.t0, self.weighed = t0, weighed
         self.log_e_n = draws.log_evidence_N[rows].cpu()
         self.reward_n = draws.reward_N[rows].cpu()
         self.log_w_n = draws.log_weight[rows].cpu()
         if t0 == 0:
-            self.log_w_n = torch.zeros_like(self.log_e_n)
+            # 0, but for draws that an engine made for the prior.
+            off_n = (draws.log_prior_N - draws.log_proposal_N)[rows].cpu()
+            self.log_w_n = off_n if weighed else torch.zeros_like(self.log_e_n)
         group_n = None if draws.group_N is None or t0 == 0 else draws.group_N[rows].cpu()
         self.group_n = None if group_n is None else group_n.unique(return_inverse=True)[1]
         top = int(self.log_e_n.argmax())

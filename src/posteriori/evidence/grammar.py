@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib import import_module
 from typing import Any, Literal
 
 import torch
@@ -14,8 +15,12 @@ from transformers import PreTrainedTokenizerFast
 
 from posteriori.core.hooks import tokenizer_of
 
-_COMPACT: Any = {"whitespace_flexible": False}
-"""Without white space that never ends, which small models like."""
+from .automata.closing import Closing
+
+_WHITE_SPACE = "[ ]?"
+"""As models write it, and none that never ends, which small ones like."""
+
+_OVERRIDES: Any = {"whitespace_pattern": _WHITE_SPACE}
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,8 @@ class Grammar:
 
 
 class GrammarHints:
-    """The next tokens that llguidance lets through, for prefixes as token ids."""
+    """The next tokens that llguidance lets through, for prefixes as token ids, and those after
+    which the grammar cannot be completed in the tokens that are left."""
 
     def __init__(
         self, grammar: Grammar, tokenizer: PreTrainedTokenizerFast, size: int, eos: Sequence[int]
@@ -58,13 +64,15 @@ class GrammarHints:
         written = (
             llguidance.LLMatcher.grammar_from_regex(grammar.text)
             if grammar.kind == "regex"
-            else llguidance.LLMatcher.grammar_from_json_schema(grammar.text, _COMPACT)
+            else llguidance.LLMatcher.grammar_from_json_schema(grammar.text, _OVERRIDES)
         )
         tokens = llguidance.hf.from_tokenizer(tokenizer, n_vocab=size, eos_token=list(eos))
         self._start = llguidance.LLMatcher(tokens, written, log_level=0)
         if self._start.is_error():
             raise ValueError(self._start.get_error())
         self._size = size
+        self._bytes = [_bytes_of(tokens, token) for token in range(size)]
+        self._closing = _closing(grammar, self._bytes)
 
     def likely(self, prefixes: Sequence[Sequence[int]]) -> Tensor:
         """bool [D, V]; all false for a prefix that the grammar does not know."""
@@ -76,6 +84,41 @@ class GrammarHints:
                 matcher.unsafe_compute_mask_ptr(words_W.data_ptr(), 4 * len(words_W))
         place_32 = torch.arange(32, dtype=torch.int32)
         return ((bits_DW[..., None] >> place_32) & 1).bool().flatten(1)[:, : self._size]
+
+    def too_late(self, prefixes: Sequence[Sequence[int]], left: int) -> Tensor | None:
+        """bool [D, V]: tokens after which the grammar needs more than `left` more. None for a
+        grammar of which that is not known."""
+        if self._closing is None:
+            return None
+        texts = [
+            # A character of several tokens may be there in part.
+            b"".join(self._bytes[token] or b"" for token in ids).decode(errors="replace")
+            for ids in prefixes
+        ]
+        return self._closing.too_late(
+            [text.rstrip("\N{REPLACEMENT CHARACTER}") for text in texts], left
+        )
+
+
+def _bytes_of(tokens: Any, token: int) -> bytes | None:
+    """None for special tokens, which have no text."""
+    if token >= tokens.vocab_size or tokens.is_special_token(token):
+        return None
+    return tokens.decode_bytes([token]) or None
+
+
+def _closing(grammar: Grammar, bytes_V: Sequence[bytes | None]) -> Closing | None:
+    """None for a JSON Schema without the package `outlines-core` or that it cannot write as a
+    regular expression (one that refers to itself), and for what is too large."""
+    texts_V = [None if each is None else each.decode(errors="replace") for each in bytes_V]
+    try:
+        if grammar.kind == "regex":
+            return Closing(grammar.text, texts_V)
+        outlines: Any = import_module("outlines_core.json_schema")
+        pattern = outlines.build_regex_from_schema(grammar.text, whitespace_pattern=_WHITE_SPACE)
+        return Closing(pattern, texts_V)
+    except (ImportError, ValueError):
+        return None
 
 
 def _closed(schema: Any) -> Any:

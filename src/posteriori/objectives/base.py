@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Generic, Self
 
 import torch
 from torch import Tensor
 from typing_extensions import TypeVar
 
-from posteriori.core.draw import draw
+from posteriori.core.draw import draw, lm_tokens
+from posteriori.core.elsewhere import standing_for
+from posteriori.core.hooks import DrawsElsewhere
 from posteriori.core.numerics import num_distinct
 from posteriori.core.protocols import LanguageModel, NextTokenLM, TrainableLM
 from posteriori.core.settings.combined import combined
@@ -17,12 +20,24 @@ from posteriori.core.settings.configured import Configured
 from posteriori.core.settings.site import Site
 from posteriori.core.settings.strict import Strict
 from posteriori.core.target import Target
-from posteriori.core.types import Completions, Draws, Prompt
+from posteriori.core.types import Completions, Cost, Draws, Prompt
 
 SettingsT = TypeVar("SettingsT", bound=Strict, default=Any)
 
 Constants = Mapping[str, Tensor]
 """What an objective knows of each draw before the gradient: tensors [N, ...], by name."""
+
+
+OF_MODEL = "of_model_NL"
+"""Of draws by an engine: log-probs of their tokens under the model that it draws for, [N, L]."""
+
+
+def token_log_policy(draws: Draws) -> Tensor:
+    """log-probs of the tokens of the policy's draws under the policy that made them, [N, L]: where
+    an engine drew for it, the policy's own, and not the engine's."""
+    found = draws.attached.get(OF_MODEL, draws.completions.token_log_prob_NL)
+    assert found is not None, "the policy has drawn them"
+    return found
 
 
 class Objective(torch.nn.Module, Configured, Generic[SettingsT]):
@@ -66,6 +81,8 @@ class Objective(torch.nn.Module, Configured, Generic[SettingsT]):
     update. What has less noise may begin with more."""
     epochs: int = 1
     """Updates that are made from one step's draws."""
+    engine: DrawsElsewhere | None = None
+    """What draws in place of the proposal itself; `fit` puts its `sampler` here."""
 
     settings: SettingsT
     """The algorithm's own settings, a `Settings`."""
@@ -92,6 +109,11 @@ class Objective(torch.nn.Module, Configured, Generic[SettingsT]):
         """Whether `draw` draws from the policy as it stands; if not, from the prior or what
         `proposal` says."""
         return True
+
+    @property
+    def draws_nothing(self) -> bool:
+        """Whether it learns from data alone, so that no engine has anything to draw."""
+        return False
 
     def proposal(self, target: Target, policy: TrainableLM) -> LanguageModel:
         """The language model that makes this step's draws."""
@@ -125,9 +147,19 @@ class Objective(torch.nn.Module, Configured, Generic[SettingsT]):
         num_samples: int,
         generator: torch.Generator,
     ) -> Draws:
-        """One step's fresh draws."""
-        drawn = draw(target, self.proposal(target, policy), num_samples, generator, prompts)
-        return self.complete(target, drawn)
+        """One step's fresh draws; of an engine, with log pi of the model that it draws for."""
+        proposal = self.proposal(target, policy)
+        if self.engine is None:
+            return self.complete(target, draw(target, proposal, num_samples, generator, prompts))
+        standing = standing_for(self.engine, proposal)
+        drawn = draw(target, standing.lm, num_samples, generator, prompts)
+        known_NL = drawn.token_log_prior_NL if proposal is target.prior else None
+        own_NL = standing.scored(drawn.completions, known_NL)
+        cost = drawn.cost
+        if known_NL is None:
+            cost += Cost(lm_tokens=lm_tokens(drawn.completions))
+        attached = {**drawn.attached, OF_MODEL: own_NL}
+        return self.complete(target, replace(drawn, attached=attached, cost=cost))
 
     def complete(self, target: Target, draws: Draws) -> Draws:  # noqa: ARG002 - for those that add
         """Fresh draws with what the objective adds to them: tensors in `attached`, the cost of

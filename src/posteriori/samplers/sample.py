@@ -11,6 +11,7 @@ from typing import Any, get_args
 import torch
 
 from posteriori.core.default_progress import with_progress
+from posteriori.core.elsewhere import served
 from posteriori.core.protocols import LanguageModel
 from posteriori.core.ray_actors import Ray, spread
 from posteriori.core.registry import language_model, make
@@ -93,7 +94,8 @@ def sample(
     if proposal is not None:
         drawing = language_model(proposal, "proposal", target.prior)
         check_same_outcomes(target.prior, drawing, target.prompts, "proposal")
-        proposal = drawing
+        # By an engine: the law that really draws, which it scores too.
+        proposal = served(drawing)
     made = make("sampler", sampler, settings, "settings", config)
     job = Job(target, proposal or target.prior, num_samples, seed, on_progress, on_keep=on_keep)
 

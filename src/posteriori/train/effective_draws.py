@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from posteriori.core.draw import draw, lm_tokens
-from posteriori.core.protocols import TrainableLM
+from posteriori.core.protocols import LanguageModel
 from posteriori.core.rows_of_prompts import split_rows
 from posteriori.core.seeds import generator
 from posteriori.core.target import Target
@@ -41,9 +41,10 @@ class EffectiveDraws:
         self._first = Replay(1)
         self.figure = math.nan
 
-    def measure(self, fresh: Draws, policy: TrainableLM, step: int) -> int:
-        """Bring `figure` up to date, with draws that the policy as it stands has just made; returns
-        the tokens that went through the policy for it."""
+    def measure(self, fresh: Draws, policy: LanguageModel, step: int) -> int:
+        """Bring `figure` up to date, with draws that the policy as it stands (or the engine that
+        draws for it: then `policy` is what the engine serves) has just made; returns the tokens
+        that went through the policy for it."""
         if step == 0:
             of_prior = fresh if self._seed is None else self._of_prior(fresh, self._seed)
             self._first.keep(replace(of_prior, attached={}, token_log_prior_NL=None))

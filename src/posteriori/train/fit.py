@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from posteriori.core.default_progress import shown
+from posteriori.core.hooks import DrawsElsewhere
 from posteriori.core.progress import Progress
 from posteriori.core.protocols import TrainableLM
 from posteriori.core.registry import make
@@ -46,6 +47,7 @@ from .default_objective import AUTO, default_objective, recorded_objective
 from .overwrite import remove_run
 from .peft_config import with_lora_config
 from .reported import written_report
+from .sampler_checks import check_sampler, recorded_sampler
 from .settings_checks import check_idle, check_trackers
 from .starting import in_words, starting_model, without_start
 from .trainer import Fit as Fit
@@ -76,6 +78,7 @@ def fit(
     on_evaluation: EvaluationCallback | None = None,
     on_note: Note = to_stderr,
     on_search: Progress | None = None,
+    sampler: DrawsElsewhere | None = None,
     record: Mapping[str, Any] | None = None,
     **settings: Unpack[FitKeywords],
 ) -> Fit:
@@ -115,6 +118,8 @@ def fit(
         on_evaluation: sees each evaluation made on the way.
         on_note: receives in words which beta was found, and what is wrong; default: standard error.
         on_search: counts the passes over draws that find beta, stage by stage.
+        sampler: what draws in place of the policy (or the prior) itself: a `posteriori.Engine`. Its
+            draws are weighed by pi/q; each record has engine_kl and engine_ess.
         record: plain data that the run keeps beside its settings.
         settings: the fields of `FitConfig`, as keywords: steps, num_samples, learning_rate, seed,
             ..; `policy` may be a `peft.LoraConfig`. A policy that starts as another model than the
@@ -128,6 +133,7 @@ def fit(
         FrontierError: for a budget out of reach.
         EvidenceError: where the evidence fails.
         ObjectiveError: where the objective's divergence is infinite.
+        EngineError: where `sampler` cannot be started, or does not have the policy's weights.
         NonFiniteError: before an update that is not finite.
         CheckpointError: where the directory is taken or cannot be written.
         MemoryLimitError: where memory runs out for a single completion.
@@ -190,12 +196,14 @@ def fit(
         target, judged = within(target, budget), within(judged, budget)
     if made is None:
         made = _default(target, checked.seed, output_dir, on_note)
+    check_sampler(sampler, target, made)
     about = {
         "objective": made.name,
         "objective_settings": made.settings.model_dump(mode="json"),
         **checked.recorded(),
         "start": in_words(given, checked.start),
         **({} if budget is None else {"budget": asdict(budget)}),
+        **recorded_sampler(sampler),
         **(record or {}),
     }
     with contextlib.ExitStack() as stack:
@@ -218,7 +226,9 @@ def fit(
             periodic_evaluation = PeriodicEvaluation(
                 evaluator, checked, run, on_note, on_evaluation
             )
-        trainer = Trainer(target, made, checked, run, on_step, periodic_evaluation, on_note, start)
+        trainer = Trainer(
+            target, made, checked, run, on_step, periodic_evaluation, on_note, start, sampler
+        )
         if checked.tracker and is_first():
             cpu = trainer.policy.device.type == "cpu"
             trackers = Trackers(checked.tracker, run and run.path, about, cpu=cpu)

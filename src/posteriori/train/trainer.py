@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from posteriori.core.draw import lm_tokens
+from posteriori.core.elsewhere import served
+from posteriori.core.hooks import DrawsElsewhere
 from posteriori.core.journal.files import save_folder
 from posteriori.core.journal.random_streams import Streams, read_streams
 from posteriori.core.prompted import Prompted
-from posteriori.core.protocols import CachesWeights, TrainableLM
+from posteriori.core.protocols import CachesWeights, LanguageModel, TrainableLM
 from posteriori.core.run.call_context import CallContext, TrainerState, calling_within
 from posteriori.core.run.out_of_memory import explained
 from posteriori.core.run.signals import Signalled, Signals
@@ -37,6 +39,7 @@ from .checkpoint import Running, load_newest, remove_unfinished, save_checkpoint
 from .effective_draws import EffectiveDraws
 from .fit_result import OF_THE_RUN, stopped_by
 from .fit_result import Fit as Fit
+from .mismatch import mismatch, mismatch_finding, own_log_prob
 from .ptx import mix_of
 from .replay import Replay
 from .selection import Selection, State
@@ -59,10 +62,12 @@ class Trainer:
         periodic_evaluation: PeriodicEvaluation | None = None,
         on_note: Note | None = None,
         start: TrainableLM | None = None,
+        sampler: DrawsElsewhere | None = None,
     ) -> None:
         self.start = start
         elsewhere = start is not None or isinstance(target.prior, Prompted)
         self.target, self.objective, self.settings = target, objective, settings
+        objective.engine = sampler
         self.run_directory, self.periodic_evaluation = run, periodic_evaluation
         self.observers: list[StepCallback] = [] if on_step is None else [on_step]
         self.policy = self._new_policy()
@@ -224,12 +229,14 @@ class Trainer:
             guards.check_draws(fresh, step)
         for finding in self.learnable.see(fresh, step):
             self._found(finding)
+        of_engine = mismatch(fresh)
+        self._report(mismatch_finding(of_engine, step))
         effective, tokens = {}, 0
         if self.objective.on_policy:
-            tokens = self.effective.measure(fresh, self.policy, step)
+            tokens = self.effective.measure(fresh, self._drawing, step)
             effective["effective_draws"] = self.effective.figure
         draws = self.replay.joined_by(fresh)
-        constants = self.objective.weigh(draws, self._log_prob_now(draws, len(fresh)))
+        constants = self.objective.weigh(draws, self._log_prob_now(draws, fresh))
         guards.check_constants(draws, constants, step)
         drawn = time.perf_counter()
         share = share_of_rate(settings, step)
@@ -238,7 +245,7 @@ class Trainer:
         self.replay.keep(fresh)
         if self.mix is not None:
             self.mix.taken()
-        log_prob_N = fresh.log_proposal_N
+        log_prob_N = self._log_prob_drawn(fresh)
         if not self.objective.on_policy:
             log_prob_N = updates[0].log_prob_N[: len(fresh)]
         return {
@@ -246,6 +253,7 @@ class Trainer:
             "loss": updates[0].loss,
             **self.objective.observe(fresh, log_prob_N),
             **effective,
+            **of_engine,
             **updates[0].of_mix,
             "grad_norm": max(update.grad_norm for update in updates),
             "learning_rate": share * self.updater.full_rate,
@@ -258,6 +266,24 @@ class Trainer:
             "seconds": time.perf_counter() - start,
             **self.context.metrics,
         }
+
+    def _log_prob_drawn(self, draws: Draws) -> Tensor:
+        """log pi of draws of the policy: what drew them says it, unless that was an engine, whose
+        log-probs are those of its own q."""
+        own_N = own_log_prob(draws)
+        return draws.log_proposal_N if own_N is None else own_N
+
+    @property
+    def _drawing(self) -> LanguageModel:
+        """The distribution that draws for the policy: what of it is missing shows in its own
+        log-probs."""
+        engine = self.objective.engine
+        return self.policy if engine is None else served(engine.standing_for(self.policy))
+
+    def _report(self, finding: Finding | None) -> None:
+        """The first of its name."""
+        if finding is not None and finding.name not in {each.name for each in self.findings}:
+            self._found(finding)
 
     def _state_before(self, step: int) -> State | None:
         """A copy of the weights, where they may be handed back."""
@@ -291,11 +317,12 @@ class Trainer:
         with torch.no_grad():
             return self.start.log_prob(fresh.completions).to(fresh.log_prior_N)
 
-    def _log_prob_now(self, draws: Draws, num_fresh: int) -> Tensor:
-        """log pi of every draw; NaN for those it is not known of, where nobody asks for it."""
-        known = num_fresh if self.objective.on_policy else 0
+    def _log_prob_now(self, draws: Draws, fresh: Draws) -> Tensor:
+        """log pi of every draw, of which the first are `fresh`; NaN for those it is not known of,
+        where nobody asks for it."""
+        known = len(fresh) if self.objective.on_policy else 0
         log_prob_N = torch.full_like(draws.log_prior_N, torch.nan)
-        log_prob_N[:known] = draws.log_proposal_N[:known]
+        log_prob_N[:known] = self._log_prob_drawn(fresh)[:known]
         if self.objective.needs_log_prob and known < len(draws):
             with torch.no_grad():
                 log_prob_N[known:] = self.policy.log_prob(

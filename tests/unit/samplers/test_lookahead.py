@@ -37,6 +37,22 @@ class OneToken:
         likely_DV[:, self.token] = True
         return likely_DV
 
+    def too_late(self, prefixes, left):
+        return None
+
+
+class TooLate(OneToken):
+    """And says of one token that nothing can follow it in time."""
+
+    def __init__(self, token: int, late: int) -> None:
+        super().__init__(token)
+        self.late = late
+
+    def too_late(self, prefixes, left):
+        late_DV = torch.zeros(len(prefixes), len(WORDS), dtype=torch.bool)
+        late_DV[:, self.late] = True
+        return late_DV
+
 
 class Nothing(OneToken):
     def likely(self, prefixes):
@@ -65,6 +81,11 @@ GRAMMARS = {
     "wrong": OneToken(1),
     "knows nothing": Nothing(0),
 }
+LATE = {
+    "too late for another": TooLate(B, 1),
+    "wrongly too late": TooLate(1, B),
+    "too late for all that it lets through": TooLate(B, B),
+}
 
 
 @pytest.mark.parametrize("threshold", [1.0, 0.8], ids=["always", "adaptive"])
@@ -72,6 +93,22 @@ GRAMMARS = {
 @pytest.mark.parametrize("most", [1, 2, 3])
 def test_it_is_properly_weighted_whatever_is_checked(most, grammar, threshold):
     assert off_target(plan(most, grammar, threshold=threshold), sizes=(1,)) < 1e-8
+
+
+@pytest.mark.parametrize("grammar", LATE.values(), ids=LATE)
+@pytest.mark.parametrize("most", [1, 3])
+def test_it_is_whatever_is_said_to_be_too_late(most, grammar):
+    """Where all else is checked, and where a token is drawn of each of the three kinds."""
+    assert off_target(plan(most, grammar, depth=1), sizes=(1,)) < 1e-8
+
+
+class TooLateAtTheEnd(TooLate):
+    def too_late(self, prefixes, left):
+        return None if left else super().too_late(prefixes, left)
+
+
+def test_it_is_where_the_last_token_is_too_late():
+    assert off_target(plan(3, TooLateAtTheEnd(B, 1)), sizes=(1,)) < 1e-8
 
 
 @pytest.mark.parametrize("grammar", GRAMMARS.values(), ids=GRAMMARS)
@@ -116,6 +153,17 @@ def test_a_share_that_is_not_weighed_is_found(monkeypatch):
     assert off_target(plan(3, OneToken(1)), sizes=(1,)) > 1e-3
 
 
+def test_what_is_too_late_and_not_weighed_is_found(monkeypatch):
+    """The third draw carries the mass of what was called too late."""
+    real = lookahead.or_outside
+
+    def without(inside, outside, most, choices):
+        return inside if most < 1e-3 else real(inside, outside, most, choices)
+
+    monkeypatch.setattr(lookahead, "or_outside", without)
+    assert off_target(plan(3, TooLate(1, B), depth=1), sizes=(1,)) > 1e-3
+
+
 def alive(target: po.Target, **settings) -> float:
     draws = po.sample(target, "smc", 64, seed=0, **settings)
     return float((draws.log_weight > -torch.inf).double().mean())
@@ -134,6 +182,24 @@ def test_no_particle_dies_where_the_grammar_knows():
     assert alive(target) == 1.0
 
 
+@pytest.mark.parametrize(
+    "pattern", [r"\([a-z ]+\)", r"[A-Za-z ,]+\.", r'"[a-z ]+", "[a-z ]+"', "(?:[a-z]+ ){3,}end"]
+)
+def test_a_pattern_is_closed_by_the_last_token(pattern):
+    """None of them ends by itself: the prior goes on, and at the limit it is too late."""
+    target = po.Target(po.load("tiny"), po.constraints.regex(pattern), ["He said "], 10)
+    assert alive(target, lookahead=0) < 0.5
+    assert alive(target) == 1.0
+
+
+def test_a_found_word_is_found_by_the_last_token():
+    target = po.Target(
+        po.load("tiny"), po.constraints.regex("banana", match="search"), ["I like "], 12
+    )
+    assert alive(target, lookahead=0) < 0.5
+    assert alive(target) == 1.0
+
+
 class Size(pydantic.BaseModel):
     width: int = pydantic.Field(ge=0, le=99)
 
@@ -148,7 +214,7 @@ def test_a_pydantic_model_with_nested_objects_keeps_most_particles():
     box = po.constraints.json_schema(Box)
     draws = po.sample(po.Target(po.load("tiny"), box, ["A box:"], 64), "smc", 64, seed=0)
     right = [text for text, w in zip(draws.texts, draws.log_weight, strict=True) if w > -torch.inf]
-    assert len(right) >= 16
+    assert len(right) >= 48
     assert all(Box.model_validate_json(text) for text in right)
 
 

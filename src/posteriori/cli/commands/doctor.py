@@ -197,6 +197,7 @@ EXTRAS = (
     Extra("scikit-learn", "likelihoods by a scikit-learn pipeline", "scikit-learn"),
     Extra("jsonschema", "constraints by a JSON Schema", "posteriori[constraints]"),
     Extra("llguidance", "constraints that choose next tokens", "posteriori[constraints]"),
+    Extra("outlines-core", "JSON that is closed by the last token", "posteriori[constraints]"),
 )
 
 

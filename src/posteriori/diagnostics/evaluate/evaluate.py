@@ -11,6 +11,7 @@ from torch import Tensor
 
 from posteriori.core.default_progress import with_progress
 from posteriori.core.draw import lm_tokens
+from posteriori.core.elsewhere import served, serving
 from posteriori.core.estimates import combine
 from posteriori.core.progress import Progress, portions
 from posteriori.core.protocols import LanguageModel
@@ -59,6 +60,7 @@ from .metrics import (
     stratum,
 )
 from .report import Report
+from .served_weights import findings_of_served
 from .sides import Sides, drawn_sides, log_prob_of
 from .until import Looked, Waiting, hopeless, look, next_look, not_reached
 
@@ -104,7 +106,8 @@ def evaluate(
 
     Args:
         target: the target.
-        lm: a policy, or any language model over the same outcomes.
+        lm: a policy, or any language model over the same outcomes; a `posteriori.Served` or an
+            `Engine` is judged as what it really draws, by its own log-probs.
         num_samples: draws per prompt of `lm`, and as many of the prior.
         seed: of the draws.
         posterior: exact draws of p* (`sample(target, "rejection")`): eubo is then their mean,
@@ -140,7 +143,8 @@ def evaluate(
         >>> bool(abs(found.value - exact) < 5 * found.standard_error)
         True
     """
-    lm = language_model(lm, "policy", target.prior)
+    # Of an engine what it really draws is judged, by its own log-probs.
+    lm = served(language_model(lm, "policy", target.prior))
     whole, target = target, sampled_prompts(target, max_prompts, seed)
     prior_draws = draws_for(target, whole, prior_draws)
     posterior = draws_for(target, whole, posterior)
@@ -222,6 +226,10 @@ def _evaluated(
     findings += target.findings
     findings += sampled_finding(target, whole)
     findings += not_reached(looked)
+    asked = serving(lm)
+    if asked is not None and of_prior is not None:
+        about = findings_of_served(asked, of_policy, of_prior, found.log_pi_of_prior_N)
+        findings = (*about, *findings)
     means = target.means_met(of_policy.completions)
     against = bool(target.evidence)
     return Report(figures, findings, of_policy, cost, means, against_target=against, looked=looked)

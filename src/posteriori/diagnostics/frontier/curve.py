@@ -88,7 +88,9 @@ class Frontier:
         self.end, because = end_of(stages, strongest)
         grid = [self.end * (at / _GRID) ** 2 for at in range(1, _GRID + 1)] if self.end else []
         self.points = tuple(self._at(t) for t in grid)
-        self.best_of_n: tuple[BestOfN, ...] = best_of_n_points(pool)
+        # Best-of-n is of the prior's own draws, and weighted ones are an engine's.
+        weighed = any(each.weighed for each in stages[0])
+        self.best_of_n: tuple[BestOfN, ...] = () if weighed else best_of_n_points(pool)
         self.findings: tuple[Finding, ...] = (_finding(self.points, because),)
 
     def __repr__(self) -> str:

@@ -10,6 +10,8 @@ from typing import Any
 
 from posteriori.core.default_progress import with_progress
 from posteriori.core.draw import draw
+from posteriori.core.elsewhere import served, standing_for
+from posteriori.core.hooks import DrawsElsewhere
 from posteriori.core.progress import Progress
 from posteriori.core.ray_actors import Ray, spread
 from posteriori.core.reliability import most_evidence
@@ -25,6 +27,7 @@ from posteriori.data.given_numbers import count, positive
 from posteriori.diagnostics.prompt_sample import sampled_finding, sampled_prompts
 from posteriori.diagnostics.tilting import Stage, beta_of, proportional
 from posteriori.errors import ConfigError
+from posteriori.runs.target_fingerprint import digest
 from posteriori.runs.target_journal import keeping
 from posteriori.samplers.sample import sample
 
@@ -58,6 +61,7 @@ def frontier(
     journal: Path | str | None = None,
     resume: bool = False,
     ray: Ray = None,
+    sampler: DrawsElsewhere | None = None,
 ) -> Frontier:
     """Before any training: the best reward that each nat of KL can buy.
 
@@ -84,6 +88,8 @@ def frontier(
         resume: go on from the journal of a run that was stopped, and end with the same bits.
         ray: how many actors of Ray share the work (`RayConfig`, `RayActors`); None: this process
             does it.
+        sampler: a `posteriori.Engine` that makes the prior's draws, which are weighed by prior/q
+            then; annealed draws are the model's own, and there are no points of best-of-n.
 
     Returns:
         A `Frontier`: its points, and `at_beta`, `at_kl`, `at_reward`.
@@ -98,17 +104,26 @@ def frontier(
         True
     """
     _check_number(num_samples)
+    if sampler is not None and not isinstance(sampler, DrawsElsewhere):
+        raise ConfigError(
+            f"sampler is a {type(sampler).__name__}, and what draws for the prior is an engine",
+            where="frontier",
+            hint="write sampler=posteriori.Engine(target.prior, ...)",
+        )
     if positive(strongest) is None or stages < 0:
         raise ConfigError("strongest must be a positive number, and stages not negative")
 
     def about() -> dict[str, Any]:
         numbers = {"num_samples": num_samples, "seed": seed, "stages": stages}
-        return {"the work": "frontier", **numbers, "strongest": strongest}
+        engine = {} if sampler is None else {"engine": digest(sampler)}
+        return {"the work": "frontier", **numbers, "strongest": strongest, **engine}
 
     part = sampled_prompts(target, max_prompts, seed)
     share = len(part.prompts) / len(target.prompts)
     with keeping(part, journal, about, resume=resume), spread(ray, seed):
-        curve = _frontier(part, num_samples, seed, stages, strongest, enough, on_progress, share)
+        curve = _frontier(
+            part, num_samples, seed, stages, strongest, enough, on_progress, share, sampler
+        )
     curve.findings += sampled_finding(part, target)
     return curve
 
@@ -122,10 +137,12 @@ def _frontier(
     enough: Callable[[Frontier], bool] | None,
     on_progress: Progress | None,
     share: float,
+    sampler: DrawsElsewhere | None,
 ) -> Frontier:
     stream = generator(seed, "frontier")
-    pool = draw(target, target.prior, num_samples, stream, on_progress=on_progress)
-    found, cost = [_stage(target, pool, 0.0)], pool.cost
+    drawing = target.prior if sampler is None else served(standing_for(sampler, target.prior).lm)
+    pool = draw(target, drawing, num_samples, stream, on_progress=on_progress)
+    found, cost = [_stage(target, pool, 0.0, weighed=sampler is not None)], pool.cost
     stride, t0 = _FIRST_STRIDE, 0.0
     for number in range(stages):
         end, _ = end_of(found, strongest)
@@ -168,7 +185,7 @@ def _check_number(num_samples: int) -> None:
     count(num_samples, "num_samples", FEWEST, hint=hint)
 
 
-def _stage(target: Target, draws: Draws, t0: float) -> list[Stage]:
+def _stage(target: Target, draws: Draws, t0: float, *, weighed: bool = False) -> list[Stage]:
     # By place and not by text: a prompt may be there twice.
     rows = rows_of_prompts(draws.completions)
     evidence = [draws.log_evidence_N[each].cpu() for each in rows]
@@ -177,6 +194,6 @@ def _stage(target: Target, draws: Draws, t0: float) -> list[Stage]:
     unit = unit if proportional(draws, unit) else 0.0
     stated = target.max_log_evidence
     return [
-        Stage(draws, each, t0, bound, unit, stated=stated)
+        Stage(draws, each, t0, bound, unit, stated=stated, weighed=weighed)
         for each, bound in zip(rows, most, strict=True)
     ]

@@ -7,16 +7,20 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from posteriori.core.http.post import Caller, Post
 from posteriori.core.progress import advance
 from posteriori.core.settings.combined import combined
 from posteriori.core.types import Finding
-from posteriori.errors import EvidenceError
+from posteriori.errors import EvidenceCallError, EvidenceError
 
-from .http_json import Post
 from .settings import EndpointSettings
 
 _SPACES = str.maketrans("\u0120\u2581", "  ")
 """How byte-level and sentencepiece vocabularies write a space."""
+
+
+# An answer's log-probs of one token take a few thousand bytes.
+_JUDGE = Caller("Judge.endpoint", "the judge", EvidenceError, EvidenceCallError, 16 * 2**20)
 
 
 class Endpoint:
@@ -31,6 +35,7 @@ class Endpoint:
         self.url, self.model = f"{url.rstrip('/')}/{route}", model
         self.post = Post(
             self.url,
+            caller=_JUDGE,
             api_key_env=self.settings.api_key_env,
             timeout=self.settings.timeout,
             retries=self.settings.retries,

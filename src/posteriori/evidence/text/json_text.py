@@ -95,10 +95,15 @@ class JsonText:
 
     def may_begin(self, text: str) -> bool:
         """Whether JSON of the schema's type begins so; never no where one that is allowed does."""
-        begun = text.lstrip(" \t\n\r")
+        begun = text.strip(" \t\n\r")
         if begun and not any(begun[0] in first for first in self._first):
             return False
-        return _JSON.fullmatch(text, partial=True) is not None
+        match = _JSON.fullmatch(text, partial=True)
+        if match is None:
+            return False
+        # After the last bracket or quote nothing but white space may follow, which changes nothing.
+        ended = not match.partial and begun[-1:] in ("}", "]", '"')
+        return self.allows(text) if ended else True
 
 
 def _refuse(constant: str) -> Any:

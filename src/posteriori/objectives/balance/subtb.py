@@ -72,7 +72,7 @@ class SubTB(AnyProposal[SubTBConfig]):
         # The ends of sequence and the token that was drawn.
         view = next_token_view(target, self._prior[0], draws, most=0)
         kept = ("choice_NLK", "log_prior_NLK", "log_evidence_NLK")
-        return replace(draws, attached={name: view[name] for name in kept})
+        return replace(draws, attached={**draws.attached, **{name: view[name] for name in kept}})
 
     def weigh(self, draws: Draws, log_prob_N: Tensor) -> Constants:  # noqa: ARG002 - any draws
         """log p~ of each outcome on a draw's path, [N, L + 1], and which there are."""

@@ -12,7 +12,7 @@ from typing_extensions import TypeVar
 from posteriori.core.settings.strict import Strict
 from posteriori.core.types import Draws
 from posteriori.errors import ConfigError
-from posteriori.objectives.base import Constants, Objective, count_by
+from posteriori.objectives.base import Constants, Objective, count_by, token_log_policy
 from posteriori.objectives.score_function import mean_of_others, refuse_hard_evidence
 
 from .clipped import RatioFigures, clipped_surrogate
@@ -98,9 +98,8 @@ class GRPO(Objective[GroupT]):
             draws, f"'{self.name}' averages the log-evidence of a group, which is -inf"
         )
         self._figures = RatioFigures(self.settings.clip)
-        drawn_NL = draws.completions.token_log_prob_NL
+        drawn_NL = token_log_policy(draws)
         prior_NL = draws.token_log_prior_NL
-        assert drawn_NL is not None, "the policy has drawn them"
         assert prior_NL is not None, "the prior has scored them"
         reward_N = draws.log_evidence_N
         if self.settings.kl_in == "reward":
@@ -108,6 +107,8 @@ class GRPO(Objective[GroupT]):
         group_N = draws.completions.prompt_index_N
         others_N = mean_of_others(reward_N, group_N, objective=self.name)
         return {
+            # 1, but for draws that an engine made for the policy.
+            "ratio_N": (drawn_NL.sum(-1) - draws.log_proposal_N).exp(),
             "advantage_N1": (
                 standardised(reward_N, group_N) if self.settings.scale else reward_N - others_N
             )[:, None],
@@ -127,7 +128,7 @@ class GRPO(Objective[GroupT]):
             gain_nL = gain_nL - (kl_nL * log_ratio_nL.exp() if self.settings.kl_ratio else kl_nL)
         if self.settings.aggregation == "token_mean":
             gain_nL = gain_nL / mask_nL.sum(-1, keepdim=True)
-        return -gain_nL.sum(-1)
+        return -constants["ratio_N"] * gain_nL.sum(-1)
 
     def surrogate(
         self, log_prob_nL: Tensor, log_ratio_nL: Tensor, advantage_n1: Tensor, mask_nL: Tensor

@@ -15,7 +15,7 @@ from posteriori.core.protocols import LanguageModel, TrainableLM
 from posteriori.core.settings.strict import Strict
 from posteriori.core.target import Target
 from posteriori.core.types import Cost, Draws
-from posteriori.objectives.base import Constants, Objective
+from posteriori.objectives.base import Constants, Objective, token_log_policy
 from posteriori.objectives.score_function import log_ratio
 
 from .clipped import RatioFigures, clipped_surrogate
@@ -99,7 +99,6 @@ class PPO(Objective[PPOConfig]):
     def weigh(self, draws: Draws, log_prob_N: Tensor) -> Constants:
         rho_N = log_ratio(draws, log_prob_N, self.name)
         completions = draws.completions
-        assert completions.token_log_prob_NL is not None, "the policy has drawn them"
         features_NLD = self._prior[0].features(completions)
         with torch.no_grad():
             predicted_NL = self.critic(features_NLD)
@@ -112,7 +111,9 @@ class PPO(Objective[PPOConfig]):
         return {
             "advantage_NL": advantage_NL,
             "return_NL": (advantage_NL + predicted_NL) * mask_NL,
-            "log_drawn_NL": completions.token_log_prob_NL,
+            "log_drawn_NL": token_log_policy(draws),
+            # 1, but for draws that an engine made for the policy.
+            "ratio_N": (log_prob_N - draws.log_proposal_N).exp(),
             "features_NLD": features_NLD,
             "mask_NL": mask_NL,
         }
@@ -123,7 +124,7 @@ class PPO(Objective[PPOConfig]):
         self._ratios.add(log_ratio_nL, advantage_nL, mask_nL)
         gain_nL = clipped_surrogate(log_ratio_nL, advantage_nL, self.settings.clip)
         error_nL = (self.critic(constants["features_NLD"]) - constants["return_NL"]) * mask_nL
-        return (error_nL.square() / 2 - gain_nL).sum(-1)
+        return constants["ratio_N"] * (error_nL.square() / 2 - gain_nL).sum(-1)
 
     def observe(self, draws: Draws, log_prob_N: Tensor) -> dict[str, float]:
         self.critic.set_unit(draws.log_prior_N + draws.log_evidence_N - log_prob_N)

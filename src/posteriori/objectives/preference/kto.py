@@ -121,6 +121,11 @@ class KTO(Objective[KTOConfig]):
         return self._feedback is None and self.settings.proposal == "policy"
 
     @property
+    def draws_nothing(self) -> bool:
+        """With feedback."""
+        return self._feedback is not None
+
+    @property
     def beta(self) -> float:
         default = 1.0 if self._feedback is None else 0.1
         return default if self.settings.beta is None else self.settings.beta
@@ -158,7 +163,7 @@ class KTO(Objective[KTOConfig]):
             if self.settings.labels == "sampled":
                 uniform_N = torch.rand(len(drawn), dtype=torch.float64, generator=generator)
                 label_N = (uniform_N.to(label_N.device) < label_N).double()
-        return replace(drawn, attached={"desirable_N": label_N})
+        return replace(drawn, attached={**drawn.attached, "desirable_N": label_N})
 
     def weigh(self, draws: Draws, log_prob_N: Tensor) -> Constants:  # noqa: ARG002 - of the prior
         return {
@@ -187,7 +192,8 @@ class KTO(Objective[KTOConfig]):
             self.rows.observe(draws)
         else:
             figures |= super().observe(draws, log_prob_N)
-            self._kl_of_step = _kl(log_ratio_N, on_policy=self.on_policy)
+            of_prior = _kl_by_prior(draws, log_ratio_N)
+            self._kl_of_step = figures["kl_to_prior"] if self.on_policy else of_prior
         self.kl = self.kl.lerp(torch.full_like(self.kl, self._kl_of_step), self.settings.kl_rate)
         return figures
 
@@ -205,10 +211,7 @@ def _ordered(score_N: Tensor, p_N: Tensor) -> float | None:
     return float((p_N * (below_N1[first_N] + below_N1[last_N]) / 2).sum() / pairs)
 
 
-def _kl(log_ratio_N: Tensor, *, on_policy: bool) -> float:
-    """KL(pi, prior) from draws of the policy, or of the prior: E[t log t - t + 1], t = pi/prior,
-    which is never below 0."""
-    if on_policy:
-        return float(log_ratio_N.mean())
-    t_N = log_ratio_N.exp()
-    return float((t_N * log_ratio_N - t_N + 1).mean())
+def _kl_by_prior(draws: Draws, log_ratio_N: Tensor) -> float:
+    """KL(pi, prior) from draws of the prior: E[t log t - t + 1], t = pi/prior, never below 0."""
+    t_N, drawn_N = log_ratio_N.exp(), (draws.log_prior_N - draws.log_proposal_N).exp()
+    return float((drawn_N * (t_N * log_ratio_N - t_N + 1)).mean())

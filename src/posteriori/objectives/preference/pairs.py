@@ -110,6 +110,11 @@ class Pairs(Objective[PairsT]):
         return self._pairs is None and self.settings.proposal == "policy"
 
     @property
+    def draws_nothing(self) -> bool:
+        """With preference data."""
+        return self._pairs is not None
+
+    @property
     def judged_by(self) -> tuple[PreferenceData | None, bool]:
         """The pairs of `pairs` that judge a policy, and whether they are kept from its training.
         Known after `prepare`."""

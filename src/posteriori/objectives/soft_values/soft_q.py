@@ -115,8 +115,8 @@ class SoftQ(Objective[SoftQConfig]):
 
     def complete(self, target: Target, draws: Draws) -> Draws:
         self._num_fresh = len(draws)
-        attached = next_token_view(target, self._prior[0], draws, self.settings.lookahead)
-        return replace(draws, attached=attached)
+        view = next_token_view(target, self._prior[0], draws, self.settings.lookahead)
+        return replace(draws, attached={**draws.attached, **view})
 
     def weigh(self, draws: Draws, log_prob_N: Tensor) -> Constants:  # noqa: ARG002 - values only
         completions = draws.completions

@@ -68,8 +68,11 @@ def or_outside(inside: Drawn, outside: Drawn, most: float, choices: Choices) -> 
     log_rest_L = torch.log1p(-log_share_L.exp())
     at_L, _ = choices.tokens(torch.stack([log_rest_L, log_share_L], dim=1))
     stays_L = at_L == 0
-    log_if_in_L, log_if_out_L = log_in_L - log_rest_L, log_out_L - log_share_L
-    withheld_L = (log_if_out_L - log_if_in_L).where(choice_L & ~stays_L, 0.0)
+    # A token without mass weighs nothing, whatever the probability that it is not chosen with.
+    log_if_in_L = (log_in_L - log_rest_L).where(log_in_L > -torch.inf, -torch.inf)
+    log_if_out_L = (log_out_L - log_share_L).where(log_out_L > -torch.inf, -torch.inf)
+    more_L = (log_if_out_L - log_if_in_L).where(choice_L, 0.0)
+    withheld_L = inside.log_withheld_L.where(stays_L, outside.log_withheld_L + more_L)
     return Drawn(
         inside.token_L.where(stays_L, outside.token_L),
         log_if_in_L.where(stays_L, log_if_out_L),

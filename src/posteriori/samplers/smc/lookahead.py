@@ -23,6 +23,8 @@ _ENOUGH = 0.95
 _GROWTH = 8
 _OUTSIDE = 0.5
 """Largest mean number of tokens of a completion that a grammar does not let through."""
+_TOO_LATE = 1e-6
+"""The same for tokens after which the grammar cannot be completed in the tokens that are left."""
 _DOUBT = 1.0
 """Nats that are withheld at least per token of a prefix that the grammar does not know."""
 _ROUNDS = 3
@@ -66,6 +68,10 @@ class Checked(NamedTuple):
     log_rest_D: Tensor
 
 
+_Rest = tuple[Tensor, Tensor]
+"""log p of some tokens [D, V], and the log of their mass [D]."""
+
+
 class Lookahead:
     """v ~ q(v | s), nearly p(v | s) c(s + v) / Z(s), and w with E_q[w f(v)] = sum_v p(v | s)
     c(s + v) f(v) for every f; c is 1 where no constraint rules out s + v, else 0.
@@ -80,7 +86,9 @@ class Lookahead:
     lets through and from what it does not. The latter is chosen with a probability of at most
     1/(2 T), and what it weighs more for that is withheld until its end, as a twist; so is what its
     tokens have cost on average, for every token from there on. A grammar that is too narrow costs
-    effective draws, and few particles leave one that is right. A particle dies only where nothing
+    effective draws, and few particles leave one that is right. Tokens after which it needs more
+    tokens than `max_new_tokens` leaves are never in S, and x is drawn of them a third time, with a
+    probability of at most 1e-6/T: so a text is closed in time. A particle dies only where nothing
     was found that may come right. With every token in S it is masked decoding, weighed by its
     normaliser. Sources: locally constrained proposals, Lew et al. 2023 (arXiv 2306.03081); few
     checks in place of a mask, Lipkin et al. 2025 (2504.05410).
@@ -102,7 +110,8 @@ class Lookahead:
         log_p_DV = rows_at(logits_LV, first_D).log_softmax(-1)
         firsts = prefixes.select(first_D)
         likely_DV, known_D = self._likely(firsts, log_p_DV)
-        checked = self._checked(log_p_DV, likely_DV, firsts)
+        late_DV = self._too_late(firsts, log_p_DV)
+        checked = self._checked(log_p_DV, likely_DV, late_DV, firsts)
 
         def another(of_rest_DV: Tensor, log_mass_D: Tensor) -> Drawn:
             return self._another(of_rest_DV, log_mass_D, place_L, prefixes, choices)
@@ -112,17 +121,23 @@ class Lookahead:
                 checked, place_L, another(checked.unseen_DV, checked.log_rest_D), choices
             )
         else:
-            inside, outside = _rest_by_grammar(checked, likely_DV)
+            inside, outside, late = _rest_by_grammar(checked, likely_DV, late_DV)
             drawn = _one_of_checked(checked, place_L, another(*inside), choices)
-            most = _OUTSIDE / prefixes.max_new_tokens
-            drawn = or_outside(drawn, another(*outside), most, choices)
+            length = prefixes.max_new_tokens
+            drawn = or_outside(drawn, another(*outside), _OUTSIDE / length, choices)
+            if late is not None:
+                drawn = or_outside(drawn, another(*late), _TOO_LATE / length, choices)
             paid_L = cost_L / max(int(prefixes.lengths_N[0]), 1)
             doubt_L = paid_L.clamp(min=_DOUBT).where(~known_D[place_L], 0.0)
             drawn = drawn._replace(log_withheld_L=drawn.log_withheld_L + doubt_L)
         return drawn, log_p_DV[place_L, drawn.token_L].double()
 
     def _checked(
-        self, log_p_DV: Tensor, likely_DV: Tensor | None, prefixes: Completions
+        self,
+        log_p_DV: Tensor,
+        likely_DV: Tensor | None,
+        late_DV: Tensor | None,
+        prefixes: Completions,
     ) -> Checked:
         """S, round after round for the prefixes of which nothing was found that fits."""
         unseen_DV, most = log_p_DV.clone(), self._most
@@ -133,6 +148,8 @@ class Lookahead:
             score_dV = unseen_DV[open_D]
             if number == 0 and likely_DV is not None:
                 score_dV = score_dV.where(likely_DV, -torch.inf)
+            if late_DV is not None:
+                score_dV = score_dV.masked_fill(late_DV[open_D], -torch.inf)
             log_p_dK, token_dK = score_dV.topk(min(most, score_dV.shape[-1]), dim=-1)
             p_dK = log_p_dK.double().exp()
             asked_dK = (log_p_dK > -torch.inf) & (p_dK.cumsum(-1) - p_dK < _ENOUGH)
@@ -159,6 +176,14 @@ class Lookahead:
             likely_DV &= hints.likely(prefixes.completion_ids).to(likely_DV.device)
         known_D = likely_DV.any(-1)
         return likely_DV | ~known_D[:, None] if self._hints else None, known_D
+
+    def _too_late(self, prefixes: Completions, log_p_DV: Tensor) -> Tensor | None:
+        """Where a grammar cannot be completed any more; None where none says so of any token."""
+        left = prefixes.max_new_tokens - int(prefixes.lengths_N[0]) - 1
+        said = [hints.too_late(prefixes.completion_ids, left) for hints in self._hints]
+        late = [late_DV.to(log_p_DV.device) for late_DV in said if late_DV is not None]
+        late_DV = torch.stack(late).any(0) if late else None
+        return late_DV if late_DV is not None and bool(late_DV.any()) else None
 
     def _another(
         self,
@@ -222,15 +247,25 @@ def _one_of_checked(checked: Checked, place_L: Tensor, x: Drawn, choices: Choice
 
 
 def _rest_by_grammar(
-    checked: Checked, likely_DV: Tensor
-) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """What was not checked: of that which the grammar lets through, and of that which it does not,
-    log p [D, V] and the log of its mass [D]."""
-    inside_DV = checked.unseen_DV.where(likely_DV, -torch.inf)
-    some_D = (inside_DV > -torch.inf).any(-1)
-    log_inside_D = torch.full_like(checked.log_rest_D, -torch.inf)
-    log_inside_D[some_D] = inside_DV[some_D].logsumexp(-1).double()
-    outside_DV = checked.unseen_DV.where(~likely_DV, -torch.inf)
+    checked: Checked, likely_DV: Tensor, late_DV: Tensor | None
+) -> tuple[_Rest, _Rest, _Rest | None]:
+    """What was not checked: of that which the grammar lets through, of that which it does not, and
+    of that with which it is too late."""
+    soon_DV, late = checked.unseen_DV, None
+    if late_DV is not None:
+        late = _part(checked.unseen_DV, late_DV)
+        soon_DV = soon_DV.masked_fill(late_DV, -torch.inf)
+    inside = _part(soon_DV, likely_DV)
+    outside_DV = soon_DV.where(~likely_DV, -torch.inf)
     some_D = (outside_DV > -torch.inf).any(-1)
-    log_outside_D = log_less(checked.log_rest_D, log_inside_D).where(some_D, -torch.inf)
-    return (inside_DV, log_inside_D), (outside_DV, log_outside_D)
+    log_others_D = inside[1] if late is None else torch.logaddexp(inside[1], late[1])
+    log_outside_D = log_less(checked.log_rest_D, log_others_D).where(some_D, -torch.inf)
+    return inside, (outside_DV, log_outside_D), late
+
+
+def _part(unseen_DV: Tensor, which_DV: Tensor) -> _Rest:
+    part_DV = unseen_DV.where(which_DV, -torch.inf)
+    some_D = (part_DV > -torch.inf).any(-1)
+    log_mass_D = torch.full((len(part_DV),), -torch.inf, dtype=torch.float64, device=some_D.device)
+    log_mass_D[some_D] = part_DV[some_D].logsumexp(-1).double()
+    return part_DV, log_mass_D

@@ -15,7 +15,9 @@ from typing import Any
 class Request(urllib.request.Request):
     """To be answered within `seconds` of now."""
 
-    def __init__(self, url: str, data: bytes, headers: dict[str, str], seconds: float) -> None:
+    def __init__(
+        self, url: str, data: bytes | None, headers: dict[str, str], seconds: float
+    ) -> None:
         super().__init__(url, data, headers)
         self.seconds, self.end = seconds, time.monotonic() + seconds
 
