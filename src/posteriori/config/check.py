@@ -13,6 +13,7 @@ from posteriori.data.files import is_hub_id
 from posteriori.data.home import expanded
 from posteriori.data.prompts import PromptData, prompts
 from posteriori.errors import CheckpointError, ConfigError, DataError
+from posteriori.models.engines.settings import check_settings
 from posteriori.models.run_policy import policy_of_run
 
 from .choice import Choice
@@ -106,6 +107,8 @@ def make_plan(path: Path, overrides: list[str]) -> Plan:
             where=f"{path}: prior",
             hint='write the commit whose code you have read, such as revision = "4f2a9c1"',
         )
+    if config.engine is not None:
+        check_settings(config.engine, f"{path}: engine")
     loader = _loader(config.prior, path)
     prior = find_model(config.prior.path, folder, f"{path}: prior.path")
     if loader is not None:

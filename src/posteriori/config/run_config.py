@@ -18,6 +18,7 @@ from posteriori.core.settings.training import (
 )
 from posteriori.core.settings.until import MAX_SAMPLES, checked_until
 from posteriori.errors import ConfigError
+from posteriori.models.engines.settings import EngineConfig
 
 from .evidence_table import EvidenceTable
 from .prompt_settings import Prompts
@@ -104,7 +105,8 @@ class RunConfig(Strict):
     Paths are relative to the file's own directory, so that a run is the same wherever it is started
     from. `fit` may be missing where a config only says what policies are evaluated against, and
     `evidence` may be the empty list: the target is the prior then. With a table `ray`, `sample`,
-    `evaluate` and `frontier` spread their work over Ray's actors.
+    `evaluate` and `frontier` spread their work over Ray's actors. With a table `engine`, another
+    program draws for `fit`, `sample` and `frontier` (`posteriori.Engine`).
     """
 
     output_dir: str | None = None
@@ -118,3 +120,4 @@ class RunConfig(Strict):
     evaluate: EvaluateSettings = EvaluateSettings()
     reward: RunRewardSettings | None = None
     ray: RayConfig | None = None
+    engine: EngineConfig | None = None

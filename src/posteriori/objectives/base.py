@@ -40,6 +40,15 @@ def token_log_policy(draws: Draws) -> Tensor:
     return found
 
 
+def engine_ratio(draws: Draws) -> Tensor:
+    """What each draw counts, [N], where an engine made it: pi/q, so that draws count as those of
+    the model that it drew for. 1 for all other draws."""
+    found = draws.attached.get(OF_MODEL)
+    if found is None:
+        return torch.ones_like(draws.log_prior_N)
+    return (found.sum(-1) - draws.log_proposal_N).exp()
+
+
 class Objective(torch.nn.Module, Configured, Generic[SettingsT]):
     """The base class of fine-tuning algorithms: how one step's draws move the policy.
 

@@ -9,6 +9,7 @@ import typer
 
 from posteriori.cli.complete import models
 from posteriori.cli.console.interrupted import Interrupted
+from posteriori.cli.engine import check_served, served_at
 from posteriori.cli.expected_cost import ask_if_long, of_evaluate
 from posteriori.cli.files.unfinished import Unfinished, say
 from posteriori.cli.options import (
@@ -59,6 +60,16 @@ def evaluate(
     max_samples: Annotated[
         int | None, typer.Option(min=2, help="Draws per prompt at which --until ends.")
     ] = None,
+    url: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="A policy behind an OpenAI-compatible server, such as http://localhost:8000/v1.",
+        ),
+    ] = None,
+    served_model: Annotated[
+        str | None, typer.Option(help="The name under which that server has it.")
+    ] = None,
     seed: OtherSeed = None,
     resume: Resume = False,
     every_figure: Annotated[
@@ -75,13 +86,14 @@ def evaluate(
     """Judge policies against the target of CONFIG, side by side with its prior.
 
     Whatever trained them: any directory with a transformers model or an adapter that has the
-    prior's tokens. Exit code 1 where a finding is of level stop. Until all is drawn, what is
-    finished is kept in output_dir (beside the config where there is none), and --resume goes on
-    from it.
+    prior's tokens; and, by --url, whatever a server with the prior's tokens draws. Exit code 1
+    where a finding is of level stop. Until all is drawn, what is finished is kept in output_dir
+    (beside the config where there is none), and --resume goes on from it.
     """
+    check_served(url, served_model)
     plan = make_plan(config, overrides or [])
     ray = ray_settings(plan, actors, ray_address)
-    names = _policies(plan, policies or [])
+    names = _policies(plan, policies or []) if policies or url is None else {}
 
     from posteriori.cli.build import build_target, load_policy
     from posteriori.cli.files.evaluation import evaluation_json, judge, show
@@ -101,13 +113,20 @@ def evaluate(
     waiting: dict[str, Any] = {} if wait is None else {"until": wait, "max_samples": most}
     _check_waiting(wait, max_samples, most, judging["num_samples"])
     judging |= waiting
-    work = of_evaluate(plan, judging["num_samples"], judging["max_prompts"], len(names))
+    work = of_evaluate(
+        plan, judging["num_samples"], judging["max_prompts"], len(names) + (url is not None)
+    )
     ask_if_long(plan, work, yes=yes, hint="lower --num-samples or --max-prompts")
     place = plan.file if plan.output_dir is None else plan.output_dir / "evaluate"
     unfinished = Unfinished(place)
     target = build_target(plan, quiet=quiet, journal=unfinished.of("moments"), resume=resume)
-    models = {name: load_policy(plan, path, target, quiet=quiet) for name, path in names.items()}
+    models: dict[str, Any] = {
+        name: load_policy(plan, path, target, quiet=quiet) for name, path in names.items()
+    }
     models = {"prior": target.prior, **models}
+    served = served_at(plan, target, url, served_model)
+    if served is not None:
+        models["served"] = served
     what = {"the work": "evaluate", "the policies": digest(list(models.items())), **judging}
     journal = unfinished.of("draws")
     try:

@@ -9,6 +9,7 @@ import typer
 
 from posteriori.cli.console.interrupted import Interrupted
 from posteriori.cli.console.output import print_json, stdout, visible
+from posteriori.cli.engine import running_engine
 from posteriori.cli.expected_cost import ask_if_long, in_words, of_fit
 from posteriori.cli.files.unfinished import Unfinished, say
 from posteriori.cli.options import AsJson, ConfigFile, Overrides, Overwrite, Quiet, Yes
@@ -129,7 +130,10 @@ def _run(plan: Plan, *, resume: bool, overwrite: bool, as_json: bool, quiet: boo
     held_out = build_held_out(plan, target)
     start = None if plan.start is None else load_policy(plan, plan.start, target, quiet=quiet)
     hush_transformers()
-    with fit_progress(objective, steps, quiet=quiet) as shown:
+    with (
+        running_engine(plan, target) as engine,
+        fit_progress(objective, steps, quiet=quiet) as shown,
+    ):
         result = run_fit(
             target,
             objective if chosen is None else chosen.make(),
@@ -143,6 +147,7 @@ def _run(plan: Plan, *, resume: bool, overwrite: bool, as_json: bool, quiet: boo
             on_evaluation=shown.evaluated,
             on_note=shown.note,
             on_search=shown.searching,
+            sampler=engine,
             record=record,
         )
     assert result.target is not None

@@ -12,6 +12,7 @@ from rich.table import Table
 from posteriori.cli.console.interrupted import Interrupted
 from posteriori.cli.console.output import print_json, stdout, visible
 from posteriori.cli.console.report_table import print_finding, shown
+from posteriori.cli.engine import running_engine
 from posteriori.cli.expected_cost import ask_if_long, of_frontier
 from posteriori.cli.files.unfinished import Unfinished
 from posteriori.cli.options import (
@@ -94,7 +95,10 @@ def frontier(
         target = in_own_units(target, seed)
     size = f"{min(max_prompts, len(target.prompts))} prompts x {num_samples} draws"
     try:
-        with count_progress("frontier", quiet=quiet) as on_progress:
+        with (
+            running_engine(plan, target) as engine,
+            count_progress("frontier", quiet=quiet) as on_progress,
+        ):
             curve = find_frontier(
                 target,
                 num_samples,
@@ -106,6 +110,7 @@ def frontier(
                 journal=unfinished.of("draws"),
                 resume=resume,
                 ray=ray,
+                sampler=engine,
             )
     except KeyboardInterrupt as error:
         raise Interrupted("what is finished is kept: go on from it with --resume") from error

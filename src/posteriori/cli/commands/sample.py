@@ -11,6 +11,7 @@ import typer
 from posteriori.cli.complete import samplers
 from posteriori.cli.console.interrupted import Interrupted
 from posteriori.cli.console.output import print_json, stdout, visible
+from posteriori.cli.engine import drawn_by, running_engine
 from posteriori.cli.expected_cost import ask_if_long, drawing
 from posteriori.cli.files.unfinished import Unfinished, offer_resume
 from posteriori.cli.options import (
@@ -162,13 +163,16 @@ def _draw(
         path = find_model(settings.proposal, folder, "proposal")
     target = build_target(plan, quiet=quiet, journal=unfinished.of("moments"), resume=resume)
     proposal = None if path is None else load_policy(plan, path, target, quiet=quiet)
-    with count_progress(settings.sampler, quiet=quiet) as on_progress:
+    with (
+        running_engine(plan, target) as engine,
+        count_progress(settings.sampler, quiet=quiet) as on_progress,
+    ):
         try:
             draws = draw_sample(
                 target,
                 made,
                 settings.num_samples,
-                proposal,
+                drawn_by(engine, proposal, target),
                 settings.seed,
                 on_progress=on_progress,
                 on_keep=Kept(output, resume=resume),

@@ -19,8 +19,8 @@ from .drawing import DrawnByEngine
 from .keywords import EngineKeywords
 from .served import Served
 from .session import Session
-from .settings import EngineConfig
-from .start import Starting, check_settings
+from .settings import EngineConfig, check_settings
+from .start import Starting
 
 
 class Engine(DrawnByEngine):

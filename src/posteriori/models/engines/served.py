@@ -16,8 +16,8 @@ from posteriori.errors import EngineError
 from .drawing import DrawnByEngine
 from .foreign import Foreign
 from .keywords import ServerKeywords
-from .settings import EngineConfig
-from .start import Starting, check_settings
+from .settings import EngineConfig, check_settings
+from .start import Starting
 
 
 class Served(DrawnByEngine):

@@ -7,8 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from posteriori.core.settings.strict import Strict
-
-BACKENDS = ("vllm", "http")
+from posteriori.errors import ConfigError
 
 
 class EngineConfig(Strict):
@@ -54,3 +53,26 @@ class EngineConfig(Strict):
     timeout: float = Field(default=600.0, gt=0)
     retries: int = Field(default=2, ge=0)
     workers: int = Field(default=8, ge=1)
+
+
+_OF_SERVERS = {"url", "model", "adapter_dir", "api_key_env", "timeout", "retries", "workers"}
+_OF_VLLM = {"dtype", "memory_gib", "gpu_share", "eager"}
+
+
+def check_settings(config: EngineConfig, where: str) -> None:
+    """Raise `ConfigError` for settings that do nothing beside each other."""
+    idle = _OF_VLLM if config.backend == "http" else _OF_SERVERS
+    given = sorted(name for name in config.model_fields_set & idle if getattr(config, name))
+    other = "vllm" if config.backend == "http" else "http"
+    if given:
+        raise ConfigError(
+            f"'{given[0]}' does nothing with the backend '{config.backend}'",
+            where=where,
+            hint=f"remove it, or use the backend '{other}'",
+        )
+    if config.backend == "http" and config.url is None:
+        raise ConfigError(
+            "the backend 'http' needs the server's url",
+            where=where,
+            hint='write url="http://localhost:8000/v1"',
+        )

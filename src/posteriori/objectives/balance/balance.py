@@ -13,7 +13,7 @@ from typing_extensions import TypeVar
 from posteriori.core.protocols import TrainableLM
 from posteriori.core.target import Target
 from posteriori.core.types import Draws
-from posteriori.objectives.base import Constants, count_by
+from posteriori.objectives.base import Constants, count_by, engine_ratio
 from posteriori.objectives.score_function import (
     AnyProposal,
     AnyProposalConfig,
@@ -63,13 +63,14 @@ class Balance(AnyProposal[BalanceT]):
         at_N = self._target.prompt_positions(draws.completions)
         known_N = self.log_z_P.to(at_N.device)[at_N]
         return {
+            "ratio_N": engine_ratio(draws),
             "log_target_N": draws.log_prior_N + draws.log_evidence_N,
             "log_z_N": known_N.where(~known_N.isnan(), self._mean(rho_N, at_N)[at_N]),
         }
 
     def loss(self, token_log_prob_nL: Tensor, constants: Constants) -> Tensor:
         rho_n = constants["log_target_N"] - token_log_prob_nL.sum(-1)
-        return (rho_n - constants["log_z_N"]).square() / 2
+        return constants["ratio_N"] * (rho_n - constants["log_z_N"]).square() / 2
 
     def _rho(self, draws: Draws, log_prob_N: Tensor) -> Tensor:
         refuse_hard_evidence(draws, f"'{self.name}' squares log evidence, which is infinite")

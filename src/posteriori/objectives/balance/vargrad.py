@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from posteriori.core.types import Draws
-from posteriori.objectives.base import Constants, count_by
+from posteriori.objectives.base import Constants, count_by, engine_ratio
 from posteriori.objectives.score_function import (
     AnyProposal,
     AnyProposalConfig,
@@ -68,7 +68,7 @@ class VarGrad(AnyProposal[VarGradConfig]):
         return {
             "log_target_N": log_target_N,
             "mean_N": others_N + (rho_N - others_N) / count_N,
-            "unbiased_N": count_N / (count_N - 1),
+            "unbiased_N": engine_ratio(draws) * count_N / (count_N - 1),
         }
 
     def loss(self, token_log_prob_nL: Tensor, constants: Constants) -> Tensor:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from engine_fakes import Fake
 from helpers import has_c, reward, tiny_lm
-from objective_cases import CASES, exact_z
+from objective_cases import CASES, any_log_z, exact_z
 
 import posteriori as po
 from posteriori.core.registry import find
@@ -27,6 +27,8 @@ ON_POLICY = [
     ("ppo", {"epochs": 1}),
     ("fdpg", {"divergence": "reverse_kl"}),
     ("dpg", {"proposal": "policy"}),
+    ("vargrad", {}),
+    ("tb", {}),
 ]
 
 
@@ -38,6 +40,8 @@ def gradients(name: str, settings: dict, *, told: bool):
     objective.prepare(world.target, lambda: world.policy, seed=0)
     if name in ("fdpg", "dpg"):
         exact_z(objective, world)
+    if name == "tb":
+        any_log_z(objective, world)
     with torch.no_grad():
         own_NL = world.policy.token_log_prob(world.outcomes.completions)
     if told:

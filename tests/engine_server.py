@@ -44,14 +44,18 @@ class Served:
     style: Style
     asked: list[dict[str, Any]] = field(default_factory=list)
     fails: int = 0
+    models: dict[str, Any] = field(default_factory=dict)
 
     def answer(self, path: str, body: dict[str, Any]) -> Any:
         self.asked.append(body)
         if path.endswith("/load_lora_adapter"):
             with torch.random.fork_rng():
                 model = PeftModel.from_pretrained(own_copy(self.base.model), body["lora_path"])
+            self.fake.lm = self.models.get("posteriori", self.fake.lm)
             self.fake.load(po.CausalLM(model, self.base.tokenizer, adapter="default"))
+            self.models["posteriori"] = self.fake.lm
             return "Success: LoRA adapter 'posteriori' added successfully."
+        self.fake.lm = self.models[body["model"]]
         if body.get("prompt_logprobs") is not None or body.get("echo"):
             return {"choices": self._scored(body)}
         prompt = tuple(body["prompt"])
@@ -129,7 +133,7 @@ def serving(base: po.CausalLM, fake: Fake | None = None, style: Style | None = N
     made = fake or Fake()
     if made.lm is None:
         made.load(base)
-    served = Served("", made, base, style or Style())
+    served = Served("", made, base, style or Style(), models={"small": made.lm})
     lock = threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
