@@ -71,6 +71,7 @@ _WHERE = {
     "TabularLM": "models.tabular",
     "Teacher": "evidence.teacher",
     "Target": "core.target",
+    "TurningPoint": "diagnostics.frontier.turning_point",
     "Tools": "models.environments.tools",
     "Twist": "samplers.smc.twists",
     "TwistHead": "samplers.smc.twist_head",
@@ -100,6 +101,7 @@ _WHERE = {
     "sft": "train.sft",
     "show_progress": "core.default_progress",
     "simulate_preferences": "reward_models.simulate_preferences",
+    "turning_point": "diagnostics.frontier.turning_point",
 }
 
 __all__ = [*_WHERE, "__version__"]
@@ -125,6 +127,7 @@ if TYPE_CHECKING:
     from .diagnostics.exact.exact import Exact, exact
     from .diagnostics.frontier.curve import Frontier
     from .diagnostics.frontier.frontier import frontier
+    from .diagnostics.frontier.turning_point import TurningPoint, turning_point
     from .errors import PosterioriError
     from .evidence.composed.composition import Composition
     from .evidence.composed.fit_composition import fit_composition

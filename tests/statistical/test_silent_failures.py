@@ -16,6 +16,7 @@ import posteriori as po
 from posteriori.core import reliability
 from posteriori.core.draw import draw
 from posteriori.core.numerics import log_mean_exp
+from posteriori.core.reliability import weights
 from posteriori.core.seeds import generator
 from posteriori.diagnostics import policy_means, tempered_reliability
 from posteriori.diagnostics.evaluate.evaluate import faults_of, mixtures_of
@@ -212,8 +213,8 @@ def test_particles_near_the_target_are_not_flagged(name, setting, each):
 
 def test_it_is_chance_in_few_populations_that_is_left_out(monkeypatch):
     """The mutant judges the error with Student's t in it, as it was."""
-    monkeypatch.setattr(reliability, "_by_chance", lambda _: 1.0)
-    monkeypatch.setattr(reliability, "t_factor", lambda _: 1.0)
+    monkeypatch.setattr(weights, "_by_chance", lambda _: 1.0)
+    monkeypatch.setattr(weights, "t_factor", lambda _: 1.0)
     judged = populations_of(SPREAD, "smc", "replicates", 4, 96)
     assert sum(any(f.level != "info" for f in found) for _, found in judged) > 20
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from posteriori.core.settings.training import budget_of
+from posteriori.core.settings.training import PtxSettings, budget_of
+from posteriori.data.demonstrations import read_demonstrations
 from posteriori.data.files import is_hub_id
 from posteriori.data.home import expanded
 from posteriori.data.prompts import PromptData, prompts
@@ -44,6 +45,8 @@ class Plan:
     held_out: PromptData | None = None
     start: str | None = None
     """What the policy starts as, where it is not the prior."""
+    ptx: PtxSettings | None = None
+    """The pretraining mix, its path made absolute."""
 
     @property
     def budget(self) -> str | None:
@@ -115,6 +118,7 @@ def make_plan(path: Path, overrides: list[str]) -> Plan:
         place = policy_of_run((folder / expanded(config.fit.start)).absolute())
         given = config.fit.start if place is None else str(place)
         start = find_model(given, folder, f"{path}: fit.start")
+    ptx = None if config.fit is None else _ptx(config.fit.ptx, folder)
     data = _read_data(config.prompts, folder)
     held_out = None
     if config.fit is not None and config.fit.held_out is not None:
@@ -128,7 +132,18 @@ def make_plan(path: Path, overrides: list[str]) -> Plan:
     for site in sites:
         site.check_columns(list(data.columns))
     output_dir = None if config.output_dir is None else folder / config.output_dir
-    return Plan(config, path, data, prior, output_dir, sampler, objective, loader, held_out, start)
+    return Plan(
+        config, path, data, prior, output_dir, sampler, objective, loader, held_out, start, ptx
+    )
+
+
+def _ptx(given: PtxSettings | None, folder: Path) -> PtxSettings | None:
+    """The pretraining mix, whose rows can be read."""
+    if given is None or not isinstance(given.data, str):
+        return given
+    place = (folder / expanded(given.data)).absolute()
+    read_demonstrations(place, completion_only=given.completion_only)
+    return given.model_copy(update={"data": str(place)})
 
 
 def _objective(name: str, settings: dict[str, Any], path: Path) -> Choice | None:

@@ -89,7 +89,7 @@ class Spread(NamedTuple):
         - 1. `beside`: an error of another kind, which needs no t and adds its own square.
         """
         plain, degrees = zip(*map(spread_of, parts), strict=True)
-        nominal = cls.joined(plain, [len(values_n) - 1.0 for values_n in parts])
+        nominal = cls.joined(plain, [values_n.shape[0] - 1.0 for values_n in parts])
         error = max(nominal.error, cls.joined(plain, degrees).error)
         return cls(math.hypot(error, beside), nominal.degrees_of_freedom)
 
@@ -109,6 +109,8 @@ class Spread(NamedTuple):
         total = sum(squares)
         if not (math.isfinite(total) and total > 0):
             return cls(math.sqrt(total) if total >= 0 else math.nan, math.inf)
+        if len(squares) == 1:
+            return cls(t_factor(degrees[0]) * math.sqrt(total), degrees[0])
         # s^2 comes with 2/k of its square as variance, which k + 2 and - 2 take out of the sum.
         parts = zip(squares, degrees, strict=True)
         uncertain = sum((each / total) ** 2 / (k + 2) for each, k in parts)
@@ -124,7 +126,7 @@ def spread_of(values_n: Tensor) -> tuple[float, float]:
 
     n - 1 for normal values, and fewer where few of them make most of s (excess kurtosis: Box 1953).
     """
-    num = len(values_n)
+    num = values_n.shape[0]
     if num < 2:
         return math.nan, num - 1.0
     # By numpy, whose calls cost a tenth of torch's: there are a hundred of these in an evaluation.

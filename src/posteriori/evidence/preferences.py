@@ -92,13 +92,13 @@ class Preferences(ShownEvidence):
 
     def score(self, completions: Completions, columns: Columns) -> Scores:  # noqa: ARG002
         beta = known_beta(self.beta, "Preferences")
-        feature_ND = self._features(completions)
+        feature_ND = self.features(completions)
         log_evidence_N = self.model.posterior.log_evidence(
             feature_ND,
             beta * self.scale,
             self.uncertainty,
             self.kappa,
-            self._reference(completions),
+            self.reference(completions),
         )
         wrong = (~log_evidence_N.isfinite()).nonzero()[:, 0]
         if len(wrong):
@@ -111,14 +111,15 @@ class Preferences(ShownEvidence):
             )
         return Scores(log_evidence_N, beta * log_evidence_N)
 
-    def _features(self, completions: Completions) -> Tensor:
+    def features(self, completions: Completions) -> Tensor:
+        """h(c, y) of the reward model, float64 [N, D]."""
         try:
             return self.model.features(completions.prompts, completions.texts, self.batch_size)
         except PromptError as error:
             raise EvidenceError(error.what, where=error.where, hint=error.hint) from error
 
     def _references(self, references: Completions) -> dict[str, Tensor]:
-        feature_ND = self._features(references)
+        feature_ND = self.features(references)
         found = {}
         for at, prompt in enumerate(references.prompt_set):
             rows = (references.prompt_index_N == at).cpu()
@@ -126,7 +127,7 @@ class Preferences(ShownEvidence):
                 found[prompt_key(prompt)] = feature_ND[rows].mean(0)
         return found
 
-    def _reference(self, completions: Completions) -> Tensor:
+    def reference(self, completions: Completions) -> Tensor:
         """v of each completion's prompt, [N, D]."""
         default_D = self.model.posterior.reference_D
         of_prompt = [

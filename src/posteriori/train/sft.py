@@ -9,20 +9,18 @@ from typing import Any, Unpack
 
 import torch
 
-from posteriori.core.hooks import context_of
 from posteriori.core.protocols import LanguageModel
 from posteriori.core.registry import language_model
 from posteriori.core.seeds import generator
 from posteriori.core.settings.keywords import FitKeywords
-from posteriori.core.target import Target
 from posteriori.core.tensors import ints
 from posteriori.core.types import prompt_key
 from posteriori.data.demonstrations import Demonstration, read_demonstrations
 from posteriori.data.given_arguments import named_arguments
 from posteriori.errors import ConfigError
-from posteriori.models.tabular import TabularLM
 from posteriori.objectives.imitation.sft import SFT, tokenised
 
+from .demonstrated import demonstrated_target
 from .fit import StepCallback, fit, to_stderr
 from .fit_result import Fit
 from .monitor.likelihood import likelihood_figures
@@ -30,9 +28,6 @@ from .monitor.periodic_evaluation import Note
 
 FEWEST_ROWS = 20
 """From so many prompts (or rows of one prompt) on some are held out: fewer would judge nothing."""
-
-_LONGEST = 4096
-"""Tokens of a completion of a model that does not say how much its context holds."""
 
 
 @named_arguments
@@ -106,8 +101,7 @@ def sft(
     rows = read_demonstrations(data, completion_only=completion_only)
     seed = int(settings.get("seed", 0))
     kept, judging = _held_out(rows, held_out, seed)
-    longest = max_new_tokens or _longest(lm, rows)
-    target = Target(lm, [], _prompts(rows), longest)
+    target = demonstrated_target(lm, rows, max_new_tokens)
     if epochs is not None and "steps" in settings:
         raise ConfigError("both epochs and steps are given", where="sft", hint="remove one of them")
     steps = settings.get("steps") or math.ceil((epochs or 1) * len(kept) / rows_per_step)
@@ -152,15 +146,3 @@ def _held_out(
     return [row for row, key in pairs if key not in held], [
         row for row, key in pairs if key in held
     ]
-
-
-def _longest(lm: LanguageModel, rows: list[Demonstration]) -> int:
-    """Tokens of the longest completion, end of sequence included."""
-    depth = lm.max_new_tokens if isinstance(lm, TabularLM) else context_of(lm)
-    widest = Target(lm, [], _prompts(rows), depth or _LONGEST)
-    return int(tokenised(rows, widest, 0).all.lengths_N.max())
-
-
-def _prompts(rows: list[Demonstration]) -> list[Any]:
-    """Each prompt once."""
-    return list({prompt_key(each.prompt): each.prompt for each in rows}.values())

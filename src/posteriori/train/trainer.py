@@ -40,6 +40,7 @@ from .effective_draws import EffectiveDraws
 from .fit_result import OF_THE_RUN, stopped_by
 from .fit_result import Fit as Fit
 from .mismatch import mismatch, mismatch_finding, own_log_prob
+from .ptx import mix_of
 from .replay import Replay
 from .selection import Selection, State
 from .starting import new_policy
@@ -71,7 +72,8 @@ class Trainer:
         self.observers: list[StepCallback] = [] if on_step is None else [on_step]
         self.policy = self._new_policy()
         objective.prepare(target, self._new_policy, derive(settings.seed, "objective"))
-        self.updater = Updater(self.policy, objective, settings)
+        self.mix = mix_of(settings.ptx, target.prior, derive(settings.seed, "ptx"))
+        self.updater = Updater(self.policy, objective, settings, self.mix)
         self.replay = Replay(self._replayed())
         self.effective = EffectiveDraws(
             target, settings.steps, settings.seed if elsewhere else None
@@ -91,6 +93,11 @@ class Trainer:
             reserved=OF_THE_RUN,
             on_reward=self.learnable.rewards,
         )
+
+    @property
+    def _aims(self) -> bool:
+        """Whether the run is to end at the target: a pretraining mix leads it elsewhere."""
+        return self.objective.aims_at_target and self.mix is None
 
     def _new_policy(self) -> TrainableLM:
         settings, seed = self.settings, derive(self.settings.seed, "adapter")
@@ -160,7 +167,7 @@ class Trainer:
 
     def _hand_back(self) -> None:
         """Save the policy; where an earlier one was nearer, that one, and the last beside it."""
-        chosen = self.selection.chosen() if self.objective.aims_at_target else None
+        chosen = self.selection.chosen() if self._aims else None
         if chosen is not None:
             if self.run_directory:
                 save_folder(self.run_directory.last_policy, self.policy.save_pretrained)
@@ -236,6 +243,8 @@ class Trainer:
         state = self._state_before(step)
         updates = self.updater(draws, constants, share, step)
         self.replay.keep(fresh)
+        if self.mix is not None:
+            self.mix.taken()
         log_prob_N = self._log_prob_drawn(fresh)
         if not self.objective.on_policy:
             log_prob_N = updates[0].log_prob_N[: len(fresh)]
@@ -245,13 +254,14 @@ class Trainer:
             **self.objective.observe(fresh, log_prob_N),
             **effective,
             **of_engine,
+            **updates[0].of_mix,
             "grad_norm": max(update.grad_norm for update in updates),
             "learning_rate": share * self.updater.full_rate,
             **self._learn_from(step, state, fresh, log_prob_N),
             "draws": len(fresh),
             "lm_tokens": fresh.cost.lm_tokens
             + tokens
-            + len(updates) * lm_tokens(draws.completions),
+            + len(updates) * (lm_tokens(draws.completions) + self.updater.tokens_of_mix),
             "draw_seconds": drawn - start,
             "seconds": time.perf_counter() - start,
             **self.context.metrics,
@@ -277,7 +287,7 @@ class Trainer:
 
     def _state_before(self, step: int) -> State | None:
         """A copy of the weights, where they may be handed back."""
-        if not (self.objective.aims_at_target and self.selection.begins(step)):
+        if not (self._aims and self.selection.begins(step)):
             return None
         state = self.policy.trained_state()
         return {name: tensor.detach().clone() for name, tensor in state.items()}
@@ -286,7 +296,7 @@ class Trainer:
         self, step: int, state: State | None, fresh: Draws, log_prob_N: Tensor
     ) -> dict[str, float]:
         """What draws that no update had used say of the rate, and of the policy that met them."""
-        if not self.objective.aims_at_target or bool(fresh.log_proposal_N.isnan().any()):
+        if not self._aims or bool(fresh.log_proposal_N.isnan().any()):
             return {}
         if self.forward is None:
             ruled_out = bool(fresh.log_evidence_N.isneginf().any())
@@ -336,6 +346,8 @@ class Trainer:
             self.finished = restored.step
             self.objective.load_state_dict(restored.others["objective"])
             self.replay.load_state_dict(restored.others["replay"], self.policy.decode)
+            if self.mix is not None:
+                self.mix.load_state_dict(restored.others["ptx"])
             self.effective.load_state_dict(restored.others["effective"], self.policy.decode)
             self.learnable.load_state_dict(restored.others["learnable"])
             if self.updater.auto is not None:
@@ -373,6 +385,7 @@ class Trainer:
         return {
             "objective": self.objective.state_dict(),
             "replay": self.replay.state_dict(),
+            **({} if self.mix is None else {"ptx": self.mix.state_dict()}),
             "effective": self.effective.state_dict(),
             "learnable": self.learnable.state_dict(),
             "rate": None if auto is None else auto.state_dict(),

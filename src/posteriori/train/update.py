@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin
 from torch import Tensor, nn
 
+from posteriori.core.draw import lm_tokens
 from posteriori.core.protocols import TrainableLM
 from posteriori.core.run.out_of_memory import is_out_of_memory
 from posteriori.core.settings.training import FitConfig
@@ -24,17 +25,20 @@ from posteriori.train.step_size.first_step import calibrated
 from posteriori.train.step_size.step_signal import Signal
 
 from . import guards
+from .ptx import PretrainingMix
 
 _MEASURED_BY = 64
 """Draws by which the first step's change of the policy is measured."""
 
 
 class Update(NamedTuple):
-    """One gradient step: its loss, log pi of each draw before it [N], the gradient's norm."""
+    """One gradient step: its loss, log pi of each draw before it [N], the gradient's norm, and what
+    the record says of a pretraining mix."""
 
     loss: float
     log_prob_N: Tensor
     grad_norm: float
+    of_mix: dict[str, float]
 
 
 class Updater:
@@ -44,8 +48,15 @@ class Updater:
     stops a run in between leaves half a step.
     """
 
-    def __init__(self, policy: TrainableLM, objective: Objective, settings: FitConfig) -> None:
+    def __init__(
+        self,
+        policy: TrainableLM,
+        objective: Objective,
+        settings: FitConfig,
+        mix: PretrainingMix | None = None,
+    ) -> None:
         self.policy, self.objective, self.settings = policy, objective, settings
+        self.mix, self._of_mix = mix, dict[str, float]()
         self.parameters = [p for p in policy.module.parameters() if p.requires_grad]
         self.auto = AutoRate(settings.first_rate) if settings.learning_rate == "auto" else None
         self._fixed_rate = settings.first_rate if self.auto else float(settings.learning_rate)
@@ -72,6 +83,8 @@ class Updater:
             torch.optim.AdamW(groups, weight_decay=settings.weight_decay, fused=True)
         )
         self.under_way = False
+        self.tokens_of_mix = 0
+        """Of the last update's pretraining mix."""
         self.rows_that_fit: int | None = None
         """The largest micro-batch, where memory has run out with a larger one."""
         self.on_finding: Callable[[Finding], None] = lambda _: None
@@ -114,7 +127,7 @@ class Updater:
             self._first_step(self.auto, draws, log_prob_N, share)
         else:
             self.optimizer.step()
-        return Update(loss, log_prob_N, float(grad_norm))
+        return Update(loss, log_prob_N, float(grad_norm), self._of_mix)
 
     def _first_step(self, auto: AutoRate, draws: Draws, log_prob_N: Tensor, share: float) -> None:
         """A step whose size is found by what it changes, and the rate with it."""
@@ -166,6 +179,7 @@ class Updater:
         own, and then all have the sum."""
         self.optimizer.zero_grad()
         parts = gathered(lambda: self._of_groups(draws, constants, groups))
+        self._add_mix()
         sum_gradients([p for each in self.optimizer.param_groups for p in each["params"]])
         log_prob_N = torch.empty_like(draws.log_prior_N)
         for _, rows, log_prob_n in parts:
@@ -191,6 +205,34 @@ class Updater:
         if not groups:
             return 0.0, torch.empty(0, dtype=torch.long), draws.log_prior_N.new_empty(0)
         return total, torch.cat(groups), torch.cat(found)
+
+    def _add_mix(self) -> None:
+        """The gradient of the pretraining mix's term, beside the objective's: with several
+        processes each adds that of its share of the rows."""
+        mix, world = self.mix, current()
+        if mix is None:
+            return
+        completions = mix.next()
+        mine = torch.arange(len(completions))
+        if world is not None:
+            each = shares(len(completions), world.size, completions.lengths_N.tolist())[world.rank]
+            mine = torch.arange(each.start, each.stop)
+        own = completions.select(mine)
+
+        def added() -> tuple[float, int]:
+            if not len(mine):
+                return 0.0, 0
+            total = 0.0
+            for rows in self._limited(self.policy.micro_batches(own, 1), 1):
+                log_prob_n = self.policy.token_log_prob(own.select(rows)).sum(-1)
+                loss = -log_prob_n.sum() / len(completions)
+                self.accelerator.backward(mix.weight * loss)
+                total += float(loss.detach())
+            return total, lm_tokens(own)
+
+        found = gathered(added)
+        self._of_mix = {"ptx_loss": sum(loss for loss, _ in found)}
+        self.tokens_of_mix = sum(tokens for _, tokens in found)
 
     def _halve(self, groups: list[Tensor]) -> bool:
         """Allow half of the largest micro-batch at most; false where it cannot be split."""
@@ -232,6 +274,10 @@ class Updater:
     def _micro_batches(self, completions: Completions) -> list[Tensor]:
         together = self.objective.rows_together
         groups = self.policy.micro_batches(completions, together, self.objective.reads_choices)
+        return self._limited(groups, together)
+
+    def _limited(self, groups: list[Tensor], together: int) -> list[Tensor]:
+        """The groups, none larger than the user or memory allows."""
         limits = [self.settings.micro_batch_size, self.rows_that_fit]
         sizes = [max(1, size // together) * together for size in limits if size is not None]
         return [part for g in groups for part in g.split(min(sizes))] if sizes else groups

@@ -11,7 +11,14 @@ from helpers import WORDS, generator, tiny_lm
 from sacrebleu.metrics.bleu import BLEU
 
 import posteriori as po
-from posteriori.diagnostics.diversity import GROUPS, TOGETHER, self_bleu, unique_fraction
+from posteriori.diagnostics import diversity
+from posteriori.diagnostics.diversity import (
+    GROUPS,
+    TOGETHER,
+    self_bleu,
+    self_bleus,
+    unique_fraction,
+)
 from posteriori.diagnostics.evaluate.perplexity import perplexity
 from posteriori.diagnostics.quantiles import QUANTILES, exact_quantile, quantile
 
@@ -120,6 +127,19 @@ def test_self_bleu_compares_groups_of_six(table):
     assert found.standard_error > 0
     assert math.isnan(self_bleu(drawn.select(slice(0, 11))).standard_error)
     assert self_bleu(drawn.select(slice(0, 2))).num_draws == 2
+
+
+def test_self_bleu_of_all_prompts_at_once_is_that_of_each(table, monkeypatch):
+    """In parts of any size, and where prompts have other numbers of draws."""
+    drawn = table.sample(["x"], 120, 3, generator())
+    rows = [torch.arange(at, at + size) for at, size in ((0, 36), (5, 40), (60, 7), (80, 2))]
+    alone = [self_bleu(drawn.select(each)) for each in rows]
+    for tokens in (1, 2**20):
+        monkeypatch.setattr(diversity, "_AT_ONCE", tokens)
+        for one, other in zip(alone, self_bleus(drawn, rows), strict=True):
+            assert (one.value, one.num_draws) == (other.value, other.num_draws)
+            assert str(one.standard_error) == str(other.standard_error)
+    assert len({each.value for each in alone}) > 2
 
 
 def test_with_exact_draws_the_targets_entropy_is_theirs():

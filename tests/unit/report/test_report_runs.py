@@ -6,80 +6,24 @@ import csv
 import json
 import math
 import shutil
-from pathlib import Path
 
-import matplotlib.style
-import numpy as np
 import pytest
 import yaml
+from made_runs import DRAWS, target_at
 from report_cases import HOSTILE, estimate, policy_of, report_of, subject_of
 
 import posteriori as po
-from posteriori.cli.files.evaluation import evaluation_json, write_evaluation
 from posteriori.cli.files.run_report import write_report_files
 from posteriori.core.draw import draw
 from posteriori.core.seeds import generator
-from posteriori.diagnostics.frontier.curve import Point
 from posteriori.diagnostics.frontier.frontier import frontier, frontier_of
 from posteriori.errors import CheckpointError, ConfigError
 from posteriori.objectives.policy_gradient.rloo import RLOO
 from posteriori.report import gather, write_report
-from posteriori.report.draw.histograms import rows
-from posteriori.report.draw.plane import error_at, least_kl, plane
-from posteriori.report.draw.theme import LIGHT, settings
 from posteriori.report.write.csv_files import tables, write_csv
 from posteriori.report.write.markdown import markdown, model_card
 from posteriori.report.write.verdict import verdict
 from posteriori.runs.draw_records import Drawn
-
-WORDS = ["<eos>", "good", "bad"]
-DRAWS = 120
-
-
-def target_at(beta: float) -> po.Target:
-    prior = po.TabularLM.random(WORDS, 3, ("x", "y"), seed=1)
-    reward = po.Reward(lambda completions, **_: [float(c.count("good")) for c in completions], beta)
-    return po.Target(prior, [reward], ["x", "y"], 3)
-
-
-def make_run(folder: Path, beta: float = 1.0, objective: str = "rloo", **about) -> Path:
-    """A run as the command line leaves it, on a table."""
-    target = target_at(beta)
-    config = {
-        "prior": {"path": "owner/prior"},
-        "evidence": [{"kind": "reward", "function": "my.py:reward", "beta": beta}],
-        "max_new_tokens": 3,
-        **about,
-    }
-    fit = po.fit(
-        target,
-        objective,
-        steps=4,
-        num_samples=4,
-        learning_rate=0.1,
-        output_dir=folder,
-        config=config,
-    )
-    reports = {
-        "prior": po.evaluate(target, target.prior, DRAWS, seed=3),
-        objective: po.evaluate(target, fit.policy, DRAWS, seed=4),
-    }
-    evaluation = evaluation_json(reports, num_samples=DRAWS, posterior=0, seed=0)
-    write_evaluation(folder / "evaluation.json", evaluation)
-    write_report_files(folder, target, reports)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def two_runs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs")
-    return [make_run(folder / "gentle", 1.0), make_run(folder / "strong", 0.5, "grpo")]
-
-
-@pytest.fixture
-def run(two_runs, tmp_path) -> Path:
-    """A run that a test may spoil."""
-    return Path(shutil.copytree(two_runs[0], tmp_path / "run"))
 
 
 class TestOneRun:
@@ -318,72 +262,6 @@ class TestDraws:
     def test_a_prompt_without_weight_has_none(self):
         report = report_of(["a", "b"], prompts=["x", "y"], rewards=[-math.inf, 0.5])
         assert Drawn.of(report.draws).share_N.tolist() == [0.0, 0.5]
-
-
-class TestPlane:
-    def test_the_gap_is_what_was_wasted(self, two_runs):
-        curve = gather(two_runs[:1]).curve
-        middle = curve.points[12]
-        policy = policy_of(
-            "p",
-            kl_to_prior=estimate(middle.kl.value + 0.25),
-            mean_reward=estimate(middle.reward.value),
-        )
-        assert least_kl(policy, curve) == pytest.approx(middle.kl.value, rel=1e-12)
-        assert least_kl(policy, None) is None
-        told = policy_of("p", wasted_nats=estimate(0.5), kl_to_prior=estimate(1.5))
-        assert least_kl(told, None) == 1.0
-        beyond = policy_of("p", mean_reward=estimate(99.0))
-        assert least_kl(beyond, curve) is None
-
-    def test_what_is_drawn_is_what_was_estimated(self, two_runs):
-        subject = gather(two_runs)
-        points = subject.curve.points
-        spent = policy_of("spent", kl_to_prior=estimate(9.0), wasted_nats=estimate(8.5))
-        with matplotlib.style.context(settings(LIGHT), after_reset=True):
-            (axes,) = plane([spent], None, subject.curve, LIGHT).axes
-        line = next(each for each in axes.lines if str(each.get_label()).startswith("frontier"))
-        assert list(line.get_xdata()) == [point.kl.value for point in points]
-        assert list(line.get_ydata()) == [point.reward.value for point in points]
-        (band,) = axes.collections[:1]
-        top = band.get_paths()[0].vertices[:, 1].max()
-        tops = [point.reward.value + 2 * error_at(point) for point in points]
-        assert top == pytest.approx(max(tops), rel=1e-9)
-        (gap,) = [text for text in axes.texts if text.arrow_patch is not None]
-        assert gap.xyann == (0.5, 0.5)
-        assert gap.xy == (9.0, 0.5)
-        assert axes.get_xscale() == "symlog"
-
-    def test_only_log_zs_error_moves_the_curve(self):
-        """The band at a fixed KL, against the curve moved by a small change of log Z: reward(KL) =
-        min over beta of beta (KL + log Z(beta))."""
-        mean, spread, shift, error = 1.0, 0.8, 1e-6, 0.05
-        betas = np.linspace(0.2, 4, 400_001)
-        log_z = mean / betas + spread**2 / (2 * betas**2)  # a normal reward's
-
-        def reward_at(kl: float, moved: float) -> float:
-            return float((betas * (kl + log_z + moved)).min())
-
-        beta = 0.5
-        kl, reward = spread**2 / (2 * beta**2), mean + spread**2 / beta
-        slope = (reward_at(kl, shift) - reward_at(kl, 0.0)) / shift
-        exact = mean / beta + spread**2 / (2 * beta**2)
-        point = Point(
-            beta, estimate(kl, 9.0), estimate(reward, 9.0), estimate(exact, error), 0.1, "prior"
-        )
-        assert error_at(point) == pytest.approx(slope * error, rel=1e-3)
-        of_something_else = Point(
-            beta, estimate(kl), estimate(reward + 1, 0.3), estimate(exact, error), 0.1, "prior"
-        )
-        assert error_at(of_something_else) == 0.3
-
-    def test_the_target_is_drawn_by_the_draws_that_say_most(self):
-        texts = ["t"] * 40
-        even = policy_of("even", texts, [0.0] * 40)
-        uneven = policy_of("uneven", texts, [30.0] + [0.0] * 39)
-        names = [row.name for row in rows([uneven, even], None)]
-        assert names == ["uneven", "even", "target (even weighted)"]
-        assert [row.name for row in rows([uneven], None)] == ["uneven"]
 
 
 class TestMarkdownAndCsv:

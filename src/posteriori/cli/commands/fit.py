@@ -119,6 +119,8 @@ def _run(plan: Plan, *, resume: bool, overwrite: bool, as_json: bool, quiet: boo
     record = about(plan)
     if chosen is not None and (written := chosen.written()):
         record["objective_settings"] = written
+    if config.fit.ptx is not None:
+        record["ptx"] = config.fit.ptx.model_dump(mode="json")
     moments = Unfinished(folder / "moments")
     if overwrite:
         moments.done()
@@ -135,7 +137,7 @@ def _run(plan: Plan, *, resume: bool, overwrite: bool, as_json: bool, quiet: boo
         result = run_fit(
             target,
             objective if chosen is None else chosen.make(),
-            config=config.fit,
+            config=config.fit.model_copy(update={"ptx": plan.ptx}),
             start=start,
             output_dir=folder,
             resume=resume,

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
-from .training import LoraSettings, TrackerName
+from .training import LoraSettings, PtxSettings, TrackerName
 
 Lora = LoraSettings | Mapping[str, Any]
 
@@ -31,6 +31,7 @@ class FitKeywords(TypedDict, total=False):
     checkpoint_every: int | None
     keep_checkpoints: int
     replay: int | None
+    ptx: PtxSettings | Mapping[str, Any] | None
     kl_budget: float | None
     reward_target: float | None
     budget_samples: int

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -17,6 +18,7 @@ from pydantic import (
     PlainValidator,
 )
 
+from posteriori.data.rows import rows_of
 from posteriori.errors import ConfigError
 
 from .strict import Strict, as_tuple
@@ -52,6 +54,32 @@ class LoraSettings(Strict):
     target_modules: Annotated[
         str | tuple[str, ...], BeforeValidator(as_tuple), AfterValidator(_pattern)
     ] = "all-linear"
+
+
+def _rows(value: Any) -> Any:
+    """A path, or the rows of whatever else has rows: settings are recorded as plain values."""
+    if value is None or isinstance(value, str | Path):
+        return None if value is None else str(value)
+    return [row for _, row in rows_of(value, "data")]
+
+
+class PtxSettings(Strict):
+    """A pretraining mix beside the objective: InstructGPT's PPO-ptx, for any objective.
+
+    Args:
+        data: demonstrations as `posteriori.sft` takes them: a file, or rows.
+        weight: nats of KL(data, policy) that count as one nat of the objective.
+        rows_per_step: rows per step.
+        completion_only: prompts are given and not learned.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+    """
+
+    data: Annotated[str | list[dict[str, Any]], BeforeValidator(_rows)]
+    weight: float = Field(default=1.0, gt=0)
+    rows_per_step: int = Field(default=16, ge=1)
+    completion_only: bool = True
 
 
 TrackerName = Literal["tensorboard", "wandb", "trackio", "mlflow"]
@@ -102,6 +130,7 @@ class FitConfig(Strict):
         checkpoint_every: steps between checkpoints; left out, a tenth of the run.
         keep_checkpoints: how many stay on disk.
         replay: earlier steps whose draws join each step; left out, the objective's own number.
+        ptx: demonstrations whose likelihood joins the loss: {"data": ..., "weight": 1.0}.
         kl_budget: KL(policy, prior) in nats, in place of beta.
         reward_target: mean reward, in place of beta.
         budget_samples: draws of the prior per prompt that beta is found from.
@@ -138,6 +167,7 @@ class FitConfig(Strict):
     checkpoint_every: int | None = Field(default=None, ge=1)
     keep_checkpoints: int = Field(default=2, ge=1)
     replay: int | None = Field(default=None, ge=0)
+    ptx: PtxSettings | None = None
     kl_budget: float | None = Field(default=None, gt=0)
     reward_target: float | None = None
     budget_samples: int = Field(default=2000, ge=100)

@@ -14,7 +14,7 @@ from posteriori.core.reliability import SURPRISE, missed_of_mean, rarest
 from posteriori.core.rows_of_prompts import rows_of_prompts, split_rows
 from posteriori.core.target import Target
 from posteriori.core.types import Completions, Draws, Estimate
-from posteriori.diagnostics.diversity import distinct_n, self_bleu, unique_fraction
+from posteriori.diagnostics.diversity import distinct_n, self_bleus, unique_fraction
 from posteriori.diagnostics.mixture import Mixture, Stratum
 from posteriori.diagnostics.policy_means import mean_log_ratio, mean_of_policy
 from posteriori.diagnostics.quantiles import QUANTILES, combined, quantile
@@ -101,7 +101,9 @@ def figures_of(
         "truncated": _truncated(draws, num_prompts),
         "distinct_2": combine([distinct_n(each, 2) for each in texts], "heuristic"),
         "unique_fraction": combine([unique_fraction(each) for each in texts], "heuristic"),
-        "self_bleu": combine([self_bleu(each) for each in texts], "heuristic"),
+        "self_bleu": combine(
+            self_bleus(draws.completions, rows_of_prompts(draws.completions)), "heuristic"
+        ),
     }
 
 

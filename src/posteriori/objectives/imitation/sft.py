@@ -58,6 +58,10 @@ class SFT(Objective[SFTConfig]):
     def on_policy(self) -> bool:
         return False
 
+    @property
+    def draws_nothing(self) -> bool:
+        return True
+
     def prepare(self, target: Target, new_policy: Callable[[], TrainableLM], seed: int) -> None:  # noqa: ARG002
         data = tokenised(self._demonstrations, target, seed)
         self.rows = TakenRows(data, "demonstrations", with_prior=False)

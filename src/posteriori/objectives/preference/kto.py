@@ -192,7 +192,8 @@ class KTO(Objective[KTOConfig]):
             self.rows.observe(draws)
         else:
             figures |= super().observe(draws, log_prob_N)
-            self._kl_of_step = _kl(log_ratio_N, on_policy=self.on_policy)
+            of_prior = _kl_by_prior(draws, log_ratio_N)
+            self._kl_of_step = figures["kl_to_prior"] if self.on_policy else of_prior
         self.kl = self.kl.lerp(torch.full_like(self.kl, self._kl_of_step), self.settings.kl_rate)
         return figures
 
@@ -210,10 +211,7 @@ def _ordered(score_N: Tensor, p_N: Tensor) -> float | None:
     return float((p_N * (below_N1[first_N] + below_N1[last_N]) / 2).sum() / pairs)
 
 
-def _kl(log_ratio_N: Tensor, *, on_policy: bool) -> float:
-    """KL(pi, prior) from draws of the policy, or of the prior: E[t log t - t + 1], t = pi/prior,
-    which is never below 0."""
-    if on_policy:
-        return float(log_ratio_N.mean())
-    t_N = log_ratio_N.exp()
-    return float((t_N * log_ratio_N - t_N + 1).mean())
+def _kl_by_prior(draws: Draws, log_ratio_N: Tensor) -> float:
+    """KL(pi, prior) from draws of the prior: E[t log t - t + 1], t = pi/prior, never below 0."""
+    t_N, drawn_N = log_ratio_N.exp(), (draws.log_prior_N - draws.log_proposal_N).exp()
+    return float((drawn_N * (t_N * log_ratio_N - t_N + 1)).mean())

@@ -1,0 +1,99 @@
+"""Every recipe's targets are what its README says, and its command runs, at the size of a test."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+
+import posteriori as po
+from posteriori.cli.main import run
+
+pytestmark = pytest.mark.long
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+CONFIGS = sorted(str(path.relative_to(RECIPES)) for path in RECIPES.glob("*/*.toml"))
+
+
+def test_every_recipe_is_listed_with_its_command():
+    listed = (RECIPES / "README.md").read_text()
+    for folder in sorted(path for path in RECIPES.iterdir() if path.is_dir()):
+        assert f"({folder.name}/README.md)" in listed
+        assert f" recipes/{folder.name}/" in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_run_file_is_checked(name, tmp_path, capsys):
+    """Those without a table of fit are refused for that alone."""
+    elsewhere = f"output_dir={json.dumps(str(tmp_path / 'run'))}"
+    code = run(["fit", str(RECIPES / name), "--dry-run", "--set", elsewhere])
+    trains = "[fit]" in (RECIPES / name).read_text()
+    assert code == (0 if trains else 2)
+    assert trains or "'fit' is missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["pointwise", "distributional", "hybrid"])
+def test_gdc_asks_for_what_it_says(kind):
+    """On weighted draws of 1,500 per prompt: each one that counts keeps the constraint, and the
+    share of "she" is 0.5 within 5.5 standard errors of draws and lambda (a false alarm in 10^7)."""
+    smaller = [] if kind == "pointwise" else [f"evidence.{kind == 'hybrid':d}.num_samples=1500"]
+    target = po.load_target(RECIPES / "gdc" / f"{kind}.toml", smaller)
+    draws = po.sample(target, "importance", 1500, seed=5)
+    features = _module("features")
+    counts = draws.log_weight > -math.inf
+    gendered = features.gendered(draws.texts)
+    if kind != "distributional":
+        assert all(says for says, weighs in zip(gendered, counts.tolist(), strict=True) if weighs)
+    if kind == "pointwise":
+        share = sum(features.she(draws.texts)) / len(draws)
+        assert 0.05 < share < 0.2
+        return
+    (met,) = target.means_met(draws)
+    error = math.hypot(met.attained.standard_error, 0.25 * met.lambda_.standard_error)
+    assert abs(met.attained.value - 0.5) < 5.5 * error
+    assert error < 0.05
+
+
+def test_gdc_trains_towards_it(tmp_path, capsys):
+    """Five steps: the run is kept, with the mean that was wanted and what prior and policy have."""
+    settings = {
+        "output_dir": json.dumps(str(tmp_path / "run")),
+        "evidence.0.num_samples": "500",
+        "fit.steps": "5",
+        "fit.num_samples": "24",
+        "evaluate.num_samples": "200",
+    }
+    given = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
+    assert run(["fit", str(RECIPES / "gdc" / "distributional.toml"), "--quiet", *given]) == 0
+    assert "0.5 wanted" in capsys.readouterr().out
+    assert (tmp_path / "run" / "report.html").is_file()
+
+
+def test_json_is_what_the_schema_allows(tmp_path, capsys):
+    config = RECIPES / "constrained_json" / "run.toml"
+    out = tmp_path / "draws.jsonl"
+    assert run(["sample", str(config), "-o", str(out), "--num-samples", "8", "--quiet"]) in (0, 1)
+    assert "log Z" in capsys.readouterr().out
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    counting = [row for row in rows if row["weight"]]
+    assert counting
+    for row in counting:
+        review = json.loads(row["completion"])
+        assert set(review) == {"sure", "stars"}
+        assert isinstance(review["sure"], bool)
+        assert review["stars"] in range(1, 6)
+
+
+def _module(name: str):
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location(name, RECIPES / "gdc" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    sys.modules.pop(name, None)
+    return module
