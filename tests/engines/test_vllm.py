@@ -115,7 +115,7 @@ def test_another_temperature_is_refused(target, monkeypatch):
     ("objective", "policy", "rate"), [("vargrad", "full", 1.5e-3), ("rloo", "lora", 5e-3)]
 )
 def test_training_comes_to_the_target(target, objective, policy, rate):
-    """100 steps without an engine end 0.03 to 0.06 nats from it on the worst prompt, where the prior
+    """100 steps without an engine end 0.03 to 0.06 nats from it on the worst prompt; the prior
     is 1.06 nats away."""
     exact = po.exact(target)
     settings = {"steps": 100, "num_samples": 48, "policy": policy, "learning_rate": rate}
