@@ -16,6 +16,8 @@ pytestmark = pytest.mark.long
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 CONFIGS = sorted(str(path.relative_to(RECIPES)) for path in RECIPES.glob("*/*.toml"))
+AFTER_OTHERS = {"dpo/run.toml"}
+"""They read what an earlier command of their recipe writes: their own tests run both."""
 
 
 def test_every_recipe_is_listed_with_its_command():
@@ -25,7 +27,7 @@ def test_every_recipe_is_listed_with_its_command():
         assert f" recipes/{folder.name}/" in (folder / "README.md").read_text()
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name not in AFTER_OTHERS])
 def test_every_run_file_is_checked(name, tmp_path, capsys):
     """Those without a table of fit are refused for that alone."""
     elsewhere = f"output_dir={json.dumps(str(tmp_path / 'run'))}"
@@ -85,6 +87,62 @@ def test_json_is_what_the_schema_allows(tmp_path, capsys):
         assert set(review) == {"sure", "stars"}
         assert isinstance(review["sure"], bool)
         assert review["stars"] in range(1, 6)
+
+
+def test_dpo_learns_what_the_simulated_people_like(tmp_path, capsys):
+    """Twelve steps on two prompts' pairs, judged by those of two others: labels follow what is
+    liked, pairs that are trained on come right, and the run says how many others do."""
+    pairs = tmp_path / "pairs.jsonl"
+    people, config = (str(RECIPES / "dpo" / f"{name}.toml") for name in ("people", "run"))
+    four = 'prompts=["My boss is", "My job is", "You look", "This movie was"]'
+    sizes = ["--num-pairs", "120", "--scale", "0.25", "--quiet"]
+    assert run(["simulate-preferences", people, "-o", str(pairs), "--set", four, *sizes]) == 0
+    rows = [json.loads(line) for line in pairs.read_text().splitlines()]
+    assert len(rows) == 120
+    differ = [row for row in rows if row["chosen_utility"] != row["rejected_utility"]]
+    # Each is wrong with a probability of at most sigmoid(-4) = 0.018: more than a quarter of the
+    # twenty or more would be, by chance, once in 10^6 data sets.
+    assert len(differ) >= 20
+    wrong = sum(row["chosen_utility"] < row["rejected_utility"] for row in differ)
+    assert wrong <= len(differ) / 4
+    settings = {
+        "output_dir": json.dumps(str(tmp_path / "run")),
+        "fit.objective_settings.pairs": json.dumps(str(pairs)),
+        "fit.objective_settings.held_out": "0.5",
+        "fit.objective_settings.pairs_per_step": "15",
+        "fit.steps": "12",
+        "evaluate.num_samples": "20",
+    }
+    given = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
+    assert run(["fit", config, "--quiet", "--set", four, *given]) == 0
+    assert "held-out pairs" in capsys.readouterr().out.lower()
+    told = json.loads((tmp_path / "run" / "evaluation.json").read_text())["pairs"]
+    assert told["held_out"]
+    assert told["num_pairs"] == 60
+    metrics = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    accuracy = [json.loads(line)["accuracy"] for line in metrics]
+    # The first four steps are of new pairs, the last four see them for the third time.
+    assert sum(accuracy[-4:]) > sum(accuracy[:4])
+
+
+def test_distil_nears_its_teacher(tmp_path):
+    """The target is the teacher: log Z is 0, and twelve steps come nearer."""
+    config = str(RECIPES / "distil" / "run.toml")
+    target = po.load_target(RECIPES / "distil" / "run.toml")
+    before = po.evaluate(target, target.prior, num_samples=400)
+    # Unbiased at weight 1, so within 6 errors of 0 (a false alarm in 10^8).
+    assert abs(before["log_z"].value) < 6 * before["log_z"].standard_error + 0.05
+    settings = {
+        "output_dir": json.dumps(str(tmp_path / "run")),
+        "fit.steps": "12",
+        "evaluate.num_samples": "20",
+    }
+    given = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
+    assert run(["fit", config, "--quiet", *given]) == 0
+    after = po.evaluate(target, tmp_path / "run" / "policy", num_samples=400)["kl_to_target"]
+    kl = before["kl_to_target"]
+    error = math.hypot(kl.standard_error, after.standard_error)
+    assert kl.value - after.value > 2 * error
 
 
 def _module(name: str):
