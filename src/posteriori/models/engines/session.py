@@ -150,7 +150,9 @@ class Session:
         with torch.no_grad():
             pi_M = lm.token_log_prob(completions).double()[mask_NL].cpu()
         if anchor is None:
-            self.comparison = compared(q_M, pi_M)
+            assert completions.token_log_prob_NL is not None, "an engine has drawn them"
+            drawn_M = completions.token_log_prob_NL[mask_NL].cpu()
+            self.comparison = compared(q_M, pi_M, drawn_M)
         else:
             self.comparison = compared_after(q_M, pi_M, anchor.q_M, anchor.pi_M)
         tolerance = backend.tolerance if self._tolerance is None else self._tolerance

@@ -49,13 +49,18 @@ class Comparison(NamedTuple):
                 f"its log-probs differ from the model's by {self.error:.3g} nats per token, and "
                 f"rounding explains {tolerance:.3g}"
             )
+        if self.error_before > tolerance:
+            return (
+                f"the log-probs of its draws differ from the model's by {self.error_before:.3g} "
+                f"nats per token, and rounding explains {tolerance:.3g}"
+            )
         if self.slope < -_MISSED - _SIGMA * self.slope_error:
             return (
                 f"it has {max(0.0, 1 + self.slope):.0%} of the last update "
                 f"(± {self.slope_error:.0%})"
             )
         allowed = _GROWTH * max(self.error_before, _FLOOR * tolerance)
-        if self.error > allowed:
+        if not math.isnan(self.slope) and self.error > allowed:
             return (
                 f"by the last update its error grew from {self.error_before:.3g} to "
                 f"{self.error:.3g} nats per token"
@@ -63,9 +68,11 @@ class Comparison(NamedTuple):
         return None
 
 
-def compared(q_M: Tensor, pi_M: Tensor) -> Comparison:
-    """The engine's and the model's log-probs of M tokens, without an update between."""
-    return Comparison(_size(q_M - pi_M))
+def compared(q_M: Tensor, pi_M: Tensor, drawn_M: Tensor | None = None) -> Comparison:
+    """The engine's and the model's log-probs of M tokens, without an update between; `drawn_M` are
+    those that the engine gave when it drew them."""
+    drawn = math.nan if drawn_M is None else _size(drawn_M - pi_M)
+    return Comparison(_size(q_M - pi_M), drawn)
 
 
 def compared_after(

