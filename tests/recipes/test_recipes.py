@@ -90,15 +90,14 @@ def test_json_is_what_the_schema_allows(tmp_path, capsys):
 
 
 def test_dpo_learns_what_the_simulated_people_like(tmp_path, capsys):
-    """Twelve steps on two prompts' pairs, judged by those of two others: labels follow what is
-    liked, pairs that are trained on come right, and the run says how many others do."""
+    """Three passes over four pairs a prompt, judged by those of seven: labels follow what is liked,
+    pairs that are trained on come right, and the run says how many others do."""
     pairs = tmp_path / "pairs.jsonl"
     people, config = (str(RECIPES / "dpo" / f"{name}.toml") for name in ("people", "run"))
-    four = 'prompts=["My boss is", "My job is", "You look", "This movie was"]'
-    sizes = ["--num-pairs", "120", "--scale", "0.25", "--quiet"]
-    assert run(["simulate-preferences", people, "-o", str(pairs), "--set", four, *sizes]) == 0
+    sizes = ["--num-pairs", "144", "--scale", "0.25", "--quiet"]
+    assert run(["simulate-preferences", people, "-o", str(pairs), *sizes]) == 0
     rows = [json.loads(line) for line in pairs.read_text().splitlines()]
-    assert len(rows) == 120
+    assert len(rows) == 144
     differ = [row for row in rows if row["chosen_utility"] != row["rejected_utility"]]
     # Each is wrong with a probability of at most sigmoid(-4) = 0.018: more than a quarter of the
     # twenty or more would be, by chance, once in 10^6 data sets.
@@ -108,17 +107,17 @@ def test_dpo_learns_what_the_simulated_people_like(tmp_path, capsys):
     settings = {
         "output_dir": json.dumps(str(tmp_path / "run")),
         "fit.objective_settings.pairs": json.dumps(str(pairs)),
-        "fit.objective_settings.held_out": "0.5",
-        "fit.objective_settings.pairs_per_step": "15",
+        "fit.objective_settings.pairs_per_step": "29",
         "fit.steps": "12",
         "evaluate.num_samples": "20",
+        "evaluate.max_prompts": "4",
     }
     given = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
-    assert run(["fit", config, "--quiet", "--set", four, *given]) == 0
-    assert "held-out pairs" in capsys.readouterr().out.lower()
+    assert run(["fit", config, "--quiet", *given]) == 0
+    assert "of 28 held-out pairs" in " ".join(capsys.readouterr().out.split())
     told = json.loads((tmp_path / "run" / "evaluation.json").read_text())["pairs"]
     assert told["held_out"]
-    assert told["num_pairs"] == 60
+    assert told["num_pairs"] == 28
     metrics = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     accuracy = [json.loads(line)["accuracy"] for line in metrics]
     # The first four steps are of new pairs, the last four see them for the third time.
@@ -126,23 +125,25 @@ def test_dpo_learns_what_the_simulated_people_like(tmp_path, capsys):
 
 
 def test_distil_nears_its_teacher(tmp_path):
-    """The target is the teacher: log Z is 0, and twelve steps come nearer."""
-    config = str(RECIPES / "distil" / "run.toml")
-    target = po.load_target(RECIPES / "distil" / "run.toml")
+    """The target is the teacher: log Z is 0, so KL(policy, teacher) is -ELBO, and ten steps on two
+    of the prompts bring it down beyond its error."""
+    config = RECIPES / "distil" / "run.toml"
+    two = 'prompts=["My boss is", "You are"]'
+    target = po.load_target(config, [two])
     before = po.evaluate(target, target.prior, num_samples=400)
-    # Unbiased at weight 1, so within 6 errors of 0 (a false alarm in 10^8).
+    # Within 6 errors of draws (a false alarm in 10^8), and the bias of a logarithm.
     assert abs(before["log_z"].value) < 6 * before["log_z"].standard_error + 0.05
     settings = {
         "output_dir": json.dumps(str(tmp_path / "run")),
-        "fit.steps": "12",
+        "fit.steps": "10",
         "evaluate.num_samples": "20",
     }
     given = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
-    assert run(["fit", config, "--quiet", *given]) == 0
-    after = po.evaluate(target, tmp_path / "run" / "policy", num_samples=400)["kl_to_target"]
-    kl = before["kl_to_target"]
-    error = math.hypot(kl.standard_error, after.standard_error)
-    assert kl.value - after.value > 2 * error
+    assert run(["fit", str(config), "--quiet", "--set", two, *given]) == 0
+    after = po.evaluate(target, tmp_path / "run" / "policy", num_samples=400)["elbo"]
+    gain = after.value - before["elbo"].value
+    assert gain > 2 * math.hypot(after.standard_error, before["elbo"].standard_error)
+    assert after.value < 6 * after.standard_error
 
 
 def _module(name: str):
