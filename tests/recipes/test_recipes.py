@@ -112,7 +112,8 @@ def test_reasoning_says_pass_at_k_of_prior_policy_and_target(tmp_path, capsys):
     _fit(config, tmp_path, "fit.steps=8", "fit.num_samples=32", "evaluate.num_samples=60")
     capsys.readouterr()
     policy = ["--policy", str(tmp_path / "run" / "policy"), "--num-samples", "150"]
-    assert _module("reasoning", "pass_at_k").main([str(config), *policy]) == 0
+    measured = [str(config), *policy, "--set", "max_new_tokens=2"]
+    assert _module("reasoning", "pass_at_k").main(measured) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == ["prior", "policy", "target"]
     assert all("pass@16" in line for line in lines)
