@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 import posteriori as po
-from posteriori.core.types import Completions
+from posteriori.core.completions import Completions
 from posteriori.diagnostics.exact.exact import Exact
 
 Kind = Literal["k2", "k3"]

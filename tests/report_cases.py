@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 import posteriori as po
-from posteriori.core.types import Cost, Draws, Estimate, Finding, Prompt
+from posteriori.core.occurrence import Prompt
+from posteriori.core.types import Cost, Draws, Estimate, Finding
 from posteriori.diagnostics.evaluate.evaluate import Report
 from posteriori.report import PolicyResult, Subject
 from posteriori.report.result import SamplerNote

@@ -8,8 +8,8 @@ import copy
 import torch
 
 import posteriori as po
+from posteriori.core.completions import Completions
 from posteriori.core.settings.training import LoraSettings
-from posteriori.core.types import Completions
 from posteriori.models.causal import CausalLM
 
 RATES = (1e-4, 3e-4)

@@ -18,7 +18,7 @@ _WHERE = {
     "BestOf": "relative.best_of",
     "BestOfNConfig": "samplers.independent.best_of_n",
     "CausalLM": "models.causal",
-    "Completions": "core.types",
+    "Completions": "core.completions",
     "Composition": "evidence.composed.composition",
     "Configured": "core.settings.configured",
     "Strict": "core.settings.strict",
@@ -108,6 +108,7 @@ __all__ = [*_WHERE, "__version__"]
 
 if TYPE_CHECKING:
     from .config.target import load_target
+    from .core.completions import Completions
     from .core.default_progress import show_progress
     from .core.display.finding import Finding
     from .core.prompted import Prompted
@@ -118,7 +119,7 @@ if TYPE_CHECKING:
     from .core.settings.strict import Strict
     from .core.settings.training import FitConfig, FitRewardConfig, FitTwistConfig
     from .core.target import Target
-    from .core.types import Completions, Draws, Estimate
+    from .core.types import Draws, Estimate
     from .data.prompts import prompts
     from .diagnostics.evaluate.evaluate import evaluate
     from .diagnostics.evaluate.pass_at_k import PassAtK, newly_solved, pass_at_k

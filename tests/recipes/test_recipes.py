@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import posteriori as po
 from posteriori.cli.main import run
@@ -44,7 +45,7 @@ def test_gdc_asks_for_what_it_says(kind):
     smaller = [] if kind == "pointwise" else [f"evidence.{kind == 'hybrid':d}.num_samples=1500"]
     target = po.load_target(RECIPES / "gdc" / f"{kind}.toml", smaller)
     draws = po.sample(target, "importance", 1500, seed=5)
-    features = _module("features")
+    features = _module("gdc", "features")
     counts = draws.log_weight > -math.inf
     gendered = features.gendered(draws.texts)
     if kind != "distributional":
@@ -146,10 +147,50 @@ def test_distil_nears_its_teacher(tmp_path):
     assert after.value < 6 * after.standard_error
 
 
-def _module(name: str):
+def test_detoxify_trains_towards_inoffensive_text(tmp_path, capsys):
+    """Its reward is minus a probability, lower for an insult; weighted draws have more of it than
+    the prior's own, and two steps leave a run with its report."""
+    inoffensive = _module("detoxify", "reward").inoffensive
+    insult, greeting = inoffensive(["you are a fucking idiot", "have a nice day"])
+    assert -1 <= insult < -0.8
+    assert -0.2 < greeting <= 0
+    config = RECIPES / "detoxify" / "run.toml"
+    draws = po.sample(po.load_target(config), "importance", 100, seed=3)
+    rewards = torch.tensor(inoffensive(draws.texts)).view(3, 100)
+    weights = draws.log_weight.float().view(3, 100).softmax(1)
+    assert ((weights * rewards).sum(1) > rewards.mean(1)).all()
+    _fit(config, tmp_path, "fit.steps=2", "fit.num_samples=8", "evaluate.num_samples=60")
+    assert "KL to target" in capsys.readouterr().out
+
+
+def test_reasoning_says_pass_at_k_of_prior_policy_and_target(tmp_path, capsys):
+    correct = _module("reasoning", "verifier").correct
+    texts = [" 3, or 4", " 13", " three", " 4 not 3"]
+    assert correct(texts, answer=["3"] * 4) == [True, False, None, False]
+    config = RECIPES / "reasoning" / "run.toml"
+    _fit(config, tmp_path, "fit.steps=8", "fit.num_samples=32", "evaluate.num_samples=60")
+    capsys.readouterr()
+    policy = ["--policy", str(tmp_path / "run" / "policy"), "--num-samples", "150"]
+    measured = [str(config), *policy, "--set", "max_new_tokens=2"]
+    assert _module("reasoning", "pass_at_k").main(measured) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["prior", "policy", "target"]
+    assert all("pass@16" in line for line in lines)
+    prior, policy_, target = [float(line.split("pass@1 ")[1].split()[0]) for line in lines]
+    assert 0 < prior < policy_ < target == 1
+
+
+def _fit(config: Path, folder: Path, *settings: str) -> None:
+    elsewhere = f"output_dir={json.dumps(str(folder / 'run'))}"
+    given = [part for each in (elsewhere, *settings) for part in ("--set", each)]
+    assert run(["fit", str(config), "--quiet", *given]) in (0, 1)
+    assert (folder / "run" / "report.html").is_file()
+
+
+def _module(folder: str, name: str):
     import importlib.util
 
-    spec = importlib.util.spec_from_file_location(name, RECIPES / "gdc" / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, RECIPES / folder / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

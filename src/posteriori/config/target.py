@@ -14,10 +14,10 @@ from posteriori.errors import ConfigError
 from .check import Plan, make_plan
 
 if TYPE_CHECKING:
+    from posteriori.core.occurrence import Prompt
     from posteriori.core.progress import Progress
     from posteriori.core.protocols import LanguageModel
     from posteriori.core.target import Target
-    from posteriori.core.types import Prompt
     from posteriori.train.budget import Budget
 
 Note = Callable[[str], None]

@@ -9,13 +9,15 @@ import torch
 
 from posteriori.core.journal.journal import once
 
+from .completions import Completions
 from .cost import counted
+from .occurrence import Prompt
 from .progress import Progress, one_pass, portions
 from .protocols import LanguageModel
 from .same_outcomes import check_same_outcomes
 from .target import Target
 from .tensors import distinct, ints
-from .types import Completions, Cost, Draws, Prompt
+from .types import Cost, Draws
 
 
 def draw(

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from .completions import Completions
 from .hooks import DrawsElsewhere, Served
 from .prompted import Prompted, asked_of
 from .protocols import LanguageModel
-from .types import Completions
 
 
 def engine_of(lm: LanguageModel) -> DrawsElsewhere | None:

@@ -13,9 +13,10 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor
 
+from .completions import Completions
 from .journal.pieces import Counter
 from .protocols import Evidence, LanguageModel, PriorEvidence
-from .types import Completions, Finding
+from .types import Finding
 
 AnyEvidence = Evidence | PriorEvidence
 HookT = TypeVar("HookT")

@@ -14,9 +14,9 @@ from torch import Tensor
 from posteriori.data.given_arguments import named_arguments
 from posteriori.errors import ConfigError, ModelError
 
-from .occurrence import Message
+from .completions import Completions
+from .occurrence import Message, Prompt, prompt_key
 from .protocols import LanguageModel, NextTokenLM, NextTokens, Rows, SteppingLM, TrainableLM
-from .types import Completions, Prompt, prompt_key
 
 if TYPE_CHECKING:
     from posteriori.core.settings.training import LoraSettings

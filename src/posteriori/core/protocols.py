@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_ch
 import torch
 from torch import Tensor
 
-from .types import Completions, Draws, Estimate, Prompt
+from .completions import Completions
+from .occurrence import Prompt
+from .types import Draws, Estimate
 
 if TYPE_CHECKING:
     from posteriori.core.settings.training import LoraSettings
@@ -42,8 +44,8 @@ class LanguageModel(Protocol):
 
     Prior, proposal and policy are roles of it.
 
-    A protocol; the outcome space is that of `posteriori.core.types`, so that sum_y pi(y|c) = 1.
-    `posteriori.testing.check_language_model` says whether an object keeps it.
+    A protocol; the outcome space is that of `posteriori.core.completions`, so that the sum over y
+    of pi(y|c) is 1. `posteriori.testing.check_language_model` says whether an object keeps it.
 
     Example:
         >>> isinstance(prior, po.LanguageModel)

@@ -8,11 +8,12 @@ import torch
 
 from posteriori.errors import ModelError, OutcomeError
 
+from .completions import Completions
 from .hooks import HasEnvironment, HasTokenizer, HasVocabulary
+from .occurrence import Prompt
 from .prompted import Prompted, prompt_ids
 from .protocols import LanguageModel
 from .tensors import ints
-from .types import Completions, Prompt
 
 
 def difference_in_tokens(one: LanguageModel, other: LanguageModel) -> str | None:

@@ -16,6 +16,7 @@ from posteriori.data.prompts import PromptData, sample_rows
 from posteriori.data.prompts import prompts as read_prompts
 from posteriori.errors import ConfigError, EvidenceError
 
+from .completions import Completions
 from .cost import spend
 from .elsewhere import engine_of
 from .hooks import (
@@ -27,7 +28,7 @@ from .hooks import (
     name_of,
     those,
 )
-from .occurrence import marked, place_of
+from .occurrence import Prompt, marked, place_of, prompt_key
 from .protocols import (
     ErrorsOfFit,
     Evidence,
@@ -43,7 +44,7 @@ from .protocols import (
 from .registry import language_model
 from .same_outcomes import check_outcomes_of
 from .tensors import ints
-from .types import Completions, Draws, Finding, Prompt, prompt_key
+from .types import Draws, Finding
 from .user_functions.given_evidence import check_arguments, checked_evidence, placed
 
 PromptSource: TypeAlias = "Sequence[Prompt] | PromptData | Any"

@@ -17,7 +17,7 @@ from .is_prompt import is_prompt
 from .rows import rows_of
 
 if TYPE_CHECKING:
-    from posteriori.core.types import Prompt
+    from posteriori.core.occurrence import Prompt
 
 _EXAMPLE = '{"prompt": "...", "completion": "..."}, {"messages": [...]} or {"text": "..."}'
 

@@ -17,7 +17,7 @@ from .conversation import conversation
 from .preferences import split_pair
 
 if TYPE_CHECKING:
-    from posteriori.core.types import Prompt
+    from posteriori.core.occurrence import Prompt
 
 _MESSAGES = ("messages", "conversations")
 _ELSEWHERE = ("question", "query", "instruction", "problem", "input", "text")

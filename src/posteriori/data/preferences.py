@@ -19,7 +19,7 @@ from .is_prompt import is_prompt
 from .rows import rows_of
 
 if TYPE_CHECKING:
-    from posteriori.core.types import Prompt
+    from posteriori.core.occurrence import Prompt
 
 PairSource = Any
 """A path, a `datasets.Dataset`, a DataFrame, a list of rows: see `rows.rows_of`."""

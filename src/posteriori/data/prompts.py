@@ -19,7 +19,7 @@ from .infer import prompt_and_columns
 from .rows import Row, rows_of
 
 if TYPE_CHECKING:
-    from posteriori.core.types import Prompt
+    from posteriori.core.occurrence import Prompt
 
 RESERVED = (
     "prompts",

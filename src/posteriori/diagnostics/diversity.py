@@ -12,9 +12,10 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from torch import Tensor
 
+from posteriori.core.completions import Completions
 from posteriori.core.numerics import variance_of_mean
 from posteriori.core.reliability import NORMAL, RULE_OF_THREE
-from posteriori.core.types import Completions, Estimate
+from posteriori.core.types import Estimate
 
 
 def unique_fraction(completions: Completions) -> Estimate:

@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from posteriori.core.completions import Completions
 from posteriori.core.protocols import Columns, NextTokenHints, Scores
-from posteriori.core.types import Completions, Finding
+from posteriori.core.types import Finding
 from posteriori.data.given_arguments import named_arguments
 from posteriori.data.given_numbers import in_short
 from posteriori.errors import EvidenceError

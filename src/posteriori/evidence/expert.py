@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from posteriori.core.completions import Completions
 from posteriori.core.cost import spend
 from posteriori.core.draw import lm_tokens
 from posteriori.core.hooks import HasTokenizer, OnDevice
@@ -17,7 +18,6 @@ from posteriori.core.protocols import Columns, LanguageModel, Scores
 from posteriori.core.registry import language_model
 from posteriori.core.same_outcomes import difference_in_tokens
 from posteriori.core.target import Target
-from posteriori.core.types import Completions
 from posteriori.data.given_arguments import named_arguments
 from posteriori.errors import ConfigError, EvidenceError, ModelError
 from posteriori.evidence.shown import ShownEvidence

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from posteriori.core.completions import Completions
 from posteriori.core.cost import spend
 from posteriori.core.draw import lm_tokens
 from posteriori.core.prompted import Prefix, with_prefix
-from posteriori.core.types import Completions
 
 
 def retokenised(lm: Any, completions: Completions, prefix: Prefix | None) -> Tensor:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from posteriori.core.completions import Completions
 from posteriori.core.protocols import Columns, Scores
-from posteriori.core.types import Completions, Finding
+from posteriori.core.types import Finding
 from posteriori.data.given_arguments import named_arguments
 from posteriori.data.given_numbers import in_short
 from posteriori.errors import EvidenceError

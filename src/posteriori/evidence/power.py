@@ -6,8 +6,8 @@ import math
 
 from torch import Tensor
 
+from posteriori.core.completions import Completions
 from posteriori.core.protocols import Columns, Scores
-from posteriori.core.types import Completions
 from posteriori.data.given_arguments import named_arguments
 from posteriori.data.given_numbers import in_short, positive
 from posteriori.errors import ConfigError

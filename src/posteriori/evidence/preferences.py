@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from posteriori.core.completions import Completions
+from posteriori.core.occurrence import prompt_key
 from posteriori.core.protocols import Columns, Scores
-from posteriori.core.types import Completions, prompt_key
 from posteriori.data.given_arguments import named_arguments
 from posteriori.errors import ConfigError, EvidenceError, PromptError
 from posteriori.evidence.shown import ShownEvidence

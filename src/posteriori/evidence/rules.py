@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from posteriori.core.completions import Completions
 from posteriori.core.protocols import Columns, Scores
 from posteriori.core.run.call_context import current_calls
-from posteriori.core.types import Completions
 from posteriori.data.given_arguments import named_arguments
 from posteriori.data.given_numbers import in_short, positive
 from posteriori.errors import ConfigError, EvidenceError, PromptError, did_you_mean

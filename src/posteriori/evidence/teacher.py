@@ -7,10 +7,10 @@ from pathlib import Path
 
 from torch import Tensor
 
+from posteriori.core.completions import Completions
 from posteriori.core.prompted import Prefix
 from posteriori.core.protocols import Columns, LanguageModel, Scores
 from posteriori.core.target import Target
-from posteriori.core.types import Completions
 from posteriori.data.given_arguments import named_arguments
 from posteriori.errors import ConfigError, EvidenceError
 from posteriori.evidence.shown import ShownEvidence

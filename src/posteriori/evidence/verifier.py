@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from posteriori.core.completions import Completions
 from posteriori.core.protocols import Columns
-from posteriori.core.types import Completions
 
 from .constraint import Constraint
 

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from posteriori.core.completions import Completions
 from posteriori.core.journal.files import writing
+from posteriori.core.occurrence import Prompt
 from posteriori.core.settings.training import LoraSettings
-from posteriori.core.types import Completions, Prompt
 from posteriori.data.given_arguments import named_arguments
 from posteriori.distributed.exchange import by_rows
 from posteriori.distributed.world import refuse_several

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from posteriori.core.completions import Completions
 from posteriori.core.progress import advance
 from posteriori.core.protocols import NextTokens
-from posteriori.core.types import Completions
 from posteriori.distributed.exchange import by_rows, is_shared_out
 from posteriori.distributed.executor import SentOnce
 from posteriori.models.execution.hidden_states import prefix_features

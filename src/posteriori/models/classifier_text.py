@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from posteriori.core.types import Prompt
+from posteriori.core.occurrence import Prompt
 from posteriori.data.completion_text import own_text
 from posteriori.data.conversation import answered, with_text_contents
 from posteriori.errors import EvidenceError

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from posteriori.core.occurrence import Prompt
 from posteriori.core.run.out_of_memory import explained
 from posteriori.core.seeds import generator
-from posteriori.core.types import Prompt
 from posteriori.data.given_numbers import count
 from posteriori.errors import ConfigError
 

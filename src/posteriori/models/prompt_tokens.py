@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from posteriori.core.types import Completions, Prompt
+from posteriori.core.completions import Completions
+from posteriori.core.occurrence import Prompt
 from posteriori.data.conversation import with_text_contents
 from posteriori.errors import ModelError, OutcomeError, PromptError
 

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from posteriori.core.occurrence import Prompt
 from posteriori.core.progress import advance
-from posteriori.core.types import Prompt
 from posteriori.errors import EvidenceError, ModelError
 
 from .classifier_text import Text, for_reading, padded, padding_id, text_of, token_ids

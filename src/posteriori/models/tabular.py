@@ -20,10 +20,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from posteriori.core.completions import Completions
 from posteriori.core.journal.files import writing
+from posteriori.core.occurrence import Prompt
 from posteriori.core.protocols import NextTokens
 from posteriori.core.settings.training import LoraSettings
-from posteriori.core.types import Completions, Prompt
 from posteriori.data.given_arguments import named_arguments
 from posteriori.data.json_object import read_object
 from posteriori.errors import ModelError, OutcomeError, PromptError, did_you_mean

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from posteriori.core.occurrence import Prompt
 from posteriori.core.reliability import heavy_tail
-from posteriori.core.types import Finding, Prompt
+from posteriori.core.types import Finding
 from posteriori.errors import EvidenceError
 
 from .dual import Dual

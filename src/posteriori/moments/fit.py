@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from posteriori.core.completions import Completions
 from posteriori.core.cost import counted
 from posteriori.core.draw import draw
 from posteriori.core.estimates import combine
@@ -17,7 +18,7 @@ from posteriori.core.protocols import LanguageModel, SteppingLM
 from posteriori.core.registry import find
 from posteriori.core.seeds import derive, generator
 from posteriori.core.target import Target
-from posteriori.core.types import Completions, Cost, Draws, Estimate, Kind
+from posteriori.core.types import Cost, Draws, Estimate, Kind
 from posteriori.diagnostics.exact.exact import count_outcomes, exact
 from posteriori.errors import SamplingError
 from posteriori.samplers.base import Sampler

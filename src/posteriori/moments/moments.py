@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from posteriori.core.completions import Completions
 from posteriori.core.estimates import combine
 from posteriori.core.numerics import t_factor
 from posteriori.core.protocols import Columns, ErrorsOfFit, Scores, WantedMean
-from posteriori.core.types import Completions, Draws, Estimate, Finding
+from posteriori.core.types import Draws, Estimate, Finding
 from posteriori.data.given_arguments import named_arguments
 from posteriori.data.given_numbers import count, finite, in_short
 from posteriori.errors import ConfigError, did_you_mean

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from posteriori.core.completions import Completions
+from posteriori.core.occurrence import Prompt, prompt_key
 from posteriori.core.protocols import Columns, Scores
-from posteriori.core.types import Completions, Prompt, prompt_key
 from posteriori.data.given_numbers import in_short
 from posteriori.errors import EvidenceError
 from posteriori.evidence.calls.call import call_user_function, numbers

@@ -10,17 +10,19 @@ import torch
 from torch import Tensor
 from typing_extensions import TypeVar
 
+from posteriori.core.completions import Completions
 from posteriori.core.draw import draw, lm_tokens
 from posteriori.core.elsewhere import standing_for
 from posteriori.core.hooks import DrawsElsewhere
 from posteriori.core.numerics import num_distinct
+from posteriori.core.occurrence import Prompt
 from posteriori.core.protocols import LanguageModel, NextTokenLM, TrainableLM
 from posteriori.core.settings.combined import combined
 from posteriori.core.settings.configured import Configured
 from posteriori.core.settings.site import Site
 from posteriori.core.settings.strict import Strict
 from posteriori.core.target import Target
-from posteriori.core.types import Completions, Cost, Draws, Prompt
+from posteriori.core.types import Cost, Draws
 
 SettingsT = TypeVar("SettingsT", bound=Strict, default=Any)
 

@@ -8,9 +8,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from posteriori.core.completions import Completions
 from posteriori.core.protocols import NextTokenLM, NextTokens
 from posteriori.core.target import Target
-from posteriori.core.types import Completions, Draws
+from posteriori.core.types import Draws
 from posteriori.errors import ObjectiveError
 
 

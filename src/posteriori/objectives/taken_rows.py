@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from posteriori.core.completions import Completions
 from posteriori.core.draw import lm_tokens
 from posteriori.core.protocols import LanguageModel
 from posteriori.core.target import Target
-from posteriori.core.types import Completions, Cost, Draws
+from posteriori.core.types import Cost, Draws
 from posteriori.errors import CheckpointError
 
 from .tokenised_rows import TokenisedRows

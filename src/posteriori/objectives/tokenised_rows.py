@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from posteriori.core.completions import Completions
 from posteriori.core.hooks import context_of, tokenizer_of
+from posteriori.core.occurrence import Prompt, prompt_key
 from posteriori.core.seeds import generator
 from posteriori.core.target import Target
 from posteriori.core.tensors import distinct_places, ints
-from posteriori.core.types import Completions, Prompt, prompt_key
 from posteriori.data.conversation import answered
 from posteriori.errors import ModelError, OutcomeError, PosterioriError, PromptError
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from posteriori.core.completions import Completions
 from posteriori.core.hooks import AsksFunctions, CountsCalls, ReportsFindings, name_of
 from posteriori.core.protocols import Columns, ErrorsOfFit, Evidence, Scores
 from posteriori.core.tensors import ints
-from posteriori.core.types import Completions, Finding
+from posteriori.core.types import Finding
 from posteriori.data.given_arguments import named_arguments
 from posteriori.data.given_numbers import count
 from posteriori.evidence.reward import Reward, RewardLike

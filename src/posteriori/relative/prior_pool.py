@@ -9,12 +9,13 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from posteriori.core.completions import Completions
 from posteriori.core.draw import draw
+from posteriori.core.occurrence import Prompt, prompt_key
 from posteriori.core.protocols import Columns, Evidence
 from posteriori.core.seeds import generator
 from posteriori.core.target import Target
 from posteriori.core.tensors import ints
-from posteriori.core.types import Completions, Prompt, prompt_key
 from posteriori.data.given_numbers import count
 from posteriori.diagnostics.exact.exact import count_outcomes, exact
 from posteriori.errors import ConfigError, did_you_mean

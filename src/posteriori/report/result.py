@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from posteriori.core.types import Cost, Estimate, Finding, Guarantee, Prompt
+from posteriori.core.occurrence import Prompt
+from posteriori.core.types import Cost, Estimate, Finding, Guarantee
 from posteriori.diagnostics.evaluate.evaluate import Report
 from posteriori.diagnostics.frontier.best_of_n_points import BestOfN
 from posteriori.diagnostics.frontier.curve import Point

@@ -6,7 +6,8 @@ import math
 import re
 from typing import Any
 
-from posteriori.core.types import Estimate, Prompt
+from posteriori.core.occurrence import Prompt
+from posteriori.core.types import Estimate
 
 # What a reader cannot see, or what reorders or breaks what is around it: C0 and C1 controls,
 # bidirectional marks and overrides, line and paragraph separators, byte-order marks, and halves of

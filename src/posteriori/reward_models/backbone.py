@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
+from posteriori.core.occurrence import Prompt
 from posteriori.core.seeds import derive, drawing
-from posteriori.core.types import Prompt
 from posteriori.distributed.exchange import by_rows
 from posteriori.errors import ModelError, PromptError
 from posteriori.models.classifier_text import (

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from posteriori.core.occurrence import Prompt, prompt_key
 from posteriori.core.seeds import generator
-from posteriori.core.types import Prompt, prompt_key
 from posteriori.data.given_numbers import finite, in_short
 from posteriori.data.preferences import PairSource, Preference, preference, preference_rows
 from posteriori.errors import DataError

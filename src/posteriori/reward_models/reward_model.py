@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from posteriori.core.journal.files import writing
-from posteriori.core.types import Prompt
+from posteriori.core.occurrence import Prompt
 from posteriori.data.json_object import read_object
 from posteriori.errors import ModelError
 

@@ -10,7 +10,8 @@ from functools import cached_property
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from posteriori.core.types import Draws, Prompt
+from posteriori.core.occurrence import Prompt
+from posteriori.core.types import Draws
 
 MOST = 5_000
 """Draws of one model that a run keeps for its report: its first ones of every prompt."""

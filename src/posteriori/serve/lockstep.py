@@ -20,9 +20,10 @@ from typing import Any, TypeVar
 
 import torch
 
+from posteriori.core.completions import Completions
+from posteriori.core.occurrence import Prompt
 from posteriori.core.prompted import Prompted
 from posteriori.core.protocols import LanguageModel
-from posteriori.core.types import Completions, Prompt
 from posteriori.models.causal import CausalLM
 from posteriori.models.execution.together import SampleCall, sample_together
 from posteriori.models.tabular import TabularLM

@@ -15,8 +15,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from pydantic import BaseModel, ConfigDict, Field
 
+from posteriori.core.occurrence import Prompt
 from posteriori.core.rows_of_prompts import rows_of_prompts
-from posteriori.core.types import Draws, Prompt
+from posteriori.core.types import Draws
 from posteriori.report.write.content_policy import content_policy
 from posteriori.runs.directory import jsonable
 

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 
 from posteriori.core.numerics import ess
+from posteriori.core.occurrence import Prompt, prompt_key
 from posteriori.core.prompted import Prompted, with_prefix
 from posteriori.core.protocols import LanguageModel
 from posteriori.core.rows_of_prompts import rows_of_prompts
 from posteriori.core.seeds import derive
 from posteriori.core.target import Target
 from posteriori.core.tensors import ints
-from posteriori.core.types import Draws, Estimate, Finding, Guarantee, Prompt, prompt_key
+from posteriori.core.types import Draws, Estimate, Finding, Guarantee
 from posteriori.models.causal import CausalLM
 from posteriori.models.prompt_tokens import check_length
 from posteriori.moments.moments import Moments

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
+from posteriori.core.completions import Completions
 from posteriori.core.protocols import LanguageModel
 from posteriori.core.target import Target
-from posteriori.core.types import Completions
 from posteriori.diagnostics.exact.exact import Exact, exact
 from posteriori.errors import UnknownNameError, did_you_mean
 from posteriori.evidence.constraint import Constraint

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from posteriori.core.completions import Completions
 from posteriori.core.protocols import LanguageModel, PrefixEvidence, PriorEvidence, Scores
 from posteriori.core.seeds import generator
 from posteriori.core.target import Target
-from posteriori.core.types import Completions
 from posteriori.models.tabular import TabularLM
 
 from .cases import PROMPTS, WORDS, outcomes_of

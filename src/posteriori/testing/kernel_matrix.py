@@ -10,7 +10,8 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from posteriori.core.types import Completions, Draws
+from posteriori.core.completions import Completions
+from posteriori.core.types import Draws
 from posteriori.samplers.mcmc.suffix_moves import SuffixMoves
 
 

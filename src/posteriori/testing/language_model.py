@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import torch
 
+from posteriori.core.occurrence import Prompt
 from posteriori.core.protocols import LanguageModel
 from posteriori.core.seeds import generator
 from posteriori.core.target import Target
-from posteriori.core.types import Prompt
 from posteriori.diagnostics.exact.exact import enumerate_outcomes
 
 from .failures import CheckFailedError

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from posteriori.core.completions import Completions
 from posteriori.core.draw import draw
 from posteriori.core.protocols import NextTokenLM
 from posteriori.core.seeds import generator
 from posteriori.core.target import Target
-from posteriori.core.types import Completions
 from posteriori.data.json_object import read_object
 from posteriori.distributed.exchange import by_first
 from posteriori.errors import CheckpointError

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from posteriori.core.hooks import context_of
+from posteriori.core.occurrence import prompt_key
 from posteriori.core.protocols import LanguageModel
 from posteriori.core.target import Target
-from posteriori.core.types import prompt_key
 from posteriori.data.demonstrations import Demonstration
 from posteriori.models.tabular import TabularLM
 from posteriori.objectives.imitation.sft import tokenised

@@ -12,6 +12,7 @@ from typing import Any, Unpack
 
 from posteriori.core.default_progress import shown
 from posteriori.core.hooks import DrawsElsewhere
+from posteriori.core.occurrence import Prompt
 from posteriori.core.progress import Progress
 from posteriori.core.protocols import TrainableLM
 from posteriori.core.registry import make
@@ -21,7 +22,6 @@ from posteriori.core.settings.strict import Strict
 from posteriori.core.settings.training import FitConfig, budget_of
 from posteriori.core.target import Target
 from posteriori.core.together import on_every_process
-from posteriori.core.types import Prompt
 from posteriori.data.given_arguments import named_arguments
 from posteriori.diagnostics.prompt_sample import sampled_prompts
 from posteriori.distributed.exchange import agree, by_first

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
+from posteriori.core.completions import Completions
 from posteriori.core.protocols import LanguageModel
 from posteriori.core.settings.training import PtxSettings
-from posteriori.core.types import Completions
 from posteriori.data.demonstrations import read_demonstrations
 from posteriori.objectives.imitation.sft import tokenised
 from posteriori.objectives.taken_rows import TakenRows

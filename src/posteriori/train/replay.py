@@ -6,8 +6,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from posteriori.core.completions import Completions
 from posteriori.core.occurrence import marked, place_of, plain
-from posteriori.core.types import Completions, Draws
+from posteriori.core.types import Draws
 
 Decode = Callable[[list[list[int]]], list[str]]
 

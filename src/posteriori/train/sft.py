@@ -9,12 +9,12 @@ from typing import Any, Unpack
 
 import torch
 
+from posteriori.core.occurrence import prompt_key
 from posteriori.core.protocols import LanguageModel
 from posteriori.core.registry import language_model
 from posteriori.core.seeds import generator
 from posteriori.core.settings.keywords import FitKeywords
 from posteriori.core.tensors import ints
-from posteriori.core.types import prompt_key
 from posteriori.data.demonstrations import Demonstration, read_demonstrations
 from posteriori.data.given_arguments import named_arguments
 from posteriori.errors import ConfigError

@@ -10,11 +10,12 @@ from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin
 from torch import Tensor, nn
 
+from posteriori.core.completions import Completions
 from posteriori.core.draw import lm_tokens
 from posteriori.core.protocols import TrainableLM
 from posteriori.core.run.out_of_memory import is_out_of_memory
 from posteriori.core.settings.training import FitConfig
-from posteriori.core.types import Completions, Draws, Finding
+from posteriori.core.types import Draws, Finding
 from posteriori.distributed.exchange import gathered, sum_gradients
 from posteriori.distributed.shares import shares
 from posteriori.distributed.world import current

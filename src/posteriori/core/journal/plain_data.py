@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from posteriori.core.types import Completions, Cost, Draws, Estimate, Finding
+from posteriori.core.completions import Completions
+from posteriori.core.types import Cost, Draws, Estimate, Finding
 from posteriori.data.plain_values import is_list, is_mapping
 
 ClassT = TypeVar("ClassT", bound=type)

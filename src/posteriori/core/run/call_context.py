@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from posteriori.core.types import Completions
+from posteriori.core.completions import Completions
 from posteriori.errors import EvidenceError
 
 from .context import current, within

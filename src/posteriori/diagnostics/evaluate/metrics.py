@@ -8,12 +8,13 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from posteriori.core.completions import Completions
 from posteriori.core.estimates import at_least_zero, by_prompt, combine, mean, worst
 from posteriori.core.hooks import BoundedReward, rewards_among
 from posteriori.core.reliability import SURPRISE, missed_of_mean, rarest
 from posteriori.core.rows_of_prompts import rows_of_prompts, split_rows
 from posteriori.core.target import Target
-from posteriori.core.types import Completions, Draws, Estimate
+from posteriori.core.types import Draws, Estimate
 from posteriori.diagnostics.diversity import distinct_n, self_bleus, unique_fraction
 from posteriori.diagnostics.mixture import Mixture, Stratum
 from posteriori.diagnostics.policy_means import mean_log_ratio, mean_of_policy

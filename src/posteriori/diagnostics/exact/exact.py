@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from posteriori.core.completions import Completions
 from posteriori.core.hooks import HasEnvironment
 from posteriori.core.protocols import LanguageModel
 from posteriori.core.registry import language_model
 from posteriori.core.run.out_of_memory import explained
 from posteriori.core.same_outcomes import check_same_outcomes
 from posteriori.core.target import Target
-from posteriori.core.types import Completions
 from posteriori.data.given_arguments import named_arguments
 from posteriori.diagnostics.tilting import beta_of
 from posteriori.errors import ModelError, SpaceTooLargeError

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from posteriori.core.types import Completions
+from posteriori.core.completions import Completions
 from posteriori.diagnostics.nearest_posterior import Tilt
 from posteriori.diagnostics.quantiles import QUANTILES, exact_quantile
 

@@ -9,8 +9,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
+from posteriori.core.completions import Completions
+from posteriori.core.occurrence import prompt_key
 from posteriori.core.protocols import Columns
-from posteriori.core.types import Completions, prompt_key
 from posteriori.data.given_numbers import in_short
 from posteriori.errors import EvidenceError
 

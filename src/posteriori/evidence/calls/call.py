@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from posteriori.core.completions import Completions
 from posteriori.core.protocols import Columns
 from posteriori.core.run.call_context import CallContext, current_calls
-from posteriori.core.types import Completions
 from posteriori.core.user_functions.given_evidence import lacking, missing_argument
 from posteriori.core.user_functions.user_code import place_of_error
 from posteriori.data.completion_text import own_text

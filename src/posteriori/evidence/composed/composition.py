@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from posteriori.core.occurrence import Prompt
 from posteriori.core.run.call_context import current_calls
-from posteriori.core.types import Estimate, Finding, Prompt
+from posteriori.core.types import Estimate, Finding
 from posteriori.data.completion_text import own_text
 from posteriori.data.given_numbers import finite, in_short
 from posteriori.errors import EvidenceError

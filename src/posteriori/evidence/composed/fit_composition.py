@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from posteriori.core.types import Finding, prompt_key
+from posteriori.core.occurrence import prompt_key
+from posteriori.core.types import Finding
 from posteriori.data.given_arguments import named_arguments
 from posteriori.data.given_numbers import finite, in_short, positive
 from posteriori.errors import ConfigError, DataError

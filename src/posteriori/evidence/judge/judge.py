@@ -8,8 +8,10 @@ from typing import Any, Protocol
 
 import torch
 
+from posteriori.core.completions import Completions
+from posteriori.core.occurrence import Prompt
 from posteriori.core.protocols import Columns, Scores
-from posteriori.core.types import Completions, Finding, Prompt
+from posteriori.core.types import Finding
 from posteriori.data.completion_text import own_text
 from posteriori.data.given_arguments import named_arguments
 from posteriori.errors import ConfigError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from posteriori.core.types import Prompt
+from posteriori.core.occurrence import Prompt
 from posteriori.data.completion_text import own_text
 from posteriori.errors import ModelError, unknown_name
 from posteriori.models.classifier_text import Text, text_of

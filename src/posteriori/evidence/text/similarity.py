@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from posteriori.core.types import Prompt
+from posteriori.core.occurrence import Prompt
 from posteriori.data.json_object import read_object
 from posteriori.errors import ConfigError, EvidenceError, ModelError
 from posteriori.models.hub import check_model_name

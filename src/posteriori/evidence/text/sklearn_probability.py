@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from posteriori.core.types import Prompt
+from posteriori.core.occurrence import Prompt
 from posteriori.errors import ConfigError, ModelError, unknown_name
 
 from .plain_text import plain_texts

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from posteriori.core.types import Prompt
+from posteriori.core.occurrence import Prompt
 from posteriori.errors import ConfigError
 
 from .plain_text import plain_texts

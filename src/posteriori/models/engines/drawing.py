@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from posteriori.core.completions import Completions
 from posteriori.core.hooks import OnDevice, tokenizer_of
+from posteriori.core.occurrence import Prompt
 from posteriori.core.protocols import LanguageModel
-from posteriori.core.types import Completions, Prompt
 from posteriori.distributed.world import refuse_several
 from posteriori.errors import EngineError
 from posteriori.models.execution.generate import Rows as Suffixes

@@ -7,9 +7,9 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
+from posteriori.core.completions import Completions
 from posteriori.core.protocols import LanguageModel
 from posteriori.core.settings.combined import combined
-from posteriori.core.types import Completions
 from posteriori.data.given_arguments import named_arguments
 from posteriori.errors import ModelError
 from posteriori.models.warp import Warp

@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
+from posteriori.core.completions import Completions
 from posteriori.core.protocols import LanguageModel
-from posteriori.core.types import Completions, Finding
+from posteriori.core.types import Finding
 
 from .backend import Backend, Drawn, Request
 from .frequencies import Frequencies

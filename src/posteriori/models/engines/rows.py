@@ -9,11 +9,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from posteriori.core.completions import Completions
 from posteriori.core.hooks import context_of
+from posteriori.core.occurrence import Prompt
 from posteriori.core.prompted import prompt_ids
 from posteriori.core.protocols import LanguageModel
 from posteriori.core.same_outcomes import check_outcomes_of
-from posteriori.core.types import Completions, Prompt
 from posteriori.errors import EngineError, OutcomeError
 from posteriori.models.prompt_tokens import check_length
 

@@ -6,10 +6,11 @@ from typing import Any, Unpack
 
 from torch import Tensor
 
+from posteriori.core.completions import Completions
 from posteriori.core.protocols import LanguageModel
 from posteriori.core.registry import language_model
 from posteriori.core.settings.combined import combined
-from posteriori.core.types import Completions, Finding
+from posteriori.core.types import Finding
 from posteriori.data.given_arguments import named_arguments
 from posteriori.errors import EngineError
 

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from posteriori.core.completions import Completions
 from posteriori.core.protocols import LanguageModel
-from posteriori.core.types import Completions, Finding
+from posteriori.core.types import Finding
 from posteriori.errors import EngineError
 
 from .backend import Backend, Drawn, Request

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
-from posteriori.core.types import Prompt
+from posteriori.core.occurrence import Prompt
 
 Reply: TypeAlias = "str | Sequence[int] | Sequence[Mapping[str, Any]]"
 """A text, token ids as they are, or messages of a conversation."""

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from posteriori.core.completions import Completions
+from posteriori.core.occurrence import Prompt
 from posteriori.core.protocols import LanguageModel, TrainableLM
-from posteriori.core.types import Completions, Prompt
 from posteriori.data.given_arguments import named_arguments
 from posteriori.data.given_numbers import count
 from posteriori.errors import ConfigError, ModelError

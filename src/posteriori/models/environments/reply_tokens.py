@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from posteriori.core.hooks import HasTokenizer
+from posteriori.core.occurrence import Prompt
 from posteriori.core.protocols import LanguageModel
-from posteriori.core.types import Prompt
 from posteriori.data.conversation import with_text_contents
 from posteriori.errors import ModelError, OutcomeError, PromptError
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from posteriori.core.completions import Completions
 from posteriori.core.protocols import LanguageModel
 from posteriori.core.tensors import ints
-from posteriori.core.types import Completions
 
 from .asking import ask
 from .episode import Environment, Episode, Reply

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from posteriori.core.types import Prompt
+from posteriori.core.occurrence import Prompt
 from posteriori.data.given_arguments import named_arguments
 from posteriori.errors import ConfigError, EnvironmentCallError
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from posteriori.core.completions import Completions
 from posteriori.core.protocols import NextTokens
-from posteriori.core.types import Completions
 from posteriori.models.warp import Warp
 
 from .hidden_states import prefix_features

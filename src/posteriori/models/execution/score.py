@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from posteriori.core.types import Completions
+from posteriori.core.completions import Completions
 from posteriori.models.cpu.head_log_prob import head_log_prob
 from posteriori.models.cpu.weight_cache import WeightCache
 from posteriori.models.warp import Warp

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from posteriori.core.types import Completions
+from posteriori.core.completions import Completions
 
 from .generate import Rows
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from posteriori.core.completions import Completions
+from posteriori.core.occurrence import Prompt, prompt_key
 from posteriori.core.protocols import LanguageModel
 from posteriori.core.tensors import ints
-from posteriori.core.types import Completions, Prompt, prompt_key
 
 from .uniforms import Streams
 

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from posteriori.core.types import Completions
+from posteriori.core.completions import Completions
 
 _SPREAD = 1.25
 """A group may run so many times the tokens that it has: the rest is padding."""

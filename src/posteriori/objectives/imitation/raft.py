@@ -10,11 +10,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from posteriori.core.occurrence import Prompt
 from posteriori.core.protocols import TrainableLM
 from posteriori.core.settings.strict import Strict
 from posteriori.core.target import Target
 from posteriori.core.tensors import distinct
-from posteriori.core.types import Draws, Prompt
+from posteriori.core.types import Draws
 from posteriori.errors import ConfigError
 from posteriori.objectives.base import Constants, count_by
 from posteriori.objectives.offline import Offline, controlled_loss, per_prompt

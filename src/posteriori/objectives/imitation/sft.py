@@ -9,10 +9,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from posteriori.core.occurrence import Prompt
 from posteriori.core.protocols import TrainableLM
 from posteriori.core.settings.strict import Strict
 from posteriori.core.target import Target
-from posteriori.core.types import Draws, Prompt
+from posteriori.core.types import Draws
 from posteriori.data.demonstrations import Demonstration
 from posteriori.objectives.base import Constants, Objective
 from posteriori.objectives.taken_rows import TakenRows

@@ -11,10 +11,11 @@ import torch
 from pydantic import BeforeValidator, Field
 from torch import Tensor
 
+from posteriori.core.occurrence import Prompt
 from posteriori.core.protocols import TrainableLM
 from posteriori.core.settings.strict import Strict
 from posteriori.core.target import Target
-from posteriori.core.types import Draws, Prompt
+from posteriori.core.types import Draws
 from posteriori.data.feedback import read_feedback
 from posteriori.data.rows import rows_of
 from posteriori.errors import ConfigError

@@ -12,10 +12,11 @@ from torch import Tensor
 from typing_extensions import TypeVar
 
 from posteriori.core.draw import lm_tokens
+from posteriori.core.occurrence import Prompt
 from posteriori.core.protocols import TrainableLM
 from posteriori.core.settings.strict import Strict
 from posteriori.core.target import Target
-from posteriori.core.types import Cost, Draws, Prompt
+from posteriori.core.types import Cost, Draws
 from posteriori.data.preferences import read_preferences
 from posteriori.data.rows import rows_of
 from posteriori.errors import CheckpointError, ConfigError, ObjectiveError

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import torch
 
+from posteriori.core.occurrence import prompt_key
 from posteriori.core.seeds import generator
 from posteriori.core.target import Target
 from posteriori.core.tensors import ints
-from posteriori.core.types import prompt_key
 from posteriori.data.preferences import Preference
 from posteriori.objectives.tokenised_rows import Row, TokenisedRows
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from posteriori.core.types import Prompt
+from posteriori.core.occurrence import Prompt
 from posteriori.errors import CheckpointError
 from posteriori.runs.draw_records import MOST, Drawn, Record, rank_within
 

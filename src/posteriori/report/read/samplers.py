@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from posteriori.core.occurrence import Prompt
 from posteriori.core.reliability import DOUBTS
-from posteriori.core.types import Estimate, Finding, Prompt
+from posteriori.core.types import Estimate, Finding
 from posteriori.diagnostics.frontier.sampler_points import NO_LOG_Z, with_log_z
 from posteriori.errors import ConfigError
 from posteriori.report.result import PolicyResult, SamplerNote, Subject

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from posteriori.core.types import Prompt
+from posteriori.core.occurrence import Prompt
 from posteriori.data.given_numbers import finite, in_short
 from posteriori.data.is_prompt import is_prompt
 from posteriori.data.rows import rows_of

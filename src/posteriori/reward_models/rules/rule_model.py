@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from posteriori.core.numerics import log_mean_exp
-from posteriori.core.types import Prompt
+from posteriori.core.occurrence import Prompt
 from posteriori.reward_models.reward_model import RewardModel
 
 REFERENCE = "..."

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from posteriori.core.draw import draw
+from posteriori.core.occurrence import Prompt
 from posteriori.core.tensors import ints
-from posteriori.core.types import Draws, Finding, Prompt
+from posteriori.core.types import Draws, Finding
 from posteriori.samplers.base import Job
 
 _LEAST, _MOST = 16, 256

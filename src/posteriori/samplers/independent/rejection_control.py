@@ -12,9 +12,10 @@ from torch import Tensor
 
 from posteriori.core.estimates import combine
 from posteriori.core.numerics import log_mean_exp
+from posteriori.core.occurrence import Prompt
 from posteriori.core.rows_of_prompts import rows_of_prompts
 from posteriori.core.tensors import floats, ints
-from posteriori.core.types import Draws, Estimate, Finding, Prompt
+from posteriori.core.types import Draws, Estimate, Finding
 from posteriori.samplers.base import Job
 from posteriori.samplers.smc.looked_ahead import looked_ahead
 

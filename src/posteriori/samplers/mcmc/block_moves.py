@@ -7,7 +7,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from posteriori.core.types import Completions, Draws
+from posteriori.core.completions import Completions
+from posteriori.core.types import Draws
 
 from .suffix_moves import SuffixMoves, suffix_tokens, where
 

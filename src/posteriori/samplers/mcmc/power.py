@@ -10,12 +10,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from posteriori.core.completions import Completions
 from posteriori.core.draw import lm_tokens
 from posteriori.core.estimates import combine, mean, worst
 from posteriori.core.journal.journal import fold, once
 from posteriori.core.settings.strict import Strict
 from posteriori.core.tensors import floats, ints
-from posteriori.core.types import Completions, Draws, Estimate, Finding, Guarantee
+from posteriori.core.types import Draws, Estimate, Finding, Guarantee
 from posteriori.errors import SamplingError
 from posteriori.samplers.base import Job, Sampler
 

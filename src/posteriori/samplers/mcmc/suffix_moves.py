@@ -7,12 +7,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from posteriori.core.completions import Completions
 from posteriori.core.cost import counted
 from posteriori.core.draw import draw, lm_tokens
+from posteriori.core.occurrence import Prompt
 from posteriori.core.protocols import LanguageModel
 from posteriori.core.same_outcomes import check_same_outcomes
 from posteriori.core.target import Target
-from posteriori.core.types import Completions, Cost, Draws, Prompt
+from posteriori.core.types import Cost, Draws
 
 
 class SuffixMoves:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from posteriori.core.types import Completions
+from posteriori.core.completions import Completions
 
 from .resampling import Choices
 

@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 
+from posteriori.core.completions import Completions
 from posteriori.core.estimates import combine, log_mean_weight
 from posteriori.core.protocols import LanguageModel
 from posteriori.core.run.out_of_memory import explained
 from posteriori.core.same_outcomes import check_outcomes_of
 from posteriori.core.target import Target
 from posteriori.core.tensors import split_by
-from posteriori.core.types import Completions, Draws, Estimate
+from posteriori.core.types import Draws, Estimate
 from posteriori.data.given_arguments import named_arguments
 from posteriori.errors import SamplingError
 from posteriori.samplers.base import Job, Progress

@@ -8,10 +8,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from posteriori.core.completions import Completions
 from posteriori.core.cost import spend
 from posteriori.core.protocols import LanguageModel, TokenConstraint
 from posteriori.core.target import Target
-from posteriori.core.types import Completions
 from posteriori.errors import ConfigError
 
 from .candidates import Drawn, distinct, log_less, one_of, or_outside, rows_at, side_by_side

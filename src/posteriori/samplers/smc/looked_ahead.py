@@ -8,9 +8,10 @@ from dataclasses import replace
 import torch
 
 from posteriori.core.journal.journal import once
+from posteriori.core.occurrence import Prompt
 from posteriori.core.protocols import TrainableLM
 from posteriori.core.tensors import distinct_counts, ints
-from posteriori.core.types import Draws, Prompt
+from posteriori.core.types import Draws
 from posteriori.samplers.base import Job
 
 from .make_twist import make_twist

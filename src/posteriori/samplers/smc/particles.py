@@ -9,8 +9,9 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from posteriori.core.completions import Completions
+from posteriori.core.occurrence import Prompt
 from posteriori.core.protocols import LanguageModel, Rows, SteppingLM
-from posteriori.core.types import Completions, Prompt
 from posteriori.errors import SamplingError
 
 from .guidance import Guided, NextTokenTwist

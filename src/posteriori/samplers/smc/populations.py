@@ -8,13 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from posteriori.core.completions import Completions
 from posteriori.core.cost import counted
 from posteriori.core.journal.plain_data import storable
 from posteriori.core.numerics import ess
+from posteriori.core.occurrence import Prompt
 from posteriori.core.protocols import LanguageModel
 from posteriori.core.same_outcomes import check_same_outcomes
 from posteriori.core.target import Target
-from posteriori.core.types import Completions, Cost, Draws, Prompt
+from posteriori.core.types import Cost, Draws
 from posteriori.errors import SamplingError
 
 from .guidance import NextTokenTwist

@@ -10,13 +10,14 @@ import torch
 from pydantic import AfterValidator, Field
 from torch import Tensor
 
+from posteriori.core.completions import Completions
 from posteriori.core.hooks import those
 from posteriori.core.journal.journal import once
 from posteriori.core.protocols import TokenConstraint, TrainableLM
 from posteriori.core.settings.strict import Strict
 from posteriori.core.target import Target
 from posteriori.core.tensors import distinct_places, ints, split_evenly
-from posteriori.core.types import Completions, Draws, Guarantee
+from posteriori.core.types import Draws, Guarantee
 from posteriori.errors import ConfigError
 from posteriori.samplers.base import Job, Sampler
 from posteriori.samplers.weight_findings import log_z_of_populations

@@ -16,6 +16,7 @@ from pydantic import Field
 from torch import Tensor
 from typing_extensions import TypeVar
 
+from posteriori.core.completions import Completions
 from posteriori.core.cost import counted
 from posteriori.core.numerics import log_mean_exp
 from posteriori.core.protocols import Rows
@@ -23,7 +24,7 @@ from posteriori.core.settings.combined import combined
 from posteriori.core.settings.configured import Configured
 from posteriori.core.settings.strict import Strict
 from posteriori.core.target import Target
-from posteriori.core.types import Completions, Cost
+from posteriori.core.types import Cost
 from posteriori.errors import ConfigError
 
 from .guidance import NextTokenTwist

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from posteriori.core.completions import Completions
 from posteriori.core.target import Target
-from posteriori.core.types import Completions, Draws, Finding
+from posteriori.core.types import Draws, Finding
 
 from .reward_ranges import RewardRanges
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
+from posteriori.core.occurrence import prompt_key
 from posteriori.core.protocols import LanguageModel
-from posteriori.core.types import Estimate, Finding, prompt_key
+from posteriori.core.types import Estimate, Finding
 from posteriori.objectives.tokenised_rows import TokenisedRows
 from posteriori.reward_models.calibration import clustered
 

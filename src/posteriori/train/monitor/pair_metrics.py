@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
+from posteriori.core.occurrence import prompt_key
 from posteriori.core.protocols import LanguageModel
 from posteriori.core.target import Target
-from posteriori.core.types import Estimate, Finding, prompt_key
+from posteriori.core.types import Estimate, Finding
 from posteriori.objectives.preference.pairs import Pairs
 from posteriori.reward_models.calibration import clustered, held_out_figures
 

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from posteriori.core.types import Completions, Finding, prompt_key
+from posteriori.core.completions import Completions
+from posteriori.core.occurrence import prompt_key
+from posteriori.core.types import Finding
 
 
 @dataclass
