@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import posteriori as po
 from posteriori.cli.main import run
@@ -16,6 +17,8 @@ pytestmark = pytest.mark.long
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 CONFIGS = sorted(str(path.relative_to(RECIPES)) for path in RECIPES.glob("*/*.toml"))
+AFTER_OTHERS = {"dpo/run.toml"}
+"""They read what an earlier command of their recipe writes: their own tests run both."""
 
 
 def test_every_recipe_is_listed_with_its_command():
@@ -25,7 +28,7 @@ def test_every_recipe_is_listed_with_its_command():
         assert f" recipes/{folder.name}/" in (folder / "README.md").read_text()
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name not in AFTER_OTHERS])
 def test_every_run_file_is_checked(name, tmp_path, capsys):
     """Those without a table of fit are refused for that alone."""
     elsewhere = f"output_dir={json.dumps(str(tmp_path / 'run'))}"
@@ -42,7 +45,7 @@ def test_gdc_asks_for_what_it_says(kind):
     smaller = [] if kind == "pointwise" else [f"evidence.{kind == 'hybrid':d}.num_samples=1500"]
     target = po.load_target(RECIPES / "gdc" / f"{kind}.toml", smaller)
     draws = po.sample(target, "importance", 1500, seed=5)
-    features = _module("features")
+    features = _module("gdc", "features")
     counts = draws.log_weight > -math.inf
     gendered = features.gendered(draws.texts)
     if kind != "distributional":
@@ -87,10 +90,107 @@ def test_json_is_what_the_schema_allows(tmp_path, capsys):
         assert review["stars"] in range(1, 6)
 
 
-def _module(name: str):
+def test_dpo_learns_what_the_simulated_people_like(tmp_path, capsys):
+    """Three passes over four pairs a prompt, judged by those of seven: labels follow what is liked,
+    pairs that are trained on come right, and the run says how many others do."""
+    pairs = tmp_path / "pairs.jsonl"
+    people, config = (str(RECIPES / "dpo" / f"{name}.toml") for name in ("people", "run"))
+    sizes = ["--num-pairs", "144", "--scale", "0.25", "--quiet"]
+    assert run(["simulate-preferences", people, "-o", str(pairs), *sizes]) == 0
+    rows = [json.loads(line) for line in pairs.read_text().splitlines()]
+    assert len(rows) == 144
+    differ = [row for row in rows if row["chosen_utility"] != row["rejected_utility"]]
+    # Each is wrong with a probability of at most sigmoid(-4) = 0.018: more than a quarter of the
+    # twenty or more would be, by chance, once in 10^6 data sets.
+    assert len(differ) >= 20
+    wrong = sum(row["chosen_utility"] < row["rejected_utility"] for row in differ)
+    assert wrong <= len(differ) / 4
+    settings = {
+        "output_dir": json.dumps(str(tmp_path / "run")),
+        "fit.objective_settings.pairs": json.dumps(str(pairs)),
+        "fit.objective_settings.pairs_per_step": "29",
+        "fit.steps": "12",
+        "evaluate.num_samples": "20",
+        "evaluate.max_prompts": "4",
+    }
+    given = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
+    assert run(["fit", config, "--quiet", *given]) == 0
+    assert "of 28 held-out pairs" in " ".join(capsys.readouterr().out.split())
+    told = json.loads((tmp_path / "run" / "evaluation.json").read_text())["pairs"]
+    assert told["held_out"]
+    assert told["num_pairs"] == 28
+    metrics = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    accuracy = [json.loads(line)["accuracy"] for line in metrics]
+    # The first four steps are of new pairs, the last four see them for the third time.
+    assert sum(accuracy[-4:]) > sum(accuracy[:4])
+
+
+def test_distil_nears_its_teacher(tmp_path):
+    """The target is the teacher: log Z is 0, so KL(policy, teacher) is -ELBO, and ten steps on two
+    of the prompts bring it down beyond its error."""
+    config = RECIPES / "distil" / "run.toml"
+    two = 'prompts=["My boss is", "You are"]'
+    target = po.load_target(config, [two])
+    before = po.evaluate(target, target.prior, num_samples=400)
+    # Within 6 errors of draws (a false alarm in 10^8), and the bias of a logarithm.
+    assert abs(before["log_z"].value) < 6 * before["log_z"].standard_error + 0.05
+    settings = {
+        "output_dir": json.dumps(str(tmp_path / "run")),
+        "fit.steps": "10",
+        "evaluate.num_samples": "20",
+    }
+    given = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
+    assert run(["fit", str(config), "--quiet", "--set", two, *given]) == 0
+    after = po.evaluate(target, tmp_path / "run" / "policy", num_samples=400)["elbo"]
+    gain = after.value - before["elbo"].value
+    assert gain > 2 * math.hypot(after.standard_error, before["elbo"].standard_error)
+    assert after.value < 6 * after.standard_error
+
+
+def test_detoxify_trains_towards_inoffensive_text(tmp_path, capsys):
+    """Its reward is minus a probability, lower for an insult; weighted draws have more of it than
+    the prior's own, and two steps leave a run with its report."""
+    inoffensive = _module("detoxify", "reward").inoffensive
+    insult, greeting = inoffensive(["you are a fucking idiot", "have a nice day"])
+    assert -1 <= insult < -0.8
+    assert -0.2 < greeting <= 0
+    config = RECIPES / "detoxify" / "run.toml"
+    draws = po.sample(po.load_target(config), "importance", 100, seed=3)
+    rewards = torch.tensor(inoffensive(draws.texts)).view(3, 100)
+    weights = draws.log_weight.float().view(3, 100).softmax(1)
+    assert ((weights * rewards).sum(1) > rewards.mean(1)).all()
+    _fit(config, tmp_path, "fit.steps=2", "fit.num_samples=8", "evaluate.num_samples=60")
+    assert "KL to target" in capsys.readouterr().out
+
+
+def test_reasoning_says_pass_at_k_of_prior_policy_and_target(tmp_path, capsys):
+    correct = _module("reasoning", "verifier").correct
+    texts = [" 3, or 4", " 13", " three", " 4 not 3"]
+    assert correct(texts, answer=["3"] * 4) == [True, False, None, False]
+    config = RECIPES / "reasoning" / "run.toml"
+    _fit(config, tmp_path, "fit.steps=8", "fit.num_samples=32", "evaluate.num_samples=60")
+    capsys.readouterr()
+    policy = ["--policy", str(tmp_path / "run" / "policy"), "--num-samples", "150"]
+    measured = [str(config), *policy, "--set", "max_new_tokens=2"]
+    assert _module("reasoning", "pass_at_k").main(measured) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["prior", "policy", "target"]
+    assert all("pass@16" in line for line in lines)
+    prior, policy_, target = [float(line.split("pass@1 ")[1].split()[0]) for line in lines]
+    assert 0 < prior < policy_ < target == 1
+
+
+def _fit(config: Path, folder: Path, *settings: str) -> None:
+    elsewhere = f"output_dir={json.dumps(str(folder / 'run'))}"
+    given = [part for each in (elsewhere, *settings) for part in ("--set", each)]
+    assert run(["fit", str(config), "--quiet", *given]) in (0, 1)
+    assert (folder / "run" / "report.html").is_file()
+
+
+def _module(folder: str, name: str):
     import importlib.util
 
-    spec = importlib.util.spec_from_file_location(name, RECIPES / "gdc" / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, RECIPES / folder / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
