@@ -23,7 +23,7 @@ from posteriori.errors import CheckpointError, ConfigError, ObjectiveError
 from posteriori.objectives.base import Constants, Objective, policy_figures
 from posteriori.objectives.score_function import refuse_hard_evidence
 
-from .tokenised_pairs import PreferenceData, held_out_pairs
+from .tokenised_pairs import USUAL_SHARE, PreferenceData, held_out_pairs
 
 
 def _source(value: Any) -> Any:
@@ -56,7 +56,7 @@ class PairsConfig(Strict):
 
     pairs: PairSource = None
     pairs_per_step: int | None = Field(default=None, ge=1)
-    held_out: float = Field(default=0.1, ge=0, lt=1)
+    held_out: float = Field(default=USUAL_SHARE, ge=0, lt=1)
     proposal: Literal["policy", "prior"] = "policy"
     labels: Literal["expected", "sampled"] = "expected"
 
@@ -69,9 +69,9 @@ class Pairs(Objective[PairsT]):
 
     `pairs` names preference data (rows of prompt, chosen, rejected: see
     `posteriori.data.preferences`), taken in shuffled epochs; the target's evidence is then not
-    asked. A share `held_out` of their prompts (10%, where there are twenty or more) is not trained
-    on, with all pairs, and judges the policy: `posteriori.train.monitor.pair_metrics`. Without
-    `pairs`, neighbouring draws of a prompt, from the policy (or the prior), are pairs, and the
+    asked. A share `held_out` of their prompts (left out: 10%, where there are twenty or more) is
+    not trained on, with all pairs, and judges the policy: `posteriori.train.monitor.pair_metrics`.
+    Without `pairs`, neighbouring draws of a prompt, from the policy (or the prior), are pairs; the
     target's own evidence labels them by Bradley-Terry: P(y1 preferred to y2) = sigmoid(s (log e1 -
     log e2)). `labels="sampled"` draws the label; "expected" weighs both orders by their
     probability, which has the same expected gradient and less variance.

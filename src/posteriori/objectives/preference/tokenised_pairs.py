@@ -11,6 +11,7 @@ from posteriori.core.seeds import generator
 from posteriori.core.target import Target
 from posteriori.core.tensors import ints
 from posteriori.data.preferences import Preference
+from posteriori.errors import ConfigError
 from posteriori.objectives.tokenised_rows import Row, TokenisedRows
 
 
@@ -23,16 +24,28 @@ class PreferenceData(TokenisedRows):
 
 
 FEWEST_PROMPTS = 20
-"""From so many prompts on some are held out: fewer would judge nothing."""
+"""From so many prompts on some are held out where nobody has said how many: fewer would judge
+nothing."""
+
+USUAL_SHARE = 0.1
 
 
 def held_out_pairs(
     pairs: Sequence[Preference], share: float, seed: int
 ) -> tuple[list[Preference], list[Preference]]:
-    """Those to train on and those that judge: the pairs of a share of the prompts, whole."""
+    """Those to train on and those that judge: the pairs of a share of the prompts, whole.
+
+    The usual share of few prompts is none. Raises `ConfigError` where another one leaves no prompt
+    to train on.
+    """
     keys = list(dict.fromkeys(prompt_key(pair.prompt) for pair in pairs))
-    if not share or len(keys) < FEWEST_PROMPTS:
+    if not share or (share == USUAL_SHARE and len(keys) < FEWEST_PROMPTS):
         return list(pairs), []
+    if max(1, round(share * len(keys))) >= len(keys):
+        raise ConfigError(
+            f"held_out={share} of {len(keys)} prompts leaves none to train on",
+            hint="give pairs of more prompts, or held_out = 0",
+        )
     order = ints(torch.randperm(len(keys), generator=generator(seed, "held-out pairs")))
     held = {keys[at] for at in order[: max(1, round(share * len(keys)))]}
     return (
