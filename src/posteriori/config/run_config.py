@@ -84,7 +84,7 @@ class EvaluateSettings(Strict):
                 checked_until(self.until, self.max_samples, self.num_samples)
             except ConfigError as error:
                 refuse(error.what, error.hint)
-        elif "max_samples" in self.model_fields_set:
+        elif self.max_samples != MAX_SAMPLES:
             refuse("'max_samples' has no effect", "write until = 0.05 beside it")
         return self
 

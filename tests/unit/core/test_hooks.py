@@ -14,7 +14,11 @@ from posteriori.core.protocols import Scores
 from posteriori.models.tabular import TabularLM
 
 SOURCE = Path(po.__file__).parent
-PROTOCOLS = [each for each in vars(hooks).values() if getattr(each, "_is_protocol", False)]
+PROTOCOLS = [
+    each
+    for each in vars(hooks).values()
+    if getattr(each, "_is_protocol", False) and each.__module__ == hooks.__name__
+]
 NAMES = {
     name
     for each in PROTOCOLS

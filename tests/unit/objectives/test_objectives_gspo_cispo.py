@@ -22,6 +22,7 @@ def constants() -> dict[str, Tensor]:
         "advantage_N1": torch.tensor([[2.0], [-1.0]], dtype=torch.float64),
         "log_drawn_NL": torch.tensor([[-1.0, -2.0, -0.5], [-1.5, 0.0, 0.0]], dtype=torch.float64),
         "log_prior_NL": torch.zeros(2, 3, dtype=torch.float64),
+        "ratio_N": torch.ones(2, dtype=torch.float64),
         "mask_NL": torch.tensor([[True, True, True], [True, False, False]]),
     }
 

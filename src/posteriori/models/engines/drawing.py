@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from posteriori.core.completions import Completions
-from posteriori.core.hooks import OnDevice, tokenizer_of
+from posteriori.core.hooks import OnDevice, context_of, tokenizer_of
 from posteriori.core.occurrence import Prompt
 from posteriori.core.protocols import LanguageModel
 from posteriori.distributed.world import refuse_several
@@ -47,7 +47,7 @@ class DrawnByEngine:
 
     @property
     def context_length(self) -> int | None:
-        return getattr(self.lm, "context_length", None)
+        return context_of(self.lm)
 
     @property
     def device(self) -> torch.device:
