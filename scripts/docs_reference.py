@@ -14,7 +14,7 @@ from posteriori.core import registry
 _GROUPS = {
     "Targets and data": ("core", "config", "data", "errors"),
     "Models": ("models",),
-    "Evidence": ("evidence", "moments", "reward_models"),
+    "Evidence": ("evidence", "moments", "relative", "reward_models"),
     "Fine-tuning": ("objectives", "train"),
     "Sampling": ("samplers",),
     "How far, and the frontier": ("diagnostics", "report"),

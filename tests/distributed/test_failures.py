@@ -22,6 +22,7 @@ from posteriori.errors import DistributedError
 PATIENCE = 30.0
 
 
+@pytest.mark.long
 def test_all_say_what_one_of_them_meets(tmp_path):
     taken = tmp_path / "taken"
     taken.mkdir()

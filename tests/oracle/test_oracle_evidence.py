@@ -143,6 +143,7 @@ def test_every_objective_runs_or_says_why_not(case_1, name, kind):
         assert torch.equal(before, now) == handed_back
 
 
+@pytest.mark.long
 def test_a_policy_comes_nearer_to_moments_and_has_them(case_1):
     """After 200 steps of dpg the mean over prompts is half way to 0.5 at least, exactly summed."""
     moments = po.Moments({"has a": (has_a, 0.5)}, per_prompt=True)

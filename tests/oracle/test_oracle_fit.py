@@ -39,6 +39,7 @@ def test_a_lora_policy_reaches_the_posterior_too(name):
 
 
 @pytest.mark.parametrize("name", ["case_1", pytest.param("case_2", marks=pytest.mark.slow)])
+@pytest.mark.long
 def test_reward_alone_collapses_onto_the_best_outcome(name):
     """The best outcome is "b b b b", reward 4, whatever the prior."""
     case = OracleCase(name)

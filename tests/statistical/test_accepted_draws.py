@@ -25,6 +25,8 @@ from test_sampler import FALSE_ALARM, draws_needed, p_value
 import posteriori as po
 from posteriori.samplers.independent.best_of_n_law import best_of_n_kl, best_of_n_log_prob
 
+pytestmark = pytest.mark.long
+
 BETA = 1.0
 LARGEST = 4.0
 """The oracle's reward of four "b"."""

@@ -49,6 +49,7 @@ def truth(target, policy) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("size", SIZES)
+@pytest.mark.long
 def test_log_z_lies_between_its_bounds_in_the_mean(reports, truth, size):
     for name, side in (("log_z", 1), ("log_z_upper", -1)):
         values = np.array([report[name].value for report in reports[size]])

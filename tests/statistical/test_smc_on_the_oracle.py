@@ -18,6 +18,8 @@ import posteriori as po
 from posteriori.samplers.smc.conditional import conditional_log_z
 from posteriori.samplers.smc.fit_twist import fit_twist
 
+pytestmark = pytest.mark.long
+
 LIMIT = 5.5
 GAP = 0.3
 

@@ -51,6 +51,7 @@ def check_all(jobs: tuple[str, ...]) -> None:
         check(job, results[job])
 
 
+@pytest.mark.long
 def test_a_sum_of_tensors_on_two_devices_is_found_and_runs_have_none():
     results = found("mixes:", *QUICK)
     assert "add of tensors on two devices" in results["mixes:"]["wrong"]

@@ -94,6 +94,7 @@ SURE = float(stats.norm.isf(1e-6 / (2 * 9 * SEEDS)))
 """Standard errors for 1e-6 over three figures at three betas and all seeds."""
 
 
+@pytest.mark.long
 def test_error_bars_hold(target):
     """Every run's own error bar, and not much wider than the spread between runs."""
     runs = [po.frontier(target, EACH, seed, stages=0, strongest=2.0) for seed in range(SEEDS)]

@@ -142,6 +142,7 @@ def test_the_first_step_of_tb_is_scaled_and_nothing_else():
     torch.testing.assert_close(world.expected_gradient(objective), expected, rtol=0, atol=EXACT)
 
 
+@pytest.mark.long
 def test_log_z_converges_to_the_oracles():
     """A fixed run, seed 0, which ends within 0.02 nats on every prompt."""
     case = OracleCase("case_1")

@@ -178,6 +178,7 @@ def test_a_prior_that_does_not_look_at_next_tokens_is_refused():
         SubTB().prepare(target, lambda: po.TabularLM.random(WORDS, DEPTH, PROMPTS), 0)
 
 
+@pytest.mark.long
 def test_draws_of_the_prior_and_of_earlier_steps_go_together():
     target = world()
     for settings in ({"proposal": "prior"}, {}):

@@ -183,6 +183,7 @@ class TestTraining:
         )
         assert other.history != saved.history
 
+    @pytest.mark.long
     def test_comes_near_the_best_that_label_noise_allows(self, case, target):
         """Of 1000 fresh pairs whoever knows the utility tells a share `best`; their accuracy is
         binomial, so `best` less 4.75 standard errors is its 1e-6 quantile. The model's is above

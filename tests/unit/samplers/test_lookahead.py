@@ -125,6 +125,7 @@ def test_it_is_where_no_next_token_fits(most, grammar):
     assert off_target(made, sizes=(1,)) < 1e-8
 
 
+@pytest.mark.long
 def test_it_is_with_two_particles():
     assert off_target(plan(1)) < 1e-8
 

@@ -60,6 +60,7 @@ def test_the_beta_of_a_budget_is_the_exact_one(kl, case):
     assert abs(exact_point(target, 2 * found.beta)[0] - kl) > Z * found.kl_error
 
 
+@pytest.mark.long
 def test_the_beta_of_a_reward_is_the_exact_one(case_1):
     target = unpriced(case_1)
     found = fit(target, reward_target=1.0)[0].budget
