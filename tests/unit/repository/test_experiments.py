@@ -32,6 +32,7 @@ SLOW = {"social_bias"}
 
 def load(name: str, monkeypatch):
     monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    sys.modules.pop("common", None)  # benchmarks have one as well
     spec = importlib.util.spec_from_file_location(f"experiment_{name}", EXPERIMENTS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, module)

@@ -105,7 +105,7 @@ def labels(rule: str, bad: str, num: int = 30) -> list[dict]:
 def test_they_are_learned_kept_and_loaded(tmp_path):
     rows = labels("no insults", "stupid") + labels("No insults!", "awful")
     fitted = po.fit_rules(
-        "tiny", rows, epochs=2, learning_rate=1e-3, seed=0, output_dir=tmp_path / "r"
+        "tiny", rows, epochs=4, learning_rate=1e-3, seed=0, output_dir=tmp_path / "r"
     )
     assert list(fitted.models) == ["no insults", "No insults!"]
     assert {each.name for each in (tmp_path / "r").iterdir()} == {

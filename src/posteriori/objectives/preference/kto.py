@@ -33,6 +33,10 @@ def _source(value: Any) -> Any:
     return [row for _, row in rows_of(value, "feedback")]
 
 
+_ROUNDING = 1e-4
+"""Nats: log-probs of float32 models differ by less than that from batch to batch."""
+
+
 class KTOConfig(Strict):
     """Settings of the objective "kto".
 
@@ -200,7 +204,11 @@ class KTO(Objective[KTOConfig]):
 
 
 def _ordered(score_N: Tensor, p_N: Tensor) -> float | None:
-    """The area under the ROC curve, ties counting half; None where all labels are the same."""
+    """The area under the ROC curve, ties counting half; None where all labels are the same.
+
+    Differences of the size of rounding errors are ties: before the first update all scores are.
+    """
+    score_N = (score_N / _ROUNDING).round()
     order_N = score_N.argsort()
     score_N, p_N = score_N[order_N].contiguous(), p_N[order_N]
     below_N1 = torch.nn.functional.pad((1 - p_N).cumsum(0), (1, 0))
