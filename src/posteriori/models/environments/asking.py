@@ -22,12 +22,10 @@ def ask(
     asked = list(episodes)
     place = list(range(len(asked)))
     if deterministic:
-        first: dict[str, int] = {}
         keys = [repr((each.prompt, each.turns, each.replies)) for each in asked]
-        for key in keys:
-            first.setdefault(key, len(first))
-        place = [first[key] for key in keys]
-        asked = [asked[keys.index(key)] for key in first]
+        distinct = dict(zip(keys, asked, strict=True))
+        number = {key: at for at, key in enumerate(distinct)}
+        place, asked = [number[key] for key in keys], list(distinct.values())
     parts = by_rows(len(asked), lambda share: _ask_some(environment, asked[share]))
     replies = [reply for part in parts for reply in part]
     return [replies[at] for at in place]

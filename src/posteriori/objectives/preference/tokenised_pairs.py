@@ -24,8 +24,7 @@ class PreferenceData(TokenisedRows):
 
 
 FEWEST_PROMPTS = 20
-"""From so many prompts on some are held out where nobody has said how many: fewer would judge
-nothing."""
+"""From so many prompts on the usual share is held out: fewer would judge nothing."""
 
 USUAL_SHARE = 0.1
 
