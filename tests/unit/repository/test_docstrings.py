@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 import posteriori as po
 from posteriori.core import registry
+from posteriori.core.settings.described import sections_of
 from posteriori.errors import PosterioriError
 
 SECTIONS = ("Args", "Attributes", "Returns", "Raises", "Example")
@@ -40,20 +41,6 @@ ALGORITHMS = [
 ]
 NEEDS_A_FILE = {"load_target", "report"}
 """Their examples need files, which tests of their own write."""
-
-
-def sections_of(docstring: str) -> dict[str, str]:
-    """The text under each heading, in order; what comes before the first is under ""."""
-    found = {"": ""}
-    now = ""
-    for line in docstring.splitlines():
-        heading = re.fullmatch(r"(\w+):", line)
-        if heading:
-            now = heading[1]
-            found[now] = ""
-        else:
-            found[now] += line + "\n"
-    return found
 
 
 def parameters_of(public: Any) -> list[str]:
