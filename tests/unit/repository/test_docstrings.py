@@ -161,6 +161,7 @@ def example_names() -> dict[str, Any]:
     }
 
 
+@pytest.mark.moves_rng
 @pytest.mark.parametrize(
     "name",
     [name for name in (*PUBLIC, *READY_MADE, "trl.PosterioriCallback") if name not in NEEDS_A_FILE],

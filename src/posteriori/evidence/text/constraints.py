@@ -105,8 +105,8 @@ def regex(
         EvidenceError: when scoring, for a text on which the pattern takes seconds.
 
     Example:
-        >>> digits = po.constraints.regex("[ab]+")
-        >>> po.exact(po.Target(prior, digits, ["x"], 3)).log_z[0] < 0
+        >>> letters = po.constraints.regex("[ab]+")
+        >>> bool(po.exact(po.Target(prior, letters, ["x"], 3)).log_z[0] < 0)
         True
     """
     if not isinstance(pattern, str):

@@ -54,7 +54,7 @@ def classifier(
 
     Example:
         >>> import transformers
-        >>> config = transformers.BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1)
+        >>> config = transformers.BertConfig(hidden_size=8, num_attention_heads=1)
         >>> model = transformers.BertForSequenceClassification(config)
         >>> tokenizer = po.load("tiny").tokenizer
         >>> po.likelihoods.classifier(model, 1, tokenizer=tokenizer).max_log_evidence
