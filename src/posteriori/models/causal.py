@@ -33,7 +33,7 @@ from posteriori.models.weights.facts import share_facts
 from .causal_scoring import CausalScoring
 from .generating import texts_of
 from .passes import memory
-from .prompt_tokens import (
+from .text.prompt_tokens import (
     build_completions,
     check_length,
     check_tokenizer,
@@ -41,7 +41,7 @@ from .prompt_tokens import (
     end_tokens,
     start_token,
 )
-from .texts import decode_behind, token_before
+from .text.texts import decode_behind, token_before
 from .warp import Warp
 from .weights import adapters
 from .weights import state as state_module

@@ -21,7 +21,7 @@ from posteriori.models.passes.batches import batches_of_units, in_order
 from posteriori.models.passes.rotary import check_positions
 
 from .passes import memory
-from .prompt_tokens import check_length
+from .text.prompt_tokens import check_length
 from .warp import Warp
 
 _TOO_FEW = 512
