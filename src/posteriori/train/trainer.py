@@ -40,10 +40,10 @@ from .effective_draws import EffectiveDraws
 from .fit_result import OF_THE_RUN, stopped_by
 from .fit_result import Fit as Fit
 from .mismatch import mismatch, mismatch_finding, own_log_prob
+from .preparation.starting import new_policy
 from .ptx import mix_of
 from .replay import Replay
 from .selection import Selection, State
-from .starting import new_policy
 from .update import Updater
 
 StepCallback = Callable[[dict[str, Any]], None]

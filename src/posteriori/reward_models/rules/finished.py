@@ -11,8 +11,8 @@ from pydantic import TypeAdapter
 from posteriori.core.journal.files import write_whole, writing
 from posteriori.core.settings.training import FitRewardConfig
 from posteriori.core.types import Finding
-from posteriori.data.json_lines import json_object, text_lines
-from posteriori.data.json_object import read_object
+from posteriori.data.formats.json_lines import json_object, text_lines
+from posteriori.data.formats.json_object import read_object
 from posteriori.errors import CheckpointError
 from posteriori.reward_models.calibration import HeldOut
 from posteriori.reward_models.fit_reward import RewardFit

@@ -12,8 +12,8 @@ from posteriori.core.settings.combined import combined
 from posteriori.core.settings.keywords import FitRewardKeywords
 from posteriori.core.settings.training import FitRewardConfig
 from posteriori.core.types import Estimate, Finding
+from posteriori.data.formats.json_object import read_object
 from posteriori.data.given_arguments import named_arguments
-from posteriori.data.json_object import read_object
 from posteriori.errors import ConfigError, DataError, ModelError
 from posteriori.reward_models.fit_reward import RewardFit, fit_reward, refuse_idle
 from posteriori.reward_models.reward_model import RewardModel
