@@ -79,7 +79,7 @@ def encode_prompt(
     return (start_token_id,)
 
 
-def _is_conversation(prompt: object) -> bool:
+def _is_conversation(prompt: Any) -> bool:
     is_list = isinstance(prompt, list | tuple) and len(prompt) > 0
     return is_list and all(isinstance(message, Mapping) for message in prompt)
 
