@@ -13,14 +13,11 @@ from posteriori.cli.console.output import print_json, stderr, visible
 from posteriori.cli.files.unfinished import offer_resume
 from posteriori.cli.options import AsJson, Overrides, Quiet, Resume
 from posteriori.cli.several import single
-from posteriori.config.find_model import find_model
-from posteriori.config.read_config import put, read_toml
-from posteriori.config.run_config import RunRewardSettings
-from posteriori.core.settings.parse import parse
 from posteriori.data.home import expanded
 from posteriori.errors import ConfigError
 
 if TYPE_CHECKING:
+    from posteriori.config.run_config import RunRewardSettings
     from posteriori.reward_models.fit_reward import RewardFit
 
 
@@ -52,11 +49,12 @@ def reward(
     --resume goes on with a run that was stopped, and ends with the very model of one that was not.
     """
     given = {"pairs": pairs, "model": model, "output": output}
-    settings, place = _settings(config, given, overrides or [])
+    from posteriori.config.find_model import find_model
     from posteriori.reward_models.fit_reward import fit_reward
     from posteriori.reward_models.labelled_pairs import read_labelled_pairs
     from posteriori.reward_models.writer import new_directory
 
+    settings, place = _settings(config, given, overrides or [])
     folder = place.parent if place else Path.cwd()
     where = f"{place}: reward" if place else "reward"
     path = find_model(settings.model, folder, f"{where}.model")
@@ -113,6 +111,10 @@ def _settings(
     config: Path | None, given: dict[str, str | None], overrides: list[str]
 ) -> tuple[RunRewardSettings, Path | None]:
     """The table [reward] of the config, with options and `--set reward.key=value` put in."""
+    from posteriori.config.read_config import put, read_toml
+    from posteriori.config.run_config import RunRewardSettings
+    from posteriori.core.settings.parse import parse
+
     values: dict[str, Any] = {} if config is None else read_toml(config)
     if config is not None and not isinstance(values.get("reward"), dict):
         raise ConfigError(

@@ -21,6 +21,7 @@ from pydantic import (
 from posteriori.data.rows import rows_of
 from posteriori.errors import ConfigError
 
+from .defaults import MAX_PROMPTS as MAX_PROMPTS
 from .strict import Strict, as_tuple
 
 MOST_GIB = 1_000_000
@@ -100,9 +101,6 @@ def _rate(value: Any) -> Any:
         raise ValueError("input should be greater than 0")
     return float(value)
 
-
-MAX_PROMPTS = 256
-"""Prompts that a target is judged on unless more are asked for."""
 
 MOST_PER_STEP = 64
 """Prompts of a training step unless their number is given."""
