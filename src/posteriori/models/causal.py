@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -15,7 +15,6 @@ from transformers import PreTrainedTokenizerBase
 from posteriori.core.completions import Completions
 from posteriori.core.journal.files import writing
 from posteriori.core.occurrence import Prompt
-from posteriori.core.settings.training import LoraSettings
 from posteriori.data.given_arguments import named_arguments
 from posteriori.distributed.exchange import by_rows
 from posteriori.distributed.world import refuse_several
@@ -47,6 +46,9 @@ from .weights import adapters
 from .weights import state as state_module
 from .weights.active_adapter import ACTIVE, Adapter
 from .weights.injected import has_adapters_inside
+
+if TYPE_CHECKING:
+    from posteriori.core.settings.training import LoraSettings
 
 _FEW_TOKENS = 2048
 """Prompts of so many tokens together cost nothing to run, beside what is drawn for them."""

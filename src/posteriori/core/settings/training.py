@@ -22,10 +22,8 @@ from posteriori.data.rows import rows_of
 from posteriori.errors import ConfigError
 
 from .defaults import MAX_PROMPTS as MAX_PROMPTS
+from .defaults import MOST_GIB as MOST_GIB
 from .strict import Strict, as_tuple
-
-MOST_GIB = 1_000_000
-"""More memory than any machine has."""
 
 
 def _pattern(value: Any) -> Any:
