@@ -68,7 +68,7 @@ def test_nothing_runs_and_nothing_is_asked_for(opened, page):
     assert opened.run("document.title").startswith("</script>")
     assert opened.run("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
     scripts = "[...document.scripts].map(s => s.type).join()"
-    assert opened.run(scripts) == "application/json,"
+    assert opened.run(scripts) == "application/json,application/json,"
     places = "document.querySelector('[aria-labelledby=samplers-title]').innerText"
     assert "in the plane" in opened.run(places)
     assert "not in the plane, for want of <a href=" in opened.run(places)

@@ -13,6 +13,7 @@ from posteriori.report.safe_text import number, one_line, with_error
 from . import figures
 from .curves import curve
 from .histograms import MOST_ROWS, Row, histograms, rows
+from .marks import Mark
 from .plane import least_kl, logarithmic_beyond, on_plane, plane, why_not
 from .theme import DARK, LIGHT, recolored
 from .training_curves import PART, evaluated, trained, training
@@ -60,6 +61,7 @@ class View:
     alt: str
     light: str
     dark: str
+    marks: list[Mark]
 
 
 def views(subject: Subject) -> list[View]:
@@ -113,9 +115,9 @@ def _parts_of_reward(results: Sequence[PolicyResult]) -> dict[str, tuple[str, st
 
 
 def _view(name: str, title: str, caption: str, alt: str, draw: figures.Draw) -> View:
-    light = figures.svg(draw, LIGHT)
+    light, found = figures.svg_and_marks(draw, LIGHT)
     dark = recolored(light, LIGHT, DARK)
-    return View(name, title, caption, f"{title}. {alt}.", _uri(light), _uri(dark))
+    return View(name, title, caption, f"{title}. {alt}.", _uri(light), _uri(dark), found)
 
 
 def _uri(svg: str) -> str:

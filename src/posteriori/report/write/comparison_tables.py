@@ -12,7 +12,7 @@ from posteriori.report.asked import MEAN_OF
 from posteriori.report.draw.curves import to_float
 from posteriori.report.draw.plane import on_plane, why_not
 from posteriori.report.result import PolicyResult, Subject
-from posteriori.report.safe_text import number, one_line, prompt_text, seconds, visible, with_error
+from posteriori.report.safe_text import number, one_line, prompt_label, seconds, visible, with_error
 
 LEVELS = ("stop", "warn", "info")
 
@@ -122,7 +122,7 @@ def by_prompt(
         cells = [column[index] if column else None for column in columns]
         known = [e.value for e in cells if e is not None and not math.isnan(e.value)]
         shown = [{"value": "not measured" if e is None else with_error(e)} for e in cells]
-        rows.append((max(known, default=math.inf), one_line(prompt_text(prompt), 120), shown))
+        rows.append((max(known, default=math.inf), prompt_label(prompt, 120), shown))
     rows.sort(key=lambda row: -row[0])
     return [{"prompt": prompt, "cells": cells} for _, prompt, cells in rows[:most]]
 
