@@ -36,6 +36,7 @@ def plane(
     axes = drawn.subplots()
     if curve is not None:
         _draw_curve(axes, curve, theme)
+        _draw_best_of_n(axes, curve, theme)
     everyone = entries(results, prior, samplers)
     for entry in everyone:
         result, _ = entry
@@ -151,7 +152,6 @@ def _draw_curve(axes: Axes, curve: Curve, theme: Theme) -> None:
             label="the same by annealed draws" if annealed else known,
         )
     axes.plot(kl_K[-1:], reward_K[-1:], marker="|", markersize=13, color=theme.ink, linestyle="")
-    _draw_best_of_n(axes, curve, theme)
 
 
 def _make_room(axes: Axes, near: float, far: float, theme: Theme) -> None:

@@ -4,6 +4,8 @@
   if (!store) return;
   const marks = JSON.parse(store.textContent);
   const NEAR = 28;
+  const TOGETHER = 3;
+  const LISTED = 4;
   const MOST = 8;
   const resets = [];
 
@@ -32,12 +34,20 @@
       at = index;
       ring.hidden = told.hidden = index < 0;
       if (index < 0) return;
-      const [x, y, says] = points[index];
+      const [x, y] = points[index];
       ring.style.left = told.style.left = `${100 * x}%`;
       ring.style.top = told.style.top = `${100 * y}%`;
       // Towards the middle, so that it stays within the figure.
       told.style.translate = `${x > 0.5 ? "calc(-100% - 10px)" : "10px"} ${y > 0.5 ? "calc(-100% - 10px)" : "10px"}`;
-      told.textContent = says;
+      told.textContent = words(index);
+    }
+
+    // What lies on the same spot is named together.
+    function words(index) {
+      const [x, y] = points[index];
+      const here = points.filter((each) => Math.hypot((each[0] - x) * sheet.clientWidth, (each[1] - y) * sheet.clientHeight) < TOGETHER);
+      const more = here.length > LISTED ? [`and ${here.length - LISTED} more`] : [];
+      return [...here.slice(0, LISTED).map((each) => each[2]), ...more].join("\n");
     }
 
     function nearest(event) {
@@ -68,8 +78,8 @@
     function step(by) {
       if (!points.length) return;
       point((Math.max(at, by > 0 ? -1 : 0) + by + points.length) % points.length);
-      const [x, y, says] = points[at];
-      spoken.textContent = says;
+      const [x, y] = points[at];
+      spoken.textContent = points[at][2];
       frame.scrollTo(x * sheet.clientWidth - frame.clientWidth / 2, y * sheet.clientHeight - frame.clientHeight / 2);
     }
 
