@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from posteriori.data.json_object import read_object
+from posteriori.data.formats.json_object import read_object
 from posteriori.distributed.world import is_first
 from posteriori.errors import ConfigError
 from posteriori.models.bundled import bundled_models

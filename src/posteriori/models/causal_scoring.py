@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from posteriori.core.completions import Completions
-from posteriori.core.progress import advance
 from posteriori.core.protocols import NextTokens
+from posteriori.core.run.progress import advance
 from posteriori.distributed.exchange import by_rows, is_shared_out
 from posteriori.distributed.executor import SentOnce
 from posteriori.models.execution.hidden_states import prefix_features
@@ -21,7 +21,7 @@ from posteriori.models.passes.batches import batches_of_units, in_order
 from posteriori.models.passes.rotary import check_positions
 
 from .passes import memory
-from .prompt_tokens import check_length
+from .text.prompt_tokens import check_length
 from .warp import Warp
 
 _TOO_FEW = 512

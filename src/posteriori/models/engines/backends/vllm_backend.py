@@ -20,10 +20,10 @@ from posteriori.core.protocols import LanguageModel
 from posteriori.core.seeds import undisturbed
 from posteriori.errors import EngineError
 from posteriori.models.causal import CausalLM
+from posteriori.models.engines.backend import Drawn, Request
+from posteriori.models.engines.settings import EngineConfig
 from posteriori.models.weights.state import base_model, full_copy, quantisation
 
-from .backend import Drawn, Request
-from .settings import EngineConfig
 from .vllm_weights import load_whole
 
 _TOLERANCE = {"float32": 0.005, "bfloat16": 0.25, "float16": 0.25}

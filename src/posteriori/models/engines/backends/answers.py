@@ -9,8 +9,7 @@ from typing import Any, NoReturn, TypeGuard
 
 from posteriori.core.protocols import LanguageModel
 from posteriori.errors import EngineError
-
-from .backend import Drawn
+from posteriori.models.engines.backend import Drawn
 
 _ID = "token_id:"
 """How vLLM writes a token where it is asked for ids."""
