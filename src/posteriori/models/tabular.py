@@ -33,7 +33,7 @@ from posteriori.models.execution.suffix import carried_over, widened
 from posteriori.models.execution.uniforms import uniform_rows
 
 from .table_rows import TableRows
-from .text.prompt_tokens import build_completions
+from .text.prompt_tokens import build_completions, check_draws
 
 if TYPE_CHECKING:
     from posteriori.core.settings.training import LoraSettings
@@ -161,6 +161,7 @@ class TabularLM(torch.nn.Module):
         generator: torch.Generator | None = None,
     ) -> Completions:
         """y ~ pi(.|c), prompt by prompt, with log pi(y|c)."""
+        check_draws(prompts, num_samples)
         num_rows = len(prompts) * num_samples
         start_N = torch.zeros(num_rows, dtype=torch.long, device=self.device)
         nothing_yet = Completions(
