@@ -47,7 +47,6 @@ def test_a_long_line_has_few_marks_with_both_ends(found):
     steps = [float(re.search(r"training step ([\d.]+)", each.says)[1]) for each in marks]
     assert len(marks) == MOST
     assert (min(steps), max(steps)) == (0.0, 299.0)
-    assert "entropy" not in found
 
 
 def test_bars_say_their_share(found):
