@@ -47,6 +47,7 @@ from .weights import adapters
 from .weights import state as state_module
 from .weights.active_adapter import ACTIVE, Adapter
 from .weights.injected import has_adapters_inside
+from .weights.whole_model import save
 
 _FEW_TOKENS = 2048
 """Prompts of so many tokens together cost nothing to run, beside what is drawn for them."""
@@ -273,6 +274,7 @@ class CausalLM(CausalScoring):
                 "a warped model cannot be trained: its log-prob is not that of its weights",
                 hint="load the prior without temperature, top_k, top_p and min_new_tokens",
             )
+        state_module.check_not_sharded(self.model)
         state_module.check_trainable(self.model)
         if kind == "full":
             return self._like(state_module.full_copy(self.model, self.adapter), None)
@@ -298,14 +300,11 @@ class CausalLM(CausalScoring):
         state_module.load_trained_state(self.model, self.adapter, state)
 
     def save_pretrained(self, directory: Path | str) -> None:
-        """Model (or adapter) and tokenizer, as plain transformers and PEFT load them. Raises
-        `CheckpointError` where they cannot be written."""
-        place = Path(directory)
-        with writing("the model", place):
-            # transformers says in its log that this is a file, and saves nothing.
-            place.mkdir(parents=True, exist_ok=True)
-            state_module.save(self.model, self.adapter, place)
-            self.tokenizer.save_pretrained(place)
+        """Model (or adapter) and tokenizer, as plain transformers and PEFT load them; where weights
+        are cut over processes all call it, and the first writes. Raises `CheckpointError` where
+        they cannot be written."""
+        with writing("the model", directory):
+            save(self.model, self.adapter, Path(directory), self.tokenizer)
 
     def token_power(self, alpha: float) -> CausalLM:
         """Raises `ModelError` under top-p."""
@@ -335,6 +334,7 @@ class CausalLM(CausalScoring):
         # All processes draw the numbers of all rows: the process that runs a row does not change
         # its tokens.
         uniform_RT = uniform_rows(len(rows), max_new_tokens, generator)
+        self._run.keep_pace()
         parts = by_rows(
             len(rows),
             lambda share: self._generate_rows(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -43,7 +44,7 @@ from .mismatch import mismatch, mismatch_finding, own_log_prob
 from .ptx import mix_of
 from .replay import Replay
 from .selection import Selection, State
-from .starting import new_policy
+from .sharding import Policies
 from .update import Updater
 
 StepCallback = Callable[[dict[str, Any]], None]
@@ -70,8 +71,10 @@ class Trainer:
         objective.engine = sampler
         self.run_directory, self.periodic_evaluation = run, periodic_evaluation
         self.observers: list[StepCallback] = [] if on_step is None else [on_step]
-        self.policy = self._new_policy()
-        objective.prepare(target, self._new_policy, derive(settings.seed, "objective"))
+        policies = Policies(target, start, settings)
+        self.policy, self.sharded = policies.new(), policies.sharded
+        objective.prepare(target, policies.new, derive(settings.seed, "objective"))
+        policies.shard(objective)
         self.mix = mix_of(settings.ptx, target.prior, derive(settings.seed, "ptx"))
         self.updater = Updater(self.policy, objective, settings, self.mix)
         self.replay = Replay(self._replayed())
@@ -98,10 +101,6 @@ class Trainer:
     def _aims(self) -> bool:
         """Whether the run is to end at the target: a pretraining mix leads it elsewhere."""
         return self.objective.aims_at_target and self.mix is None
-
-    def _new_policy(self) -> TrainableLM:
-        settings, seed = self.settings, derive(self.settings.seed, "adapter")
-        return new_policy(self.target.prior, self.start, settings.policy, settings.lora, seed)
 
     def _replayed(self) -> int:
         """Earlier steps whose draws join each step: the user's number, or the objective's own."""
@@ -170,13 +169,16 @@ class Trainer:
         chosen = self.selection.chosen() if self._aims else None
         if chosen is not None:
             if self.run_directory:
-                save_folder(self.run_directory.last_policy, self.policy.save_pretrained)
+                self._save_policy(self.run_directory.last_policy)
             self.policy.load_trained_state(chosen.state)
             self._found(chosen.finding)
         if self.run_directory:
-            save_folder(self.run_directory.policy, self.policy.save_pretrained)
+            self._save_policy(self.run_directory.policy)
         # The others may read what the first process has saved, from here on.
         by_first(lambda: None)
+
+    def _save_policy(self, place: Path) -> None:
+        save_folder(place, self.policy.save_pretrained, by_all=self.sharded)
 
     def _count(self, record: dict[str, Any]) -> None:
         """The step is finished: a signal that came within its update is obeyed after this."""

@@ -11,6 +11,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from posteriori.distributed import pace
+from posteriori.distributed.sharding import is_sharded
+from posteriori.distributed.world import current
 from posteriori.errors import ModelError
 from posteriori.models.cpu.float32_attention import Float32Attention
 from posteriori.models.cpu.fused_lora import fused_adapters, fused_products
@@ -55,6 +58,7 @@ class RunningModel:
         self.adapter = chosen_adapter(self.model, adapter)
         self.weight_cache = WeightCache()
         self._views = Views(self.model, self.adapter)
+        self._number: int | None = None
         if compute_dtype is not None and not isinstance(compute_dtype, torch.dtype):
             raise ModelError(
                 f"compute_dtype={compute_dtype!r} is no torch.dtype",
@@ -92,13 +96,34 @@ class RunningModel:
             return DecoderForward(decoder, view.base.config, self.device, hidden)
         head = getattr(view.base, "get_output_embeddings", lambda: None)()
         name, dtype = type(view.base).__name__, memory.embedding_weight(view.base).dtype
-        call = ModelCall(view.model, name, self._arguments, head, hidden)
+        call = ModelCall(view.model, name, self._arguments, head, hidden, self._turn)
         cached = Forward(call, view.base.config, self.device, dtype)
         bare = BareForward(call, self.device)
         rounded = dtype.itemsize < 4 or torch.is_autocast_enabled(self.device.type)
         if not can_be_continued(view.base, view.facts, cached, rounded):
             return bare
         return bare if torch.is_grad_enabled() and not self._keeps_gradients else cached
+
+    def keep_pace(self) -> None:
+        """To be called by all processes before a piece of work that they share out: a sharded model
+        makes as many passes in all of them."""
+        if self._number is not None or current() is None or not is_sharded(self.model):
+            return
+        # What is found out by passes is found out by all together.
+        for with_gradient in (False, True):
+            with torch.set_grad_enabled(with_gradient), self.scoring(hidden=False):
+                pass
+        self._number = pace.join(self)
+
+    def _turn(self) -> contextlib.AbstractContextManager[None]:
+        return pace.turn(self._number)
+
+    def idle_pass(self) -> torch.Tensor:
+        """The logits of one token, for nobody."""
+        ids_11 = torch.zeros(1, 1, dtype=torch.long, device=self.device)
+        with self._views.one() as view, self.computing(view):
+            ones_11 = torch.ones_like(ids_11)
+            return view.model(input_ids=ids_11, attention_mask=ones_11, use_cache=False).logits
 
     @cached_property
     def _keeps_gradients(self) -> bool:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from posteriori.data.json_object import read_object
+from posteriori.distributed.sharding import whole
 from posteriori.errors import ModelError
 from posteriori.models.transformers_loading import loading
 
@@ -70,7 +71,7 @@ def is_what_its_path_holds(base: PreTrainedModel) -> bool:
     mine, theirs = plain_parameters(base), plain_parameters(held)
     return mine.keys() == theirs.keys() and all(
         mine[name].shape == other.shape
-        and torch.equal(mine[name].cpu(), other.to(mine[name].dtype))
+        and torch.equal(whole(mine[name]).cpu(), other.to(mine[name].dtype))
         for name, other in theirs.items()
     )
 
@@ -122,7 +123,7 @@ def check(base: nn.Module, adapter: Path, path: str) -> None:
 
 
 def _digest(tensor: Tensor) -> str:
-    flat = tensor.detach().cpu().contiguous().flatten()
+    flat = whole(tensor.detach()).cpu().contiguous().flatten()
     return hashlib.sha256(flat.view(torch.uint8).numpy().data).hexdigest()
 
 

@@ -13,6 +13,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from posteriori.distributed.sharding import is_sharded, put
 from posteriori.errors import ModelError
 
 from . import adapters, base_fingerprint
@@ -31,7 +32,12 @@ def base_model(model: Model) -> PreTrainedModel:
 
 def bare_weights(model: Model) -> dict[str, Tensor]:
     """The tensors under the adapters, by the names that they have without any."""
-    found = base_model(model).state_dict()
+    return {name: tensor.detach() for name, tensor in plain_names(model).items()}
+
+
+def plain_names(model: Model) -> dict[str, Tensor]:
+    """The same, as the model's own parameters and buffers."""
+    found = base_model(model).state_dict(keep_vars=True)
     if not isinstance(model, PeftModel):
         return found
     names = tuple(f".{name}." for name in model.peft_config)
@@ -46,7 +52,8 @@ def same_base(one: Model, other: Model) -> bool:
     """Whether two models have the same weights under their adapters."""
     mine, theirs = bare_weights(one), bare_weights(other)
     return mine.keys() == theirs.keys() and all(
-        each.data_ptr() == theirs[name].data_ptr()
+        each is theirs[name]
+        or each.data_ptr() == theirs[name].data_ptr()
         or (each.shape == theirs[name].shape and torch.equal(each, theirs[name].to(each)))
         for name, each in mine.items()
     )
@@ -77,6 +84,17 @@ def quantisation(model: Model) -> str | None:
         if type(weight).__module__.startswith("torchao"):
             return "torchao"
     return None
+
+
+def check_not_sharded(model: Model) -> None:
+    """Raise `ModelError` for weights that are cut over processes: a policy is made of whole ones,
+    and then cut."""
+    if is_sharded(model):
+        raise ModelError(
+            "the model's weights are cut over processes, and a policy is made of whole ones",
+            hint='load the model again, and write sharding="fsdp"; or go on with policy="full" and '
+            "start= the run's directory",
+        )
 
 
 def check_trainable(model: Model) -> None:
@@ -136,6 +154,7 @@ def adapter_parameters(model: Model, adapter: str) -> dict[str, nn.Parameter]:
     return adapters.adapter_parameters(model, adapter)
 
 
+@torch.no_grad()
 def load_trained_state(model: Model, adapter: str | None, state: Mapping[str, Tensor]) -> None:
     """Put back what `trained_state` gave, bit for bit. Raises `ModelError` if it does not fit."""
     own = trained_state(model, adapter)
@@ -144,7 +163,7 @@ def load_trained_state(model: Model, adapter: str | None, state: Mapping[str, Te
     if odd:
         raise ModelError(f"the saved weights do not fit this model: '{odd[0]}' differs")
     for name, tensor in own.items():
-        tensor.copy_(state[name])
+        put(tensor, state[name])
 
 
 def save(model: Model, adapter: str | None, directory: Path) -> None:
