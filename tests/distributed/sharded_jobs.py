@@ -75,6 +75,28 @@ def sharded(folder: Path) -> dict[str, Any]:
     }
 
 
+def kept_sharded(folder: Path) -> dict[str, Any]:
+    """A run with a directory, taken up where there is one; stopped as `JOB_STOP` says."""
+    place = folder / "run"
+    resume = (place / "config.json").exists()
+    stop_at = int(os.environ["JOB_STOP"])
+    seen: list[int] = []
+
+    def stop(record: dict[str, Any]) -> None:
+        seen.append(record["step"])
+        if record["step"] + 1 == stop_at:
+            raise RuntimeError("enough")
+
+    given: dict[str, Any] = {"num_samples": 4, "learning_rate": 1e-4, "checkpoint_every": 1}
+    given |= {"steps": 4, "output_dir": place, "resume": resume, "on_step": stop}
+    try:
+        fitted = po.fit(target(), "ppo", sharding=SHARDING, **given)
+    except RuntimeError:
+        return {"seen": seen}
+    found = _whole(trained(fitted))
+    return {**found, "seen": seen, "saved": (place / "policy" / "model.safetensors").exists()}
+
+
 def _adapter(place: Path) -> list[float]:
     """An adapter on weights that have a path, and what it makes of them: log-probs."""
     prior = po.load("tiny")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 from peft import PeftModel
@@ -75,6 +77,54 @@ def test_an_adapter_that_was_sharded_is_saved_as_peft_loads_it(one, several):
     assert torch.allclose(adapted(ids).logits, lm.model(ids).logits, atol=1e-5)
     with adapted.disable_adapter():
         assert not torch.allclose(adapted(ids).logits, lm.model(ids).logits, atol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def never_stopped(tmp_path_factory):
+    place = tmp_path_factory.mktemp("whole")
+    return results_of(1, place, "kept_sharded", JOB_STOP="9")[0]["kept_sharded"]
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A sharded run of two processes, two of whose four steps are done."""
+    place = tmp_path_factory.mktemp("stopped")
+    found = results_of(2, place, "kept_sharded", JOB_STOP="2")
+    assert [each["kept_sharded"] for each in found] == [{"seen": [0, 1]}] * 2
+    return place
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("size", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
+def test_a_sharded_checkpoint_is_taken_up_by_any_number_of_processes(
+    size, stopped, never_stopped, tmp_path
+):
+    shutil.copytree(stopped / "run", tmp_path / "run")
+    newest = tmp_path / "run" / "checkpoints" / "step-00000002"
+    assert (newest / "sharded" / ".metadata").exists()
+    assert not (newest / "policy.safetensors").exists()
+    for result in results_of(size, tmp_path, "kept_sharded", JOB_STOP="9"):
+        found = result["kept_sharded"]
+        assert found["seen"] == [2, 3]
+        assert found["saved"]
+        assert furthest(never_stopped["weights"], found["weights"]) < WEIGHTS
+        assert furthest(never_stopped["records"], found["records"]) < FIGURES
+
+
+@pytest.mark.long
+def test_a_sharded_checkpoint_that_is_damaged_is_set_aside(stopped, never_stopped, tmp_path):
+    """The run goes on from the one before it."""
+    shutil.copytree(stopped / "run", tmp_path / "run")
+    newest = tmp_path / "run" / "checkpoints" / "step-00000002"
+    part = max((newest / "sharded").iterdir(), key=lambda file: file.stat().st_size)
+    data = bytearray(part.read_bytes())
+    data[len(data) // 2] ^= 1
+    part.write_bytes(data)
+    for result in results_of(2, tmp_path, "kept_sharded", JOB_STOP="9"):
+        found = result["kept_sharded"]
+        assert found["seen"] == [1, 2, 3]
+        assert any("damaged" in each for each in found["findings"])
+        assert furthest(never_stopped["weights"], found["weights"]) < WEIGHTS
 
 
 def test_one_process_has_nothing_to_cut_weights_over():

@@ -71,6 +71,21 @@ def gathered(work: Callable[[], T]) -> list[T]:
     return outcomes
 
 
+def all_are_here(what: str) -> bool:
+    """Whether every process asks this at the same time: after an error that all have met. Where one
+    is elsewhere it learns that `what` has ended this one."""
+    world = current()
+    if world is None:
+        return True
+    if world.broken:
+        return False
+    said = world.exchange(Leaving(what, True))
+    if all(isinstance(each, Leaving) for each in said):
+        return True
+    world.broken = told_of(world.rank, world.size, what)
+    return False
+
+
 def by_first(work: Callable[[], T]) -> T:
     """What `work` returns in the first process, in all: a decision, or what only it may do."""
     world = current()

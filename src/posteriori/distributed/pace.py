@@ -20,7 +20,7 @@ from torch import Tensor
 
 from posteriori.errors import DistributedError
 
-from .world import World, told_of
+from .world import Leaving, World, told_of
 
 _BACKWARD = 2**40
 _DONE = 2**60
@@ -120,12 +120,13 @@ class _Pace:
             ) from error
 
     def _agreed(self, wanted: int) -> int:
-        import torch.distributed as dist
-
-        first = torch.tensor(wanted, dtype=torch.int64)
-        group = self.world.group
-        self.world.guarded(lambda: dist.all_reduce(first, dist.ReduceOp.MIN, group=group))
-        return int(first)
+        said = self.world.exchange(wanted)
+        for rank, each in enumerate(said):
+            if isinstance(each, Leaving):
+                why = each.why or "its program ended the call before the others did"
+                self.world.broken = told_of(rank, self.world.size, why)
+                raise DistributedError(self.world.broken, hint="start all processes again")
+        return min(said)
 
     def _idle(self, agreed: int) -> None:
         self.is_idling = True

@@ -9,7 +9,7 @@ go and whether they wait on the CPU is for accelerate's plugin to say, which rea
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -109,6 +109,27 @@ def whole(tensor: Tensor) -> Tensor:
 def part(tensor: Tensor) -> Tensor:
     """What this process holds of it."""
     return cast(Any, tensor).to_local() if is_cut(tensor) else tensor
+
+
+def cut_like_all(size: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Zeros that are cut as FSDP2 cuts weights. Raises `DistributedError` where nothing is."""
+    from torch.distributed.tensor import Shard, zeros
+
+    if not _meshes:
+        raise DistributedError("no weights are cut over the processes", where="sharding")
+    mesh = next(iter(_meshes.values()))
+    return zeros(*size, dtype=dtype, device_mesh=mesh, placements=[Shard(0)])
+
+
+def alike(own: Tensor, value: Tensor) -> Tensor:
+    """`value`, whole or cut, as `own` is."""
+    if is_cut(own) == is_cut(value):
+        return value
+    if not is_cut(own):
+        return whole(value)
+    new = torch.zeros_like(own)
+    put(new, value)
+    return new
 
 
 def put(tensor: Tensor, value: Tensor) -> None:

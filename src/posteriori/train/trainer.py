@@ -25,7 +25,7 @@ from posteriori.core.seeds import derive, generator
 from posteriori.core.settings.training import FitConfig, prompts_per_step
 from posteriori.core.target import Target
 from posteriori.core.types import Draws, Finding
-from posteriori.distributed.exchange import by_first
+from posteriori.distributed.exchange import all_are_here, by_first
 from posteriori.distributed.world import alone
 from posteriori.errors import PosterioriError
 from posteriori.objectives.base import Objective
@@ -36,7 +36,7 @@ from posteriori.train.step_size.schedule import prompts_of_step, share_of_rate
 from posteriori.train.step_size.step_signal import signal_of
 
 from . import guards
-from .checkpoint import Running, load_newest, remove_unfinished, save_checkpoint
+from .checkpoint import Running, load_newest, remove_unfinished, save_checkpoint, save_sharded
 from .effective_draws import EffectiveDraws
 from .fit_result import OF_THE_RUN, stopped_by
 from .fit_result import Fit as Fit
@@ -137,10 +137,12 @@ class Trainer:
                     last = stopped is not None or self.finished == self.settings.steps
                     if last or self.finished % every == 0:
                         self._checkpoint()
-        except BaseException:
+        except BaseException as error:
             self.signals.hold()
-            # Half an update, or weights that are not finite, are no good state.
-            if not self.updater.under_way:
+            # Half an update, or weights that are not finite, are no good state; and what is cut
+            # over processes is written by all of them, or not at all.
+            alone = self.sharded and not (isinstance(error, Exception) and all_are_here(str(error)))
+            if not (self.updater.under_way or alone):
                 with contextlib.suppress(PosterioriError):
                     self._checkpoint()
             raise
@@ -364,7 +366,7 @@ class Trainer:
 
     def _checkpoint(self) -> None:
         run = self.run_directory
-        if run is None or not run.writes:
+        if run is None or not (run.writes or self.sharded):
             return
         guards.check_weights(self.policy, self.finished)
         run.flush()
@@ -380,7 +382,8 @@ class Trainer:
             },
             run.name,
         )
-        save_checkpoint(run.checkpoints, self.finished, running, self.settings.keep_checkpoints)
+        save = save_sharded if self.sharded else save_checkpoint
+        save(run.checkpoints, self.finished, running, self.settings.keep_checkpoints)
 
     def _others(self) -> dict[str, Any]:
         auto = self.updater.auto
