@@ -83,9 +83,8 @@ class RunDirectory:
         except BaseException:
             self.close()
             raise
-        self.name = hashlib.sha256(
-            json.dumps([config, target], sort_keys=True).encode()
-        ).hexdigest()
+        what = {key: value for key, value in config.items() if key not in _HOW_ALONE}
+        self.name = hashlib.sha256(json.dumps([what, target], sort_keys=True).encode()).hexdigest()
 
     def _places(self, path: Path) -> None:
         self.path = path

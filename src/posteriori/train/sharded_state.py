@@ -7,6 +7,7 @@ the run's directory.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,12 @@ def read(folder: Path, *, cut: bool) -> dict[str, Tensor]:
                 size, dtype = each.size, each.properties.dtype  # pyright: ignore
                 found[name] = cut_like_all(size, dtype) if cut else torch.empty(size, dtype=dtype)
             group = None if world is None else world.group
-            dcp.load(found, checkpoint_id=str(folder), process_group=group, no_dist=world is None)
+            with warnings.catch_warnings():
+                # That it reads in one process is meant.
+                warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+                dcp.load(
+                    found, checkpoint_id=str(folder), process_group=group, no_dist=world is None
+                )
         except (dcp.CheckpointException, OSError) as error:
             errors.append(error)
 
