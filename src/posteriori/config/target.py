@@ -15,8 +15,8 @@ from .check import Plan, make_plan
 
 if TYPE_CHECKING:
     from posteriori.core.occurrence import Prompt
-    from posteriori.core.progress import Progress
     from posteriori.core.protocols import LanguageModel
+    from posteriori.core.run.progress import Progress
     from posteriori.core.target import Target
     from posteriori.train.budget import Budget
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from posteriori.core.completions import Completions
-from posteriori.core.progress import advance
 from posteriori.core.protocols import NextTokens
+from posteriori.core.run.progress import advance
 from posteriori.distributed.exchange import by_rows, is_shared_out
 from posteriori.distributed.executor import SentOnce
 from posteriori.distributed.sharding import whole

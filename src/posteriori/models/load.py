@@ -20,8 +20,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from posteriori.data.formats.json_object import read_object
 from posteriori.data.given_arguments import named_arguments
-from posteriori.data.json_object import read_object
 from posteriori.errors import ConfigError, ModelError, did_you_mean
 from posteriori.models.cpu.precision import gains_from_bfloat16, mixed_precision, with_output_head
 from posteriori.models.passes.memory import check_memory, embedding_weight

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from posteriori.core.occurrence import Prompt
-from posteriori.core.progress import advance
+from posteriori.core.run.progress import advance
 from posteriori.errors import EvidenceError, ModelError
 
 from .classifier_text import Text, for_reading, padded, padding_id, text_of, token_ids

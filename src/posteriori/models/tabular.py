@@ -25,8 +25,8 @@ from posteriori.core.journal.files import writing
 from posteriori.core.occurrence import Prompt
 from posteriori.core.protocols import NextTokens
 from posteriori.core.settings.training import LoraSettings
+from posteriori.data.formats.json_object import read_object
 from posteriori.data.given_arguments import named_arguments
-from posteriori.data.json_object import read_object
 from posteriori.errors import ModelError, OutcomeError, PromptError, did_you_mean
 from posteriori.models.execution.inverse_cdf import draw_tokens
 from posteriori.models.execution.next_tokens import choices, log_prob_of

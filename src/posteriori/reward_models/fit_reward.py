@@ -14,12 +14,12 @@ from torch import Tensor
 from posteriori.core.display.shown import counted
 from posteriori.core.journal.journal import Journal, once
 from posteriori.core.occurrence import prompt_key
+from posteriori.core.processes.together import on_one_process
 from posteriori.core.run.out_of_memory import explained
 from posteriori.core.seeds import derive
 from posteriori.core.settings.combined import combined
 from posteriori.core.settings.keywords import FitRewardKeywords
 from posteriori.core.settings.training import FitRewardConfig
-from posteriori.core.together import on_one_process
 from posteriori.core.types import Finding
 from posteriori.data.given_arguments import named_arguments
 from posteriori.errors import ConfigError, ModelError

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from posteriori.core.journal.files import append_line, flush, writing
 from posteriori.core.journal.files import write_whole as write_whole
 from posteriori.core.journal.lock import Lock
-from posteriori.data.json_object import read_object
+from posteriori.data.formats.json_object import read_object
 from posteriori.errors import CheckpointError
 
 if TYPE_CHECKING:

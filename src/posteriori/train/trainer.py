@@ -41,10 +41,10 @@ from .effective_draws import EffectiveDraws
 from .fit_result import OF_THE_RUN, stopped_by
 from .fit_result import Fit as Fit
 from .mismatch import mismatch, mismatch_finding, own_log_prob
+from .preparation.policies import Policies
 from .ptx import mix_of
 from .replay import Replay
 from .selection import Selection, State
-from .sharding import Policies
 from .update import Updater
 
 StepCallback = Callable[[dict[str, Any]], None]

@@ -12,16 +12,16 @@ import torch
 from scipy.stats import beta as beta_law
 from torch import Tensor
 
-from posteriori.core.default_progress import with_progress
 from posteriori.core.display.shown import html_table
 from posteriori.core.draw import draw
 from posteriori.core.estimates import combine
 from posteriori.core.hooks import rewards_among
-from posteriori.core.progress import Progress
 from posteriori.core.registry import language_model
 from posteriori.core.reliability import NORMAL
 from posteriori.core.rows_of_prompts import rows_of_prompts
+from posteriori.core.run.default_progress import with_progress
 from posteriori.core.run.out_of_memory import explained
+from posteriori.core.run.progress import Progress
 from posteriori.core.seeds import generator
 from posteriori.core.settings.training import MAX_PROMPTS
 from posteriori.core.target import Target

@@ -8,19 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from posteriori.core.default_progress import with_progress
 from posteriori.core.draw import draw
 from posteriori.core.elsewhere import served, standing_for
 from posteriori.core.hooks import DrawsElsewhere
-from posteriori.core.progress import Progress
-from posteriori.core.ray_actors import Ray, spread
+from posteriori.core.processes.ray_actors import Ray, spread
+from posteriori.core.processes.together import on_every_process
 from posteriori.core.reliability import most_evidence
 from posteriori.core.rows_of_prompts import rows_of_prompts
+from posteriori.core.run.default_progress import with_progress
 from posteriori.core.run.out_of_memory import explained
+from posteriori.core.run.progress import Progress
 from posteriori.core.seeds import derive, generator
 from posteriori.core.settings.training import MAX_PROMPTS
 from posteriori.core.target import Target
-from posteriori.core.together import on_every_process
 from posteriori.core.types import Draws
 from posteriori.data.given_arguments import named_arguments
 from posteriori.data.given_numbers import count, positive

@@ -10,7 +10,7 @@ from posteriori.core.cost import spend
 from posteriori.core.draw import lm_tokens
 from posteriori.core.hooks import tokenizer_of
 from posteriori.core.occurrence import Message
-from posteriori.core.progress import counted_by
+from posteriori.core.run.progress import counted_by
 from posteriori.core.types import Finding
 from posteriori.errors import ConfigError
 

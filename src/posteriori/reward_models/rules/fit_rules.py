@@ -13,8 +13,8 @@ from posteriori.core.journal.files import writing
 from posteriori.core.settings.keywords import FitRewardKeywords
 from posteriori.core.settings.training import FitRewardConfig
 from posteriori.core.types import Estimate, Finding
+from posteriori.data.formats.json_object import read_object
 from posteriori.data.given_arguments import named_arguments
-from posteriori.data.json_object import read_object
 from posteriori.errors import DataError, ModelError
 from posteriori.reward_models.fit_reward import RewardFit, fit_reward
 from posteriori.reward_models.reward_model import RewardModel

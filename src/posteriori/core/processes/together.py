@@ -10,13 +10,12 @@ from typing import Any, TypeVar
 
 import torch
 
+from posteriori.core.hooks import HasModule
+from posteriori.core.target import Target
 from posteriori.data.plain_values import is_mapping, is_sequence
 from posteriori.distributed.environment import require_one
 from posteriori.distributed.sharding import is_cut
 from posteriori.distributed.world import together
-
-from .hooks import HasModule
-from .target import Target
 
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 
