@@ -303,7 +303,7 @@ class CausalLM(CausalScoring):
         """Model (or adapter) and tokenizer, as plain transformers and PEFT load them; where weights
         are cut over processes all call it, and the first writes. Raises `CheckpointError` where
         they cannot be written."""
-        with writing("the model", directory):
+        with writing("the model", Path(directory)):
             save(self.model, self.adapter, Path(directory), self.tokenizer)
 
     def token_power(self, alpha: float) -> CausalLM:

@@ -7,6 +7,7 @@ the run's directory.
 
 from __future__ import annotations
 
+import importlib
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ from posteriori.distributed.world import current
 from posteriori.errors import CheckpointError
 
 FOLDER = "sharded"
+_DCP = "torch.distributed.checkpoint"
 _PLACE = "is in the sharded part under"
 
 
@@ -54,11 +56,11 @@ def put_in(value: Any, found: Mapping[str, Tensor]) -> Any:
 
 def write(folder: Path, cut: dict[str, Tensor]) -> None:
     """By all processes together. Raises `CheckpointError` in all where one cannot."""
-    import torch.distributed.checkpoint as dcp
+    dcp: Any = importlib.import_module(_DCP)
 
     world = current()
     assert world is not None
-    errors: list[Exception] = []
+    errors: list[BaseException] = []
 
     def save() -> None:
         try:
@@ -80,9 +82,9 @@ def read(folder: Path, *, cut: bool) -> dict[str, Tensor]:
 
     Raises `CheckpointError` where they cannot be read.
     """
-    import torch.distributed.checkpoint as dcp
+    dcp: Any = importlib.import_module(_DCP)
 
-    errors: list[Exception] = []
+    errors: list[BaseException] = []
     found: dict[str, Tensor] = {}
     world = current() if cut else None
 
@@ -115,7 +117,7 @@ def read(folder: Path, *, cut: bool) -> dict[str, Tensor]:
     return found
 
 
-def _first(error: Exception) -> str:
+def _first(error: BaseException) -> str:
     failures = getattr(error, "failures", None)
     cause = next(iter(failures.values()))[0] if failures else error
     return (str(cause).splitlines() or [type(cause).__name__])[0]
