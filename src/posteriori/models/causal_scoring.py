@@ -19,6 +19,7 @@ from posteriori.models.execution.running_model import RunningModel
 from posteriori.models.execution.score import token_log_prob
 from posteriori.models.execution.stepping import output_head
 from posteriori.models.passes.batches import batches_of_units, in_order
+from posteriori.models.passes.recompute import check_recomputes
 from posteriori.models.passes.rotary import check_positions
 from posteriori.models.weights.state import Model
 
@@ -43,6 +44,12 @@ class CausalScoring(SentOnce):
     def stand_on(self, model: Model) -> None:
         """Be the bare weights under the adapters of `model`: these, cut over processes."""
         self._run = RunningModel(model, None, self.compute_dtype)
+
+    def checkpoint_gradients(self) -> None:
+        """From now on layers keep their inputs alone, and are run again on the way back. Raises
+        `ModelError` for a model that does not say what its layers are."""
+        check_recomputes(self._run.base)
+        self._run.recomputes = True
 
     @property
     def compute_dtype(self) -> torch.dtype:
@@ -159,6 +166,7 @@ class CausalScoring(SentOnce):
             torch.is_grad_enabled(),
             keeps_logits=keeps_logits or self._separable_head() is None,
             compute_bytes=self.compute_dtype.itemsize,
+            recomputes=self._run.recomputes,
         )
         return batches_of_units(completions, cells, together)
 

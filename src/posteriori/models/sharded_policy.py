@@ -22,11 +22,11 @@ def shard_models(policies: Sequence[Any], prior: Any) -> None:
     Raises `ConfigError` for what is no `CausalLM`.
     """
     below = None
-    for policy in map(_bare, policies):
+    for policy in (bare_model(each, "sharding") for each in policies):
         drop_accumulators(policy.model)
         shard(base_model(policy.model), policy.device)
         below = policy if policy.adapter is not None and below is None else below
-    bare = _bare(prior)
+    bare = bare_model(prior, "sharding")
     if below is not None:
         bare.stand_on(below.model)
     elif not is_sharded(bare.model):
@@ -34,13 +34,14 @@ def shard_models(policies: Sequence[Any], prior: Any) -> None:
         shard(base_model(bare.model), bare.device)
 
 
-def _bare(lm: Any) -> CausalLM:
+def bare_model(lm: Any, setting: str) -> CausalLM:
+    """The transformers model under prefixes and environments. Raises `ConfigError` for another."""
     while isinstance(lm, Prompted | HasEnvironment):
         lm = lm.lm
     if not isinstance(lm, CausalLM):
         raise ConfigError(
-            f"sharding cuts the weights of a CausalLM, and this is a {type(lm).__name__}",
-            where="sharding",
-            hint="leave sharding out",
+            f"{setting} is for a CausalLM, and this is a {type(lm).__name__}",
+            where=setting,
+            hint=f"leave {setting} out",
         )
     return lm

@@ -9,7 +9,7 @@ from posteriori.core.target import Target
 from posteriori.distributed.sharding import launched_sharded
 from posteriori.distributed.world import current
 from posteriori.errors import DistributedError
-from posteriori.models.sharded_policy import shard_models
+from posteriori.models.sharded_policy import bare_model, shard_models
 from posteriori.objectives.base import Objective
 from posteriori.objectives.distributional.best_policy import BestPolicy
 
@@ -47,6 +47,8 @@ class Policies:
             return spare
         settings, seed = self.settings, derive(self.settings.seed, "adapter")
         made = new_policy(self.target.prior, self.start, settings.policy, settings.lora, seed)
+        if settings.gradient_checkpointing:
+            bare_model(made, "gradient_checkpointing").checkpoint_gradients()
         self._made.append(made)
         return made
 
