@@ -124,7 +124,7 @@ def main() -> None:
         ("rejection", "rejection", {"max_draws": 64}),
         ("smc, no twist", "smc", {"replicates": 1}),
         ("smc, evidence of the text", "smc", {"replicates": 1, "twist": "evidence"}),
-        ("annealed", "annealed", {"ladder": LADDER, "moves": 1, "islands": 4}),
+        ("annealed", "annealed", {"ladder": LADDER, "moves": 1, "replicates": 4}),
         ("imh", "imh", {"chains": 4, "burn_in": 20, "thin": 5}),
         ("mh", "mh", {"chains": 4, "burn_in": 20, "thin": 2}),
         ("soft best of 16", "soft_best_of_n", {"n": 16}),

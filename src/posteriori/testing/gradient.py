@@ -28,7 +28,9 @@ def check_gradient(
     arrange: Callable[[Objective, World], None] | None = None,
     tolerance: float = EXACT,
 ) -> float:
-    """E[grad mean loss] = grad mean over prompts of D(pi, p*), by enumeration; returns how far off.
+    """The mean loss has the gradient of the divergence that is declared, by enumeration.
+
+        E[grad mean loss] = grad mean over prompts of D(pi, p*)
 
     There is no randomness in it: on a table of two words and two tokens every tuple of draws is
     written down, weighed by its probability under the proposal, and the loop's own loss (the mean
@@ -45,6 +47,9 @@ def check_gradient(
         arrange: is called with the prepared objective and the world, to put state into it that a
             long run would have: a known log Z, say.
         tolerance: the largest difference of an entry of the gradient.
+
+    Returns:
+        The largest difference of an entry of the gradient.
 
     Raises:
         CheckFailedError: the gradient is another.

@@ -129,7 +129,7 @@ def share_the_largest(log_w_n: Tensor) -> bool:
 
 
 def fault_of_groups(log_w_n: Tensor, value_n: Tensor, group_n: Tensor) -> str:
-    """What is wrong with populations of particles (islands) that are each copies of a few.
+    """What is wrong with populations of particles that are each copies of a few.
 
     The error of E_p*[f] over the groups against what it were for independent draws says how many
     draws they are worth. Of fewer than eight groups that is no more than noise; f is `value_n`.

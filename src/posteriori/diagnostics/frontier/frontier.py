@@ -41,7 +41,7 @@ _FIRST_STRIDE, _STRIDE = 2.5, 2.0
 by draws of the prior and by annealed ones: the draws on both sides have to reach the middle. Where
 they cannot be trusted there, the next ones go half as far, on the scale of its logarithm."""
 
-_ISLANDS = 32
+_REPLICATES = 32
 
 
 @named_arguments
@@ -158,7 +158,12 @@ def _frontier(
         t0 = min(stride * end, strongest)
         there, seeded = target.tempered(t0), derive(seed, "frontier", number)
         drawn = sample(
-            there, "annealed", num_samples, seed=seeded, islands=_ISLANDS, on_progress=on_progress
+            there,
+            "annealed",
+            num_samples,
+            seed=seeded,
+            replicates=_REPLICATES,
+            on_progress=on_progress,
         )
         cost += drawn.cost
         # Weighted for the tempered target; the evidence itself is what tilts them further.
