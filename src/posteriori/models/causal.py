@@ -275,7 +275,7 @@ class CausalLM(CausalScoring):
                 hint="load the prior without temperature, top_k, top_p and min_new_tokens",
             )
         state_module.check_not_sharded(self.model)
-        state_module.check_trainable(self.model)
+        state_module.check_trainable(self.model, kind)
         if kind == "full":
             return self._like(state_module.full_copy(self.model, self.adapter), None)
         if self.adapter is not None or has_adapters_inside(self.model):

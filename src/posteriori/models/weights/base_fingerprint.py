@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -83,8 +84,12 @@ def _widest(base: nn.Module) -> torch.dtype:
     return dtypes.pop() if dtypes in ({torch.bfloat16}, {torch.float16}) else torch.float32
 
 
-def write(base: nn.Module, directory: Path) -> None:
-    text = json.dumps({"tensors": fingerprint(base)}, indent=1)
+def write(base: PreTrainedModel, directory: Path) -> None:
+    told: dict[str, Any] = {"tensors": fingerprint(base)}
+    quantised = getattr(base.config, "quantization_config", None)
+    if quantised is not None:
+        told["quantization"] = quantised if isinstance(quantised, dict) else quantised.to_dict()
+    text = json.dumps(told, indent=1, default=str)
     (directory / FILE).write_text(text + "\n", encoding="utf-8")
 
 
@@ -123,7 +128,10 @@ def check(base: nn.Module, adapter: Path, path: str) -> None:
 
 
 def _digest(tensor: Tensor) -> str:
-    flat = whole(tensor.detach()).cpu().contiguous().flatten()
+    own: Any = whole(tensor.detach())
+    if type(own).__module__.startswith("torchao"):
+        own = own.dequantize()
+    flat = own.cpu().contiguous().flatten()
     return hashlib.sha256(flat.view(torch.uint8).numpy().data).hexdigest()
 
 

@@ -97,16 +97,19 @@ def check_not_sharded(model: Model) -> None:
         )
 
 
-def check_trainable(model: Model) -> None:
-    """Raise `ModelError` for quantised weights: an adapter would be put on other weights when it is
-    loaded, and a copy in float32 would be another distribution."""
+def check_trainable(model: Model, kind: str) -> None:
+    """Raise `ModelError` for quantised weights that are to be trained themselves (a copy in float32
+    would be another distribution), or below an adapter that PEFT cannot put on them."""
     method = quantisation(model)
+    quantizer = getattr(base_model(model), "hf_quantizer", None)
+    if kind == "lora" and quantizer is not None and quantizer.is_trainable:
+        return
     if method is not None:
         raise ModelError(
             f"the model's weights are quantised ({method}): a policy trained on them could not be "
             "saved as what it is",
-            hint="train on plain weights: model.dequantize(), or load the model without a "
-            "quantization_config; a quantised model can be a prior for samplers and evaluate",
+            hint='use policy="lora" on a model that posteriori.load(path, quantization=...) has '
+            "loaded, or train on plain weights: model.dequantize()",
         )
 
 
@@ -180,7 +183,10 @@ def save(model: Model, adapter: str | None, directory: Path) -> None:
     if adapter is None:
         raise ModelError("these are the bare weights under an adapter: nothing of theirs is new")
     base = base_model(model)
-    if not base_fingerprint.is_what_its_path_holds(base):
+    if quantisation(model) is not None:
+        # Folded in, the adapter would be rounded to the steps of the quantised weights.
+        _check_has_path(base)
+    elif not base_fingerprint.is_what_its_path_holds(base):
         _save_whole(full_copy(model, adapter), directory)
         return
     directory.mkdir(parents=True, exist_ok=True)
@@ -193,6 +199,15 @@ def save(model: Model, adapter: str | None, directory: Path) -> None:
         for file in saved.iterdir():
             if file.name != "README.md":
                 file.replace(directory / file.name)
+
+
+def _check_has_path(base: PreTrainedModel) -> None:
+    if not str(base.config.name_or_path or ""):
+        raise ModelError(
+            "an adapter on quantised weights is saved beside the path of its base, and the base "
+            "has none",
+            hint="load the base with posteriori.load(path, quantization=...)",
+        )
 
 
 def _save_whole(model: PreTrainedModel, directory: Path) -> None:
