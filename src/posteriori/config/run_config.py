@@ -48,6 +48,29 @@ class RunRewardSettings(FitRewardConfig):
     held_out_pairs: str | None = None
 
 
+class RunRulesSettings(FitRewardConfig):
+    """`FitRewardConfig`, and which model is trained on which labels, and where its rules go."""
+
+    model: str = "tiny"
+    labels: str
+    output: str
+
+
+class RunSftSettings(FitConfig):
+    """`FitConfig`, without what is of draws; which model is trained on which demonstrations, for
+    how long, and where the run goes. See `posteriori.sft`."""
+
+    model: str = "tiny"
+    data: str
+    output: str
+    steps: int | None = Field(default=None, ge=1)  # pyright: ignore[reportIncompatibleVariableOverride, reportGeneralTypeIssues]
+    epochs: float | None = Field(default=None, gt=0)
+    rows_per_step: int = Field(default=16, ge=1)
+    held_out: float = Field(default=0.1, ge=0, lt=1)
+    completion_only: bool = True
+    max_new_tokens: int | None = Field(default=None, ge=1)
+
+
 class PriorSettings(Strict):
     """Settings of the table "prior": which language model it is, and how it computes.
 
@@ -232,6 +255,8 @@ class RunConfig(Strict):
     sample: SampleSettings = SampleSettings()
     twist: FitTwistConfig = FitTwistConfig()
     evaluate: EvaluateSettings = EvaluateSettings()
+    sft: RunSftSettings | None = None
     reward: RunRewardSettings | None = None
+    rules: RunRulesSettings | None = None
     ray: RayConfig | None = None
     engine: EngineConfig | None = None

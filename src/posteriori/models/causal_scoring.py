@@ -24,7 +24,7 @@ from posteriori.models.passes.rotary import check_positions
 from posteriori.models.weights.state import Model
 
 from .passes import memory
-from .prompt_tokens import check_length
+from .text.prompt_tokens import check_length
 from .warp import Warp
 
 _TOO_FEW = 512

@@ -1,4 +1,4 @@
-"""Checkpoints of plain weights that are quantised as they are loaded, by transformers' own means."""
+"""Plain weights that are quantised as they are loaded, by transformers' own means."""
 
 from __future__ import annotations
 

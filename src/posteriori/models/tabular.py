@@ -33,8 +33,8 @@ from posteriori.models.execution.next_tokens import choices, log_prob_of
 from posteriori.models.execution.suffix import carried_over, widened
 from posteriori.models.execution.uniforms import uniform_rows
 
-from .prompt_tokens import build_completions
 from .table_rows import TableRows
+from .text.prompt_tokens import build_completions
 
 
 class TabularLM(torch.nn.Module):

@@ -151,7 +151,7 @@ def fit_reward(
         18
     """
     checked = combined(FitRewardConfig, config, settings, "config", "fit_reward")
-    _refuse_idle(checked)
+    refuse_idle(checked)
     train, held_out = _pairs(pairs, held_out_pairs, checked)
     if resume and output_dir is None:
         raise ConfigError("resume=True needs the run's output_dir", where="fit_reward")
@@ -261,7 +261,8 @@ _AT_BOUND = Finding(
 )
 
 
-def _refuse_idle(settings: FitRewardConfig) -> None:
+def refuse_idle(settings: FitRewardConfig) -> None:
+    """Raises `ConfigError` for a setting that was given and does nothing beside the others."""
     given = settings.model_fields_set
     solves = settings.uncertainty == "laplace" or settings.tuning == "head"
     idle = {

@@ -86,12 +86,11 @@ def test_an_adapter_on_quantised_weights_without_a_path_cannot_be_saved(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("asked", "needs"),
-    [("4bit", "needs bitsandbytes,"), ("8bit", "needs bitsandbytes or torchao,")],
+    ("asked", "needs"), [("4bit", "bitsandbytes,"), ("8bit", "bitsandbytes or torchao,")]
 )
 def test_a_package_that_is_missing_is_named(asked, needs, monkeypatch):
     monkeypatch.setattr(quantised_loading, "_is_there", lambda package: False)
-    with pytest.raises(ModelError, match=needs) as refused:
+    with pytest.raises(ModelError, match=f"needs {needs}") as refused:
         po.load("tiny", quantization=asked)
     assert "pip install" in str(refused.value)
     assert "\n" not in str(refused.value)
@@ -115,12 +114,12 @@ def test_what_transformers_is_given(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("asked", ["4bit", "8bit", "torchao"])
+@pytest.mark.parametrize("asked", ["8bit", "torchao"])
 def test_a_quantised_prior_under_lora(asked, tmp_path):
-    """Drawn, scored, trained, saved as an adapter and loaded, still quantised. On the CPU
-    bitsandbytes packs 4-bit weights for a kernel of bfloat16 once there is no gradient."""
+    """Drawn, scored, trained, saved as an adapter and loaded, still quantised. LLM.int8 rounds the
+    rows of a batch together, so a log-prob depends on the batch."""
     pytest.importorskip("torchao" if asked == "torchao" else "bitsandbytes")
-    config, atol = asked, 0.05 if asked == "4bit" else 1e-4
+    config, atol = asked, 0.1 if asked == "8bit" else 1e-3
     if asked == "torchao":
         from torchao.quantization import Int8WeightOnlyConfig
 
@@ -142,6 +141,16 @@ def test_a_quantised_prior_under_lora(asked, tmp_path):
         trained, loaded = fit.policy.log_prob(drawn), again.log_prob(drawn)
     torch.testing.assert_close(trained, loaded, rtol=0, atol=atol)
     assert float((trained - lm.log_prob(drawn)).abs().max()) > 0.1
+
+
+@pytest.mark.slow
+def test_four_bits_draw_and_score_on_the_cpu_and_are_not_trained_there():
+    pytest.importorskip("bitsandbytes")
+    lm = po.load("tiny", quantization="4bit", device="cpu")
+    drawn = lm.sample(["The food"], 4, 6, generator())
+    torch.testing.assert_close(drawn.log_prob_N, lm.log_prob(drawn), rtol=0, atol=0.05)
+    with pytest.raises(ModelError, match="has no gradient on the CPU"):
+        lm.as_policy("lora", LoraSettings(rank=2), 0)
 
 
 def test_a_checkpoint_whose_package_is_not_there_is_refused_in_a_line(tmp_path):

@@ -12,6 +12,7 @@ from posteriori.core.completions import Completions
 from posteriori.core.hooks import OnDevice, context_of, tokenizer_of
 from posteriori.core.occurrence import Prompt
 from posteriori.core.protocols import LanguageModel
+from posteriori.core.wrapped import Wrapped
 from posteriori.distributed.world import refuse_several
 from posteriori.errors import EngineError
 from posteriori.models.execution.generate import Rows as Suffixes
@@ -23,20 +24,11 @@ TOP = 5
 """Most probable next tokens that are asked for, to check that draws follow their log-probs."""
 
 
-class DrawnByEngine:
+class DrawnByEngine(Wrapped):
     """A language model with the tokens of `lm`, whose draws come from a running engine."""
 
-    lm: LanguageModel
     _session: Any
     """A `Session`, which gives the engine its weights, or a `Foreign`, which does not."""
-
-    @property
-    def eos_token_ids(self) -> tuple[int, ...]:
-        return self.lm.eos_token_ids
-
-    @property
-    def vocab_size(self) -> int:
-        return self.lm.vocab_size
 
     @property
     def tokenizer(self) -> Any:
@@ -53,9 +45,6 @@ class DrawnByEngine:
     def device(self) -> torch.device:
         """Where its completions are: with the model's."""
         return self.lm.device if isinstance(self.lm, OnDevice) else torch.device("cpu")
-
-    def decode(self, ids: list[list[int]]) -> list[str]:
-        return self.lm.decode(ids)
 
     def sample(
         self,
@@ -131,20 +120,3 @@ class DrawnByEngine:
             where="Engine",
             hint="use the model itself",
         )
-
-    def features(self, completions: Completions) -> Tensor:
-        """What the model knows of each prefix; see `LanguageModel.features`."""
-        return self.lm.features(completions)
-
-    def completions(
-        self,
-        prompts: Sequence[Prompt],
-        completion_ids: Sequence[Sequence[int]],
-        max_new_tokens: int | None = None,
-    ) -> Completions:
-        return self.lm.completions(prompts, completion_ids, max_new_tokens)
-
-    def micro_batches(
-        self, completions: Completions, together: int = 1, keeps_logits: bool = False
-    ) -> list[Tensor]:
-        return self.lm.micro_batches(completions, together, keeps_logits)

@@ -20,6 +20,10 @@ class Starting(NamedTuple):
             from .http_backend import HttpBackend
 
             return HttpBackend(self.config, lm)
+        if self.config.backend == "llama.cpp":
+            from .llama_cpp_backend import LlamaCppBackend
+
+            return LlamaCppBackend(self.config, lm)
         from .vllm_backend import VllmBackend
 
         return VllmBackend(self.config, lm)

@@ -103,6 +103,11 @@ def check_trainable(model: Model, kind: str) -> None:
     method = quantisation(model)
     quantizer = getattr(base_model(model), "hf_quantizer", None)
     if kind == "lora" and quantizer is not None and quantizer.is_trainable:
+        if model.device.type == "cpu" and getattr(base_model(model), "is_loaded_in_4bit", False):
+            raise ModelError(
+                "the 4-bit product of bitsandbytes has no gradient on the CPU",
+                hint='train on a GPU, or load the model with quantization="8bit"',
+            )
         return
     if method is not None:
         raise ModelError(
