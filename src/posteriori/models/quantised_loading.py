@@ -90,7 +90,7 @@ def of_adapter(adapter: Path) -> QuantizationConfigMixin | None:
         return None if told is None else AutoQuantizationConfig.from_dict(told)
     except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
         raise ModelError(
-            f"how the adapter's base was quantised cannot be read: {error}",
+            f"the fingerprint of the adapter's base is damaged: {error}",
             where=str(file),
             hint="copy the adapter's directory again, whole",
         ) from error
