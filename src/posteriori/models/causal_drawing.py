@@ -22,7 +22,7 @@ from posteriori.models.passes.rotary import check_positions
 from .causal_scoring import CausalScoring
 from .generating import texts_of
 from .passes import memory
-from .text.prompt_tokens import check_length, encode_prompt
+from .text.prompt_tokens import check_draws, check_length, encode_prompt
 from .text.texts import decode_behind
 
 _FEW_TOKENS = 2048
@@ -61,6 +61,7 @@ class CausalDrawing(CausalScoring):
         Raises `PromptError` where a prompt does not fit. With the same generator state the draws
         are the same, whatever else is in the batch, up to rounding.
         """
+        check_draws(prompts, num_samples)
         prompt_ids = tuple(self.encode(prompt) for prompt in prompts)
         self._check_length(prompts, prompt_ids, max_new_tokens)
         rows = [p for p in range(len(prompt_ids)) for _ in range(num_samples)]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from posteriori.core.completions import Completions
+from posteriori.core.completions import Completions, check_completions
 from posteriori.core.protocols import NextTokens
 from posteriori.core.run.progress import advance
 from posteriori.distributed.exchange import by_rows, is_shared_out
@@ -79,6 +79,7 @@ class CausalScoring(SentOnce):
 
     def token_log_prob(self, completions: Completions) -> Tensor:
         """log pi(y_t|c, y_<t), float64 [N, L], zero beyond a completion's end; as `log_prob`."""
+        check_completions(completions)
         longest_P = torch.zeros(len(completions.prompt_ids), dtype=torch.long, device=self.device)
         longest_P.scatter_reduce_(0, completions.prompt_index_N, completions.lengths_N, "amax")
         for at, longest in enumerate(longest_P.tolist()):

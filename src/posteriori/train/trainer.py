@@ -297,7 +297,7 @@ class Trainer:
 
     def _log_prob_now(self, draws: Draws, fresh: Draws) -> Tensor:
         """log pi of every draw, of which the first are `fresh`; NaN for those it is not known of,
-        where nobody asks for it."""
+        where it is not asked for."""
         known = len(fresh) if self.objective.on_policy else 0
         log_prob_N = torch.full_like(draws.log_prior_N, torch.nan)
         log_prob_N[:known] = self._log_prob_drawn(fresh)[:known]

@@ -186,7 +186,7 @@ def frontier_of(target: Target, pool: Draws, *, strongest: float = 10.0) -> Fron
 
 
 def _check_number(num_samples: int) -> None:
-    hint = "fewer cannot tell whether their weights can be trusted"
+    hint = "of fewer it is not known whether their weights can be trusted"
     count(num_samples, "num_samples", FEWEST, hint=hint)
 
 

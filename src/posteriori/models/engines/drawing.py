@@ -17,6 +17,7 @@ from posteriori.distributed.world import refuse_several
 from posteriori.errors import EngineError
 from posteriori.models.execution.generate import Rows as Suffixes
 from posteriori.models.execution.suffix import distinct_prefixes, splice
+from posteriori.models.text.prompt_tokens import check_draws
 
 from .rows import completions_of, encoded, requests_for, rows_of
 
@@ -56,6 +57,7 @@ class DrawnByEngine(Wrapped):
         """y ~ q, prompt by prompt, with log q. Raises `EngineError` where the engine does not have
         the model's weights, or does not draw what it says."""
         refuse_several("drawing through an engine", "the model itself")
+        check_draws(prompts, num_samples)
         session, lm = self._session, self.lm
         ids = encoded(lm, prompts, max_new_tokens)
         index = [p for p in range(len(ids)) for _ in range(num_samples)]

@@ -86,7 +86,7 @@ def check_memory(memory_gib: float) -> None:
 
 
 def memory_for(device: torch.device) -> float:
-    """`memory_gib` where nobody has set it: a share of what the device has free now, once the model
+    """`memory_gib` where it is not set: a share of what the device has free now, once the model
     is on it. The rest is for a policy's weights, gradients and optimiser. The CPU's memory is that
     of other programs as well, and a fixed amount of it is taken."""
     if device.type == "cpu":

@@ -20,11 +20,11 @@ from posteriori.core.http.post import Caller, Post
 from posteriori.core.protocols import LanguageModel
 from posteriori.errors import EngineError
 from posteriori.models.causal import CausalLM
+from posteriori.models.engines.backend import Drawn, Request
+from posteriori.models.engines.settings import EngineConfig
+from posteriori.models.engines.signature import Signature, signature_of
 
-from .backend import Drawn, Request
 from .gguf_adapter import save_gguf_adapter
-from .settings import EngineConfig
-from .signature import Signature, signature_of
 
 _TOLERANCE = {True: 0.35, False: 0.01}
 """Nats per token, root mean square, for a file with quantised matrices and one without: those are
