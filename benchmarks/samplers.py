@@ -7,7 +7,7 @@ at beta 0.1, so evidence is up to exp(10) and most of the prior's draws have nea
 sampler: effective draws per 1,000 tokens as it states them itself; log Z with its standard error,
 prompts averaged; and, where Z-hat is unbiased, effective draws by the one measure that suits them
 all, 1 / relative variance of Z-hat, over independent runs (of importance sampling both measure the
-same). Training of the twist is told apart: it is paid once.
+same). Training of the twist is counted separately: it is paid once.
 """
 
 from __future__ import annotations

@@ -23,8 +23,8 @@ def main(arguments: list[str] | None = None) -> int:
     }
     print(f"{'':16}", *(f"{name:>16}" for name in shares))
     for name in next(iter(shares.values())):
-        told = (f"{each[name][0]:8.3f} ± {each[name][1]:.3f}" for each in shares.values())
-        print(f"{name:16}", *(f"{each:>16}" for each in told))
+        columns = (f"{each[name][0]:8.3f} ± {each[name][1]:.3f}" for each in shares.values())
+        print(f"{name:16}", *(f"{each:>16}" for each in columns))
     return 0
 
 

@@ -102,7 +102,7 @@ KINDS = ("moments", "expert", "power", "constraint", "all")
 
 
 UNBOUNDED = {("rejection", "moments"), ("rejection", "all")}
-"""lambda . phi has no bound that anybody states."""
+"""lambda . phi has no bound that is stated."""
 
 SOFT_ONLY = {"rl", "reinforce", "rloo", "grpo", "gspo", "cispo", "ppo"}
 SOFT_ONLY |= {

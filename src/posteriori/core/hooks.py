@@ -200,7 +200,7 @@ class DrawsElsewhere(LanguageModel, Protocol):
 
     def scored(self, drawn: Completions, known_NL: Tensor | None = None) -> Tensor:
         """log pi of each token of its own fresh draws, float64 [N, L], without gradient (`known_NL`
-        where somebody has it); the next update is verified by them."""
+        where it is known); the next update is verified by them."""
         ...
 
 

@@ -36,6 +36,7 @@ from .weights import adapters
 from .weights import state as state_module
 from .weights.active_adapter import ACTIVE, Adapter
 from .weights.injected import has_adapters_inside
+from .weights.whole_model import save
 
 if TYPE_CHECKING:
     from posteriori.core.settings.training import LoraSettings
@@ -168,7 +169,8 @@ class CausalLM(CausalDrawing):
                 "a warped model cannot be trained: its log-prob is not that of its weights",
                 hint="load the prior without temperature, top_k, top_p and min_new_tokens",
             )
-        state_module.check_trainable(self.model)
+        state_module.check_not_sharded(self.model)
+        state_module.check_trainable(self.model, kind)
         if kind == "full":
             return self._like(state_module.full_copy(self.model, self.adapter), None)
         if self.adapter is not None or has_adapters_inside(self.model):
@@ -193,14 +195,11 @@ class CausalLM(CausalDrawing):
         state_module.load_trained_state(self.model, self.adapter, state)
 
     def save_pretrained(self, directory: Path | str) -> None:
-        """Model (or adapter) and tokenizer, as plain transformers and PEFT load them. Raises
-        `CheckpointError` where they cannot be written."""
-        place = Path(directory)
-        with writing("the model", place):
-            # transformers says in its log that this is a file, and saves nothing.
-            place.mkdir(parents=True, exist_ok=True)
-            state_module.save(self.model, self.adapter, place)
-            self.tokenizer.save_pretrained(place)
+        """Model (or adapter) and tokenizer, as plain transformers and PEFT load them; where weights
+        are cut over processes all call it, and the first writes. Raises `CheckpointError` where
+        they cannot be written."""
+        with writing("the model", Path(directory)):
+            save(self.model, self.adapter, Path(directory), self.tokenizer)
 
     def token_power(self, alpha: float) -> CausalLM:
         """Raises `ModelError` under top-p."""

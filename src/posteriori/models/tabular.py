@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from posteriori.core.completions import Completions
+from posteriori.core.completions import Completions, check_completions
 from posteriori.core.journal.files import writing
 from posteriori.core.occurrence import Prompt
 from posteriori.core.protocols import NextTokens
@@ -231,6 +231,7 @@ class TabularLM(torch.nn.Module):
         return self.token_log_prob(completions).sum(-1)
 
     def token_log_prob(self, completions: Completions) -> Tensor:
+        check_completions(completions)
         table_N1, prefix_NL = self._rows(completions)
         log_prob_NLV = self.logits[table_N1, prefix_NL].log_softmax(-1)
         chosen_NL = log_prob_NLV.gather(-1, completions.tokens_NL[..., None])[..., 0]

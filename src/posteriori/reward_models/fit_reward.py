@@ -71,10 +71,10 @@ class RewardFit:
     output_dir: Path | None = None
 
     def __repr__(self) -> str:
-        told = [f"held-out accuracy {self.held_out.accuracy}, log loss {self.held_out.log_loss}"]
-        told += [counted(len(self.findings), "finding")] if self.findings else []
-        told += [f"in '{self.output_dir}'"] if self.output_dir else []
-        return f"RewardFit({', '.join(told)})"
+        parts = [f"held-out accuracy {self.held_out.accuracy}, log loss {self.held_out.log_loss}"]
+        parts += [counted(len(self.findings), "finding")] if self.findings else []
+        parts += [f"in '{self.output_dir}'"] if self.output_dir else []
+        return f"RewardFit({', '.join(parts)})"
 
     def about(self) -> dict[str, Any]:
         """All figures and settings, ready for JSON."""

@@ -56,7 +56,7 @@ def sft(
 
     Supervised fine-tuning as inference: the target is the data's distribution, and what is reported
     is by how many nats per completion KL(data, pi) has fallen, on rows that were held out (the
-    entropy of the data, which nobody knows, cancels in that). The loop is that of `fit`: adapters,
+    entropy of the data, which is unknown, cancels in that). The loop is that of `fit`: adapters,
     checkpoints, resuming, several processes, trackers. Rows of about the same length go together in
     a micro-batch, so nothing is lost to padding and none sees another (what packing is for).
 

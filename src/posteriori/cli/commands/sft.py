@@ -65,12 +65,12 @@ def sft(
     path = find_model(settings.model, folder, f"{where}.model")
     rows, place = folder / settings.data, folder / settings.output
     _check_output(place, where, resume=resume, overwrite=overwrite)
-    told = _of_fit(settings)
+    of_fit = _of_fit(settings)
 
     from posteriori.data.demonstrations import read_demonstrations
     from posteriori.train.sft import check_settings, split_rows, steps_of
 
-    check_settings(told, settings.epochs)
+    check_settings(of_fit, settings.epochs)
     demonstrations = read_demonstrations(rows, completion_only=settings.completion_only)
     kept, judging = split_rows(demonstrations, settings.held_out, settings.seed)
     steps = settings.steps or steps_of(settings.epochs, len(kept), settings.rows_per_step)
@@ -87,7 +87,7 @@ def sft(
             path,
             rows,
             place,
-            told,
+            of_fit,
             steps,
             resume=resume,
             overwrite=overwrite,
@@ -128,7 +128,7 @@ def _train(
     path: str,
     rows: Path,
     place: Path,
-    told: dict[str, Any],
+    of_fit: dict[str, Any],
     steps: int,
     *,
     resume: bool,
@@ -157,7 +157,7 @@ def _train(
             on_step=shown,
             on_note=shown.note,
             record={"model": path, "data": str(rows)},
-            **told,
+            **of_fit,
         )
 
 

@@ -29,7 +29,7 @@ NO_WEIGHT = (
 )
 
 _FEWEST_GROUPS, _FEWEST_EFFECTIVE = 8, 50.0
-"""Populations that can tell how many draws theirs are worth, and how many these have to be: 16 that
+"""Populations that can show how many draws theirs are worth, and how many these have to be: 16 that
 are each a copy of one are worth 16, and by chance (15 degrees of freedom) seem 50 once in 100."""
 
 _TIED = 10

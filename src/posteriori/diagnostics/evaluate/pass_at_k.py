@@ -253,7 +253,7 @@ def of_draws(
 def _mean(correct_P: Tensor, num: int, k: int) -> Estimate:
     """The mean over prompts. The error of one: 1.96 of it reach the farther end of what pass@1 may
     be with 95% (Clopper and Pearson), seen by p -> 1 - (1 - p)^k; so where all draws agree, p is
-    still not known exactly, and few correct draws tell little of many."""
+    still not known exactly, and few correct draws say little of many."""
     c_P = correct_P.double()
     n = torch.tensor(float(num), dtype=torch.float64)
     log_none_P = (

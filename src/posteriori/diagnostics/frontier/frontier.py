@@ -213,7 +213,7 @@ def _few_draws(curve: Frontier, least: int) -> Finding:
 
 
 def _check_number(num_samples: int) -> None:
-    hint = "fewer cannot tell whether their weights can be trusted"
+    hint = "of fewer it is not known whether their weights can be trusted"
     count(num_samples, "num_samples", FEWEST, hint=hint)
 
 

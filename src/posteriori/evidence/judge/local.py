@@ -38,7 +38,7 @@ class LocalAnswers:
                 f"the judge's tokenizer begins {yes} and {no} with the same token, or does not "
                 "know them",
                 where="Judge",
-                hint="choose answers that it can tell apart by their first token",
+                hint="choose answers that differ in their first token",
             )
 
     def log_yes(self, texts: list[str]) -> list[float]:

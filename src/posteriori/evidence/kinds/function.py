@@ -45,7 +45,7 @@ class FunctionKind(Ways):
     """A kind of evidence that is said by a function, without a beta."""
 
     strays: ClassVar = {
-        "beta": ("a {kind} has no 'beta'", "remove it; only a reward has a price"),
+        "beta": ("a {kind} has no 'beta'", "remove it; only a reward has a beta"),
         "max_reward": ("a {kind} has no 'max_reward'", "remove it; it bounds a reward"),
         "model": ("a {kind} cannot be a 'model'", "give it as function = ..."),
     }

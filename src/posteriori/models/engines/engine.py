@@ -118,7 +118,7 @@ class Engine(DrawnByEngine):
         return Served.of(self.lm, self._session)
 
     def scored(self, drawn: Completions, known_NL: Tensor | None = None) -> Tensor:
-        """log pi of each token of fresh draws (`known_NL` where somebody has it); the next change
+        """log pi of each token of fresh draws (`known_NL` where it is known); the next change
         of weights is verified by them."""
         if known_NL is None:
             with torch.no_grad():

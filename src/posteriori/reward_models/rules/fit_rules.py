@@ -43,8 +43,8 @@ class RulesFit:
     output_dir: Path | None = None
 
     def __repr__(self) -> str:
-        told = [f"{rule}: held-out accuracy {each}" for rule, each in self.accuracy.items()]
-        return f"RulesFit({', '.join(told)})"
+        parts = [f"{rule}: held-out accuracy {each}" for rule, each in self.accuracy.items()]
+        return f"RulesFit({', '.join(parts)})"
 
     @property
     def accuracy(self) -> dict[str, Estimate]:

@@ -104,7 +104,8 @@ class Answers:
     def _tops(
         self, tokens: list[Any], tops: list[dict[Any, float]], top: int
     ) -> list[dict[int, float]]:
-        """Of each token the most probable next ones. What cannot be told by its text is left out:
+        """Of each token the most probable next ones. One that its text does not identify is left
+            out:
         it counts as one of the others then, whether it was drawn or not."""
         if top == 0 or len(tops) != len(tokens):
             return []

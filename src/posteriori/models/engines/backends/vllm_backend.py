@@ -33,7 +33,7 @@ _ENVIRONMENT = {
     # In this process, so that weights are handed over as they are.
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_NO_USAGE_STATS": "1",
-    # A text and one token more, which nobody reads, are scored as a prompt.
+    # A text and one token more, which is ignored, are scored as a prompt.
     "VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1",
     # Threads stay where the trainer has them.
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
