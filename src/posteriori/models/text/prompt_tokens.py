@@ -182,6 +182,7 @@ def build_completions(
             hint="give one prompt a completion, or a single prompt for all",
         )
     eos = set(eos_token_ids)
+    completion_ids = [_as_list(row, ids) for row, ids in enumerate(completion_ids)]
     for row, ids in enumerate(completion_ids):
         _check_ids(row, ids, eos, vocab_size)
     lengths = [len(ids) for ids in completion_ids]
@@ -208,6 +209,17 @@ def build_completions(
         max_new_tokens=max_new_tokens or width,
         decode=decode,
     )
+
+
+def _as_list(row: int, ids: Any) -> list[int]:
+    """A list, whether it came as one, as an array or as a tensor."""
+    found = ids.tolist() if hasattr(ids, "tolist") else ids
+    if not isinstance(found, list | tuple) or not all(isinstance(i, Integral) for i in found):
+        raise OutcomeError(
+            f"completion {row} is {str(ids)[:40]!r}, of type {type(ids).__name__}",
+            hint="give its token ids, a list of whole numbers (of a text: tokenizer(text))",
+        )
+    return [int(i) for i in found]
 
 
 def _check_ids(row: int, ids: Sequence[int], eos: set[int], vocab_size: int) -> None:
