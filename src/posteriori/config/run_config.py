@@ -80,6 +80,8 @@ class PriorSettings(Strict):
         path: a path, a hub id, a GGUF file, an adapter, or "tiny", which is bundled.
         dtype: type of its arithmetic; "auto" is what the device does well.
         device: "cpu", "cuda:0", ..; left out, an accelerator where there is one.
+        quantization: "4bit" or "8bit": weights are quantised as they are loaded.
+        device_map: where the parts of a model go; "auto": over all GPUs.
         merge_adapter: fold an adapter into the weights.
         trust_remote_code: run the code that a hub's model brings; give a `revision` then.
         revision: the commit, branch or tag of a hub's model.
@@ -103,6 +105,8 @@ class PriorSettings(Strict):
     device: str | None = Field(
         default=None, pattern=r"^(cpu|cuda|mps|xpu|hpu|npu|mtia)(:\d{1,3})?$"
     )
+    quantization: Literal["4bit", "8bit"] | None = None
+    device_map: str | None = Field(default=None, min_length=1)
     merge_adapter: bool = False
     trust_remote_code: bool = False
     revision: str | None = Field(default=None, min_length=1)

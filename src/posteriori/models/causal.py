@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -15,7 +15,6 @@ from transformers import PreTrainedTokenizerBase
 from posteriori.core.completions import Completions
 from posteriori.core.journal.files import writing
 from posteriori.core.occurrence import Prompt
-from posteriori.core.settings.training import LoraSettings
 from posteriori.data.given_arguments import named_arguments
 from posteriori.errors import ModelError
 from posteriori.models.cpu.precision import lost_in_padding, runs
@@ -37,6 +36,10 @@ from .weights import adapters
 from .weights import state as state_module
 from .weights.active_adapter import ACTIVE, Adapter
 from .weights.injected import has_adapters_inside
+from .weights.whole_model import save
+
+if TYPE_CHECKING:
+    from posteriori.core.settings.training import LoraSettings
 
 
 class CausalLM(CausalDrawing):
@@ -166,7 +169,8 @@ class CausalLM(CausalDrawing):
                 "a warped model cannot be trained: its log-prob is not that of its weights",
                 hint="load the prior without temperature, top_k, top_p and min_new_tokens",
             )
-        state_module.check_trainable(self.model)
+        state_module.check_not_sharded(self.model)
+        state_module.check_trainable(self.model, kind)
         if kind == "full":
             return self._like(state_module.full_copy(self.model, self.adapter), None)
         if self.adapter is not None or has_adapters_inside(self.model):
@@ -191,14 +195,11 @@ class CausalLM(CausalDrawing):
         state_module.load_trained_state(self.model, self.adapter, state)
 
     def save_pretrained(self, directory: Path | str) -> None:
-        """Model (or adapter) and tokenizer, as plain transformers and PEFT load them. Raises
-        `CheckpointError` where they cannot be written."""
-        place = Path(directory)
-        with writing("the model", place):
-            # transformers says in its log that this is a file, and saves nothing.
-            place.mkdir(parents=True, exist_ok=True)
-            state_module.save(self.model, self.adapter, place)
-            self.tokenizer.save_pretrained(place)
+        """Model (or adapter) and tokenizer, as plain transformers and PEFT load them; where weights
+        are cut over processes all call it, and the first writes. Raises `CheckpointError` where
+        they cannot be written."""
+        with writing("the model", Path(directory)):
+            save(self.model, self.adapter, Path(directory), self.tokenizer)
 
     def token_power(self, alpha: float) -> CausalLM:
         """Raises `ModelError` under top-p."""

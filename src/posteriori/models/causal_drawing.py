@@ -143,6 +143,7 @@ class CausalDrawing(CausalScoring):
         # All processes draw the numbers of all rows: the process that runs a row does not change
         # its tokens.
         uniform_RT = uniform_rows(len(rows), max_new_tokens, generator)
+        self._run.keep_pace()
         parts = by_rows(
             len(rows),
             lambda share: self._generate_rows(

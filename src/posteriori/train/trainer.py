@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from posteriori.core.seeds import derive, generator
 from posteriori.core.settings.training import FitConfig, prompts_per_step
 from posteriori.core.target import Target
 from posteriori.core.types import Draws, Finding
-from posteriori.distributed.exchange import by_first
+from posteriori.distributed.exchange import all_are_here, by_first
 from posteriori.distributed.world import alone
 from posteriori.errors import PosterioriError
 from posteriori.objectives.base import Objective
@@ -34,13 +35,13 @@ from posteriori.train.monitor.periodic_evaluation import Note, PeriodicEvaluatio
 from posteriori.train.step_size.schedule import prompts_of_step, share_of_rate
 
 from . import guards
-from .checkpoint import Running, load_newest, remove_unfinished, save_checkpoint
+from .checkpoint import Running, load_newest, remove_unfinished, save_checkpoint, save_sharded
 from .effective_draws import EffectiveDraws
 from .fit_result import OF_THE_RUN, stopped_by
 from .fit_result import Fit as Fit
 from .fresh_draws import FreshDraws
 from .mismatch import mismatch, mismatch_finding, own_log_prob
-from .preparation.starting import new_policy
+from .preparation.policies import Policies
 from .ptx import mix_of
 from .replay import Replay
 from .selection import Selection
@@ -70,8 +71,10 @@ class Trainer:
         objective.engine = sampler
         self.run_directory, self.periodic_evaluation = run, periodic_evaluation
         self.observers: list[StepCallback] = [] if on_step is None else [on_step]
-        self.policy = self._new_policy()
-        objective.prepare(target, self._new_policy, derive(settings.seed, "objective"))
+        policies = Policies(target, start, settings)
+        self.policy, self.sharded = policies.new(), policies.sharded
+        objective.prepare(target, policies.new, derive(settings.seed, "objective"))
+        policies.shard(objective)
         self.mix = mix_of(settings.ptx, target.prior, derive(settings.seed, "ptx"))
         self.updater = Updater(self.policy, objective, settings, self.mix)
         self.replay = Replay(self._replayed())
@@ -103,10 +106,6 @@ class Trainer:
     def _aims(self) -> bool:
         """Whether the run is to end at the target: a pretraining mix leads it elsewhere."""
         return self.objective.aims_at_target and self.mix is None
-
-    def _new_policy(self) -> TrainableLM:
-        settings, seed = self.settings, derive(self.settings.seed, "adapter")
-        return new_policy(self.target.prior, self.start, settings.policy, settings.lora, seed)
 
     def _replayed(self) -> int:
         """Earlier steps whose draws join each step: the user's number, or the objective's own."""
@@ -143,10 +142,12 @@ class Trainer:
                     last = stopped is not None or self.finished == self.settings.steps
                     if last or self.finished % every == 0:
                         self._checkpoint()
-        except BaseException:
+        except BaseException as error:
             self.signals.hold()
-            # Half an update, or weights that are not finite, are no good state.
-            if not self.updater.under_way:
+            # Half an update, or weights that are not finite, are no good state; and what is cut
+            # over processes is written by all of them, or not at all.
+            alone = self.sharded and not (isinstance(error, Exception) and all_are_here(str(error)))
+            if not (self.updater.under_way or alone):
                 with contextlib.suppress(PosterioriError):
                     self._checkpoint()
             raise
@@ -175,13 +176,16 @@ class Trainer:
         chosen = self.fresh_draws.chosen() if self._aims else None
         if chosen is not None:
             if self.run_directory:
-                save_folder(self.run_directory.last_policy, self.policy.save_pretrained)
+                self._save_policy(self.run_directory.last_policy)
             self.policy.load_trained_state(chosen.state)
             self._found(chosen.finding)
         if self.run_directory:
-            save_folder(self.run_directory.policy, self.policy.save_pretrained)
+            self._save_policy(self.run_directory.policy)
         # The others may read what the first process has saved, from here on.
         by_first(lambda: None)
+
+    def _save_policy(self, place: Path) -> None:
+        save_folder(place, self.policy.save_pretrained, by_all=self.sharded)
 
     def _count(self, record: dict[str, Any]) -> None:
         """The step is finished: a signal that came within its update is obeyed after this."""
@@ -335,7 +339,7 @@ class Trainer:
 
     def _checkpoint(self) -> None:
         run = self.run_directory
-        if run is None or not run.writes:
+        if run is None or not (run.writes or self.sharded):
             return
         guards.check_weights(self.policy, self.finished)
         run.flush()
@@ -351,7 +355,8 @@ class Trainer:
             },
             run.name,
         )
-        save_checkpoint(run.checkpoints, self.finished, running, self.settings.keep_checkpoints)
+        save = save_sharded if self.sharded else save_checkpoint
+        save(run.checkpoints, self.finished, running, self.settings.keep_checkpoints)
 
     def _others(self) -> dict[str, Any]:
         auto = self.updater.auto

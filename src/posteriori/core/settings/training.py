@@ -21,10 +21,9 @@ from pydantic import (
 from posteriori.data.rows import rows_of
 from posteriori.errors import ConfigError
 
+from .defaults import MAX_PROMPTS as MAX_PROMPTS
+from .defaults import MOST_GIB as MOST_GIB
 from .strict import Strict, as_tuple
-
-MOST_GIB = 1_000_000
-"""More memory than any machine has."""
 
 
 def _pattern(value: Any) -> Any:
@@ -101,9 +100,6 @@ def _rate(value: Any) -> Any:
     return float(value)
 
 
-MAX_PROMPTS = 256
-"""Prompts that a target is judged on unless more are asked for."""
-
 MOST_PER_STEP = 64
 """Prompts of a training step unless their number is given."""
 
@@ -127,6 +123,10 @@ class FitConfig(Strict):
             prior.
         micro_batch_size: completions per backward pass; bounds memory, and leaves the gradient as
             it is; left out, as many as fit.
+        sharding: "fsdp" cuts weights, gradients and the optimiser's state over the processes
+            (FSDP2), the prior's weights too, which stay so; left out, as `accelerate launch` says.
+        gradient_checkpointing: keep each layer's input alone for the backward pass, which runs the
+            layer again: the same gradient, less memory, a third more time.
         checkpoint_every: steps between checkpoints; left out, a tenth of the run.
         keep_checkpoints: how many stay on disk.
         replay: earlier steps whose draws join each step; left out, the objective's own number.
@@ -164,6 +164,8 @@ class FitConfig(Strict):
     lora: LoraSettings = LoraSettings()
     start: str | None = Field(default=None, min_length=1)
     micro_batch_size: int | None = Field(default=None, ge=1)
+    sharding: Literal["fsdp"] | None = None
+    gradient_checkpointing: bool = False
     checkpoint_every: int | None = Field(default=None, ge=1)
     keep_checkpoints: int = Field(default=2, ge=1)
     replay: int | None = Field(default=None, ge=0)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from posteriori.core.settings.training import MOST_GIB
+from posteriori.core.settings.defaults import MOST_GIB
 from posteriori.errors import ConfigError
 
 _GIB = 2**30
@@ -111,18 +111,22 @@ def cells_for_scoring(
     with_gradient: bool,
     keeps_logits: bool,
     compute_bytes: int,
+    recomputes: bool = False,
 ) -> int:
     """Tokens that are run at once: their logits (if kept) and activations fit in `memory_gib`.
 
-    `compute_bytes` is the size of a number in the dtype of the matrix products.
+    `compute_bytes` is the size of a number in the dtype of the matrix products. With `recomputes`
+    one layer's activations are kept at a time, and every layer's input.
     """
     weight = embedding_weight(model)
     logits = 3 * weight.shape[0] * _LOGIT_BYTES if keeps_logits else 0
     # A layer keeps about 18 tensors of hidden size for the backward pass, half of them in the dtype
     # of the products; a third more for what the backward pass needs and the allocator cannot give
     # back. Without gradient there is one layer's at a time, and the cache.
-    layers = _num_layers(model) if with_gradient else 1
+    layers = _num_layers(model) if with_gradient and not recomputes else 1
     activations = layers * weight.shape[1] * 12 * (weight.element_size() + compute_bytes)
+    if with_gradient and recomputes:
+        activations += _num_layers(model) * weight.shape[1] * weight.element_size()
     return max(1, int(memory_gib * _GIB / (logits + activations + _cache_bytes(model))))
 
 
