@@ -136,7 +136,8 @@ def test_accelerate_launch_says_that_a_run_is_sharded(tmp_path):
         "FSDP_VERSION": "2",
         "FSDP_RESHARD_AFTER_FORWARD": "true",
     }
-    told |= {"FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP", "FSDP_OFFLOAD_PARAMS": "false"}
+    told |= {"FSDP_RESHARD_AFTER_FORWARD": "true", "FSDP_OFFLOAD_PARAMS": "false"}
+    told["FSDP_AUTO_WRAP_POLICY"] = "TRANSFORMER_BASED_WRAP"
     for result in results_of(2, tmp_path / "two", "launched", **told):
         found = result["launched"]
         assert found["is cut"]
