@@ -68,7 +68,7 @@ def test_nothing_runs_and_nothing_is_asked_for(opened, page):
     assert opened.run("document.title").startswith("</script>")
     assert opened.run("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
     scripts = "[...document.scripts].map(s => s.type).join()"
-    assert opened.run(scripts) == "application/json,"
+    assert opened.run(scripts) == "application/json,application/json,"
     places = "document.querySelector('[aria-labelledby=samplers-title]').innerText"
     assert "in the plane" in opened.run(places)
     assert "not in the plane, for want of <a href=" in opened.run(places)
@@ -158,6 +158,70 @@ def test_the_first_stop_of_the_keyboard_skips_to_the_content(opened):
     opened.press("Tab", 9)
     assert opened.run("document.activeElement.textContent") == "Skip to the figures"
     assert opened.run("document.activeElement.getBoundingClientRect().left") >= 0
+
+
+PLANE = "document.querySelector('[data-figure=plane]')"
+TOLD = PLANE + ".querySelector('.told')"
+MARK = (
+    "(() => { const [x, y, says] = JSON.parse(document.getElementById('marks').textContent).plane"
+    ".find(each => each[2].startsWith('plain'));"
+    f" const box = {PLANE}.firstElementChild.getBoundingClientRect();"
+    " return [box.left + x * box.width, box.top + y * box.height, says]; })()"
+)
+
+
+def test_a_value_is_named_under_the_pointer(opened):
+    opened.run(f"{PLANE}.scrollIntoView({{block: 'center', behavior: 'instant'}})")
+    x, y, says = opened.run(MARK)
+    assert says.startswith("plain: KL(policy or sampler, prior) 1.5 nats per completion; mean rew")
+    opened.call("Input.dispatchMouseEvent", type="mouseMoved", x=x + 3, y=y - 3)
+    told = opened.run(f"{TOLD}.textContent").split("\n")
+    assert says in told
+    assert len(told) == 2  # both policies, which have the same figures
+    inside = "(r => r.left >= 0 && r.right <= innerWidth)"
+    assert opened.run(f"{inside}({TOLD}.getBoundingClientRect())")
+    opened.call("Input.dispatchMouseEvent", type="mouseMoved", x=2, y=2)
+    assert opened.run(f"{TOLD}.hidden")
+    assert complaints(opened) == []
+
+
+def test_values_are_read_out_by_keyboard(opened):
+    opened.run(f"{PLANE}.focus()")
+    spoken = PLANE + ".nextElementSibling.querySelector('output').textContent"
+    heard = []
+    for _ in range(3):
+        opened.press("ArrowRight", 39)
+        heard.append(opened.run(spoken))
+    assert len(set(heard)) == 3
+    assert all(": KL(policy or sampler, prior) " in each for each in heard)
+    opened.press("ArrowLeft", 37)
+    assert opened.run(spoken) == heard[1]
+
+
+def test_a_figure_is_looked_at_closely(opened):
+    opened.run(f"{PLANE}.scrollIntoView({{block: 'center', behavior: 'instant'}})")
+    width = opened.run(f"{PLANE}.querySelector('img').offsetWidth")
+    height = opened.run(f"{PLANE}.offsetHeight")
+    larger, smaller = (
+        f"{PLANE}.nextElementSibling.querySelector('[data-zoom={way}]')" for way in ("in", "out")
+    )
+    assert opened.run(f"{smaller}.disabled")
+    opened.run(f"{larger}.click()")
+    assert (
+        opened.run(f"{PLANE}.querySelector('img').offsetWidth") > 1.4 * width
+    )  # a scroll bar has some
+    assert opened.run(f"{PLANE}.offsetHeight") == height
+    assert opened.run("document.documentElement.scrollWidth") <= 1280
+    x, y, says = opened.run(MARK)
+    opened.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+    assert says in opened.run(f"{TOLD}.textContent")
+    opened.run(f"{smaller}.click()")
+    assert opened.run(f"{PLANE}.querySelector('img').offsetWidth") == width
+    opened.run(f"{PLANE}.dispatchEvent(new WheelEvent('wheel', {{deltaY: -200, ctrlKey: true}}))")
+    assert opened.run(f"{PLANE}.querySelector('img').offsetWidth") > 2 * width
+    opened.run("window.dispatchEvent(new Event('beforeprint'))")
+    assert opened.run(f"{PLANE}.querySelector('img').offsetWidth") == width
+    assert complaints(opened) == []
 
 
 MANY = 10_000

@@ -56,6 +56,22 @@ def test_answers_without_importing_torch(arguments):
     assert done.stdout or done.returncode == 2
 
 
+FOR_LATER = """
+import sys
+from posteriori.cli.main import run
+assert run(sys.argv[1:]) == 0
+later = ("pydantic", "multiprocessing", "concurrent.futures", "safetensors", "tomllib", "regex")
+print("imported", [name for name in later if name in sys.modules], file=sys.stderr)
+"""
+
+
+def test_help_waits_for_no_settings():
+    done = subprocess.run(
+        [sys.executable, "-c", FOR_LATER, "--help"], capture_output=True, text=True
+    )
+    assert done.stderr.strip() == "imported []"
+
+
 def test_a_dry_run_needs_no_torch(job):
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_TORCH, "fit", str(job.config), "--dry-run"],

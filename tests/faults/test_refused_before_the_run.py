@@ -92,7 +92,7 @@ def test_what_the_dry_run_passes_runs(job, capsys, before, after, said):
 
 def test_an_error_that_nobody_has_foreseen_is_one_line(job, capsys, monkeypatch):
     (job / "run.toml").write_text(CONFIG)
-    monkeypatch.setattr("posteriori.cli.commands.fit.check_fit", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("posteriori.config.check.check_fit", lambda *_, **__: 1 / 0)
     monkeypatch.setattr(sys, "argv", ["posteriori", "fit", str(job / "run.toml")])
     with pytest.raises(SystemExit) as ended:
         main()

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from textwrap import shorten
-from typing import Any, get_args, get_origin
+from typing import TYPE_CHECKING, Any, get_args, get_origin
 
-from pydantic import BaseModel
-
-from posteriori.config.evidence_table import EvidenceTable
-from posteriori.config.run_config import RunConfig
-from posteriori.core.registry import EVIDENCE, configured, names
 from posteriori.models.bundled import bundled_models, describe
 
-from .listed import listed
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 _NAMED = {"fit.objective": "objective", "sample.sampler": "sampler", "evidence.0.kind": "evidence"}
 """Settings that have a name of the registry."""
@@ -21,6 +17,8 @@ _NAMED = {"fit.objective": "objective", "sample.sampler": "sampler", "evidence.0
 
 def samplers(incomplete: str) -> list[tuple[str, str]]:
     """Names with the beginning of the line that `posteriori ls` has for them."""
+    from .listed import listed
+
     found = listed("samplers").items()
     return [(name, _short(line)) for name, line in found if name.startswith(incomplete)]
 
@@ -38,6 +36,9 @@ def models(incomplete: str) -> list[tuple[str, str]]:
 
 def settings(incomplete: str) -> list[str]:
     """Keys of a config as `--set` takes them; after the = the values, where they have names."""
+    from posteriori.config.run_config import RunConfig
+    from posteriori.core.registry import names
+
     key, equals, _ = incomplete.partition("=")
     if equals:
         known = names(_NAMED[key]) if key in _NAMED else _values(key)
@@ -54,6 +55,8 @@ def _short(line: str) -> str:
 
 def _values(key: str) -> list[str]:
     """The literals of a setting that is one of a few."""
+    from posteriori.config.run_config import RunConfig
+
     field = dict(_fields(RunConfig)).get(key)
     return [] if field is None else _literals(field)
 
@@ -65,6 +68,11 @@ def _literals(annotation: Any) -> list[str]:
 
 def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Every setting with its type; of a list of tables the first."""
+    from pydantic import BaseModel
+
+    from posteriori.config.evidence_table import EvidenceTable
+    from posteriori.core.registry import EVIDENCE, configured
+
     for name, field in model.model_fields.items():
         annotation = field.annotation
         inner = [annotation, *get_args(annotation)]

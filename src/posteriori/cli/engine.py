@@ -6,10 +6,10 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from posteriori.config.check import Plan
 from posteriori.errors import ConfigError
 
 if TYPE_CHECKING:
+    from posteriori.config.check import Plan
     from posteriori.core.target import Target
     from posteriori.models.engines.engine import Engine
     from posteriori.models.engines.served import Served

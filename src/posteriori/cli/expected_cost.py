@@ -12,15 +12,17 @@ import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
-from posteriori.config.check import Plan
-from posteriori.core.settings.training import prompts_per_step
 from posteriori.data.formats.json_object import read_object
 from posteriori.distributed.world import is_first
 from posteriori.errors import ConfigError
 from posteriori.models.bundled import bundled_models
+
+if TYPE_CHECKING:
+    from posteriori.config.check import Plan
 
 _PER_CORE = 2e10
 _PER_GPU = 4e13
@@ -62,6 +64,8 @@ def of_frontier(plan: Plan, num_samples: int, max_prompts: int, stages: int) -> 
 
 
 def of_fit(plan: Plan) -> Work:
+    from posteriori.core.settings.training import prompts_per_step
+
     fit, judging = plan.config.fit, plan.config.evaluate
     assert fit is not None
     per_step = prompts_per_step(fit.prompts_per_step, len(plan.data))

@@ -7,8 +7,6 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from posteriori.core import registry
-from posteriori.core.settings.ways import Way
 from posteriori.models.bundled import bundled_models, describe
 
 KINDS = ("objectives", "samplers", "evidence", "twists", "models", "reward_models")
@@ -16,6 +14,8 @@ KINDS = ("objectives", "samplers", "evidence", "twists", "models", "reward_model
 
 def listed(kind: str) -> dict[str, str]:
     """Names of a kind of thing, each with its line."""
+    from posteriori.core import registry
+
     of = kind.removesuffix("s").replace("_", " ")
     registry.check_names(of)
     found = {
@@ -30,6 +30,9 @@ def listed(kind: str) -> dict[str, str]:
 def _ready_made() -> dict[str, str]:
     """Evidence that needs no function of one's own: `constraint.regex` is kind = "constraint" with
     the key regex."""
+    from posteriori.core import registry
+    from posteriori.core.settings.ways import Way
+
     return {
         f"{kind}.{way.own}": f"Ready-made, {way.own} = ...: {way.says}"
         for kind in registry.EVIDENCE

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from posteriori.config.check import Plan
-from posteriori.core.settings.parse import parse
-from posteriori.core.settings.ray import RayConfig
-from posteriori.distributed.ray_package import ray_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from posteriori.config.check import Plan
+    from posteriori.core.settings.ray import RayConfig
 
 
 def ray_settings(plan: Plan, actors: int | None, address: str | None) -> RayConfig | None:
@@ -16,6 +17,10 @@ def ray_settings(plan: Plan, actors: int | None, address: str | None) -> RayConf
     given = {name: value for name, value in given.items() if value is not None}
     if before is None and not given:
         return None
+    from posteriori.core.settings.parse import parse
+    from posteriori.core.settings.ray import RayConfig
+    from posteriori.distributed.ray_package import ray_module
+
     ray_module()
     held = {} if before is None else before.model_dump(exclude_unset=True)
     return parse(RayConfig, {**held, **given}, where="--actors, --ray-address")

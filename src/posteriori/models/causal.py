@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -15,7 +15,6 @@ from transformers import PreTrainedTokenizerBase
 from posteriori.core.completions import Completions
 from posteriori.core.journal.files import writing
 from posteriori.core.occurrence import Prompt
-from posteriori.core.settings.training import LoraSettings
 from posteriori.data.given_arguments import named_arguments
 from posteriori.errors import ModelError
 from posteriori.models.cpu.precision import lost_in_padding, runs
@@ -38,6 +37,9 @@ from .weights import state as state_module
 from .weights.active_adapter import ACTIVE, Adapter
 from .weights.injected import has_adapters_inside
 from .weights.whole_model import save
+
+if TYPE_CHECKING:
+    from posteriori.core.settings.training import LoraSettings
 
 
 class CausalLM(CausalDrawing):

@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -24,7 +24,6 @@ from posteriori.core.completions import Completions, check_completions
 from posteriori.core.journal.files import writing
 from posteriori.core.occurrence import Prompt
 from posteriori.core.protocols import NextTokens
-from posteriori.core.settings.training import LoraSettings
 from posteriori.data.formats.json_object import read_object
 from posteriori.data.given_arguments import named_arguments
 from posteriori.errors import ModelError, OutcomeError, PromptError, did_you_mean
@@ -35,6 +34,9 @@ from posteriori.models.execution.uniforms import uniform_rows
 
 from .table_rows import TableRows
 from .text.prompt_tokens import build_completions, check_draws
+
+if TYPE_CHECKING:
+    from posteriori.core.settings.training import LoraSettings
 
 
 class TabularLM(torch.nn.Module):

@@ -37,8 +37,10 @@ def pair_labels(*, held_out: bool) -> tuple[str, str]:
 
 
 def asked_of(report: Report) -> dict[str, Estimate]:
-    """The means that moments want, and how the policy orders preference pairs."""
-    found = {label_of(each): each.attained for each in report.means}
+    """pass@k of a verifier, the means that moments want, and how the policy orders preference
+    pairs."""
+    found = dict(report.passes)
+    found |= {label_of(each): each.attained for each in report.means}
     if report.pairs is not None:
         accuracy, loss = pair_labels(held_out=report.pairs.held_out)
         found |= {accuracy: report.pairs.accuracy, loss: report.pairs.loss}

@@ -47,6 +47,23 @@ def prompt_text(prompt: Prompt) -> str:
     return visible("\n".join(lines)) if lines else "(empty conversation)"
 
 
+_SHORT = 40
+"""Characters that a row's label shows whole."""
+
+
+def prompt_label(prompt: Prompt, limit: int = 60) -> str:
+    """A prompt on a single line, by what tells it from others: of a conversation that is not short
+    the last question, and what an answer has begun with; the system's message is often the same."""
+    whole = one_line(prompt_text(prompt), limit)
+    if isinstance(prompt, str) or len(prompt_text(prompt)) <= _SHORT:
+        return whole
+    asked = [at for at, message in enumerate(prompt) if message.get("role") == "user"]
+    shown = prompt[asked[-1] :] if asked else prompt[-1:]
+    parts = [_content(message.get("content", "")) for message in shown]
+    earlier = "… " if len(asked) > 1 else ""
+    return one_line(earlier + " → ".join(part for part in parts if part), limit) or whole
+
+
 def _content(content: Any) -> str:
     if isinstance(content, str):
         return content

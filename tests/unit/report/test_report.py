@@ -83,7 +83,9 @@ class TestSafety:
             assert policy[directive] == f"'sha256-{digest}'"
 
     def test_the_completions_are_data_that_cannot_leave_their_element(self, source):
-        (content,) = Page(source).raw["data"]
+        marks, content = Page(source).raw["data"]
+        assert "<" not in marks
+        assert json.loads(marks)["plane"]
         assert not set("<>&") & set(content)
         texts = json.loads(content)["columns"][0]["text"]
         assert texts[0] == HOSTILE[0]

@@ -70,11 +70,19 @@ class TestOneRun:
         with pytest.raises(ConfigError, match="num_samples=99 must be at least 100"):
             frontier_of(target, draw(target, target.prior, 99, generator(5)))
 
-    def test_without_enough_draws_there_is_no_frontier(self, run):
+    @pytest.mark.parametrize(("draws", "drawn"), [(20, 0), (60, 24)])
+    def test_by_few_draws_little_is_known_and_the_page_says_so(self, run, draws, drawn):
         target = target_at(1.0)
-        reports = {"prior": po.evaluate(target, target.prior, 20)}
+        reports = {"prior": po.evaluate(target, target.prior, draws)}
         write_report_files(run, target, reports)
-        assert gather([run]).curve is None
+        curve = gather([run]).curve
+        assert len(curve.points) == drawn
+        assert curve.best_of_n
+        (warned,) = curve.findings
+        assert (warned.level, warned.name) == ("warn", "frontier_few_draws")
+        page = write_report(run / "few.html", gather([run])).read_text()
+        assert f"By {draws} draws of a prompt" in page
+        assert "Stars: best of n" in page
 
     def test_the_page_is_the_same_wherever_the_run_is(self, two_runs, run, tmp_path):
         subjects = [gather([folder]) for folder in (two_runs[0], run)]

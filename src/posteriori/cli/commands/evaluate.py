@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,9 +25,11 @@ from posteriori.cli.options import (
 )
 from posteriori.cli.ray import ray_settings
 from posteriori.cli.several import Processes, shared
-from posteriori.config.check import Plan, find_model, make_plan
-from posteriori.core.settings.until import Until, checked_until
 from posteriori.errors import ConfigError, ModelError
+
+if TYPE_CHECKING:
+    from posteriori.config.check import Plan
+    from posteriori.core.settings.until import Until
 
 
 @shared
@@ -90,6 +92,8 @@ def evaluate(
     where a finding is of level stop. Until all is drawn, what is finished is kept in output_dir
     (beside the config where there is none), and --resume goes on from it.
     """
+    from posteriori.config.check import make_plan
+
     check_served(url, served_model)
     plan = make_plan(config, overrides or [])
     ray = ray_settings(plan, actors, ray_address)
@@ -155,6 +159,8 @@ def _check_waiting(
     until: Until | None, given: int | None, max_samples: int, num_samples: int
 ) -> None:
     if until is not None:
+        from posteriori.core.settings.until import checked_until
+
         checked_until(until, max_samples, num_samples)
     elif given is not None:
         raise ConfigError("--max-samples has no effect", hint="give --until beside it")
@@ -164,6 +170,8 @@ def _policies(plan: Plan, given: list[str]) -> dict[str, str]:
     """Each policy's name in the table, and where it is. Paths count from the current directory,
     where the shell has completed them."""
     if given:
+        from posteriori.config.find_model import find_model
+
         return {name: find_model(name, Path.cwd(), "POLICY") for name in given}
     if not plan.policy.is_dir():
         raise ModelError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,10 +14,9 @@ from posteriori.cli.expected_cost import ask_if_long, in_words, of_fit
 from posteriori.cli.files.unfinished import Unfinished, say
 from posteriori.cli.options import AsJson, ConfigFile, DryRun, Overrides, Overwrite, Quiet, Yes
 from posteriori.cli.several import Processes, shared
-from posteriori.config.check import Plan, check_fit, make_plan
-from posteriori.config.read_config import as_settings
-from posteriori.config.target import about
-from posteriori.core.settings.training import prompts_per_step
+
+if TYPE_CHECKING:
+    from posteriori.config.check import Plan
 
 
 @shared
@@ -35,6 +34,8 @@ def fit(
     processes: Processes = 1,  # noqa: ARG001 - `shared` takes it
 ) -> int:
     """Fit a policy to the target of CONFIG, evaluate it, and write a report."""
+    from posteriori.config.check import check_fit, make_plan
+
     plan = make_plan(config, overrides or [])
     check_fit(plan, resume=resume, overwrite=overwrite)
     if dry_run:
@@ -50,6 +51,8 @@ def fit(
 
 
 def _show_plan(plan: Plan, *, as_json: bool) -> int:
+    from posteriori.config.read_config import as_settings
+
     settings = as_settings(plan.config.model_dump(mode="json"))
     would_run = _in_words(plan)
     if as_json:
@@ -65,6 +68,8 @@ def _show_plan(plan: Plan, *, as_json: bool) -> int:
 
 
 def _in_words(plan: Plan) -> str:
+    from posteriori.core.settings.training import prompts_per_step
+
     config = plan.config
     assert config.fit is not None
     fit, prompts = config.fit, len(plan.data.prompts)
@@ -103,6 +108,7 @@ def _run(plan: Plan, *, resume: bool, overwrite: bool, as_json: bool, quiet: boo
     from posteriori.cli.files.evaluation import evaluation_json, judge, show, write_evaluation
     from posteriori.cli.files.goals import asked_lines, pairs_of
     from posteriori.cli.files.run_report import write_page, write_report_files
+    from posteriori.config.target import about
     from posteriori.distributed.exchange import by_first
     from posteriori.runs.directory import finding_json
     from posteriori.runs.target_fingerprint import digest

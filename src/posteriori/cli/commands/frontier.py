@@ -5,13 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 from posteriori.cli.console.interrupted import Interrupted
 from posteriori.cli.console.output import print_json, stdout, visible
-from posteriori.cli.console.report_table import print_finding, shown
 from posteriori.cli.engine import running_engine
 from posteriori.cli.expected_cost import ask_if_long, of_frontier
 from posteriori.cli.files.unfinished import Unfinished
@@ -28,10 +24,11 @@ from posteriori.cli.options import (
 )
 from posteriori.cli.ray import ray_settings
 from posteriori.cli.several import Processes, shared
-from posteriori.config.check import make_plan
-from posteriori.core.settings.training import MAX_PROMPTS
+from posteriori.core.settings.defaults import MAX_PROMPTS
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from posteriori.diagnostics.frontier.curve import Frontier, Point
 
 _ROWS = 12
@@ -73,13 +70,14 @@ def frontier(
     --kl, --reward and --beta may be repeated. Until all is drawn, what is finished is kept in
     output_dir (beside the config where there is none), and --resume goes on from it.
     """
-    plan = make_plan(config, overrides or [])
-    ray = ray_settings(plan, actors, ray_address)
     from posteriori.cli.build import build_target
     from posteriori.cli.console.progress_bar import count_progress
+    from posteriori.config.check import make_plan
     from posteriori.diagnostics.frontier.frontier import frontier as find_frontier
     from posteriori.train.budget import in_own_units
 
+    plan = make_plan(config, overrides or [])
+    ray = ray_settings(plan, actors, ray_address)
     work = of_frontier(plan, num_samples, max_prompts, stages)
     ask_if_long(plan, work, yes=yes, hint="lower --num-samples or --max-prompts")
     place = plan.file if plan.output_dir is None else plan.output_dir
@@ -132,6 +130,11 @@ def frontier(
 def _print(
     console: Console, curve: Frontier, asked: list[tuple[str, Point]], *, title: str
 ) -> None:
+    from rich import box
+    from rich.table import Table
+
+    from posteriori.cli.console.report_table import print_finding, shown
+
     table = Table(box=box.SIMPLE_HEAD if console.is_terminal else None, pad_edge=False)
     for header in ("", "beta", "KL, nats", "reward", "Pareto k", "draws of"):
         table.add_column(header, justify="left" if header in ("", "draws of") else "right")

@@ -11,12 +11,9 @@ from posteriori.cli.complete import models
 from posteriori.cli.console.interrupted import Interrupted
 from posteriori.cli.console.output import print_json, stderr, visible
 from posteriori.cli.console.would_run import show_plan
-from posteriori.cli.files.one_table import read_table
 from posteriori.cli.files.unfinished import offer_resume
 from posteriori.cli.options import AsJson, DryRun, Overrides, Quiet, Resume
 from posteriori.cli.several import single
-from posteriori.config.find_model import find_model
-from posteriori.config.run_config import RunRewardSettings
 
 if TYPE_CHECKING:
     from posteriori.reward_models.fit_reward import RewardFit
@@ -50,6 +47,10 @@ def reward(
 
     --resume goes on with a run that was stopped, and ends with the very model of one that was not.
     """
+    from posteriori.cli.files.one_table import read_table
+    from posteriori.config.find_model import find_model
+    from posteriori.config.run_config import RunRewardSettings
+
     given = {"pairs": pairs, "model": model, "output": output}
     needs = {"pairs": "pairs.jsonl", "output": "runs/reward"}
     settings, folder = read_table(

@@ -11,12 +11,9 @@ from posteriori.cli.complete import models
 from posteriori.cli.console.interrupted import Interrupted
 from posteriori.cli.console.output import print_json
 from posteriori.cli.console.would_run import show_plan
-from posteriori.cli.files.one_table import read_table
 from posteriori.cli.files.unfinished import offer_resume
 from posteriori.cli.options import AsJson, DryRun, Overrides, Quiet, Resume
 from posteriori.cli.several import single
-from posteriori.config.find_model import find_model
-from posteriori.config.run_config import RunRulesSettings
 
 
 @single
@@ -48,6 +45,10 @@ def rules(
     The directory is evidence in a run file: kind = "rules", model = OUTPUT. --resume goes on with a
     run that was stopped: rules that are trained stay as they are.
     """
+    from posteriori.cli.files.one_table import read_table
+    from posteriori.config.find_model import find_model
+    from posteriori.config.run_config import RunRulesSettings
+
     given = {"labels": labels, "model": model, "output": output}
     needs = {"labels": "labels.jsonl", "output": "runs/rules"}
     settings, folder = read_table(

@@ -28,13 +28,13 @@ from posteriori.cli.options import (
 )
 from posteriori.cli.ray import ray_settings
 from posteriori.cli.several import Processes, shared
-from posteriori.config.check import Plan, find_model, make_plan
-from posteriori.config.choice import Choice
-from posteriori.config.run_config import SampleSettings
-from posteriori.core.settings.ray import RayConfig
 from posteriori.errors import SamplingError, SamplingStopped
 
 if TYPE_CHECKING:
+    from posteriori.config.check import Plan
+    from posteriori.config.choice import Choice
+    from posteriori.config.run_config import SampleSettings
+    from posteriori.core.settings.ray import RayConfig
     from posteriori.core.target import Target
     from posteriori.core.types import Draws
     from posteriori.samplers.base import Sampler
@@ -71,14 +71,15 @@ def sample(
     Beside the file, under its name with .json behind it, stands what `posteriori report` needs to
     put the sampler into the plane of a report.
     """
-    plan = make_plan(config, overrides or [])
-    ray = ray_settings(plan, actors, ray_address)
-    settings, choice = _settings(plan, sampler, num_samples, proposal, seed)
     from posteriori.cli.files.draws_file import check_output, write_draws
     from posteriori.cli.files.rescue import write_or_rescue
     from posteriori.cli.files.sample_about import config_of, write_about
+    from posteriori.config.check import make_plan
     from posteriori.distributed.exchange import by_first
 
+    plan = make_plan(config, overrides or [])
+    ray = ray_settings(plan, actors, ray_address)
+    settings, choice = _settings(plan, sampler, num_samples, proposal, seed)
     check_output(output)
     made = choice.make()
     unfinished = Unfinished(output)
@@ -154,6 +155,7 @@ def _draw(
     from posteriori.cli.build import build_target, load_policy
     from posteriori.cli.console.progress_bar import count_progress
     from posteriori.cli.files.draws_file import Kept
+    from posteriori.config.find_model import find_model
     from posteriori.core.types import Finding
     from posteriori.samplers.sample import sample as draw_sample
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,9 +13,11 @@ from posteriori.cli.complete import samplers
 from posteriori.cli.console.output import stderr, visible
 from posteriori.cli.options import ConfigFile, Overrides, Proposal, Quiet
 from posteriori.cli.several import single
-from posteriori.config.check import Plan, find_model, make_plan
-from posteriori.config.choice import Choice
 from posteriori.errors import ConfigError
+
+if TYPE_CHECKING:
+    from posteriori.config.check import Plan
+    from posteriori.config.choice import Choice
 
 _NEEDED = ("fastapi", "uvicorn", "prometheus_client")
 
@@ -70,11 +72,12 @@ def serve(
     ends the server after the requests that it has begun.
     """
     _check_installed()
-    plan = make_plan(config, overrides or [])
-    choice = _choice(plan, sampler)
+    from posteriori.config.check import make_plan
     from posteriori.serve.keys import VARIABLE, is_loopback, read_keys
     from posteriori.serve.settings import ServeConfig
 
+    plan = make_plan(config, overrides or [])
+    choice = _choice(plan, sampler)
     allowed = read_keys(keys)
     if not allowed and not is_loopback(host) and not without_keys:
         raise ConfigError(
@@ -143,6 +146,8 @@ def _choice(plan: Plan, sampler: str | None) -> Choice:
 
 
 def _proposal(plan: Plan, named: str | None) -> str | None:
+    from posteriori.config.find_model import find_model
+
     if named is not None:
         return find_model(named, Path.cwd(), "proposal")
     of_config = plan.config.sample.proposal

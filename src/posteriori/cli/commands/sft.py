@@ -12,16 +12,12 @@ from posteriori.cli.complete import models
 from posteriori.cli.console.interrupted import Interrupted
 from posteriori.cli.console.output import print_json, stdout, visible
 from posteriori.cli.console.would_run import show_plan
-from posteriori.cli.files.one_table import read_table
 from posteriori.cli.options import AsJson, DryRun, Overrides, Overwrite, Quiet, Resume
 from posteriori.cli.several import Processes, shared
-from posteriori.config.find_model import find_model
-from posteriori.config.places import check_place
-from posteriori.config.run_config import RunSftSettings
-from posteriori.core.settings.training import FitConfig
 from posteriori.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
+    from posteriori.config.run_config import RunSftSettings
     from posteriori.train.fit_result import Fit
 
 
@@ -56,6 +52,10 @@ def sft(
 
     The policy is in OUTPUT/policy: a run starts from it by `start` in its table `fit`.
     """
+    from posteriori.cli.files.one_table import read_table
+    from posteriori.config.find_model import find_model
+    from posteriori.config.run_config import RunSftSettings
+
     given = {"data": data, "model": model, "output": output}
     needs = {"data": "demonstrations.jsonl", "output": "runs/sft"}
     settings, folder = read_table(
@@ -101,6 +101,8 @@ def sft(
 
 
 def _check_output(place: Path, where: str, *, resume: bool, overwrite: bool) -> None:
+    from posteriori.config.places import check_place
+
     if resume and overwrite:
         raise ConfigError(
             "--resume and --overwrite exclude each other", hint="leave out one of them"
@@ -115,6 +117,8 @@ def _check_output(place: Path, where: str, *, resume: bool, overwrite: bool) -> 
 
 def _of_fit(settings: RunSftSettings) -> dict[str, Any]:
     """What was said of the loop itself."""
+    from posteriori.core.settings.training import FitConfig
+
     names = settings.model_fields_set & FitConfig.model_fields.keys()
     return {name: getattr(settings, name) for name in names if getattr(settings, name) is not None}
 

@@ -12,7 +12,6 @@ from posteriori.cli.console.output import json_text, print_json, stdout, visible
 from posteriori.cli.files.unfinished import Unfinished
 from posteriori.cli.options import AsJson, ConfigFile, Overrides, Overwrite, Quiet, Resume, Seed
 from posteriori.cli.several import single
-from posteriori.config.check import make_plan
 from posteriori.errors import CheckpointError, ConfigError
 
 
@@ -37,6 +36,8 @@ def simulate_preferences(
     Until all are drawn, what is finished is in a folder beside the file, OUTPUT.unfinished;
     --resume goes on from it, and ends with the very pairs of a run that was never stopped.
     """
+    from posteriori.config.check import make_plan
+
     plan = make_plan(config, overrides or [])
     if output.suffix != ".jsonl":
         raise ConfigError(f"pairs are not written to a '{output.suffix}' file", hint="write .jsonl")

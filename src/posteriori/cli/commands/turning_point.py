@@ -5,15 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich import box
-from rich.table import Table
 
 from posteriori.cli.console.output import print_json, stdout, visible
-from posteriori.cli.console.report_table import print_finding
 from posteriori.cli.expected_cost import ask_if_long, drawing, in_words
 from posteriori.cli.options import AsJson, ConfigFile, DryRun, Overrides, Quiet, Seed, Yes
 from posteriori.cli.several import single
-from posteriori.config.check import make_plan
 
 if TYPE_CHECKING:
     from posteriori.diagnostics.frontier.turning_point import TurningPoint
@@ -42,6 +38,8 @@ def turning_point(
     CONFIG has one piece of evidence of kind "preferences", whose reward model was trained with an
     uncertainty ("laplace" or "ensemble"). Nothing is trained.
     """
+    from posteriori.config.check import make_plan
+
     plan = make_plan(config, overrides or [])
     work = drawing(plan, len(plan.data), num_samples, 1)
     if dry_run:
@@ -68,6 +66,11 @@ def turning_point(
 
 
 def _print(found: TurningPoint, title: str) -> None:
+    from rich import box
+    from rich.table import Table
+
+    from posteriori.cli.console.report_table import print_finding
+
     console = stdout()
     console.print(visible(title), soft_wrap=True)
     table = Table(box=box.SIMPLE_HEAD if console.is_terminal else None, pad_edge=False)

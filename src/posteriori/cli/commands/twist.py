@@ -12,11 +12,11 @@ from posteriori.cli.console.output import print_json, stdout, visible
 from posteriori.cli.files.unfinished import Unfinished, offer_resume
 from posteriori.cli.options import AsJson, ConfigFile, OtherSeed, Overrides, Proposal, Quiet, Resume
 from posteriori.cli.several import single
-from posteriori.config.check import Plan, find_model, make_plan
-from posteriori.core.settings.training import FitTwistConfig
 from posteriori.errors import ConfigError
 
 if TYPE_CHECKING:
+    from posteriori.config.check import Plan
+    from posteriori.core.settings.training import FitTwistConfig
     from posteriori.samplers.smc.fit_twist import TwistFit
 
 
@@ -44,6 +44,8 @@ def twist(
     on, and ends with the very twist of a run that was never stopped; until then what it needs is in
     a folder beside the file, OUTPUT.unfinished.
     """
+    from posteriori.config.check import make_plan
+
     plan = make_plan(config, overrides or [])
     given = {"steps": steps, "num_samples": num_samples, "seed": seed}
     said = {key: value for key, value in given.items() if value is not None}
@@ -76,6 +78,7 @@ def _learn(
 ) -> TwistFit:
     from posteriori.cli.build import build_target, load_policy
     from posteriori.cli.console.progress_bar import count_progress
+    from posteriori.config.find_model import find_model
     from posteriori.samplers.smc.fit_twist import fit_twist, new_head
     from posteriori.samplers.smc.twist_head import TwistHead
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-
-from pydantic import BaseModel
-
-from posteriori.config.read_config import as_settings
+from typing import TYPE_CHECKING
 
 from .output import print_json, stdout, visible
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 
 def show_plan(name: str, settings: BaseModel, would_run: str, *, as_json: bool) -> int:
     """The table `name` with everything that is not written in it; the verb's exit code."""
+    from posteriori.config.read_config import as_settings
+
     if as_json:
         config = settings.model_dump(mode="json", exclude_none=True)
         print_json({name: config, "would_run": would_run})

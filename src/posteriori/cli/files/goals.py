@@ -62,6 +62,11 @@ def asked_lines(reports: Mapping[str, Report]) -> list[str]:
     lines = moments_lines({name: report.means for name, report in reports.items()})
     pairs = {name: each.pairs for name, each in reports.items() if each.pairs is not None}
     lines += pairs_lines(pairs)
+    lines += [
+        f"{name}: {', '.join(f'{k} {_percent(found)}' for k, found in each.passes.items())}"
+        for name, each in reports.items()
+        if each.passes
+    ]
     if pairs and not all(report.against_target for report in reports.values()):
         lines.append(
             "The target has no evidence: it is the prior, so the pairs judge the policies, and "

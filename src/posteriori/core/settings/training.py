@@ -21,10 +21,9 @@ from pydantic import (
 from posteriori.data.rows import rows_of
 from posteriori.errors import ConfigError
 
+from .defaults import MAX_PROMPTS as MAX_PROMPTS
+from .defaults import MOST_GIB as MOST_GIB
 from .strict import Strict, as_tuple
-
-MOST_GIB = 1_000_000
-"""More memory than any machine has."""
 
 
 def _pattern(value: Any) -> Any:
@@ -100,9 +99,6 @@ def _rate(value: Any) -> Any:
         raise ValueError("input should be greater than 0")
     return float(value)
 
-
-MAX_PROMPTS = 256
-"""Prompts that a target is judged on unless more are asked for."""
 
 MOST_PER_STEP = 64
 """Prompts of a training step unless their number is given."""

@@ -59,6 +59,7 @@ from .metrics import (
     rows,
     stratum,
 )
+from .pass_at_k import passes_of
 from .report import Report
 from .served_weights import findings_of_served
 from .sides import Sides, drawn_sides, log_prob_of
@@ -232,7 +233,17 @@ def _evaluated(
         findings = (*about, *findings)
     means = target.means_met(of_policy.completions)
     against = bool(target.evidence)
-    return Report(figures, findings, of_policy, cost, means, against_target=against, looked=looked)
+    share = len(target.prompts) / len(whole.prompts)
+    return Report(
+        figures,
+        findings,
+        of_policy,
+        cost,
+        means,
+        against_target=against,
+        looked=looked,
+        passes=passes_of(target, of_policy, share),
+    )
 
 
 def _figures_at_look(

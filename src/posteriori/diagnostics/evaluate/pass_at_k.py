@@ -29,8 +29,16 @@ from posteriori.core.types import Draws, Estimate
 from posteriori.data.given_arguments import named_arguments
 from posteriori.diagnostics.prompt_sample import of_a_sample, sampled_prompts
 from posteriori.errors import ConfigError
+from posteriori.evidence.constraint import Constraint
+from posteriori.evidence.verifier import Verifier
 
 _CONFIDENCE = 0.95
+
+AT_K = "pass@"
+"""How the names of these figures begin."""
+
+_USUAL = (1, 2, 4, 8, 16, 32, 64, 128)
+"""Numbers of draws, of which an evaluation reports those up to half of its own."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -71,7 +79,7 @@ class PassAtK:
     def unsolved_bound(self) -> float:
         """Of a prompt without a correct draw: pass@1 is below this with 95% confidence, about 3 /
         num_samples (the rule of three)."""
-        return 1.0 - (1.0 - _CONFIDENCE) ** (1.0 / self.num_samples)
+        return bound_of_unsolved(self.num_samples)
 
     def interval(self, prompt: int, confidence: float = _CONFIDENCE) -> tuple[float, float]:
         """pass@1 of one prompt, by Clopper and Pearson: it holds with at least that confidence."""
@@ -96,6 +104,11 @@ class PassAtK:
         if self.name == "target":
             return f"{solved} by the prior, the others 0 or 1"
         return f"{solved}, pass@1 of the others below {self.unsolved_bound:.2g} each (95%)"
+
+
+def bound_of_unsolved(num_samples: int) -> float:
+    """Below which pass@1 is with 95% confidence, where none of so many draws is correct."""
+    return 1.0 - (1.0 - _CONFIDENCE) ** (1.0 / num_samples)
 
 
 @named_arguments
@@ -157,7 +170,7 @@ def pass_at_k(
     for name, lm in named.items():
         stream = generator(seed, "pass_at_k", name)
         draws = draw(some, lm, num_samples, stream, on_progress=on_progress)
-        found[name] = _of_draws(name, draws, several, num_samples, share)
+        found[name] = of_draws(name, draws, several, num_samples, share)
     of_prior = found["prior"]
     solved_P = (of_prior.num_correct_P > 0).double()
     # Of a prompt without a correct draw it is 0, or 1 if the prior has a correct answer at all.
@@ -206,9 +219,26 @@ def newly_solved(of_prior: PassAtK, of_policy: PassAtK) -> float:
     return new / total if total else math.nan
 
 
-def _of_draws(
+def passes_of(target: Target, draws: Draws, share: float) -> dict[str, Estimate]:
+    """pass@k by its name, by draws that were made for another purpose; empty where the evidence is
+    more than a verifier and constraints, or prompts have different numbers of draws."""
+    if not any(isinstance(each, Verifier) for each in target.evidence):
+        return {}
+    if not all(isinstance(each, Constraint) for each in target.evidence):
+        return {}
+    per_prompt = draws.completions.prompt_index_N.bincount()
+    num_samples = int(per_prompt.min())
+    if num_samples != int(per_prompt.max()):
+        return {}
+    several = [k for k in _USUAL if 2 * k <= num_samples] or [1]
+    found = of_draws("", draws, several, num_samples, share).figures
+    return {f"{AT_K}{k}": each for k, each in found.items()}
+
+
+def of_draws(
     name: str, draws: Draws, several: Sequence[int], num_samples: int, share: float
 ) -> PassAtK:
+    """What these draws say, `num_samples` of each prompt, of a `share` of all prompts."""
     is_right_N = (draws.log_evidence_N == 0).cpu()
     if not bool((is_right_N | draws.log_evidence_N.isneginf().cpu()).all()):
         raise _of_degree()

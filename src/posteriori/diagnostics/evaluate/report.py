@@ -41,6 +41,7 @@ class Report(dict[str, Estimate]):
             them.
         against_target: False where the target has no evidence and is the prior itself.
         looked: by figure, the confidence sequence of an evaluation with `until`.
+        passes: pass@k by its name, "pass@1", of a target with a `Verifier`.
 
     Raises:
         UnknownFigureError: when it is asked for a metric that it does not have.
@@ -61,6 +62,7 @@ class Report(dict[str, Estimate]):
         *,
         against_target: bool = True,
         looked: Mapping[str, Looked] | None = None,
+        passes: Mapping[str, Estimate] | None = None,
     ) -> None:
         super().__init__(figures)
         self.findings = tuple(findings)
@@ -70,6 +72,7 @@ class Report(dict[str, Estimate]):
         self.pairs: PairFigures | None = None
         self.against_target = against_target
         self.looked = dict(looked or {})
+        self.passes = dict(passes or {})
 
     def with_pairs(self, pairs: PairFigures | None) -> Report:
         """The same report, which says as well how the policy orders preference pairs (`Fit.pairs`
@@ -88,12 +91,14 @@ class Report(dict[str, Estimate]):
         return f"Report({shown}; {len(self)} figures{also})"
 
     def _repr_html_(self) -> str:
-        return html_plane(self) + html_figures(self) + html_findings(self.findings)
+        return (
+            html_plane(self) + html_figures({**self, **self.passes}) + html_findings(self.findings)
+        )
 
     def to_dataframe(self) -> Any:
         """A pandas DataFrame with a row per figure and prompt. Raises `ConfigError` without
         pandas."""
-        return frame_of_figures(self)
+        return frame_of_figures({**self, **self.passes})
 
     def interval(self, name: str, confidence: float = 0.95) -> tuple[float, float]:
         """An interval for log_z, kl_to_target or kl_from_target, the mean over prompts, in nats.

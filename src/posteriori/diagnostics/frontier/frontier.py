@@ -21,7 +21,7 @@ from posteriori.core.run.progress import Progress
 from posteriori.core.seeds import derive, generator
 from posteriori.core.settings.training import MAX_PROMPTS
 from posteriori.core.target import Target
-from posteriori.core.types import Draws
+from posteriori.core.types import Draws, Finding
 from posteriori.data.given_arguments import named_arguments
 from posteriori.data.given_numbers import count, positive
 from posteriori.diagnostics.prompt_sample import sampled_finding, sampled_prompts
@@ -35,6 +35,9 @@ from .curve import Frontier, end_of
 
 FEWEST = 100
 """Draws per prompt below which there is no frontier."""
+
+FEW_DRAWS = "frontier_few_draws"
+"""The finding of one that is made of fewer all the same."""
 
 _FIRST_STRIDE, _STRIDE = 2.5, 2.0
 """Annealed draws are of the posterior so many times as far as where the curve ends without them,
@@ -172,17 +175,41 @@ def _frontier(
     return Frontier(target, found, pool, strongest, cost, share)
 
 
-def frontier_of(target: Target, pool: Draws, *, strongest: float = 10.0) -> Frontier:
+def frontier_of(
+    target: Target, pool: Draws, *, strongest: float = 10.0, few: bool = False
+) -> Frontier:
     """The frontier by draws of the prior that are there already; none are made to carry it on.
 
     As `frontier` with `stages=0`, for the draws behind an evaluation of the prior, of which no
-    prompt may have fewer than 100 (`ConfigError`).
+    prompt may have fewer than 100 (`ConfigError`); with `few` it may, and a finding warns of it.
     """
     per_prompt = pool.completions.prompt_index_N.bincount(
         minlength=len(pool.completions.prompt_set)
     )
-    _check_number(int(per_prompt.min()))
-    return Frontier(target, [_stage(target, pool, 0.0)], pool, strongest, pool.cost)
+    least = int(per_prompt.min())
+    if not few:
+        _check_number(least)
+    curve = Frontier(target, [_stage(target, pool, 0.0)], pool, strongest, pool.cost)
+    if few and least < FEWEST:
+        curve.findings = (_few_draws(curve, least),)
+    return curve
+
+
+def _few_draws(curve: Frontier, least: int) -> Finding:
+    """What is known by so few draws that `frontier` would not begin with them, as a warning."""
+    known = "nothing of the frontier is known"
+    if curve.points:
+        last = curve.points[-1]
+        known = (
+            f"the frontier is drawn up to beta {last.beta:.3g} (KL {last.kl.value:.3g} nats), and "
+            "whether their weights can be trusted they cannot tell"
+        )
+    return Finding(
+        "warn",
+        FEW_DRAWS,
+        f"By {least} draws of a prompt {known}.",
+        f"Evaluate with {FEWEST} draws per prompt or more, or run `posteriori frontier`.",
+    )
 
 
 def _check_number(num_samples: int) -> None:

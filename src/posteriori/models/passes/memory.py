@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from posteriori.core.settings.training import MOST_GIB
+from posteriori.core.settings.defaults import MOST_GIB
 from posteriori.errors import ConfigError
 
 _GIB = 2**30

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -18,10 +18,12 @@ from peft.utils import AuxiliaryTrainingWrapper
 from transformers import PreTrainedModel
 
 from posteriori.core.seeds import drawing
-from posteriori.core.settings.training import LoraSettings
 from posteriori.errors import ModelError
 
 from .shared_copy import shared_copy
+
+if TYPE_CHECKING:
+    from posteriori.core.settings.training import LoraSettings
 
 Model = PreTrainedModel | PeftModel
 

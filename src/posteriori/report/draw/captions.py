@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from posteriori.diagnostics.frontier.frontier import FEW_DRAWS
 from posteriori.report.result import Curve, PolicyResult, Subject
 from posteriori.report.safe_text import number, one_line, with_error
 
 from . import figures
 from .curves import curve
 from .histograms import MOST_ROWS, Row, histograms, rows
+from .marks import Mark
+from .passes import pass_words, passes, passes_figure, unsolved
 from .plane import least_kl, logarithmic_beyond, on_plane, plane, why_not
 from .theme import DARK, LIGHT, recolored
 from .training_curves import PART, evaluated, trained, training
@@ -60,6 +63,7 @@ class View:
     alt: str
     light: str
     dark: str
+    marks: list[Mark]
 
 
 def views(subject: Subject) -> list[View]:
@@ -85,6 +89,17 @@ def views(subject: Subject) -> list[View]:
             alt = "; ".join(_curve_words(each, key) for each in shown)
             name = key.replace("/", "-")
             found.append(_view(name, title, caption, alt, partial(training, results, prior, key)))
+    if any(passes(each) for each in everyone):
+        found.append(
+            _view(
+                "passes",
+                "pass@k",
+                "The share of prompts of which one of k draws is correct, the mean over prompts. "
+                f"Bars: two standard errors either way. {unsolved(everyone)}",
+                "; ".join(pass_words(each) for each in everyone if passes(each)),
+                partial(passes_figure, results, prior),
+            )
+        )
     drawn = rows(results, prior, samplers)
     if drawn:
         caption = "The share of draws in each bin; a tick marks the mean."
@@ -113,9 +128,9 @@ def _parts_of_reward(results: Sequence[PolicyResult]) -> dict[str, tuple[str, st
 
 
 def _view(name: str, title: str, caption: str, alt: str, draw: figures.Draw) -> View:
-    light = figures.svg(draw, LIGHT)
+    light, found = figures.svg_and_marks(draw, LIGHT)
     dark = recolored(light, LIGHT, DARK)
-    return View(name, title, caption, f"{title}. {alt}.", _uri(light), _uri(dark))
+    return View(name, title, caption, f"{title}. {alt}.", _uri(light), _uri(dark), found)
 
 
 def _uri(svg: str) -> str:
@@ -131,8 +146,10 @@ def _plane_caption(everyone: Sequence[PolicyResult], curve: Curve | None) -> str
             " The frontier is the most reward that each nat can buy, predicted from draws of the"
             " prior; its band is two standard errors. A dotted gap is what a policy wasted."
         )
-        if curve.best_of_n:
-            sentence += " Stars: best of n, with n beside them."
+    if curve is not None and curve.best_of_n:
+        sentence += " Stars: best of n, with n beside them."
+    warned = [] if curve is None else [f for f in curve.findings if f.name == FEW_DRAWS]
+    sentence += "".join(f" {each.message}" for each in warned)
     sentence += _of_samplers([each for each in everyone if each.sampler is not None])
     beyond = logarithmic_beyond(everyone, curve)
     if beyond is not None:

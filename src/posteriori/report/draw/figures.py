@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from posteriori.report.result import PolicyResult
 
 from .curves import DRAWABLE
+from .marks import Mark, marks
 from .theme import Style, Theme, sampler_style, settings, style_of
 
 Draw = Callable[[Theme], Figure]
@@ -48,10 +49,16 @@ def style_for(entry: Entry, theme: Theme) -> Style:
 
 def svg(draw: Draw, theme: Theme) -> str:
     """The same text for the same input: no date, and ids that do not change."""
+    return svg_and_marks(draw, theme)[0]
+
+
+def svg_and_marks(draw: Draw, theme: Theme) -> tuple[str, list[Mark]]:
+    """The drawing, and what its page says where a pointer is."""
     buffer = io.StringIO()
     with matplotlib.style.context(settings(theme), after_reset=True):
-        draw(theme).savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return buffer.getvalue()
+        drawn = draw(theme)
+        drawn.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        return buffer.getvalue(), marks(drawn)
 
 
 def draw_point(
@@ -68,10 +75,10 @@ def draw_point(
         yerr=error_bar(y[1]),
         color=style.color,
         linestyle="none",
-        **_marker(style),
     )
-    if name is not None:  # an entry for the legend, without bars across its marker
-        axes.plot([], [], color=style.color, linestyle="", label=name, **_marker(style))
+    # Over the bars, and in the legend without any.
+    label = {} if name is None else {"label": name}
+    axes.plot(x[0], y[0], color=style.color, linestyle="", **label, **_marker(style))
 
 
 def _marker(style: Style) -> dict[str, Any]:

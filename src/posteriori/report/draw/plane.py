@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,6 +16,7 @@ from posteriori.report.result import Curve, PolicyResult
 from posteriori.report.safe_text import number, one_line
 
 from .figures import ERRORS_SHOWN, NAME, add_legend, draw_point, entries, error_bar, fits, style_for
+from .marks import HIDDEN
 from .theme import Theme, label
 
 SIZE = (5.0, 3.5)
@@ -34,6 +36,7 @@ def plane(
     axes = drawn.subplots()
     if curve is not None:
         _draw_curve(axes, curve, theme)
+        _draw_best_of_n(axes, curve, theme)
     everyone = entries(results, prior, samplers)
     for entry in everyone:
         result, _ = entry
@@ -149,7 +152,6 @@ def _draw_curve(axes: Axes, curve: Curve, theme: Theme) -> None:
             label="the same by annealed draws" if annealed else known,
         )
     axes.plot(kl_K[-1:], reward_K[-1:], marker="|", markersize=13, color=theme.ink, linestyle="")
-    _draw_best_of_n(axes, curve, theme)
 
 
 def _make_room(axes: Axes, near: float, far: float, theme: Theme) -> None:
@@ -169,19 +171,24 @@ def _make_room(axes: Axes, near: float, far: float, theme: Theme) -> None:
 
 def _draw_best_of_n(axes: Axes, curve: Curve, theme: Theme) -> None:
     best = [b for b in curve.best_of_n if fits(b.kl.value) and fits(b.reward.value)]
-    for at, each in enumerate(best):
+    star: dict[str, Any] = {
+        "color": theme.muted,
+        "marker": "*",
+        "markersize": 6,
+        "markerfacecolor": "none",
+        "linestyle": "none",
+        "linewidth": 0.8,
+    }
+    if best:
+        axes.plot([], [], label="best of n", **star)
+    for each in best:
         axes.errorbar(
             each.kl.value,
             each.reward.value,
             xerr=error_bar(each.kl.standard_error),
             yerr=error_bar(each.reward.standard_error),
-            color=theme.muted,
-            marker="*",
-            markersize=6,
-            markerfacecolor="none",
-            linestyle="none",
-            linewidth=0.8,
-            label="best of n" if at == 0 else None,
+            label=f"{HIDDEN}best of {each.n}",
+            **star,
         )
         axes.annotate(
             f"{each.n}",

@@ -15,6 +15,7 @@ from posteriori.report.safe_text import one_line
 
 from .curves import curve
 from .figures import NAME, SIZE, add_legend, error_bar, fits
+from .marks import HIDDEN
 from .theme import Style, Theme, label, style_of
 
 _SHARES = ("unique_fraction",)
@@ -73,7 +74,7 @@ def draw_training(
         if not trained(result, key):
             continue
         style = style_of(index, theme)
-        name: str | None = label(one_line(result.name, NAME))
+        name = label(one_line(result.name, NAME))
         step_K, value_K, mean_K = curve(result.history, key)
         if len(step_K):
             axes.plot(step_K, value_K, color=style.color, linewidth=0.8, alpha=0.3)
@@ -87,8 +88,7 @@ def draw_training(
                 markevery=(index * every // max(1, len(results)), every),
                 label=name,
             )
-            name = None
-        _draw_evaluations(axes, result, key, style, name)
+        _draw_evaluations(axes, result, key, style, name, in_legend=not len(step_K))
         log_z = result.figures.get("log_z")
         if key == "elbo" and log_z is not None and fits(log_z.value):
             levels.append((log_z, style))
@@ -105,7 +105,7 @@ def draw_training(
 
 
 def _draw_evaluations(
-    axes: Axes, result: PolicyResult, key: str, style: Style, name: str | None
+    axes: Axes, result: PolicyResult, key: str, style: Style, name: str, *, in_legend: bool
 ) -> None:
     found = evaluated(result, key)
     if not found:
@@ -118,9 +118,9 @@ def _draw_evaluations(
         marker=style.marker,
         markerfacecolor="none",
         markersize=6,
-        linestyle="none" if name is None else style.dash,
+        linestyle=style.dash if in_legend else "none",
         linewidth=1,
-        label=name,
+        label=name if in_legend else f"{HIDDEN}{name}, evaluated",
     )
 
 
@@ -141,7 +141,7 @@ def _levels(axes: Axes, levels: Sequence[tuple[Estimate, Style]], theme: Theme) 
     for group in groups:
         best = min(group, key=lambda pair: pair[0].standard_error)
         color = best[1].color if len(group) == 1 else theme.ink
-        axes.axhline(best[0].value, color=color, linewidth=1)
+        axes.axhline(best[0].value, color=color, linewidth=1, label=f"{HIDDEN}log Z")
         axes.annotate(
             "log Z",
             (1, best[0].value),

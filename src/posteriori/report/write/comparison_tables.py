@@ -10,9 +10,10 @@ from typing import Any
 from posteriori.core.types import Estimate
 from posteriori.report.asked import MEAN_OF
 from posteriori.report.draw.curves import to_float
+from posteriori.report.draw.passes import AT_K, k_of
 from posteriori.report.draw.plane import on_plane, why_not
 from posteriori.report.result import PolicyResult, Subject
-from posteriori.report.safe_text import number, one_line, prompt_text, seconds, visible, with_error
+from posteriori.report.safe_text import number, one_line, prompt_label, seconds, visible, with_error
 
 LEVELS = ("stop", "warn", "info")
 
@@ -84,12 +85,18 @@ KINDS = {
 def comparison(policies: Sequence[PolicyResult]) -> list[dict[str, Any]]:
     """One row per figure and one cell per policy. Figures that have no entry above come last."""
     present = {key for policy in policies for key in policy.figures}
-    keys = [k for k in MEANINGS if k in present] + sorted(present - set(MEANINGS))
+    known = [k for k in MEANINGS if k in present]
+    passes = sorted((k for k in present if k.startswith(AT_K)), key=k_of)
+    keys = [*known[:1], *passes, *known[1:], *sorted(present - set(MEANINGS) - set(passes))]
     return [_row(key, [policy.figures.get(key) for policy in policies]) for key in keys]
 
 
 def _row(key: str, estimates: Sequence[Estimate | None]) -> dict[str, Any]:
     meaning = MEANINGS.get(key, Meaning(key.replace("_", " ").capitalize(), "", ""))
+    if key.startswith(AT_K):
+        k = key.removeprefix(AT_K)
+        says = "correct at the first try" if k == "1" else f"one of {k} draws is correct"
+        meaning = Meaning(key, "", says, percent=True)
     if key.startswith(MEAN_OF):
         meaning = Meaning(one_line(key, 200), "", "of the feature, as the moments define it")
     kinds = [e.kind for e in estimates if e is not None]
@@ -122,7 +129,7 @@ def by_prompt(
         cells = [column[index] if column else None for column in columns]
         known = [e.value for e in cells if e is not None and not math.isnan(e.value)]
         shown = [{"value": "not measured" if e is None else with_error(e)} for e in cells]
-        rows.append((max(known, default=math.inf), one_line(prompt_text(prompt), 120), shown))
+        rows.append((max(known, default=math.inf), prompt_label(prompt, 120), shown))
     rows.sort(key=lambda row: -row[0])
     return [{"prompt": prompt, "cells": cells} for _, prompt, cells in rows[:most]]
 

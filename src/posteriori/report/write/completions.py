@@ -10,7 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from posteriori.report.result import PolicyResult, Subject
-from posteriori.report.safe_text import number, one_line, prompt_text, visible
+from posteriori.report.safe_text import number, one_line, prompt_label, visible
 from posteriori.runs.draw_records import Record
 
 MOST = 10_000
@@ -18,6 +18,7 @@ MOST = 10_000
 PAGE = 20
 """Rows that are shown at a time. The script's own number is in the page's data."""
 LONGEST = 1200
+_LONGEST_PROMPT = 200
 
 
 def samples(subject: Subject) -> dict[str, Any]:
@@ -30,7 +31,7 @@ def samples(subject: Subject) -> dict[str, Any]:
     each = max(1, MOST // max(1, len(everyone)))
     place = {index: at for at, index in enumerate(subject.prompts)}
     columns = [_column(policy, place, each) for policy in everyone]
-    prompts = [prompt_text(prompt) for prompt in subject.prompts.values()]
+    prompts = [prompt_label(prompt, _LONGEST_PROMPT) for prompt in subject.prompts.values()]
     longest = max((len(column["text"]) for column in columns), default=0)
     return {
         "prompts": [one_line(prompt, 90) for prompt in prompts],
@@ -43,7 +44,7 @@ def samples(subject: Subject) -> dict[str, Any]:
         "total": sum(len(column["text"]) for column in columns),
         "drawn": sum(policy.num_draws for policy in everyone),
         "cut": any(any(column["cut"]) for column in columns),
-        "data": _inert({"prompts": [_short(p) for p in prompts], "columns": columns, "page": PAGE}),
+        "data": inert({"prompts": prompts, "columns": columns, "page": PAGE}),
     }
 
 
@@ -68,13 +69,9 @@ def _column(policy: PolicyResult, place: dict[int, int], most: int) -> dict[str,
 def _cell(column: dict[str, Any], row: int, prompts: Sequence[str]) -> dict[str, Any] | None:
     if row >= len(column["text"]):
         return None
-    prompt = _short(prompts[int(column["prompt"][row])]) if len(prompts) > 1 else ""
+    prompt = prompts[int(column["prompt"][row])] if len(prompts) > 1 else ""
     cell = {name: values[row] for name, values in column.items() if name != "name"}
     return {**cell, "prompt": prompt}
-
-
-def _short(prompt: str) -> str:
-    return one_line(prompt, 200)
 
 
 def _key(value: float) -> float | str:
@@ -84,7 +81,7 @@ def _key(value: float) -> float | str:
     return "NaN" if math.isnan(value) else float(f"{value:.7g}")
 
 
-def _inert(data: Any) -> Markup:
+def inert(data: Any) -> Markup:
     """JSON that no HTML parser finds anything in: plain ASCII, without a bracket of a tag."""
     text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     text = text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

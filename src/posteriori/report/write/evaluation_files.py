@@ -11,7 +11,7 @@ from posteriori.core.settings.training import MAX_PROMPTS
 from posteriori.core.target import Target
 from posteriori.diagnostics.evaluate.evaluate import Report
 from posteriori.diagnostics.frontier.curve import Frontier, Point
-from posteriori.diagnostics.frontier.frontier import FEWEST, frontier_of
+from posteriori.diagnostics.frontier.frontier import frontier_of
 from posteriori.report.read.gather import gather
 from posteriori.runs.directory import estimate_json, finding_json, jsonable, write_whole
 from posteriori.runs.draw_records import MOST, Drawn
@@ -39,9 +39,10 @@ def report_json(report: Report) -> dict[str, Any]:
         name: {**vars(each), "half_width": each.half_width, "reached": each.reached}
         for name, each in report.looked.items()
     }
+    figures = {**report, **report.passes}
     return jsonable(
         {
-            "figures": {key: estimate_json(estimate) for key, estimate in report.items()},
+            "figures": {key: estimate_json(estimate) for key, estimate in figures.items()},
             "intervals": intervals(report),
             **({"looked": looked} if looked else {}),
             "findings": [finding_json(finding) for finding in report.findings],
@@ -101,7 +102,7 @@ def frontier_json(curve: Frontier, asked: Sequence[tuple[str, Point]] = ()) -> d
 def write_report_files(folder: Path, target: Target, reports: Mapping[str, Report]) -> None:
     """samples.jsonl, the first draws of each model; and frontier.json, by those of the prior.
 
-    Both whole or not at all. Without a frontier where there are too few draws to know one.
+    Both whole or not at all. By few draws, little of the frontier is known, and it says so.
     """
     lines = (
         json.dumps(jsonable(record.model_dump()), allow_nan=False) + "\n"
@@ -109,12 +110,8 @@ def write_report_files(folder: Path, target: Target, reports: Mapping[str, Repor
         for record in Drawn.of(report.draws, name, MOST).records
     )
     write_whole(folder / "samples.jsonl", "".join(lines))
-    draws = reports["prior"].draws
-    if len(draws) >= FEWEST * len(draws.completions.prompt_set):
-        curve = frontier_json(frontier_of(target, draws))
-        write_whole(folder / "frontier.json", json.dumps(curve, indent=2, allow_nan=False) + "\n")
-    else:
-        (folder / "frontier.json").unlink(missing_ok=True)
+    curve = frontier_json(frontier_of(target, reports["prior"].draws, few=True))
+    write_whole(folder / "frontier.json", json.dumps(curve, indent=2, allow_nan=False) + "\n")
 
 
 def write_page(folder: Path, *, card: bool) -> Path:

@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from posteriori.errors import ConfigError
 from posteriori.report.result import PolicyResult, Subject
-from posteriori.report.safe_text import number, one_line, prompt_text, visible, with_error
+from posteriori.report.safe_text import number, one_line, prompt_label, visible, with_error
 
 from .comparison_tables import comparison, costs, findings, samplers
 from .page import HERE
@@ -100,7 +100,7 @@ def _samples(subject: Subject, policy: PolicyResult) -> dict[str, Any]:
         "name": one_line(policy.name),
         "rows": [
             [
-                one_line(prompt_text(subject.prompts[each.prompt_index]), 120),
+                prompt_label(subject.prompts[each.prompt_index], 120),
                 one_line(each.completion, 300) or "(empty)",
                 number(each.reward, 2),
             ]

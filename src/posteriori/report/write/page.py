@@ -21,12 +21,13 @@ from posteriori.report.safe_text import one_line, visible
 from posteriori.runs.directory import write_whole
 
 from .comparison_tables import KINDS, by_prompt, comparison, costs, findings, samplers
-from .completions import samples
+from .completions import inert, samples
 from .content_policy import content_policy
 from .settings_table import settings, versions
 from .verdict import verdict
 
 HERE = Path(__file__).parent
+SCRIPTS = ("page.js", "figures.js")
 
 
 def write_report(path: Path | str, subject: Subject) -> Path:
@@ -40,6 +41,7 @@ def write_report(path: Path | str, subject: Subject) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     everyone = subject.everyone
     shared, differing = settings(subject.settings)
+    figures = views(subject)
     html = _render(
         title=one_line(subject.title, 120) or "Report",
         verdict=verdict(subject.results, subject.prior, subject.samplers),
@@ -50,7 +52,8 @@ def write_report(path: Path | str, subject: Subject) -> Path:
         ],
         samplers=samplers(subject.samplers),
         findings=findings(subject),
-        figures=views(subject),
+        figures=figures,
+        marks=inert({each.name: [mark.listed() for mark in each.marks] for each in figures}),
         kinds=KINDS,
         comparison=comparison(everyone),
         by_prompt=by_prompt(everyone, subject),
@@ -75,7 +78,7 @@ def _render(**context: Any) -> str:
         lstrip_blocks=True,
     )
     style = _palette() + (HERE / "style.css").read_text(encoding="ascii")
-    script = (HERE / "page.js").read_text(encoding="ascii")
+    script = "".join((HERE / name).read_text(encoding="ascii") for name in SCRIPTS)
     return environment.get_template("template.html").render(
         policy=content_policy(style, script),
         style=Markup(style),  # noqa: S704 - our own file

@@ -13,7 +13,6 @@ from posteriori.cli.console.output import print_json, stdout
 from posteriori.cli.options import AsJson, Quiet, Seed
 from posteriori.cli.several import single
 
-from .fits import Job, demo_target, fit_all, one_thread
 from .plan import FULL, QUICK, Scale, make_room, offensiveness, prompts, trials
 
 if TYPE_CHECKING:
@@ -33,6 +32,8 @@ def demo(
     quiet: Quiet = False,
 ) -> int:
     """Align the bundled model to be less offensive: by reward alone, and as inference."""
+    from .fits import one_thread
+
     offensiveness()
     scale = QUICK if quick else FULL
     make_room(output_dir)
@@ -58,6 +59,7 @@ def _demo(
     from posteriori.cli.files.evaluation import judge
     from posteriori.models.load import load
 
+    from .fits import Job, demo_target, fit_all
     from .show import print_demo, write_demo
 
     with status("loading the bundled model", quiet=quiet):
