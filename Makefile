@@ -92,8 +92,12 @@ bench: $(VENV)/bench
 calibration: $(VENV)/dev
 	$(BIN)/python benchmarks/calibration.py
 
-# build/ keeps the files of earlier builds, which a wheel would take in.
+VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' src/posteriori/__init__.py)
+
+# build/ keeps the files of earlier builds, which a wheel would take in. With TAG the wheel is that of
+# a release, and the tag has to be the version that the package states.
 wheel:
+	test -z "$(TAG)" -o "$(TAG)" = "v$(VERSION)"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	rm -rf build dist
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .

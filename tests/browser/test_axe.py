@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from axe import violations
+from axe import source, violations
 from chromium import Chromium, executable
 from docs_site import built_site
 from report_cases import COLLAPSED, HOSTILE, policy_of, sampler_of, subject_of
@@ -12,6 +12,7 @@ from posteriori.report import write_report
 
 pytestmark = [
     pytest.mark.skipif(executable() is None, reason="no Chromium is installed"),
+    pytest.mark.skipif(source() is None, reason="npm has not installed axe-core"),
     pytest.mark.xdist_group("chromium"),
 ]
 DOCS = (

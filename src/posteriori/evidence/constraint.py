@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from posteriori.core.completions import Completions
 from posteriori.core.protocols import Columns, NextTokenHints, Scores
@@ -17,7 +18,7 @@ from posteriori.data.given_numbers import in_short
 from posteriori.errors import EvidenceError
 from posteriori.evidence.calls.call import function_name
 from posteriori.evidence.calls.caller import CallCounts, Caller
-from posteriori.evidence.calls.settings import call_settings
+from posteriori.evidence.calls.settings import CallKeywords, call_settings
 from posteriori.evidence.grammar import Grammar
 from posteriori.evidence.shown import ShownEvidence
 
@@ -68,7 +69,7 @@ class Constraint(ShownEvidence):
         *,
         grammar: Grammar | None = None,
         quick: bool = False,
-        **calling: Any,
+        **calling: Unpack[CallKeywords],
     ) -> None:
         self.fn, self.prefix, self.grammar, self._quick = fn, prefix, grammar, quick
         self.name = f"{self.kind} '{function_name(fn)}'"

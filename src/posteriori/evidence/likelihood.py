@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from typing_extensions import Unpack
+
 from posteriori.core.completions import Completions
 from posteriori.core.protocols import Columns, Scores
 from posteriori.core.types import Finding
@@ -13,7 +15,7 @@ from posteriori.data.given_numbers import in_short
 from posteriori.errors import EvidenceError
 from posteriori.evidence.calls.call import function_name, numbers
 from posteriori.evidence.calls.caller import CallCounts, Caller
-from posteriori.evidence.calls.settings import call_settings
+from posteriori.evidence.calls.settings import CallKeywords, call_settings
 from posteriori.evidence.shown import ShownEvidence
 
 
@@ -48,7 +50,7 @@ class Likelihood(ShownEvidence):
     max_log_evidence = 0.0
 
     @named_arguments
-    def __init__(self, fn: Callable[..., Any], **calling: Any) -> None:
+    def __init__(self, fn: Callable[..., Any], **calling: Unpack[CallKeywords]) -> None:
         self.fn = fn
         self.name = f"likelihood function '{function_name(fn)}'"
         settings = call_settings(calling, "Likelihood")

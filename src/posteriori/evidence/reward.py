@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
+from typing_extensions import Unpack
 
 from posteriori.core.completions import Completions
 from posteriori.core.protocols import Columns, Scores
@@ -19,7 +20,7 @@ from posteriori.data.given_numbers import finite, in_short
 from posteriori.errors import ConfigError, EvidenceError
 from posteriori.evidence.calls.call import function_name, numbers
 from posteriori.evidence.calls.caller import CallCounts, Caller
-from posteriori.evidence.calls.settings import CallSettings, call_settings
+from posteriori.evidence.calls.settings import CallSettings, RewardKeywords, call_settings
 from posteriori.evidence.shown import ShownEvidence
 
 from .beta import check_beta, known_beta
@@ -77,7 +78,7 @@ class Reward(ShownEvidence):
         *,
         weights: Sequence[float] | None = None,
         max_reward: float | None = None,
-        **settings: Any,
+        **settings: Unpack[RewardKeywords],
     ) -> None:
         if max_reward is not None and finite(max_reward) is None:
             raise ConfigError(
@@ -188,7 +189,7 @@ def _names(fns: Sequence[Any]) -> list[str]:
     ]
 
 
-def _as_function(fn: Any, settings: dict[str, Any]) -> Callable[..., Any]:
+def _as_function(fn: Any, settings: Mapping[str, Any]) -> Callable[..., Any]:
     if isinstance(fn, str | Path) or hasattr(fn, "config"):
         from posteriori.models.sequence_classifier import SequenceScorer
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from posteriori.core.completions import Completions
 from posteriori.core.protocols import Columns, Scores
@@ -18,6 +19,7 @@ from posteriori.data.given_arguments import named_arguments
 from posteriori.data.given_numbers import finite, in_short
 from posteriori.errors import ConfigError, EvidenceError
 from posteriori.evidence.beta import check_beta, known_beta
+from posteriori.evidence.calls.settings import RewardKeywords
 from posteriori.evidence.reward import Reward, RewardLike
 from posteriori.evidence.shown import ShownEvidence
 
@@ -85,7 +87,7 @@ class Anchored(ShownEvidence):
         num_samples: int = 1000,
         seed: int = 0,
         method: Method = "auto",
-        **settings: Any,
+        **settings: Unpack[RewardKeywords],
     ) -> None:
         if finite(threshold) is None:
             raise ConfigError(

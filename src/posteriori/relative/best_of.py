@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from posteriori.core.completions import Completions
 from posteriori.core.hooks import AsksFunctions, CountsCalls, ReportsFindings, name_of
@@ -16,6 +17,7 @@ from posteriori.core.tensors import ints
 from posteriori.core.types import Finding
 from posteriori.data.given_arguments import named_arguments
 from posteriori.data.given_numbers import count
+from posteriori.evidence.calls.settings import RewardKeywords
 from posteriori.evidence.reward import Reward, RewardLike
 from posteriori.evidence.shown import ShownEvidence
 
@@ -77,7 +79,7 @@ class BestOf(ShownEvidence):
         num_samples: int = 1000,
         seed: int = 0,
         method: Method = "auto",
-        **settings: Any,
+        **settings: Unpack[RewardKeywords],
     ) -> None:
         self.n = count(n, "n", where="BestOf")
         given = isinstance(fn, Evidence)

@@ -100,3 +100,18 @@ def test_with_its_own_dependencies_from_the_index(wheel, tmp_path):
 def test_the_citation_names_this_version():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["version"] == po.__version__
+
+
+def test_the_changelog_begins_with_this_version():
+    lines = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").splitlines()
+    assert next(line for line in lines if line.startswith("## ")) == f"## {po.__version__}"
+
+
+@pytest.mark.parametrize(("tag", "is_it"), [(f"v{po.__version__}", True), ("v0.0.1", False)])
+def test_a_tag_is_the_version_that_the_package_states(tag, is_it):
+    """What `make wheel TAG=...` checks before it builds."""
+    planned = subprocess.run(
+        ["make", "--dry-run", "wheel", f"TAG={tag}"], cwd=ROOT, capture_output=True, text=True
+    )
+    checks = planned.stdout.splitlines()[0]
+    assert (subprocess.run(checks, shell=True, cwd=ROOT).returncode == 0) is is_it

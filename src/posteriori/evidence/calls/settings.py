@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypedDict
 
 from pydantic import Field, model_validator
 
@@ -58,6 +58,29 @@ class CallSettings(Strict):
             if name in self.model_fields_set and not is_there:
                 refuse(f"{name} does nothing without {needed}")
         return self
+
+
+class CallKeywords(TypedDict, total=False):
+    """The same settings as keywords of evidence, for type checkers; see `CallSettings`."""
+
+    cache: bool
+    cache_size: int
+    check_repeats: int
+    workers: int | None
+    chunk_size: int | None
+    timeout: float | None
+    pool: Literal["thread", "process"]
+    on_failure: Literal["fail", "retry", "drop"]
+    retries: int
+    backoff: float
+    calls: CallSettings | Mapping[str, Any] | None
+
+
+class RewardKeywords(CallKeywords, total=False):
+    """Settings of calls, and those of a reward that is a model."""
+
+    tokenizer: Any
+    batch_size: int
 
 
 def call_settings(given: Mapping[str, Any], where: str) -> CallSettings:

@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from typing_extensions import Unpack
+
 from posteriori.core.http.post import Caller, Post
 from posteriori.core.run.progress import advance
 from posteriori.core.settings.combined import combined
 from posteriori.core.types import Finding
 from posteriori.errors import EvidenceCallError, EvidenceError
+from posteriori.evidence.judge.settings import EndpointKeywords
 
 from .settings import EndpointSettings
 
@@ -28,7 +31,11 @@ class Endpoint:
     make no sense, and `EvidenceError` where the server does not answer with log-probs."""
 
     def __init__(
-        self, url: str, model: str, server: EndpointSettings | None = None, **settings: Any
+        self,
+        url: str,
+        model: str,
+        server: EndpointSettings | None = None,
+        **settings: Unpack[EndpointKeywords],
     ) -> None:
         self.settings = combined(EndpointSettings, server, settings, "server", "Judge.endpoint")
         route = "chat/completions" if self.settings.api == "chat" else "completions"

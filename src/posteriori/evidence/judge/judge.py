@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from typing_extensions import Unpack
 
 from posteriori.core.completions import Completions
 from posteriori.core.occurrence import Prompt
@@ -17,6 +18,7 @@ from posteriori.data.given_arguments import named_arguments
 from posteriori.errors import ConfigError
 from posteriori.evidence.calls.answer_cache import Cache
 from posteriori.evidence.calls.caller import CallCounts
+from posteriori.evidence.judge.settings import EndpointKeywords
 from posteriori.evidence.shown import ShownEvidence
 
 from .settings import EndpointSettings
@@ -105,7 +107,7 @@ class Judge(ShownEvidence):
         *,
         cache_size: int = 100_000,
         server: EndpointSettings | None = None,
-        **settings: Any,
+        **settings: Unpack[EndpointKeywords],
     ) -> Judge:
         """A judge behind an OpenAI-compatible server at `url` ("http://localhost:8000/v1"), which
         has to return log-probs; `settings` are the fields of `EndpointSettings`, and

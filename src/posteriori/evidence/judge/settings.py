@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypedDict
 
 from pydantic import Field
 
@@ -32,3 +32,15 @@ class EndpointSettings(Strict):
     retries: int = Field(default=4, ge=0)
     backoff: float = Field(default=1.0, ge=0)
     workers: int = Field(default=8, ge=1)
+
+
+class EndpointKeywords(TypedDict, total=False):
+    """The same as keywords of `posteriori.Judge.endpoint`, for type checkers."""
+
+    api: Literal["chat", "completions"]
+    api_key_env: str | None
+    top_logprobs: int
+    timeout: float
+    retries: int
+    backoff: float
+    workers: int

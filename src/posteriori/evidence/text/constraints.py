@@ -15,10 +15,12 @@ from typing import Any, Literal
 
 import regex as regex_module
 from pydantic import BaseModel
+from typing_extensions import Unpack
 
 from posteriori.data.completion_text import own_text
 from posteriori.data.given_arguments import named_arguments
 from posteriori.errors import ConfigError
+from posteriori.evidence.calls.settings import CallKeywords
 from posteriori.evidence.constraint import Constraint
 from posteriori.evidence.grammar import Grammar
 
@@ -79,7 +81,10 @@ def _has_words(
 
 @named_arguments
 def regex(
-    pattern: str, match: Literal["full", "search"] = "full", flags: int = 0, **calling: Any
+    pattern: str,
+    match: Literal["full", "search"] = "full",
+    flags: int = 0,
+    **calling: Unpack[CallKeywords],
 ) -> Constraint:
     """A constraint by a regular expression, whole or in part.
 
@@ -155,7 +160,7 @@ def words(
     none_of: Sequence[str] = (),
     all_of: Sequence[str] = (),
     case_sensitive: bool = False,
-    **calling: Any,
+    **calling: Unpack[CallKeywords],
 ) -> Constraint:
     """A constraint by words that stand in the text, or do not.
 
@@ -209,7 +214,7 @@ def length(
     max_tokens: int | None = None,
     min_words: int | None = None,
     max_words: int | None = None,
-    **calling: Any,
+    **calling: Unpack[CallKeywords],
 ) -> Constraint:
     """A constraint on the length, in tokens, in words, or both.
 
@@ -269,7 +274,7 @@ def length(
 
 @named_arguments
 def json_schema(
-    schema: Mapping[str, Any] | bool | str | Path | type[BaseModel], **calling: Any
+    schema: Mapping[str, Any] | bool | str | Path | type[BaseModel], **calling: Unpack[CallKeywords]
 ) -> Constraint:
     """A constraint by a JSON Schema.
 

@@ -11,8 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from typing_extensions import Unpack
+
 from posteriori.data.given_arguments import named_arguments
 from posteriori.errors import ConfigError
+from posteriori.evidence.calls.settings import CallKeywords
 from posteriori.evidence.likelihood import Likelihood
 
 Read = Literal["both", "completion"]
@@ -26,7 +29,7 @@ def classifier(
     read: Read = "both",
     tokenizer: Any = None,
     batch_size: int = 32,
-    **calling: Any,
+    **calling: Unpack[CallKeywords],
 ) -> Likelihood:
     """A likelihood by a transformers classifier f.
 
@@ -67,7 +70,9 @@ def classifier(
 
 
 @named_arguments
-def sklearn(pipeline: Any, label: Any, *, read: Read = "both", **calling: Any) -> Likelihood:
+def sklearn(
+    pipeline: Any, label: Any, *, read: Read = "both", **calling: Unpack[CallKeywords]
+) -> Likelihood:
     """A likelihood by a scikit-learn pipeline.
 
         P(observed | c, y) = pipeline.predict_proba([text])[label]
@@ -111,7 +116,7 @@ def words(
     observed: Literal["none", "some"] = "none",
     read: Read = "completion",
     case_sensitive: bool = False,
-    **calling: Any,
+    **calling: Unpack[CallKeywords],
 ) -> Likelihood:
     """A likelihood by words that a reader may notice: a word list as a noisy-or.
 
@@ -157,7 +162,7 @@ def similarity(
     temperature: float = 0.1,
     read: Read = "completion",
     batch_size: int = 32,
-    **calling: Any,
+    **calling: Unpack[CallKeywords],
 ) -> Likelihood:
     """A likelihood by likeness of meaning to one of some texts.
 

@@ -32,6 +32,7 @@ class Float32Attention(TorchFunctionMode):
             return func(*args, **kwargs)
         with torch.autocast("cpu", enabled=False):
             wide = [_wide(value) for value in args]
+            # Rounded afterwards, as autocast's own output would be: the next layer expects it.
             out = func(*wide, **{name: _wide(value) for name, value in kwargs.items()})
             return out.to(torch.get_autocast_dtype("cpu"))
 

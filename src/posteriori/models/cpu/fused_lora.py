@@ -31,6 +31,7 @@ def fused_adapters(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
 
     Products are in `dtype`. Values and gradients are PEFT's up to its rounding.
     """
+    # One for the whole model: q, k and v are three modules, and are called with the same tensor.
     rounded = _Rounded(dtype)
     found = [(module, _fusible([module])) for module in model.modules()]
     forwards = {
@@ -88,6 +89,7 @@ class _Rounded:
         self._last = None
 
     def __call__(self, x: Tensor) -> Tensor:
+        # Tensors of inference mode count no versions, so a change to one would go unseen.
         if x.dtype == self.dtype or x.is_inference():
             return x.to(self.dtype)
         if self._last is None or self._last[0] is not x or self._last[1] != x._version:
@@ -125,6 +127,7 @@ class _AdaptedLayers:
             weights_OI=tuple(now(each.base.weight) for each in adapters),
             biases_O=tuple(None if bias is None else now(bias) for bias in biases),
             a_rI=torch.cat([now(each.a_rI) for each in adapters]),
+            # s goes into B, which is thin, and not into each output.
             b_Or=tuple(now(each.scaling * each.b_Or) for each in adapters),
             scalings=tuple(each.scaling for each in adapters),
             ranks=[len(each.a_rI) for each in adapters],
@@ -159,6 +162,7 @@ class _AdaptedProducts(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, input: Tensor, layers: _AdaptedLayers, *_trained: Tensor) -> Any:  # noqa: A002 - A and B come in the dtype of the products as well
         outs, x_NI, h_Nr = layers.multiply(input)
+        # x A' is thin, so keeping it is cheaper than to multiply again on the way back.
         ctx.save_for_backward(x_NI, h_Nr)
         ctx.layers = layers
         return outs
@@ -177,12 +181,14 @@ class _AdaptedProducts(torch.autograd.Function):
                 [product(g_NO, b_Os.t()) for g_NO, b_Os in zip(gs, layers.b_Or, strict=True)],
                 dim=1,
             )
+            # The first layer's input needs none: the embeddings are frozen with the rest.
             dx = None
             if ctx.needs_input_grad[0]:
                 dx_NI = product(gb_Nr, layers.a_rI.t())
                 for g_NO, weight_OI in zip(gs, layers.weights_OI, strict=True):
                     add_product(dx_NI, g_NO, weight_OI.t())
                 dx = dx_NI.view(*shape, -1)
+            # Handed back in float32, the dtype in which the optimiser has A and B.
             das_sI = product(gb_Nr.t(), x_NI.t()).float().split(layers.ranks)
             dbs_Os = [
                 product(h_Ns.t(), g_NO.t()).t().float() * scaling

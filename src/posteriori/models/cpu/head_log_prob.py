@@ -57,12 +57,14 @@ class _HeadLogProb(torch.autograd.Function):
         dtype: torch.dtype,
         cache: WeightCache,
     ) -> Tensor:
+        # A trained head's gradient sums over rows that g weighs: it has to wait for g.
         trained = ctx.needs_input_grad[1]
         rounded_VD = slope_RD = None
         if ctx.needs_input_grad[0] and not trained:
             rounded_VD = cache.get(weight_VD, dtype, lambda: weight_VD.to(dtype))
             slope_RD = torch.empty_like(hidden_RD)
         logits = _Logits(hidden_RD, weight_VD)
+        # Log-probs are summed over a completion and subtracted from others: float64 from here on.
         log_prob_R1 = torch.empty(len(hidden_RD), 1, dtype=torch.float64)
         top_R1 = hidden_RD.new_empty(len(hidden_RD), 1)
         total_R1 = torch.empty_like(log_prob_R1)
@@ -120,6 +122,7 @@ class _Logits:
             shape = len(hidden_rD), len(weight_bD)
             tile_rb = self.memory[: shape[0] * shape[1]].view(shape)
             tile_rb = product(hidden_rD, weight_bD, out_NO=tile_rb)
+            # A gather needs a place in every block, also where the token is in another.
             at_r1 = (token_r1 - start).clamp(0, shape[1] - 1)
             yield tile_rb, block, at_r1, at_r1 == token_r1 - start
 
@@ -139,7 +142,10 @@ class _Sums:
         for tile_rb, block, at_r1, is_here_r1 in logits.tiles(rows, token_r1):
             self.chosen_r1 = torch.where(is_here_r1, tile_rb.gather(1, at_r1), self.chosen_r1)
             top_r1 = torch.maximum(self.top_r1, tile_rb.amax(-1, keepdim=True))
+            # What was summed relative to the old top counts less relative to the new one. In the
+            # first block the old top is -inf, and exp(-inf) = 0 clears sums that are 0 anyway.
             shrunk_r1 = (self.top_r1 - top_r1).exp_()
+            # In place: the tile is in the cache, and the next block overwrites it.
             exp_rb = tile_rb.sub_(top_r1).exp_()
             self.total_r1.mul_(shrunk_r1).add_(exp_rb.sum(-1, keepdim=True))
             if rounded_VD is not None:
@@ -166,6 +172,7 @@ def _both(
     """The gradients of sum g log p with respect to the hidden states and the weights, by way of
     the logits', g (1[v is the token] - p_v)."""
     dh_RD, dw_VD = torch.zeros_like(hidden_RD), torch.zeros_like(weight_VD)
+    # -g p_v = (-g / total) exp(logit - top): one factor per row in place of two passes over a tile.
     scale_R1 = (-g_R1 / total_R1).to(weight_VD.dtype)
     g_R1 = g_R1.to(weight_VD.dtype)
     logits = _Logits(hidden_RD, weight_VD)

@@ -35,6 +35,7 @@ def _way_to(layer: nn.Module) -> Callable[[Tensor], Tensor]:
     layer = bare_if_off(layer)
     if not is_patched(layer) and type(layer) is nn.Linear:
         return lambda x: linear(x, layer.weight, layer.bias)
+    # GPT-2's layer, which has its weights the other way round.
     if not is_patched(layer) and type(layer) is Conv1D:
         return lambda x: linear(x, layer.weight.t(), layer.bias)
     return layer

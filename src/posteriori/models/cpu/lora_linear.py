@@ -30,12 +30,14 @@ def plain_adapter(module: nn.Module) -> Adapter | None:
     """
     if type(module) is not LoraLinear or module.disable_adapters or module.merged:
         return None
+    # Active adapters that have no weights on this layer do not count.
     names = [name for name in module.active_adapters if name in module.lora_A]
     base = module.base_layer
     if len(names) != 1 or type(base) is not nn.Linear:
         return None
     name = names[0]
     a, b, dropout = module.lora_A[name], module.lora_B[name], module.lora_dropout[name]
+    # Each of these would change the product, or be skipped by one that does not call the modules.
     plain = (
         name not in module.lora_variant
         and type(a) is nn.Linear

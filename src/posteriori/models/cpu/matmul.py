@@ -32,6 +32,7 @@ def linear(x: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor
     """x W' + b of x [.., I], with gradients; as `torch.nn.functional.linear` up to rounding."""
     if not _by_onednn(x, weight_OI):
         return torch.nn.functional.linear(x, weight_OI, bias_O)
+    # oneDNN's operation has no derivative of its own; without gradients the detour is saved.
     if torch.is_grad_enabled():
         return _Linear.apply(x.flatten(0, -2), weight_OI, bias_O).view(*x.shape[:-1], -1)
     return _onednn(x, weight_OI, bias_O)
@@ -54,9 +55,11 @@ def add_product(sum_NO: Tensor, x_NI: Tensor, weight_OI: Tensor) -> Tensor:
 def _by_onednn(x: Tensor, weight_OI: Tensor) -> bool:
     return (
         has_amds_avx512()
+        # In bfloat16 torch goes to oneDNN by itself.
         and x.dtype == weight_OI.dtype == torch.float32
         and x.numel() * len(weight_OI) >= _SMALL
         and x.device.type == weight_OI.device.type == "cpu"
+        # Autocast would round the arguments of torch's own product, and does not know this one.
         and not torch.is_autocast_enabled("cpu")
         and torch.backends.mkldnn.is_available()
     )
@@ -90,6 +93,7 @@ class _Linear(torch.autograd.Function):
         (g_NO,) = grad_outputs
         x_NI, weight_OI = ctx.saved_tensors
         for_x, for_weight, for_bias = ctx.needs_input_grad
+        # A frozen layer's dW is a third of the work, and would be thrown away.
         return (
             product(g_NO, weight_OI.t()) if for_x else None,
             product(g_NO.t(), x_NI.t()) if for_weight else None,

@@ -32,6 +32,7 @@ def packing_pays(num_parameters: int, steps: int, dtype: torch.dtype) -> bool:
     """Whether a model of that size gains from packed layers over so many steps of sampling."""
     if num_parameters < LARGE or dtype not in _STEPS:
         return False
+    # MKL's plain products are slow on AMD's AVX-512: packing pays there as early as in bfloat16.
     return steps >= (_STEPS[torch.bfloat16] if has_amds_avx512() else _STEPS[dtype])
 
 
@@ -40,6 +41,7 @@ def packed_product(
 ) -> Callable[[Tensor], Tensor]:
     """x -> x W' + b with a copy of the weights that is laid out for batches of `rows`."""
 
+    # The layout depends on the number of rows: it is the one that oneDNN would choose itself.
     def pack() -> Tensor:
         return torch.ops.mkldnn._reorder_linear_weight(weight_OI.detach(), rows)
 
@@ -93,6 +95,7 @@ def _packed_forwards(
 def _can_be_packed(module: nn.Module) -> TypeGuard[nn.Linear]:
     return (
         type(module) in (nn.Linear, OutputHead)
+        # What a module computes otherwise a packed product would pass over in silence.
         and "forward" not in vars(module)
         and module.weight.device.type == "cpu"
         and module.weight.dtype in (torch.float32, torch.bfloat16)
@@ -111,6 +114,7 @@ def packed_products(layers: Sequence[nn.Module], rows: int, dtype: torch.dtype) 
     found = [plain_adapter(layer) for layer in layers]
     adapters = [adapter for adapter in found if adapter is not None]
     under = [adapter.base for adapter in adapters] or [bare_if_off(layer) for layer in layers]
+    # All or none: one product for all of them is what is gained.
     bases = [base for base in under if _can_be_packed(base)]
     if len(bases) != len(layers):
         return None
@@ -137,6 +141,7 @@ def packed_products(layers: Sequence[nn.Module], rows: int, dtype: torch.dtype) 
 def _bias_of(layers: Sequence[nn.Linear], dtype: torch.dtype) -> Tensor | None:
     if all(layer.bias is None for layer in layers):
         return None
+    # Layers without a bias beside some with one get zeros: one addition serves all.
     parts = [
         layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias.detach()
         for layer in layers

@@ -25,6 +25,7 @@ def replaced(forwards: Forwards) -> Iterator[None]:
     For modules that belong to one pass alone (`models.execution.model_view`): another thread that
     calls one of them would get these numbers as well.
     """
+    # A module's own `forward` (accelerate leaves one) is put back, and not taken off.
     before = {module: vars(module).get("forward") for module in forwards}
     for module, forward in forwards.items():
         vars(module)["forward"] = forward

@@ -48,6 +48,7 @@ def mixed_precision(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedMod
 
     The model then has to run under autocast to `dtype`, as `CausalLM(compute_dtype=...)` does it.
     """
+    # A rounded head would round logits, and so every log-prob: it keeps its float32.
     head = model.get_output_embeddings()
     inside: set[int] = set()
     for module in model.modules():

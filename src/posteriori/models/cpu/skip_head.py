@@ -33,6 +33,7 @@ def _is_plain(head: object) -> TypeGuard[nn.Linear]:
     if type(head) not in (nn.Linear, OutputHead):
         return False
     assert isinstance(head, nn.Linear)
+    # Under autocast a plain head rounds its logits to bfloat16; skipped, they would be exact.
     rounds = type(head) is nn.Linear and torch.is_autocast_enabled("cpu")
     return (
         not rounds
@@ -54,6 +55,7 @@ def _watch(model: nn.Module, head: nn.Linear) -> bool:
     with torch.no_grad(), replaced({head: record}):
         ids = torch.zeros(1, 1, dtype=torch.long)
         out = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+    # The same object, not equal numbers: a cap that does nothing at this token would look equal.
     return len(returned) == 1 and out.logits is returned[0]
 
 
@@ -64,6 +66,7 @@ def left_out(head: nn.Linear) -> Iterator[list[Tensor]]:
     seen: list[Tensor] = []
 
     def forward(input: Tensor) -> Tensor:  # noqa: A002 - the name is nn.Linear's
+        # A slice of a longer sequence: products of what is not contiguous go row by row.
         seen.append(input.to(head.weight.dtype).contiguous())
         return seen[-1]
 

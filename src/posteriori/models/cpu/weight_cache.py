@@ -32,6 +32,7 @@ class WeightCache:
     @contextlib.contextmanager
     def open(self) -> Iterator[None]:
         """Within it each value is computed once, as long as its weights stay the same."""
+        # Runs overlap (threads that train two policies of one prior): the last one clears it.
         with self._lock:
             self._runs += 1
         try:
