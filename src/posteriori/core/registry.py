@@ -195,6 +195,10 @@ def _check_taken_once(kind: str, name: str) -> None:
         )
 
 
+_DOES = {"objective": "loss", "sampler": "run"}
+"""What an object of each kind has."""
+
+
 def make(
     kind: str,
     given: str | MadeT,
@@ -212,6 +216,11 @@ def make(
         raise ConfigError(
             f"{name} go with the {kind}'s name, and an object was given",
             hint=f"write {type(given).__name__}(...) with these settings",
+        )
+    if isinstance(given, type) or not hasattr(given, _DOES[kind]):
+        raise ConfigError(
+            f"{str(given)[:40]!r}, of type {type(given).__name__}, is no {kind}",
+            hint=f"give a name (`posteriori ls {kind}s`), or an object with a method {_DOES[kind]}",
         )
     return given
 

@@ -8,7 +8,7 @@ import torch
 from helpers import WORDS
 
 import posteriori as po
-from posteriori.errors import ConfigError, OutcomeError, PromptError
+from posteriori.errors import ConfigError, EvidenceError, OutcomeError, PromptError
 
 TABLE = po.TabularLM.random(list(WORDS), 3, ["a", "b"], seed=0)
 NO_PROMPTS = ([1, 2], 3, None, {"role": "user", "content": "a"}, b"a", ["a", "b"], 1.5)
@@ -71,9 +71,27 @@ def test_texts_are_no_completions(tiny, value):
         target.log_density(draws)
 
 
-@pytest.mark.parametrize("number", [0, -3])
+@pytest.mark.parametrize("number", [0, -3, 2.5, "3"])
 def test_fewer_than_one_draw_is_not_resampled(number):
     reward = po.Reward(lambda completions, **_: [0.0] * len(completions), beta=1.0)
     draws = po.sample(po.Target(TABLE, reward, ["a"], 3), "importance", 4)
     with pytest.raises(ConfigError, match="at least 1"):
         draws.resample(number)
+
+
+@pytest.mark.parametrize("given", [3, None, object(), po.SMCConfig], ids=str)
+def test_what_is_no_sampler_or_objective_is_refused(given):
+    reward = po.Reward(lambda completions, **_: [0.0] * len(completions), beta=1.0)
+    target = po.Target(TABLE, reward, ["a"], 3)
+    with pytest.raises(ConfigError, match="is no sampler"):
+        po.sample(target, given, 4)
+    if given is not None:
+        with pytest.raises(ConfigError, match="is no objective"):
+            po.fit(target, given, steps=1)
+
+
+@pytest.mark.parametrize("kind", [po.Constraint, po.Verifier, po.Likelihood])
+def test_evidence_needs_a_function(kind):
+    for given in (None, "fn", 3):
+        with pytest.raises(EvidenceError, match="is no function"):
+            kind(given)

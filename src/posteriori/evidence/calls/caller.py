@@ -53,6 +53,12 @@ class Caller(SentOnce):
     def __init__(
         self, fn: Callable[..., Any], name: str, settings: CallSettings, dropped: Any
     ) -> None:
+        if not callable(fn):
+            raise EvidenceError(
+                f"{str(fn)[:40]!r}, of type {type(fn).__name__}, is no function",
+                where=name,
+                hint="pass fn(prompts, completions, **kwargs)",
+            )
         self.fn, self.name, self.settings, self.dropped = fn, name, settings, dropped
         self.counts = CallCounts()
         self._cache = Cache(settings.cache_size) if settings.cache else None

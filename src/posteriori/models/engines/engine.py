@@ -9,6 +9,7 @@ from torch import Tensor
 
 from posteriori.core.completions import Completions
 from posteriori.core.protocols import LanguageModel
+from posteriori.core.registry import language_model
 from posteriori.core.settings.combined import combined
 from posteriori.data.given_arguments import named_arguments
 from posteriori.errors import ModelError
@@ -40,7 +41,7 @@ class Engine(DrawnByEngine):
     or one in another process, starts an engine of its own.
 
     Args:
-        lm: the model whose weights the engine gets.
+        lm: the model whose weights the engine gets, or its path.
         backend: "vllm", "llama.cpp" or "http", or an object of your own with the methods of
             `posteriori.models.engines.backend.Backend`.
         config: the settings, as one `EngineConfig`.
@@ -73,8 +74,8 @@ class Engine(DrawnByEngine):
         self._given = None if isinstance(backend, str) else backend
         if self._given is None:
             check_settings(self.config, "Engine")
-        _check_bare(lm)
-        self.lm = lm
+        self.lm = language_model(lm, "lm")
+        _check_bare(self.lm)
         self._session = self._new_session()
 
     def __repr__(self) -> str:
