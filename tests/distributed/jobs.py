@@ -13,6 +13,7 @@ from objective_cases import CASES
 
 import posteriori as po
 from posteriori.errors import PosterioriError
+from posteriori.samplers.smc import smc
 
 STEPS = 5
 TIMED = ("seconds", "draw_seconds")
@@ -93,7 +94,19 @@ def verbs(folder: Path) -> dict[str, Any]:
     for name in ("importance", "rejection", "mh", "best_of_n"):
         draws = po.sample(aim, name, num_samples=64, seed=5)
         found[name] = (draws.completion_ids, draws.log_weight, draws.cost.evidence_calls)
+    smc._ROWS = 8  # so that there are several parts
+    for name, sampler, given in _TOKEN_BY_TOKEN:
+        draws = po.sample(aim, sampler, num_samples=16, seed=5, **given)
+        assert draws.log_z is not None
+        found[name] = (draws.completion_ids, draws.log_weight, draws.log_z.value)
     return found
+
+
+_TOKEN_BY_TOKEN: list[tuple[str, str, dict[str, Any]]] = [
+    ("smc", "smc", {}),
+    ("smc with a twist", "smc", {"twist": "evidence"}),
+]
+"""Samplers whose parts are each done by one process."""
 
 
 def rewards(folder: Path) -> dict[str, Any]:
@@ -133,7 +146,6 @@ def refusals(folder: Path) -> dict[str, tuple[str, str]]:
     return {
         "evidence": _refused(lambda: po.evaluate(target(fails_in_the_last), aim.prior, 4)),
         "seeds": _refused(lambda: po.sample(aim, num_samples=2, seed=rank)),
-        "smc": _refused(lambda: po.sample(aim, "smc", num_samples=8)),
         "taken": _refused(lambda: po.fit(aim, "rloo", steps=1, output_dir=folder / "taken")),
         "still works": _refused(lambda: po.sample(aim, num_samples=2)),
     }

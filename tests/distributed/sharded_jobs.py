@@ -107,3 +107,25 @@ def _adapter(place: Path) -> list[float]:
     fitted.policy.save_pretrained(place)
     with torch.no_grad():
         return fitted.policy.log_prob(fitted.policy.completions(["The"], [[5, 6, 7]])).tolist()
+
+
+def launched(folder: Path) -> dict[str, Any]:
+    """A run that is not told of sharding: its launcher says so."""
+    del folder
+    given: dict[str, Any] = {"steps": 2, "num_samples": 4, "learning_rate": 1e-4}
+    fitted, gradients = _gradients(lambda: po.fit(target(), "dpg", seed=1, **given))
+    cut = [type(each).__name__ == "DTensor" for each in fitted.policy.trained_state().values()]
+    return {**_whole(trained(fitted)), "gradients": gradients, "is cut": any(cut)}
+
+
+def long_sharded(folder: Path) -> None:
+    """Until something ends it."""
+
+    def note(record: dict[str, Any]) -> None:
+        (folder / f"step-{os.environ['RANK']}").write_text(str(record["step"]))
+
+    place = folder / "run"
+    resume = (place / "config.json").exists()
+    given: dict[str, Any] = {"steps": 10**6, "num_samples": 4, "checkpoint_every": 2}
+    given |= {"on_step": note, "output_dir": place, "resume": resume}
+    po.fit(target(), "rloo", sharding=SHARDING, **given)

@@ -33,7 +33,6 @@ def test_all_say_what_one_of_them_meets(tmp_path):
         assert "no such file" in found["evidence"][1]
         assert found["seeds"][0] == "ConfigError"
         assert "seed=1" in found["seeds"][1]
-        assert found["smc"][0] == "DistributedError"
         assert found["taken"] == ("CheckpointError", results[0]["taken"][1])
         assert "already holds a run" in found["taken"][1]
         assert found["still works"] == ("", "it went through")

@@ -127,6 +127,24 @@ def test_a_sharded_checkpoint_that_is_damaged_is_set_aside(stopped, never_stoppe
         assert furthest(never_stopped["weights"], found["weights"]) < WEIGHTS
 
 
+@pytest.mark.long
+def test_accelerate_launch_says_that_a_run_is_sharded(tmp_path):
+    """By what it leaves in the environment, its settings included."""
+    alone = results_of(1, tmp_path / "one", "launched")[0]["launched"]
+    told = {
+        "ACCELERATE_USE_FSDP": "true",
+        "FSDP_VERSION": "2",
+        "FSDP_RESHARD_AFTER_FORWARD": "true",
+    }
+    told |= {"FSDP_RESHARD_AFTER_FORWARD": "true", "FSDP_OFFLOAD_PARAMS": "false"}
+    told["FSDP_AUTO_WRAP_POLICY"] = "TRANSFORMER_BASED_WRAP"
+    for result in results_of(2, tmp_path / "two", "launched", **told):
+        found = result["launched"]
+        assert found["is cut"]
+        assert furthest(alone["gradients"][0], found["gradients"][0]) < FIRST_GRADIENT
+        assert furthest(alone["weights"], found["weights"]) < WEIGHTS
+
+
 def test_one_process_has_nothing_to_cut_weights_over():
     target = po.Target(po.load("tiny"), [po.Reward(lambda **_: [0.0], beta=1.0)], ["The"], 2)
     with pytest.raises(DistributedError, match="over processes, and there is one"):

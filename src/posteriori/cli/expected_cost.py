@@ -23,6 +23,7 @@ from posteriori.models.bundled import bundled_models
 
 if TYPE_CHECKING:
     from posteriori.config.check import Plan
+    from posteriori.core.settings.training import FitTwistConfig
 
 _PER_CORE = 2e10
 _PER_GPU = 4e13
@@ -61,6 +62,11 @@ def of_evaluate(plan: Plan, num_samples: int, max_prompts: int, policies: int) -
 
 def of_frontier(plan: Plan, num_samples: int, max_prompts: int, stages: int) -> Work:
     return drawing(plan, min(len(plan.data), max_prompts), num_samples * (1 + 2 * stages), 1)
+
+
+def of_twist(plan: Plan, settings: FitTwistConfig) -> Work:
+    """Each step runs SMC over all prompts."""
+    return drawing(plan, len(plan.data), settings.steps * settings.num_samples)
 
 
 def of_fit(plan: Plan) -> Work:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from posteriori.core.settings.training import PtxSettings, budget_of
 from posteriori.data.demonstrations import read_demonstrations
-from posteriori.data.formats.files import is_hub_id
+from posteriori.data.formats.files import data_place
 from posteriori.data.home import expanded
 from posteriori.data.prompts import PromptData, prompts
 from posteriori.errors import CheckpointError, ConfigError, DataError
@@ -141,7 +141,7 @@ def _ptx(given: PtxSettings | None, folder: Path) -> PtxSettings | None:
     """The pretraining mix, whose rows can be read."""
     if given is None or not isinstance(given.data, str):
         return given
-    place = (folder / expanded(given.data)).absolute()
+    place = data_place(given.data, folder)
     read_demonstrations(place, completion_only=given.completion_only)
     return given.model_copy(update={"data": str(place)})
 
@@ -185,10 +185,7 @@ def _read_data(given: Any, folder: Path) -> PromptData:
     if isinstance(given, list):
         return prompts(given)
     settings = PromptSettings.model_validate({"path": given} if isinstance(given, str) else given)
-    place = folder / expanded(settings.path)
-    if not place.exists() and is_hub_id(settings.path) and not place.parent.is_dir():
-        place = Path(settings.path)
-    return prompts(place, **settings.model_dump(exclude={"path"}))
+    return prompts(data_place(settings.path, folder), **settings.model_dump(exclude={"path"}))
 
 
 def check_fit(plan: Plan, *, resume: bool, overwrite: bool = False) -> None:

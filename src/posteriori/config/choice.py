@@ -11,9 +11,13 @@ from typing import Any
 from posteriori.core import registry
 from posteriori.core.settings.parse import parse
 from posteriori.core.settings.strict import Strict
+from posteriori.data.formats.files import data_place
 from posteriori.errors import ConfigError, unknown_name
 
 from .site import ConfigSite
+
+_DATA = ("pairs",)
+"""Settings that may name a data set of the hub."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +42,7 @@ class Choice:
         sampler may as well be one of the sampler's own names, such as the twist "evidence"."""
         if not self.table:
             return {}
-        files = {
-            key: str(self.site.path(value).absolute())
-            for key in registry.configured(self.kind, self.name).paths
-            if isinstance(value := self.table.get(key), str)
-            and (self.kind != "sampler" or value.endswith(".safetensors"))
-        }
-        return {**self.table, **files}
+        return {**self.table, **{key: str(place) for key, place in self._files().items()}}
 
     def check(self, where: str, *, making: bool = True, waits: bool = False) -> None:
         """Raises `ConfigError` for a name that is none, or settings that are wrong; `where` is the
@@ -86,7 +84,7 @@ class Choice:
         files = {
             key: os.path.relpath(settings[key], folder)
             for key in registry.configured(self.kind, self.name).paths
-            if isinstance(settings[key], str)
+            if isinstance(settings[key], str) and os.path.isabs(settings[key])
         }
         return {**settings, **files}
 
@@ -96,7 +94,9 @@ class Choice:
         if not self.table:
             return {}
         return {
-            key: self.site.path(value).absolute()
+            key: data_place(value, self.site.folder)
+            if key in _DATA
+            else self.site.path(value).absolute()
             for key in registry.configured(self.kind, self.name).paths
             if isinstance(value := self.table.get(key), str)
             and (self.kind != "sampler" or value.endswith(".safetensors"))

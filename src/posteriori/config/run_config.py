@@ -49,7 +49,23 @@ class RunRewardSettings(FitRewardConfig):
 
 
 class RunRulesSettings(FitRewardConfig):
-    """`FitRewardConfig`, and which model is trained on which labels, and where its rules go."""
+    """Settings of the table "rules": `FitRewardConfig`, on which labels, from which model.
+
+    See `posteriori.fit_rules`.
+
+    Args:
+        model: the language model that training starts from, a path or a hub id.
+        labels: the file of labelled violations.
+        output: the directory that the rules are written to.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+
+    Example:
+        [rules]
+        labels = "labels.jsonl"
+        output = "runs/rules"
+    """
 
     model: str = "tiny"
     labels: str
@@ -57,8 +73,29 @@ class RunRulesSettings(FitRewardConfig):
 
 
 class RunSftSettings(FitConfig):
-    """`FitConfig`, without what is of draws; which model is trained on which demonstrations, for
-    how long, and where the run goes. See `posteriori.sft`."""
+    """Settings of the table "sft": `FitConfig` without draws, and which demonstrations.
+
+    See `posteriori.sft`.
+
+    Args:
+        model: the language model to begin with, a path or a hub id.
+        data: the file of the demonstrations.
+        output: the run's directory.
+        steps: gradient steps; left out, as many as `epochs` take.
+        epochs: passes over the rows, in place of `steps`; 1 where both are left out.
+        rows_per_step: rows per step.
+        held_out: share of the prompts that judges the model.
+        completion_only: prompts are given and not learned.
+        max_new_tokens: tokens at which a completion is cut; left out, the longest of the data.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+
+    Example:
+        [sft]
+        data = "demonstrations.jsonl"
+        output = "runs/sft"
+    """
 
     model: str = "tiny"
     data: str
@@ -230,6 +267,8 @@ class RunConfig(Strict):
         twist: a twist for `smc` that is learned.
         evaluate: how policies are judged.
         reward: a reward model that is trained first.
+        sft: maximum likelihood on demonstrations.
+        rules: a rule model per rule, trained from labelled violations.
         ray: Ray's actors that share the work of `sample`, `evaluate` and `frontier`.
         engine: another program that draws for `fit`, `sample` and `frontier` (`posteriori.Engine`).
 

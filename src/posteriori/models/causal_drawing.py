@@ -128,6 +128,7 @@ class CausalDrawing(CausalScoring):
 
     def rows_at_once(self, prompts: Sequence[Prompt], max_new_tokens: int) -> int:
         """How many rows fit in `memory_gib`, each with its cache."""
+        self._run.keep_pace()
         longest = max(len(self.encode(prompt)) for prompt in prompts) + max_new_tokens
         return memory.rows_for_sampling(self._run.base, longest, self.memory_gib)
 

@@ -24,7 +24,7 @@ WAYS = [
     for kind in registry.EVIDENCE
     for model in registry.configured("evidence", kind).models()
 ]
-TABLES = ("prior", "fit", "sample", "evaluate", "reward", "prompts")
+TABLES = ("prior", "fit", "sample", "evaluate", "reward", "rules", "sft", "prompts")
 
 
 def all_settings() -> list[type[Strict]]:

@@ -56,6 +56,7 @@ def reward(
     settings, folder = read_table(
         RunRewardSettings, "reward", config, given, overrides or [], needs=needs
     )
+    from posteriori.data.formats.files import data_place
     from posteriori.reward_models.fit_reward import fit_reward, refuse_idle
     from posteriori.reward_models.labelled_pairs import read_labelled_pairs
     from posteriori.reward_models.writer import new_directory
@@ -63,8 +64,9 @@ def reward(
     where = f"{config}: reward" if config else "reward"
     path = find_model(settings.model, folder, f"{where}.model")
     target = new_directory(folder / settings.output, resume=resume)
-    rows = folder / settings.pairs
-    held_out = None if settings.held_out_pairs is None else folder / settings.held_out_pairs
+    rows = data_place(settings.pairs, folder)
+    other = settings.held_out_pairs
+    held_out = None if other is None else data_place(other, folder)
     count = len(read_labelled_pairs(rows))
     if held_out is not None:
         read_labelled_pairs(held_out)

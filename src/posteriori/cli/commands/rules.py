@@ -48,6 +48,7 @@ def rules(
     from posteriori.cli.files.one_table import read_table
     from posteriori.config.find_model import find_model
     from posteriori.config.run_config import RunRulesSettings
+    from posteriori.data.formats.files import data_place
 
     given = {"labels": labels, "model": model, "output": output}
     needs = {"labels": "labels.jsonl", "output": "runs/rules"}
@@ -56,7 +57,7 @@ def rules(
     )
     where = f"{config}: rules" if config else "rules"
     path = find_model(settings.model, folder, f"{where}.model")
-    rows, place = folder / settings.labels, folder / settings.output
+    rows, place = data_place(settings.labels, folder), folder / settings.output
 
     from posteriori.core.settings.training import FitRewardConfig
     from posteriori.reward_models.fit_reward import refuse_idle

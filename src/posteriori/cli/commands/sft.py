@@ -55,6 +55,7 @@ def sft(
     from posteriori.cli.files.one_table import read_table
     from posteriori.config.find_model import find_model
     from posteriori.config.run_config import RunSftSettings
+    from posteriori.data.formats.files import data_place
 
     given = {"data": data, "model": model, "output": output}
     needs = {"data": "demonstrations.jsonl", "output": "runs/sft"}
@@ -63,7 +64,7 @@ def sft(
     )
     where = f"{config}: sft" if config else "sft"
     path = find_model(settings.model, folder, f"{where}.model")
-    rows, place = folder / settings.data, folder / settings.output
+    rows, place = data_place(settings.data, folder), folder / settings.output
     _check_output(place, where, resume=resume, overwrite=overwrite)
     of_fit = _of_fit(settings)
 

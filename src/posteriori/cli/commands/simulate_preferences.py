@@ -9,8 +9,18 @@ import typer
 
 from posteriori.cli.console.interrupted import Interrupted
 from posteriori.cli.console.output import json_text, print_json, stdout, visible
+from posteriori.cli.expected_cost import ask_if_long, drawing
 from posteriori.cli.files.unfinished import Unfinished
-from posteriori.cli.options import AsJson, ConfigFile, Overrides, Overwrite, Quiet, Resume, Seed
+from posteriori.cli.options import (
+    AsJson,
+    ConfigFile,
+    Overrides,
+    Overwrite,
+    Quiet,
+    Resume,
+    Seed,
+    Yes,
+)
 from posteriori.cli.several import single
 from posteriori.errors import CheckpointError, ConfigError
 
@@ -30,6 +40,7 @@ def simulate_preferences(
     overrides: Overrides = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
+    yes: Yes = False,
 ) -> int:
     """Draw pairs from CONFIG's prior and label them by its reward, under Bradley-Terry.
 
@@ -47,6 +58,9 @@ def simulate_preferences(
         )
     if not output.absolute().parent.is_dir():
         raise ConfigError(f"there is no folder '{output.parent}'", hint="make it first")
+    if not resume:
+        work = drawing(plan, num_pairs, 2)
+        ask_if_long(plan, work, yes=yes, hint="lower --num-pairs")
 
     from posteriori.cli.build import build_target
     from posteriori.cli.console.progress_bar import count_progress

@@ -9,8 +9,18 @@ import typer
 
 from posteriori.cli.console.interrupted import Interrupted
 from posteriori.cli.console.output import print_json, stdout, visible
+from posteriori.cli.expected_cost import ask_if_long, of_twist
 from posteriori.cli.files.unfinished import Unfinished, offer_resume
-from posteriori.cli.options import AsJson, ConfigFile, OtherSeed, Overrides, Proposal, Quiet, Resume
+from posteriori.cli.options import (
+    AsJson,
+    ConfigFile,
+    OtherSeed,
+    Overrides,
+    Proposal,
+    Quiet,
+    Resume,
+    Yes,
+)
 from posteriori.cli.several import single
 from posteriori.errors import ConfigError
 
@@ -37,6 +47,7 @@ def twist(
     overrides: Overrides = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
+    yes: Yes = False,
 ) -> int:
     """Train a twist for the target of CONFIG (its table `twist` has the settings).
 
@@ -51,6 +62,9 @@ def twist(
     said = {key: value for key, value in given.items() if value is not None}
     settings = plan.config.twist.model_copy(update=said)
     _check_output(output)
+    if not resume:
+        hint = "lower --steps or --num-samples, or write [prompts] max_prompts"
+        ask_if_long(plan, of_twist(plan, settings), yes=yes, hint=hint)
     learned = _learn(plan, settings, start, proposal, output, resume=resume, quiet=quiet)
     return _show(learned, output, as_json=as_json)
 

@@ -10,8 +10,12 @@ from pydantic import BaseModel
 
 from posteriori.config.read_config import put, read_toml
 from posteriori.core.settings.parse import parse
+from posteriori.data.formats.files import data_place
 from posteriori.data.home import expanded
 from posteriori.errors import ConfigError
+
+_DATA = ("pairs", "data", "labels")
+"""Options that may name a data set of the hub."""
 
 SettingsT = TypeVar("SettingsT", bound=BaseModel)
 
@@ -40,7 +44,9 @@ def read_table(
         put(values, override)
     table = dict(values.get(name, {}))
     for key, value in given.items():
-        if key != "model" and isinstance(value, str):
+        if key in _DATA and isinstance(value, str):
+            table[key] = str(data_place(value, Path.cwd()))
+        elif key != "model" and isinstance(value, str):
             table[key] = str(expanded(value).absolute())
         elif key == "model" and value is not None:
             # A hub id is no path; a folder that is there is one.

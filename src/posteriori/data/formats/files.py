@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from posteriori.data.home import expanded
 from posteriori.errors import DataError
 
+from .hub import name_and_split
 from .json_lines import json_object, json_value, text_lines
 from .optional_packages import needed
 from .values import read_cells
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def read_rows(
@@ -54,8 +54,18 @@ def read_rows(
 
 
 def is_hub_id(path: str) -> bool:
-    """Whether this can name a data set of the hub: owner/name, and no file's name."""
-    return bool(_HUB_ID.fullmatch(path)) and Path(path).suffix not in SUFFIXES
+    """Whether this can name a data set of the hub: owner/name, or owner/name/split, and no file's
+    name."""
+    return name_and_split(path) is not None and Path(path).suffix not in SUFFIXES
+
+
+def data_place(given: str, folder: Path) -> Path:
+    """Where a file or folder of data is, absolute, its path counted from `folder`; the name itself
+    of what can only be a data set of the hub."""
+    place = (folder / expanded(given)).absolute()
+    if not place.exists() and not place.parent.is_dir() and is_hub_id(given):
+        return Path(given)
+    return place
 
 
 def _json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

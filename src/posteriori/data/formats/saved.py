@@ -9,14 +9,19 @@ from typing import Any
 
 from posteriori.errors import DataError
 
+from .hub import check_data_set, name_and_split
 from .optional_packages import needed
 
 
 def saved_rows(path: Path, split: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
     """The rows of one split; the only one where none is named.
 
-    A folder by `save_to_disk`, a folder of data files, or the id of a data set of the hub.
+    A folder by `save_to_disk`, a folder of data files, or the id of a data set of the hub, with
+    its split behind it or without.
     """
+    named = None if path.is_dir() else name_and_split(str(path))
+    if named is not None and named[1] is not None:
+        path, split = Path(named[0]), named[1]
     data_set = _one(_load(path), path, split)
     for number, row in enumerate(data_set.with_format(None), start=1):
         yield f"{path}, row {number}", dict(row)
@@ -32,12 +37,17 @@ def _load(path: Path) -> Any:
             return datasets.load_from_disk(str(path))
         if path.is_dir():
             _check_size(path)
+        else:
+            check_data_set(str(path), datasets)
         return datasets.load_dataset(str(path))
     except (OSError, ValueError, RuntimeError) as error:
         what = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         hint = "write it by datasets' to_parquet or save_to_disk"
         if not path.is_dir():
-            hint = "check the name and the network, or give a file: .jsonl, .csv, .parquet"
+            hint = (
+                "check the name, give a file (.jsonl, .csv, .parquet), or in Python what "
+                f"datasets.load_dataset('{path}', ...) returns"
+            )
         raise DataError(f"it cannot be read: {what}", where=str(path), hint=hint) from error
     finally:
         if shown:
@@ -72,8 +82,7 @@ def _one(found: Any, path: Path, split: str | None) -> Any:
             raise DataError("it has no splits", where=str(path), hint=f"leave '{split}' out")
         return found
     if split is None and len(found) > 1:
-        named = path / next(iter(found))
-        hint = f"name one of them: {named}" if path.is_dir() else "name one of them: split = ..."
+        hint = f"name one of them: {path / next(iter(found))}"
         raise DataError(
             f"{'the folder' if path.is_dir() else 'it'} holds several splits: {', '.join(found)}",
             where=str(path),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -18,6 +19,7 @@ from .make_twist import make_twist
 from .particles import stepping
 from .populations import Plan, Populations
 from .resampling import Choices
+from .turns import Turns
 
 
 def looked_ahead(
@@ -40,8 +42,9 @@ def looked_ahead(
     rows = prior.rows_at_once(prompts, target.max_new_tokens)
     asked = torch.arange(len(prompts)).repeat_interleave(num_samples)
     each = max(1, min(rows, _ROWS))
-    made: list[Draws] = []
-    for number, start in enumerate(range(0, len(asked), each)):
+    starts = range(0, len(asked), each)
+
+    def part(number: int, start: int) -> Draws:
         used, _, size_G = distinct_counts(asked[start : start + each])
         populations = Populations(
             plan,
@@ -50,8 +53,12 @@ def looked_ahead(
             size_G.to(device),
             Choices(job.generator(*key, number)),
         )
-        made.append(replace(once(populations.run), group_N=None))
-    return Draws.concat(made)
+        return populations.run()
+
+    works = [partial(part, number, start) for number, start in enumerate(starts)]
+    turns = Turns(works, target.prior.decode)
+    made = [once(partial(turns.__getitem__, number)) for number in range(len(works))]
+    return Draws.concat([replace(draws, group_N=None) for draws in made])
 
 
 _ROWS = 4096

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -27,6 +28,7 @@ from .make_twist import make_twist
 from .particles import stepping
 from .populations import Plan, Populations
 from .resampling import Choices, Scheme
+from .turns import Turns
 from .twists import Twist
 
 _REPLICATES = 4
@@ -167,7 +169,8 @@ def in_parts(
     parts = split_evenly(torch.arange(len(size_G)), each)
     total = len(parts) * target.max_new_tokens
     device = prior.device if isinstance(prior, TrainableLM) else torch.device("cpu")
-    for number, at in enumerate(parts):
+
+    def part(number: int, at: Tensor) -> tuple[Draws, Tensor]:
         used, parent_g = distinct_places(prompt_G[at])
         populations = Populations(
             plan,
@@ -179,11 +182,13 @@ def in_parts(
         )
         done = number * target.max_new_tokens
 
-        def work(populations: Populations = populations, done: int = done) -> tuple[Draws, Tensor]:
-            draws = populations.run(on_step=lambda t: job.progress(done + t, total))
-            return draws, populations.log_z().cpu()
+        draws = populations.run(on_step=lambda t: job.progress(done + t, total))
+        return draws, populations.log_z().cpu()
 
-        draws, log_z_g = once(work)
+    works = [partial(part, number, at) for number, at in enumerate(parts)]
+    turns = Turns(works, target.prior.decode)
+    for number, at in enumerate(parts):
+        draws, log_z_g = once(partial(turns.__getitem__, number))
         assert draws.group_N is not None
         yield replace(draws, group_N=draws.group_N + int(at[0])), log_z_g
     job.progress(total, total)
