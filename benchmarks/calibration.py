@@ -195,8 +195,8 @@ def summary(found: Found) -> Iterator[str]:
         groups[kind, name, num][world] = Cell(found[kind, name, world, num])
     for (kind, name, num), cells in groups.items():
         silent = max(cells, key=lambda world: cells[world].silent / cells[world].num)
-        told = {w: c for w, c in cells.items() if len(c.open) >= FEWEST}
-        covered = min(told, key=lambda world: told[world].covered, default=None)
+        judged = {w: c for w, c in cells.items() if len(c.open) >= FEWEST}
+        covered = min(judged, key=lambda world: judged[world].covered, default=None)
         near = [cells[world].flagged for world in NEAR if world in cells]
         log_z = {
             w: c
@@ -206,7 +206,7 @@ def summary(found: Found) -> Iterator[str]:
         good = [cells[world].flagged for world in log_z if world in cells]
         runs = sorted({cell.num for cell in cells.values()})
         worst = f" ({silent})" if cells[silent].silent else ""
-        least = "-" if covered is None else f"{told[covered].covered:.2f} ({covered})"
+        least = "-" if covered is None else f"{judged[covered].covered:.2f} ({covered})"
         yield (
             f"| {kind} | {name} | {num} | {len(cells)} x {runs[-1]} | "
             f"{cells[silent].shown}{worst} | {least} | "

@@ -89,11 +89,9 @@ def pooled(world: World, num: int, runs: int, seed: int) -> Rows:
 
 def in_populations(name: str, each: int) -> Runs:
     """`each` populations are a run; of `annealed`, all runs of a cell share the pilot's ladder."""
-    setting = {"smc": "replicates", "annealed": "islands"}[name]
 
     def run(world: World, num: int, runs: int, seed: int) -> Rows:
-        settings: dict[str, Any] = {setting: each * runs}
-        whole = po.sample(world.target, name, runs * num, seed=seed, **settings)
+        whole = po.sample(world.target, name, runs * num, seed=seed, replicates=each * runs)
         for draws in apart(whole, runs):
             log_z_PC = log_mean_exp(draws.log_weight.view(len(world.prompts), each, -1))
             log_z = log_z_of_populations(world.target, draws, log_z_PC)

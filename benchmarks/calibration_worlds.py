@@ -249,7 +249,7 @@ def _stairs() -> World:
 
 
 def _slow_tail() -> World:
-    """A tail that is heavier than any mean of draws can tell, and no bound."""
+    """A tail that is heavier than any mean of draws can show, and no bound."""
     uniform = torch.rand(1, 4096, generator=_random(95), dtype=torch.float64)
     return World(torch.ones(1, 4096), -uniform.log() / 1.1, depth=4, stated=False)
 

@@ -354,7 +354,7 @@ def main() -> int:
         try:
             checks[name] = check(device)
             print(f"ok      {name}: {checks[name]}", flush=True)
-        except Exception as error:  # the other checks tell more of what is wrong
+        except Exception as error:  # the other checks say more about what is wrong
             failed += 1
             checks[name] = f"FAILED: {error}"
             print(f"FAILED  {name}: {error}", flush=True)

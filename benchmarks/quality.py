@@ -17,8 +17,10 @@ any time and started again. It ends with the table's summary; `--table` prints t
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import astuple
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
@@ -70,11 +72,17 @@ def run(path: Path, cells: Sequence[Cell]) -> None:
         if judge is None or (judge.world, judge.seed) != (world, key.seed):
             judge = Judge(world, key.seed)
         try:
-            figures = entry.run(judge, key.draws, key.seed)
+            figures = entry.run(judge, key.draws, key.seed, _unfinished(path, key))
         except PosterioriError as error:
             figures = {"error": f"{type(error).__name__}: {error}"}
         row = results.append(path, key, figures)
         print(f"[{at} of {len(cells)}] {_in_words(row)}", flush=True)
+
+
+def _unfinished(path: Path, key: results.Key) -> Path:
+    """Where a run of ours keeps its checkpoints until it is judged: a stopped one goes on there."""
+    name = "-".join(str(part) for part in astuple(key))
+    return path.with_suffix("") / re.sub(r"[^a-z0-9.]+", "-", name.lower())
 
 
 def _in_words(row: results.Row) -> str:

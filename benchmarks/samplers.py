@@ -7,7 +7,7 @@ at beta 0.1, so evidence is up to exp(10) and most of the prior's draws have nea
 sampler: effective draws per 1,000 tokens as it states them itself; log Z with its standard error,
 prompts averaged; and, where Z-hat is unbiased, effective draws by the one measure that suits them
 all, 1 / relative variance of Z-hat, over independent runs (of importance sampling both measure the
-same). Training of the twist is told apart: it is paid once.
+same). Training of the twist is counted separately: it is paid once.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def main() -> None:
         ("rejection", "rejection", {"max_draws": 64}),
         ("smc, no twist", "smc", {"replicates": 1}),
         ("smc, evidence of the text", "smc", {"replicates": 1, "twist": "evidence"}),
-        ("annealed", "annealed", {"ladder": LADDER, "moves": 1, "islands": 4}),
+        ("annealed", "annealed", {"ladder": LADDER, "moves": 1, "replicates": 4}),
         ("imh", "imh", {"chains": 4, "burn_in": 20, "thin": 5}),
         ("mh", "mh", {"chains": 4, "burn_in": 20, "thin": 2}),
         ("soft best of 16", "soft_best_of_n", {"n": 16}),

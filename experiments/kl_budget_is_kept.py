@@ -70,14 +70,14 @@ def table() -> World:
 def run(size: int) -> Verdict:
     world = language_model() if size else table()
     drawn, axes = figure("Nats spent, of those allowed", "step", "KL to the prior, nats")
-    told, shares = [], []
+    lines, shares = [], []
     for color, budget in enumerate(world.budgets):
         fit = po.fit(world.target, "rloo", kl_budget=budget, **world.settings)
         assert fit.budget is not None
         assert fit.target is not None
         spent = world.spent(fit.target, fit.policy)
         shares.append(spent.value / budget)
-        told.append(f"of {budget:g} nats (beta {fit.budget.beta:.3g}) it spends {spent}")
+        lines.append(f"of {budget:g} nats (beta {fit.budget.beta:.3g}) it spends {spent}")
         axes.axhline(budget, color=f"C{color}", linestyle="--")
         steps = [record["step"] for record in fit.history]
         spending = [record["kl_to_prior"] for record in fit.history]
@@ -86,7 +86,7 @@ def run(size: int) -> Verdict:
     return Verdict(
         f"the trained policy's KL to the prior is within {WITHIN:.0%} of its budget",
         all(abs(share - 1) < WITHIN for share in shares),
-        "; ".join(told),
+        "; ".join(lines),
         drawn,
     )
 

@@ -77,7 +77,7 @@ def run(steps: int) -> Verdict:
     # At full size dpg too has to be within the errors of its fresh draws.
     share, error = shares["dpg"]
     arrived = abs(share - 0.5) < 5 * error if steps >= FULL else after < before / 2
-    told = "; ".join(
+    lines = "; ".join(
         f"{name}: she {row['she']}, he {row['he']}, share {shares[name][0]:.2f}"
         + (
             f", KL to the prior {row['kl']}, perplexity {row['perplexity']:.3g}"
@@ -89,7 +89,7 @@ def run(steps: int) -> Verdict:
     return Verdict(
         'moments bring "she" and "he" to the same share, and reward-only RL does not stop there',
         bool(reached and arrived and shares["prior"][0] < 0.35 and _goes_past(shares, rows)),
-        told,
+        lines,
         plot,
     )
 

@@ -91,7 +91,7 @@ def smollm2(path: str) -> Setting:
 def run(steps: int, smollm2_at: str | None = None) -> Verdict:
     settings = [tiny(steps), *([] if smollm2_at is None else [smollm2(smollm2_at)])]
     drawn = Figure(figsize=(6.0 * len(settings), 3.8), layout="constrained")
-    told, holds = [], True
+    lines, holds = [], True
     for axes, setting in zip(
         drawn.subplots(1, len(settings), squeeze=False)[0], settings, strict=True
     ):
@@ -101,11 +101,11 @@ def run(steps: int, smollm2_at: str | None = None) -> Verdict:
         holds = holds and all(_not_above(frontier, end) for end in ends.values())
         if setting.path == "tiny" and steps >= FULL:
             holds = holds and all(end["wasted_nats"].value < LOST for end in ends.values())
-        told += [_in_words(setting, frontier, ends)]
+        lines += [_in_words(setting, frontier, ends)]
     return Verdict(
         "the frontier, drawn from the prior alone, is where KL-regularised RL ends",
         holds,
-        "\n  ".join(told),
+        "\n  ".join(lines),
         drawn,
     )
 

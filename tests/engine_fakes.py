@@ -1,4 +1,4 @@
-"""Engines of our own: a model of ours behind the protocol, which can be told to go wrong."""
+"""Engines of our own: a model of ours behind the protocol, which can be made to go wrong."""
 
 from __future__ import annotations
 

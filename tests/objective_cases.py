@@ -163,6 +163,17 @@ CASES = [
     ObjectiveCase("vargrad", {"proposal": "prior"}, fit=_RUN),
     ObjectiveCase("tb", divergence=kl_to_target, arrange=any_log_z, fit=_RUN, within=(0.02, 0.02)),
     ObjectiveCase("tb", {"proposal": "prior"}, fit=_RUN),
+    ObjectiveCase(
+        "distil",
+        divergence=kl_to_target,
+        any_proposal=True,
+        fit=_RUN,
+        within=(0.02, 0.02),
+        slow=True,
+    ),
+    ObjectiveCase(
+        "distil", {"gradient": "token"}, divergence=kl_to_target, any_proposal=True, long=True
+    ),
     ObjectiveCase("subtb", fit=_RUN, within=(0.02, 0.02), slow=True),
     ObjectiveCase("subtb", {"decay": 0.8, "epochs": 2}, fit=_SLOW, within=(0.02, 0.02), slow=True),
     ObjectiveCase(

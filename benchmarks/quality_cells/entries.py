@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import posteriori as po
@@ -41,8 +43,8 @@ OURS: dict[str, Ours] = {
 """By name of the entry. Every name begins with "ours"."""
 
 
-Run = Callable[[Judge, int, int], Figures]
-"""(the world's judge, draws, seed) -> the figures of the cell."""
+Run = Callable[[Judge, int, int, Path], Figures]
+"""(the world's judge, draws, seed, a folder for an unfinished run) -> the figures of the cell."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,9 @@ class Entry:
 def entries() -> tuple[Entry, ...]:
     """All entries, in the order in which they are run."""
     return (
-        Entry("prior", "reference", lambda judge, draws, seed: judge(judge.target.prior)),
+        Entry("prior", "reference", lambda judge, *_: judge(judge.target.prior)),
         *(
-            Entry(f"best of {n}", "reference", lambda judge, draws, seed, n=n: judge.best_of(n))
+            Entry(f"best of {n}", "reference", lambda judge, *_, n=n: judge.best_of(n))
             for n in BEST_OF
         ),
         *(
@@ -108,9 +110,8 @@ def _meant_for(ours: Ours) -> Callable[[World], bool]:
 def _fit(objective: str | None, settings: Mapping[str, Any], times: int = 1) -> Run:
     """`po.fit` with `settings`; without an objective it is `rloo`, or `dpg` in a hard world."""
 
-    def run(judge: Judge, draws: int, seed: int) -> Figures:
+    def run(judge: Judge, draws: int, seed: int, folder: Path) -> Figures:
         world = judge.world
-        start = time.perf_counter()
         fitted = po.fit(
             judge.target,
             objective or ("dpg" if world.hard else "rloo"),
@@ -118,16 +119,20 @@ def _fit(objective: str | None, settings: Mapping[str, Any], times: int = 1) -> 
             num_samples=world.num_samples,
             policy=world.policy,
             seed=seed,
+            output_dir=folder,
+            resume=folder.exists(),
             **settings,
         )
-        seconds = time.perf_counter() - start
-        return {**judge(fitted.policy), "seconds": seconds}
+        seconds = sum(record["seconds"] for record in fitted.history)
+        figures = {**judge(fitted.policy), "seconds": seconds}
+        shutil.rmtree(folder)
+        return figures
 
     return run
 
 
 def _trl(kind: str, rate: float | None) -> Run:
-    def run(judge: Judge, draws: int, seed: int) -> Figures:
+    def run(judge: Judge, draws: int, seed: int, folder: Path) -> Figures:
         # TRL takes seconds to import, and its entries alone need it.
         from .theirs import train
 
@@ -139,7 +144,7 @@ def _trl(kind: str, rate: float | None) -> Run:
 
 
 def _exact(times: int) -> Run:
-    def run(judge: Judge, draws: int, seed: int) -> Figures:
+    def run(judge: Judge, draws: int, seed: int, folder: Path) -> Figures:
         start = time.perf_counter()
         policy = fit_exact_draws(judge.target, times * draws // len(judge.world.prompts), seed)
         seconds = time.perf_counter() - start

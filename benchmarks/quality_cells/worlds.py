@@ -148,7 +148,7 @@ SMOLLM2_PROMPTS = (
 
 
 def worlds(smollm2: str = "models/smollm2") -> tuple[World, ...]:
-    """All of them, the most telling first; `smollm2` is the folder of SmolLM2-135M."""
+    """All of them, the most informative first; `smollm2` is the folder of SmolLM2-135M."""
     demo = tuple(demo_prompts())
     mild, strong = RewardPart(mildness, 0.1, 0.0), RewardPart(mildness, 0.03, 0.0)
     large = {"num_samples": 8, "judged_by": 250, "draws": (2000,), "policy": "lora"}

@@ -56,7 +56,7 @@ _WHERE = {
     "Prompted": "core.prompted",
     "QRSConfig": "samplers.independent.qrs",
     "RejectionConfig": "samplers.independent.rejection",
-    "RayActors": "core.ray_actors",
+    "RayActors": "core.processes.ray_actors",
     "RayConfig": "core.settings.ray",
     "Report": "diagnostics.evaluate.report",
     "Reward": "evidence.reward",
@@ -99,7 +99,7 @@ _WHERE = {
     "reverse_annealed_log_z": "samplers.annealing.reverse_annealing",
     "sample": "samplers.sample",
     "sft": "train.sft",
-    "show_progress": "core.default_progress",
+    "show_progress": "core.run.default_progress",
     "simulate_preferences": "reward_models.simulate_preferences",
     "turning_point": "diagnostics.frontier.turning_point",
 }
@@ -109,11 +109,11 @@ __all__ = [*_WHERE, "__version__"]
 if TYPE_CHECKING:
     from .config.target import load_target
     from .core.completions import Completions
-    from .core.default_progress import show_progress
     from .core.display.finding import Finding
+    from .core.processes.ray_actors import RayActors
     from .core.prompted import Prompted
     from .core.protocols import Evidence, LanguageModel
-    from .core.ray_actors import RayActors
+    from .core.run.default_progress import show_progress
     from .core.settings.configured import Configured
     from .core.settings.ray import RayConfig
     from .core.settings.strict import Strict

@@ -33,25 +33,36 @@ class PosterioriCallback(TrainerCallback):
     """How far the model of a trainer is from the target, every so many steps of its run.
 
     For any `transformers.Trainer` of a causal language model: TRL's GRPO, RLOO, DPO, Online DPO and
-    others. `target` says what is wanted as a posterior: for a trainer with reward r and KL
-    coefficient beta that is `posteriori.Reward(r, beta)` on the model that the trainer started from
-    (another copy of it: the trainer's own weights move).
-
-    Before the first step, after every `every` steps, after the trainer's own evaluations and at the
-    end, `posteriori.evaluate` takes `num_samples` draws per prompt of the model. Its figures are
-    logged by the trainer as `posteriori/kl_to_target` and so on, each with its standard error as
+    others. Before the first step, after every `every` steps, after the trainer's own evaluations
+    and at the end, `posteriori.evaluate` takes draws of the model. Its metrics are logged by the
+    trainer as `posteriori/kl_to_target` and so on, each with its standard error as
     `posteriori/kl_to_target_se`, and as `posteriori/kl_to_target_trusted` 1 or 0: whether a finding
     says that it is not to be trusted. So they are in its trackers and its `log_history`; `reports`
-    has them whole, by step. `on_finding="warn"` writes on standard
-    error what is wrong if the run diverges or collapses, "stop" ends the training as well.
+    has them whole, by step.
 
     The model is used where it is: no weights are copied, an adapter is on, dropout is off. Modes,
     gradients and random streams are left as they were: the run is the same, bit for bit, with and
     without it.
 
-    Raises `ConfigError` for `every` or `num_samples` out of range and for sharded models, and
-    `ModelError` where the trainer's tokens or device are not those of the target's prior, or the
-    prior is the model that is trained.
+    Args:
+        trainer: the trainer, before it trains.
+        target: what is wanted, as a posterior: for a trainer with reward r and KL coefficient beta
+            that is `posteriori.Reward(r, beta)` on another copy of the model that it started from.
+        every: steps between two evaluations.
+        num_samples: draws per prompt of each.
+        seed: of these draws.
+        on_finding: "warn" writes on standard error what is wrong if the run diverges or collapses;
+            "stop" ends the training as well; "off" does neither.
+
+    Raises:
+        ConfigError: for `every` or `num_samples` out of range, and for sharded models.
+        ModelError: where the trainer's tokens or device are not those of the target's prior, or the
+            prior is the model that is trained.
+
+    Example:
+        >>> from posteriori.trl import PosterioriCallback
+        >>> def watch(trainer, target):
+        ...     trainer.add_callback(PosterioriCallback(trainer, target, every=50))
     """
 
     def __init__(

@@ -81,7 +81,7 @@ def test_help_names_every_verb(cli):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["fti"], "No such command 'fti'. Did you mean 'fit'?"),
+        (["fitt"], "No such command 'fitt'. Did you mean 'fit'?"),
         (["evalute", "x"], "No such command 'evalute'. Did you mean 'evaluate'?"),
         (["fit", "a.toml", "--resum"], "No such option: --resum"),
         (["fit"], "Missing argument 'CONFIG'"),

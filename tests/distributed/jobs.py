@@ -182,7 +182,10 @@ def long_run(folder: Path) -> None:
 
 
 def main(folder: Path, jobs: list[str]) -> None:
-    results = {name: globals()[name](folder) for name in jobs}
+    import sharded_jobs
+
+    known = {**vars(sharded_jobs), **globals()}
+    results = {name: known[name](folder) for name in jobs}
     torch.save(results, folder / f"{os.environ['RANK']}.pt")
 
 

@@ -9,7 +9,7 @@ from helpers import ORACLE
 
 import posteriori as po
 from posteriori.core.settings.training import LoraSettings
-from posteriori.data.json_object import read_object
+from posteriori.data.formats.json_object import read_object
 from posteriori.errors import DataError, ModelError
 
 MODEL = ORACLE / "case_1" / "model"

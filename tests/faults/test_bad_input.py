@@ -263,7 +263,7 @@ class TestPlacesAndKinds:
         assert (tmp_path / "file").read_text() == "mine"
 
     def test_prompts_in_a_folder_that_is_no_data_set(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("posteriori.data.saved.MOST_FILES", 3)
+        monkeypatch.setattr("posteriori.data.formats.saved.MOST_FILES", 3)
         for name in "abcd":
             (tmp_path / f"{name}.bin").write_text("")
         with pytest.raises(DataError, match="more than 3 files, and is taken for no data set"):

@@ -102,10 +102,21 @@ KINDS = ("moments", "expert", "power", "constraint", "all")
 
 
 UNBOUNDED = {("rejection", "moments"), ("rejection", "all")}
-"""lambda . phi has no bound that anybody states."""
+"""lambda . phi has no bound that is stated."""
 
 SOFT_ONLY = {"rl", "reinforce", "rloo", "grpo", "gspo", "cispo", "ppo"}
-SOFT_ONLY |= {"vargrad", "tb", "subtb", "a_star_po", "rebel", "dpo", "ipo", "simpo", "orpo"}
+SOFT_ONLY |= {
+    "vargrad",
+    "tb",
+    "subtb",
+    "distil",
+    "a_star_po",
+    "rebel",
+    "dpo",
+    "ipo",
+    "simpo",
+    "orpo",
+}
 """Their losses are infinite where evidence rules draws out."""
 
 

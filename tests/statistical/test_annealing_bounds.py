@@ -21,7 +21,7 @@ from posteriori.testing.kernel_matrix import UpsideDown
 
 pytestmark = pytest.mark.long
 
-ISLANDS = 200
+REPLICATES = 200
 RATE = 1e-6
 SURE = float(stats.t.isf(RATE / 4, 99))
 """Standard errors that a mean over 100 seeds passes with probability 1e-6, over four looks at once
@@ -29,7 +29,7 @@ SURE = float(stats.t.isf(RATE / 4, 99))
 
 
 def surplus(target, seed: int) -> float:
-    """By how much |t| of Z-hat, Z-hat E[r] and Z-hat P(ended) passes its limit; an island is a
+    """By how much |t| of Z-hat, Z-hat E[r] and Z-hat P(ended) passes its limit; a population is a
     replicate. At most 0 but for a chance of 1e-6 over all prompts and figures.
 
     The limit is Student's quantile, and as much more as the skewness g of a replicate can make up:
@@ -37,23 +37,25 @@ def surplus(target, seed: int) -> float:
     """
     exact = po.exact(target)
     ladder = (0.0, 0.2, 0.5, 1.0)
-    drawn = po.sample(target, "annealed", 32 * ISLANDS, seed=seed, islands=ISLANDS, ladder=ladder)
-    limit = float(stats.t.isf(RATE / (2 * 3 * len(exact.outcomes)), ISLANDS - 1))
+    drawn = po.sample(
+        target, "annealed", 32 * REPLICATES, seed=seed, replicates=REPLICATES, ladder=ladder
+    )
+    limit = float(stats.t.isf(RATE / (2 * 3 * len(exact.outcomes)), REPLICATES - 1))
     found = []
     for at, outcomes in enumerate(exact.outcomes):
         mine = drawn.completions.prompt_index_N == at
-        w_IK = drawn.log_weight[mine].exp().view(ISLANDS, -1)
+        w_IK = drawn.log_weight[mine].exp().view(REPLICATES, -1)
         p = (exact.log_prior[at] + exact.log_evidence[at]).exp()
         for of_draw, of_outcome in (
             (torch.ones(len(w_IK.flatten())), torch.ones_like(p)),
             (drawn.reward_N[mine], exact.reward[at]),
             (drawn.completions.ended_N[mine].double(), outcomes.ended_N),
         ):
-            mean_I = (w_IK * of_draw.view(ISLANDS, -1)).mean(1).numpy()
-            error = mean_I.std(ddof=1) / math.sqrt(ISLANDS)
+            mean_I = (w_IK * of_draw.view(REPLICATES, -1)).mean(1).numpy()
+            error = mean_I.std(ddof=1) / math.sqrt(REPLICATES)
             assert error < 0.05 * float((p * of_outcome).abs().sum()), "gaps of half are found"
             t = (mean_I.mean() - float((p * of_outcome).sum())) / error
-            skew = abs(stats.skew(mean_I)) * (2 * limit**2 + 1) / (6 * math.sqrt(ISLANDS))
+            skew = abs(stats.skew(mean_I)) * (2 * limit**2 + 1) / (6 * math.sqrt(REPLICATES))
             found.append(abs(t) - limit - skew)
     return max(found)
 
@@ -93,7 +95,7 @@ def bounds(target, ladder, particles: int, seeds: int = 100) -> np.ndarray:
     below, above = [], []
     for seed in range(seeds):
         drawn = po.sample(
-            target, "annealed", particles, seed=seed, islands=1, moves=1, ladder=ladder
+            target, "annealed", particles, seed=seed, replicates=1, moves=1, ladder=ladder
         )
         below.append([e.value for e in drawn.log_z.per_prompt])
         upper = reverse_annealed_log_z(
@@ -154,7 +156,7 @@ def test_a_ladder_from_a_pilot_keeps_z_hat_unbiased(sharp):
             [
                 math.exp(e.value - z)
                 for e, z in zip(
-                    po.sample(sharp, "annealed", 64, seed=s, islands=4).log_z.per_prompt,
+                    po.sample(sharp, "annealed", 64, seed=s, replicates=4).log_z.per_prompt,
                     exact,
                     strict=True,
                 )

@@ -188,23 +188,20 @@ def test_the_error_at_a_reward_is_that_of_log_z_and_at_a_kl_beta_times_it():
     assert at_kl.reward.standard_error == pytest.approx(expected, rel=0.02)
 
 
-def populations_of(world, name, setting, each, num):
+def populations_of(world, name, each, num):
     """log Z of runs of `each` populations, and what was found."""
-    settings = {setting: each * RUNS}
-    whole = po.sample(world.target, name, RUNS * num, seed=8, **settings)
+    whole = po.sample(world.target, name, RUNS * num, seed=8, replicates=each * RUNS)
     for draws in apart(whole):
         log_z_PC = log_mean_exp(draws.log_weight.view(len(world.log_e), each, -1))
         log_z = log_z_of_populations(world.target, draws, log_z_PC)
         yield log_z, findings_of_draws(replace(draws, log_z=log_z, findings=()), world.target)
 
 
-@pytest.mark.parametrize(
-    ("name", "setting", "each"), [("smc", "replicates", 4), ("annealed", "islands", 16)]
-)
-def test_particles_near_the_target_are_not_flagged(name, setting, each):
+@pytest.mark.parametrize(("name", "each"), [("smc", 4), ("annealed", 16)])
+def test_particles_near_the_target_are_not_flagged(name, each):
     """100 draws: of 100 runs at most 20 are flagged where 5% are, but for a chance of 2e-8, and 81
     intervals of 95% hold but for one of 3e-8."""
-    judged = list(populations_of(NEAR, name, setting, each, 96))
+    judged = list(populations_of(NEAR, name, each, 96))
     flagged = [any(f.level != "info" for f in found) for _, found in judged]
     held = [abs(z.value - NEAR.log_z) < 1.96 * z.standard_error for z, _ in judged]
     assert sum(flagged) <= 20
@@ -215,7 +212,7 @@ def test_it_is_chance_in_few_populations_that_is_left_out(monkeypatch):
     """The mutant judges the error with Student's t in it, as it was."""
     monkeypatch.setattr(weights, "_by_chance", lambda _: 1.0)
     monkeypatch.setattr(weights, "t_factor", lambda _: 1.0)
-    judged = populations_of(SPREAD, "smc", "replicates", 4, 96)
+    judged = populations_of(SPREAD, "smc", 4, 96)
     assert sum(any(f.level != "info" for f in found) for _, found in judged) > 20
 
 

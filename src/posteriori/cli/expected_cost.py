@@ -17,7 +17,7 @@ import typer
 
 from posteriori.config.check import Plan
 from posteriori.core.settings.training import prompts_per_step
-from posteriori.data.json_object import read_object
+from posteriori.data.formats.json_object import read_object
 from posteriori.distributed.world import is_first
 from posteriori.errors import ConfigError
 from posteriori.models.bundled import bundled_models

@@ -23,9 +23,12 @@ from posteriori.cli.commands.frontier import frontier
 from posteriori.cli.commands.ls import ls
 from posteriori.cli.commands.report import report
 from posteriori.cli.commands.reward import reward
+from posteriori.cli.commands.rules import rules
 from posteriori.cli.commands.sample import sample
 from posteriori.cli.commands.serve import serve
+from posteriori.cli.commands.sft import sft
 from posteriori.cli.commands.simulate_preferences import simulate_preferences
+from posteriori.cli.commands.turning_point import turning_point
 from posteriori.cli.commands.twist import twist
 from posteriori.cli.console.interrupted import Interrupted
 from posteriori.cli.console.lasting import lasting_stderr
@@ -70,6 +73,8 @@ app = typer.Typer(
 _VERBS = (
     demo,
     frontier,
+    turning_point,
+    sft,
     fit,
     sample,
     twist,
@@ -77,6 +82,7 @@ _VERBS = (
     report,
     serve,
     reward,
+    rules,
     simulate_preferences,
     ls,
     doctor,

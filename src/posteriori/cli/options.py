@@ -25,6 +25,7 @@ Resume = Annotated[
     bool,
     typer.Option("--resume", help="Go on from what an unfinished run of the same has finished."),
 ]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything, load and run nothing.")]
 Overwrite = Annotated[
     bool,
     typer.Option(

@@ -1,4 +1,4 @@
-"""`python -m` puts the current directory before what is installed. A folder of data that anyone
+"""`python -m` puts the current directory before what is installed. A folder of data that any user
 else has filled, with a `rich.py` in it, would run its code; the `posteriori` command has no such
 entry, and neither has `python -m posteriori`."""
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from posteriori.core.settings.training import PtxSettings, budget_of
 from posteriori.data.demonstrations import read_demonstrations
-from posteriori.data.files import is_hub_id
+from posteriori.data.formats.files import is_hub_id
 from posteriori.data.home import expanded
 from posteriori.data.prompts import PromptData, prompts
 from posteriori.errors import CheckpointError, ConfigError, DataError
@@ -202,7 +202,7 @@ def check_fit(plan: Plan, *, resume: bool, overwrite: bool = False) -> None:
         raise ConfigError(
             "'fit' is missing", where=str(plan.file), hint="write a table [fit] with steps = 200"
         )
-    from posteriori.train.settings_checks import check_idle, check_trackers
+    from posteriori.train.preparation.settings_checks import check_idle, check_trackers
 
     check_idle(plan.config.fit, held_out=plan.held_out is not None, keeps=True)
     check_trackers(plan.config.fit.tracker, plan.output_dir)

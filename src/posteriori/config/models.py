@@ -32,6 +32,9 @@ def load_model(plan: Plan, path: str, on_note: Callable[[str], None] | None = No
         base=None if moved is None else plan.prior,
         device=settings.device,
         dtype=settings.dtype,
+        # An adapter says itself how its base was quantised.
+        quantization=settings.quantization if path == plan.prior else None,
+        device_map=settings.device_map,
         merge_adapter=settings.merge_adapter,
         memory_gib=settings.memory_gib,
         # What the config says is of the prior's own code.

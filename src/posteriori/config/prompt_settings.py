@@ -12,7 +12,24 @@ from posteriori.data.plain_values import is_dict, is_list
 
 
 class PromptSettings(Strict):
-    """Where prompts are read from, and which; see `posteriori.prompts`."""
+    """Where prompts are read from, and which; see `posteriori.prompts`.
+
+    Args:
+        path: a file (.jsonl, .json, .csv, .tsv, .parquet, .txt), a saved data set, or one of the
+            hub.
+        split: the split of a data set.
+        prompt_column: the column that is the prompt; left out, it is found.
+        max_prompts: so many of them, chosen at random; left out, all.
+        seed: of that choice.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+
+    Example:
+        [prompts]
+        path = "prompts.jsonl"
+        max_prompts = 100
+    """
 
     path: str
     split: str | None = None

@@ -25,7 +25,22 @@ from .prompt_settings import Prompts
 
 
 class RunRewardSettings(FitRewardConfig):
-    """`FitRewardConfig`, and which model is trained on which pairs, and where it goes."""
+    """Settings of the table "reward": `FitRewardConfig`, and on which pairs, from which model.
+
+    Args:
+        model: the language model that training starts from, a path or a hub id.
+        pairs: the file of the preference pairs.
+        output: the directory that the reward model is written to.
+        held_out_pairs: a file of pairs that judge it; left out, a share of `pairs` does.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+
+    Example:
+        [reward]
+        pairs = "pairs.jsonl"
+        output = "runs/reward"
+    """
 
     model: str = "tiny"
     pairs: str
@@ -33,12 +48,56 @@ class RunRewardSettings(FitRewardConfig):
     held_out_pairs: str | None = None
 
 
-class PriorSettings(Strict):
-    """Which language model is the prior, and how it computes; see `posteriori.load`.
+class RunRulesSettings(FitRewardConfig):
+    """`FitRewardConfig`, and which model is trained on which labels, and where its rules go."""
 
-    With `prompt_prefix` it is that model with a prefix before every prompt (`posteriori.Prompted`);
-    policies start, and are judged, without it. A `loader` is a plugin's, with `settings` of its
-    own, in place of `path` and what is said of it.
+    model: str = "tiny"
+    labels: str
+    output: str
+
+
+class RunSftSettings(FitConfig):
+    """`FitConfig`, without what is of draws; which model is trained on which demonstrations, for
+    how long, and where the run goes. See `posteriori.sft`."""
+
+    model: str = "tiny"
+    data: str
+    output: str
+    steps: int | None = Field(default=None, ge=1)  # pyright: ignore[reportIncompatibleVariableOverride, reportGeneralTypeIssues]
+    epochs: float | None = Field(default=None, gt=0)
+    rows_per_step: int = Field(default=16, ge=1)
+    held_out: float = Field(default=0.1, ge=0, lt=1)
+    completion_only: bool = True
+    max_new_tokens: int | None = Field(default=None, ge=1)
+
+
+class PriorSettings(Strict):
+    """Settings of the table "prior": which language model it is, and how it computes.
+
+    See `posteriori.load`.
+
+    Args:
+        path: a path, a hub id, a GGUF file, an adapter, or "tiny", which is bundled.
+        dtype: type of its arithmetic; "auto" is what the device does well.
+        device: "cpu", "cuda:0", ..; left out, an accelerator where there is one.
+        quantization: "4bit" or "8bit": weights are quantised as they are loaded.
+        device_map: where the parts of a model go; "auto": over all GPUs.
+        merge_adapter: fold an adapter into the weights.
+        trust_remote_code: run the code that a hub's model brings; give a `revision` then.
+        revision: the commit, branch or tag of a hub's model.
+        memory_gib: GiB that passes may take; left out, a share of what is free.
+        loader: a plugin's loader, in place of `path` and what is said of it.
+        settings: the table of the loader's own settings.
+        prompt_prefix: text before every prompt (`posteriori.Prompted`); policies start, and are
+            judged, without it.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+
+    Example:
+        [prior]
+        path = "HuggingFaceTB/SmolLM2-135M"
+        dtype = "bfloat16"
     """
 
     path: str = "tiny"
@@ -46,6 +105,8 @@ class PriorSettings(Strict):
     device: str | None = Field(
         default=None, pattern=r"^(cpu|cuda|mps|xpu|hpu|npu|mtia)(:\d{1,3})?$"
     )
+    quantization: Literal["4bit", "8bit"] | None = None
+    device_map: str | None = Field(default=None, min_length=1)
     merge_adapter: bool = False
     trust_remote_code: bool = False
     revision: str | None = Field(default=None, min_length=1)
@@ -56,8 +117,23 @@ class PriorSettings(Strict):
 
 
 class RunFitSettings(FitConfig):
-    """`FitConfig`; which objective they are for, with settings of its own; and the prompts that
-    training is judged on, a file or a list as `prompts` are."""
+    """Settings of the table "fit": `FitConfig`, and which objective they are for.
+
+    Args:
+        objective: its name, as `posteriori ls objectives` lists it; "auto" chooses one for the
+            target.
+        objective_settings: the table of its own settings.
+        held_out: the prompts that training is judged on, written as `prompts` are.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+
+    Example:
+        [fit]
+        objective = "rloo"
+        steps = 200
+        learning_rate = 1e-4
+    """
 
     objective: str = "auto"
     objective_settings: dict[str, Any] = Field(default_factory=dict)
@@ -65,10 +141,27 @@ class RunFitSettings(FitConfig):
 
 
 class EvaluateSettings(Strict):
-    """How many draws per prompt the policy is judged by, and on how many of the prompts at most;
-    and how many exact draws of the target (by rejection) bound log Z and both KLs from both sides,
-    where the evidence has a largest value. `until` draws on until kl_to_target, or each of several
-    figures, is known to +- so much, `max_samples` at the most."""
+    """Settings of the table "evaluate": how many draws policies are judged by.
+
+    See `posteriori.evaluate`.
+
+    Args:
+        num_samples: draws per prompt.
+        max_prompts: prompts that they are judged on.
+        posterior: exact draws of the target per prompt, by rejection, that bound log Z and both KLs
+            from both sides; for evidence with a largest value.
+        seed: of the draws.
+        until: draw on until kl_to_target, or each figure of a table, is known to +- so much.
+        max_samples: draws per prompt at which `until` gives up.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+
+    Example:
+        [evaluate]
+        num_samples = 1000
+        until = 0.05
+    """
 
     num_samples: int = Field(default=2000, ge=2)
     max_prompts: int = Field(default=MAX_PROMPTS, ge=1)
@@ -90,7 +183,25 @@ class EvaluateSettings(Strict):
 
 
 class SampleSettings(Strict):
-    """Which sampler draws, by means of which proposal (a path or hub id; default: the prior)."""
+    """Settings of the table "sample": which sampler draws, by means of which proposal.
+
+    See `posteriori.sample`.
+
+    Args:
+        sampler: its name, as `posteriori ls samplers` lists it.
+        num_samples: draws per prompt.
+        proposal: a path, a hub id or a run's directory; left out, the prior.
+        settings: the table of the sampler's own settings.
+        seed: of the draws.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+
+    Example:
+        [sample]
+        sampler = "smc"
+        settings = { twist = "evidence" }
+    """
 
     sampler: str = "importance"
     num_samples: int = Field(default=256, ge=1)
@@ -102,11 +213,37 @@ class SampleSettings(Strict):
 class RunConfig(Strict):
     """A run from a file: the target (prior, evidence, prompts, length), and what to do with it.
 
+        p*(y|c) = prior(y|c) prod_k e_k(c, y) / Z(c)
+
     Paths are relative to the file's own directory, so that a run is the same wherever it is started
-    from. `fit` may be missing where a config only says what policies are evaluated against, and
-    `evidence` may be the empty list: the target is the prior then. With a table `ray`, `sample`,
-    `evaluate` and `frontier` spread their work over Ray's actors. With a table `engine`, another
-    program draws for `fit`, `sample` and `frontier` (`posteriori.Engine`).
+    from.
+
+    Args:
+        output_dir: the run's directory; commands that train need it.
+        prompts: a file, a list of texts or conversations, rows, or a table that says which part of
+            a source.
+        max_new_tokens: the longest completion, in tokens.
+        prior: the language model that evidence is about.
+        evidence: tables of evidence, multiplied together; empty: the target is the prior.
+        fit: fine-tuning; left out where policies are only evaluated.
+        sample: draws of the target.
+        twist: a twist for `smc` that is learned.
+        evaluate: how policies are judged.
+        reward: a reward model that is trained first.
+        ray: Ray's actors that share the work of `sample`, `evaluate` and `frontier`.
+        engine: another program that draws for `fit`, `sample` and `frontier` (`posteriori.Engine`).
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+
+    Example:
+        prompts = ["The food here is"]
+        max_new_tokens = 12
+        [[evidence]]
+        kind = "constraint"
+        words = { none_of = ["bad"] }
+        [fit]
+        steps = 100
     """
 
     output_dir: str | None = None
@@ -118,6 +255,8 @@ class RunConfig(Strict):
     sample: SampleSettings = SampleSettings()
     twist: FitTwistConfig = FitTwistConfig()
     evaluate: EvaluateSettings = EvaluateSettings()
+    sft: RunSftSettings | None = None
     reward: RunRewardSettings | None = None
+    rules: RunRulesSettings | None = None
     ray: RayConfig | None = None
     engine: EngineConfig | None = None

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import BaseModel, GetJsonSchemaHandler
 
 from posteriori.core import registry
+from posteriori.core.settings.described import described
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -60,6 +61,7 @@ def evidence_schema(handler: GetJsonSchemaHandler) -> dict[str, Any]:
 def _named(handler: GetJsonSchemaHandler, model: Any, key: str, name: str) -> dict[str, Any]:
     """The schema of a model's table that has one more key, with this very value."""
     schema = handler.resolve_ref_schema(handler(model.__pydantic_core_schema__))
+    schema = described(model, schema)
     return {
         **schema,
         "properties": {key: {"const": name}, **schema.get("properties", {})},

@@ -15,8 +15,8 @@ from .check import Plan, make_plan
 
 if TYPE_CHECKING:
     from posteriori.core.occurrence import Prompt
-    from posteriori.core.progress import Progress
     from posteriori.core.protocols import LanguageModel
+    from posteriori.core.run.progress import Progress
     from posteriori.core.target import Target
     from posteriori.train.budget import Budget
 
@@ -140,7 +140,7 @@ def check_lengths(prior: LanguageModel, prompts: Sequence[Prompt], steps: int) -
     """Raises `PromptError` for a prompt that does not fit, with the prefix where there is one."""
     from posteriori.core.prompted import Prompted, with_prefix
     from posteriori.models.causal import CausalLM
-    from posteriori.models.prompt_tokens import check_length
+    from posteriori.models.text.prompt_tokens import check_length
 
     lm = prior.lm if isinstance(prior, Prompted) else prior
     if not isinstance(lm, CausalLM):

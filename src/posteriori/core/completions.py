@@ -237,3 +237,17 @@ def _environments_parts(parts: Sequence[Completions]) -> dict[str, Any]:
             for replies in (((),) * len(part) if part.replies is None else part.replies)
         ),
     }
+
+
+def check_completions(value: object) -> None:
+    """Raise `OutcomeError` for what is no `Completions`."""
+    if isinstance(value, Completions):
+        return
+    has_some = isinstance(getattr(value, "completions", None), Completions)
+    raise OutcomeError(
+        f"completions is of type {type(value).__name__}",
+        hint="give its .completions"
+        if has_some
+        else "make them by lm.completions(prompts=..., completion_ids=...), or draw them by "
+        "lm.sample(...)",
+    )

@@ -12,8 +12,8 @@ from posteriori.core.journal.journal import once
 from .completions import Completions
 from .cost import counted
 from .occurrence import Prompt
-from .progress import Progress, one_pass, portions
 from .protocols import LanguageModel
+from .run.progress import Progress, one_pass, portions
 from .same_outcomes import check_same_outcomes
 from .target import Target
 from .tensors import distinct, ints

@@ -30,6 +30,24 @@ class Named(Protocol):
 
 
 @runtime_checkable
+class TokenTeacher(Protocol):
+    """Is weight x (log pi_teacher - log prior), and says what the teacher thinks of every next
+    token, float64 [N, L, V]."""
+
+    weight: float
+
+    @property
+    def lm(self) -> LanguageModel: ...
+
+    @property
+    def drawing(self) -> LanguageModel:
+        """The teacher as a model to draw by."""
+        ...
+
+    def next_token_log_prob(self, completions: Completions) -> Tensor: ...
+
+
+@runtime_checkable
 class RewardEvidence(Protocol):
     """Says whether its reward is one, in units of the user's own.
 
@@ -182,7 +200,7 @@ class DrawsElsewhere(LanguageModel, Protocol):
 
     def scored(self, drawn: Completions, known_NL: Tensor | None = None) -> Tensor:
         """log pi of each token of its own fresh draws, float64 [N, L], without gradient (`known_NL`
-        where somebody has it); the next update is verified by them."""
+        where it is known); the next update is verified by them."""
         ...
 
 

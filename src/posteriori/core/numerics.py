@@ -87,7 +87,7 @@ class Spread(NamedTuple):
             error^2 = t^2 sum_i s_i^2 / n_i,    t = `t_factor`(degrees of freedom),
 
         with the degrees of freedom of Welch (1947) and Satterthwaite (1946), those of each s_i
-        being what its values tell (`spread_of`). What is given back are those of normal values, n_i
+        being what its values show (`spread_of`). What is given back are those of normal values, n_i
         - 1. `beside`: an error of another kind, which needs no t and adds its own square.
         """
         plain, degrees = zip(*map(spread_of, parts), strict=True)
@@ -170,7 +170,7 @@ def pareto_k(log_w_N: Tensor) -> float:
 
     Below 0.7 the mean of the weights can be trusted at usual sample sizes; the mean has a finite
     variance below 0.5, and is itself finite below 1. -inf where the largest weights are all equal
-    (no tail at all); NaN where fewer than 25 draws have any weight, too few to tell.
+    (no tail at all); NaN where fewer than 25 draws have any weight, too few to judge.
 
     Weights of discrete rewards are tied. A tie at the threshold belongs to the tail as a whole, and
     the threshold is then the next smaller weight: measured from the tie itself, much of the tail

@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
 from posteriori.data.given_arguments import named_arguments
-from posteriori.errors import ConfigError, ModelError
+from posteriori.errors import ConfigError
 
 from .completions import Completions
 from .occurrence import Message, Prompt, prompt_key
 from .protocols import LanguageModel, NextTokenLM, NextTokens, Rows, SteppingLM, TrainableLM
+from .wrapped import WrappedTrainable
 
 if TYPE_CHECKING:
     from posteriori.core.settings.training import LoraSettings
 
 Prefix = str | Sequence[Message]
-AbleT = TypeVar("AbleT")
 
 
-class Prompted:
+class Prompted(WrappedTrainable):
     """A language model with a prefix of its own before every prompt.
 
         pi'(y|c) = pi(y | prefix + c)
@@ -64,17 +63,6 @@ class Prompted:
     def __repr__(self) -> str:
         return f"Prompted({self.lm!r}, {str(self.prefix)[:40]!r})"
 
-    @property
-    def eos_token_ids(self) -> tuple[int, ...]:
-        return self.lm.eos_token_ids
-
-    @property
-    def vocab_size(self) -> int:
-        return self.lm.vocab_size
-
-    def decode(self, ids: list[list[int]]) -> list[str]:
-        return self.lm.decode(ids)
-
     def sample(
         self,
         prompts: Sequence[Prompt],
@@ -88,43 +76,27 @@ class Prompted:
     def resample_suffix(
         self, completions: Completions, start_N: Tensor, generator: torch.Generator | None = None
     ) -> Completions:
-        drawn = self.lm.resample_suffix(self._prefixed(completions), start_N, generator)
+        drawn = self.lm.resample_suffix(self._as_read(completions), start_N, generator)
         return self._bare(drawn, completions.prompt_set)
 
     def token_power(self, alpha: float) -> Prompted:
         return Prompted(self.lm.token_power(alpha), self.prefix)
 
     def log_prob(self, completions: Completions) -> Tensor:
-        return self.lm.log_prob(self._prefixed(completions))
+        return self.lm.log_prob(self._as_read(completions))
 
     def token_log_prob(self, completions: Completions) -> Tensor:
-        return self.lm.token_log_prob(self._prefixed(completions))
-
-    def features(self, completions: Completions) -> Tensor:
-        return self.lm.features(self._prefixed(completions))
+        return self.lm.token_log_prob(self._as_read(completions))
 
     def next_tokens(self, completions: Completions, most: int) -> NextTokens:
-        return self._next_token.next_tokens(self._prefixed(completions), most)
+        return self._next_token.next_tokens(self._as_read(completions), most)
 
     def choice_log_prob(self, completions: Completions, token_NLK: Tensor) -> Tensor:
-        return self._next_token.choice_log_prob(self._prefixed(completions), token_NLK)
+        return self._next_token.choice_log_prob(self._as_read(completions), token_NLK)
 
     @property
     def token_features_VD(self) -> Tensor:
         return self._next_token.token_features_VD
-
-    def completions(
-        self,
-        prompts: Sequence[Prompt],
-        completion_ids: Sequence[Sequence[int]],
-        max_new_tokens: int | None = None,
-    ) -> Completions:
-        return self.lm.completions(prompts, completion_ids, max_new_tokens)
-
-    def micro_batches(
-        self, completions: Completions, together: int = 1, keeps_logits: bool = False
-    ) -> list[Tensor]:
-        return self.lm.micro_batches(self._prefixed(completions), together, keeps_logits)
 
     def in_float64(self) -> Prompted:
         return Prompted(self.lm.in_float64(), self.prefix)
@@ -145,29 +117,11 @@ class Prompted:
     def rows_at_once(self, prompts: Sequence[Prompt], max_new_tokens: int) -> int:
         return self._stepping.rows_at_once(self._read(prompts), max_new_tokens)
 
-    @property
-    def module(self) -> torch.nn.Module:
-        return self._trainable.module
-
-    @property
-    def device(self) -> torch.device:
-        return self._trainable.device
-
     def as_policy(
         self, kind: Literal["full", "lora"], lora: LoraSettings, seed: int
     ) -> TrainableLM:
         """A policy that starts as the model without its prefix."""
         return self._trainable.as_policy(kind, lora, seed)
-
-    def trained_state(self) -> dict[str, Tensor]:
-        return self._trainable.trained_state()
-
-    def load_trained_state(self, state: Mapping[str, Tensor]) -> None:
-        self._trainable.load_trained_state(state)
-
-    def save_pretrained(self, directory: Path) -> None:
-        """The model without its prefix."""
-        self._trainable.save_pretrained(directory)
 
     @property
     def _next_token(self) -> NextTokenLM:
@@ -177,19 +131,10 @@ class Prompted:
     def _stepping(self) -> SteppingLM:
         return self._that(SteppingLM, "be run token by token")
 
-    @property
-    def _trainable(self) -> TrainableLM:
-        return self._that(TrainableLM, "be trained")
-
-    def _that(self, protocol: type[AbleT], ability: str) -> AbleT:
-        if not isinstance(self.lm, protocol):
-            raise ModelError(f"{type(self.lm).__name__} cannot {ability}", where="Prompted")
-        return self.lm
-
     def _read(self, prompts: Sequence[Prompt]) -> list[Prompt]:
         return [with_prefix(prompt, self.prefix) for prompt in prompts]
 
-    def _prefixed(self, completions: Completions) -> Completions:
+    def _as_read(self, completions: Completions) -> Completions:
         return asked_of(self.lm, completions, self.prefix)
 
     def _bare(self, drawn: Completions, prompts: tuple[Prompt, ...]) -> Completions:

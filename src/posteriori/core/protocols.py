@@ -280,7 +280,7 @@ class PrefixEvidence(Evidence, Protocol):
 
     def prefix_log_evidence(self, completions: Completions, columns: Columns) -> Tensor | None:
         """float64 [N], a guess of the log-evidence to come; -inf only where none can come: no
-        completion that begins so has any evidence. None where it cannot tell at all."""
+        completion that begins so has any evidence. None where it cannot judge prefixes at all."""
         ...
 
 

@@ -42,6 +42,7 @@ OBJECTIVES = {
     "soft_q": "posteriori.objectives.soft_values.soft_q:SoftQ",
     "rwr": "posteriori.objectives.imitation.rwr:RWR",
     "raft": "posteriori.objectives.imitation.raft:RAFT",
+    "distil": "posteriori.objectives.imitation.distil:Distil",
     "dpo": "posteriori.objectives.preference.dpo:DPO",
     "ipo": "posteriori.objectives.preference.ipo:IPO",
     "simpo": "posteriori.objectives.preference.simpo:SimPO",

@@ -45,6 +45,8 @@ def shares_of_prompts(completions: Any, log_weight_N: Tensor) -> Tensor:
 def resampled_rows(completions: Any, log_weight_N: Tensor, num_samples: int, seed: int) -> Tensor:
     """The positions of `num_samples` draws per prompt, by systematic resampling. Raises
     `ConfigError` where no draw of a prompt has any weight."""
+    if num_samples < 1:
+        raise ConfigError(f"resample: num_samples={num_samples} must be at least 1")
     mine = rows_of_prompts(completions)
     uniform_P = torch.rand(
         len(completions.prompt_set),

@@ -16,7 +16,7 @@ from posteriori.data.prompts import PromptData, sample_rows
 from posteriori.data.prompts import prompts as read_prompts
 from posteriori.errors import ConfigError, EvidenceError
 
-from .completions import Completions
+from .completions import Completions, check_completions
 from .cost import spend
 from .elsewhere import engine_of
 from .hooks import (
@@ -223,6 +223,7 @@ class Target:
         Raises `OutcomeError` for a completion that is no outcome at this `max_new_tokens`, and
         `EvidenceError` where the evidence fails.
         """
+        check_completions(completions)
         completions.check_outcomes(self.max_new_tokens)
         check_outcomes_of(self.prior, completions, "Target.log_density")
         log_prior_N = self.log_prior(completions)
@@ -249,6 +250,7 @@ class Target:
         Where several kinds of evidence come together, the reward is that of the `Reward`s alone if
         there are any: probabilities and yes-or-no answers do not add up with it.
         """
+        check_completions(completions)
         columns = self.columns_of(completions)
         spend(evidence_calls=len(completions) * len(self.evidence))
         device = completions.tokens_NL.device

@@ -46,8 +46,8 @@ def read_demonstrations(source: Any, *, completion_only: bool = True) -> list[De
 def _of_row(row: Mapping[str, Any], where: str) -> Iterator[Demonstration]:
     forms = [name for name in ("completion", "messages", "text") if row.get(name) is not None]
     if len(forms) != 1:
-        told = f"the row has {' and '.join(forms)}" if forms else "the row has no completion"
-        raise DataError(told, where=where, hint=f"write one of {_EXAMPLE}")
+        wrong = f"the row has {' and '.join(forms)}" if forms else "the row has no completion"
+        raise DataError(wrong, where=where, hint=f"write one of {_EXAMPLE}")
     if forms == ["text"]:
         yield Demonstration("", completion_of(row["text"], where), where)
     elif forms == ["messages"]:
@@ -55,8 +55,8 @@ def _of_row(row: Mapping[str, Any], where: str) -> Iterator[Demonstration]:
     else:
         prompt = row.get("prompt")
         if prompt is None or not is_prompt(prompt):
-            told = "the row has no 'prompt'" if prompt is None else f"'prompt' is {prompt!s:.60}"
-            raise DataError(told, where=where, hint=f"write {_EXAMPLE}")
+            wrong = "the row has no 'prompt'" if prompt is None else f"'prompt' is {prompt!s:.60}"
+            raise DataError(wrong, where=where, hint=f"write {_EXAMPLE}")
         yield Demonstration(prompt, completion_of(row["completion"], where), where)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from posteriori.errors import ConfigError
 
 _MOST = 2**53
-"""A count beyond it is no count: floats do not tell it from the next one."""
+"""A count beyond it is no count: in floats it equals the next one."""
 
 
 def finite(value: Any) -> float | None:

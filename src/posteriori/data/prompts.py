@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from posteriori.errors import ConfigError, DataError
 
-from .files import SUFFIXES
+from .formats.files import SUFFIXES
 from .given_arguments import named_arguments
 from .given_numbers import count
 from .home import expanded

@@ -8,9 +8,9 @@ from typing import Any
 
 from posteriori.errors import DataError
 
-from .files import read_rows
+from .formats.files import read_rows
+from .formats.values import check_depth, plain_value, present
 from .home import expanded
-from .values import check_depth, plain_value, present
 
 Row = tuple[str, dict[str, Any]]
 """Where a row stands, in words, and its columns by name."""

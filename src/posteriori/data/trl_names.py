@@ -57,7 +57,6 @@ _HERE = {
     "scale_rewards": 'it belongs to the objective: objective_settings={"scale": ...} of "grpo"',
     "bf16": 'it is the model\'s: posteriori.load(path, dtype="mixed")',
     "fp16": 'it is the model\'s: posteriori.load(path, dtype="mixed")',
-    "gradient_checkpointing": "set micro_batch_size or memory_gib to bound memory",
     "use_vllm": "draws are made by the model itself",
 }
 

@@ -57,7 +57,7 @@ class Mixture:
     """The strata of one prompt: draws of the policy first, then of the prior.
 
     Where policy and prior are one model there is a single stratum, and m = prior.
-    `log_max_evidence`, nats: the most evidence that an outcome may have, as far as anybody knows,
+    `log_max_evidence`, nats: the most evidence that an outcome may have, as far as is known,
     and whether it is `known` and no guess by what was seen.
     """
 

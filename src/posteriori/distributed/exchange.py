@@ -14,7 +14,9 @@ from torch import Tensor
 
 from posteriori.errors import ConfigError, DistributedError, PosterioriError
 
+from . import pace
 from .executor import executor
+from .sharding import is_cut
 from .shares import shares
 from .world import Leaving, World, alone, current, told_of
 
@@ -59,7 +61,7 @@ def gathered(work: Callable[[], T]) -> list[T]:
         return [work()]
     mine: Exception | None = None
     value = None
-    with alone():
+    with alone(), pace.kept(world):
         try:
             value = plain(work())
         except Exception as error:
@@ -67,6 +69,21 @@ def gathered(work: Callable[[], T]) -> list[T]:
     outcomes = world.exchange(value if mine is None else _Failed(mine))
     _raise_any(world, outcomes, mine)
     return outcomes
+
+
+def all_are_here(what: str) -> bool:
+    """Whether every process asks this at the same time: after an error that all have met. Where one
+    is elsewhere it learns that `what` has ended this one."""
+    world = current()
+    if world is None:
+        return True
+    if world.broken:
+        return False
+    said = world.exchange(Leaving(what, True))
+    if all(isinstance(each, Leaving) for each in said):
+        return True
+    world.broken = told_of(world.rank, world.size, what)
+    return False
 
 
 def by_first(work: Callable[[], T]) -> T:
@@ -100,12 +117,16 @@ def sum_gradients(parameters: Sequence[Tensor]) -> None:
 
     By hand and not by DDP: a step is many micro-batches of different sizes, objectives have
     parameters of their own that no module's forward touches, and the sum is wanted once per step.
+    Gradients of weights that are cut over processes are sums already.
     """
     world = current()
     if world is None:
         return
     import torch.distributed as dist
 
+    parameters = [parameter for parameter in parameters if not is_cut(parameter)]
+    if not parameters:
+        return
     has_P = torch.tensor([p.grad is not None for p in parameters], dtype=torch.int32)
     world.guarded(lambda: dist.all_reduce(has_P, dist.ReduceOp.MAX, group=world.group))
     held = [p for p, has in zip(parameters, has_P.tolist(), strict=True) if has]

@@ -1,4 +1,4 @@
-"""Notices a process that has died, and ends this one: nobody waits for the dead.
+"""Notices a process that has died, and ends this one: the others do not wait for it.
 
 A process of this machine is looked for by its number once a second, so one that is merely slow is
 never taken for dead. Those of other machines leave a sign of life in a store every second, and

@@ -61,11 +61,11 @@ class World:
             raise DistributedError(self.broken, hint="start all processes again") from error
 
     def leave(self, error: BaseException | None) -> None:
-        """Tell the others that the verb is over here, and wait for theirs."""
+        """Report to the others that the verb is over here, and wait for theirs."""
         if self.broken:
             return
         if error is not None and not isinstance(error, Exception):
-            # An interrupt: nobody waits. The others notice when this process ends.
+            # An interrupt: this process does not wait. The others notice when this process ends.
             self.broken = f"process {self.rank} was interrupted"
             return
         said = "" if error is None else f"{type(error).__name__}: {error}"
@@ -178,7 +178,7 @@ def together(verb: str, like: Callable[[], str] = lambda: "") -> Iterator[None]:
                 failure = error
                 raise
             finally:
-                # Whatever is raised here tells more than an interrupt by the watch does.
+                # Whatever is raised here says more than an interrupt by the watch does.
                 world.leave(failure)
     except KeyboardInterrupt as error:
         dead = world.watch.found

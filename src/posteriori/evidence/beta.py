@@ -1,4 +1,4 @@
-"""beta, the price of a nat of KL in units of reward."""
+"""beta: how many units of reward one nat of KL is worth."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def check_beta(beta: float, where: str) -> float:
         raise ConfigError(
             f"beta={in_short(beta)} must be a positive number",
             where=where,
-            hint="beta is the price of a nat of KL in units of reward",
+            hint="beta is how many units of reward one nat of KL is worth",
         )
     return checked
 

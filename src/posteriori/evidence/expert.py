@@ -125,12 +125,12 @@ class Expert(ShownEvidence):
         with torch.no_grad():
             if self.over_text:
                 return retokenised(self.lm, completions, self.prompt_prefix).to(device)
-            read = _on(asked_of(self.lm, completions, self.prompt_prefix), self.lm)
+            read = on_device_of(self.lm, asked_of(self.lm, completions, self.prompt_prefix))
             spend(lm_tokens=lm_tokens(read))
             return self.lm.log_prob(read).double().to(device)
 
 
-def _on(completions: Completions, lm: LanguageModel) -> Completions:
+def on_device_of(lm: LanguageModel, completions: Completions) -> Completions:
     """The completions on the device of a model."""
     device = lm.device if isinstance(lm, OnDevice) else completions.tokens_NL.device
     return replace(

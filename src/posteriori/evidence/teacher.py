@@ -8,14 +8,17 @@ from pathlib import Path
 from torch import Tensor
 
 from posteriori.core.completions import Completions
-from posteriori.core.prompted import Prefix
-from posteriori.core.protocols import Columns, LanguageModel, Scores
+from posteriori.core.cost import spend
+from posteriori.core.draw import lm_tokens
+from posteriori.core.prompted import Prefix, Prompted
+from posteriori.core.protocols import Columns, LanguageModel, NextTokenLM, Scores
 from posteriori.core.target import Target
 from posteriori.data.given_arguments import named_arguments
 from posteriori.errors import ConfigError, EvidenceError
 from posteriori.evidence.shown import ShownEvidence
+from posteriori.models.execution.vocabulary import vocabulary_log_prob
 
-from .expert import Expert
+from .expert import Expert, on_device_of
 
 
 class Teacher(ShownEvidence):
@@ -77,6 +80,26 @@ class Teacher(ShownEvidence):
     def lm(self) -> LanguageModel:
         """The teacher."""
         return self.expert.lm
+
+    @property
+    def drawing(self) -> LanguageModel:
+        """The teacher as a model to draw by: with its prefix, where it has one."""
+        prefix = self.expert.prompt_prefix
+        return self.lm if prefix is None else Prompted(self.lm, prefix)
+
+    def next_token_log_prob(self, completions: Completions) -> Tensor:
+        """log pi_teacher(v|c, y_<t) of every token of its vocabulary, float64 [N, L, V], without
+        gradient. Raises `EvidenceError` where the teacher does not say it."""
+        lm = self.drawing
+        if not isinstance(lm, NextTokenLM) or not isinstance(self.lm, NextTokenLM):
+            raise EvidenceError(
+                f"a {type(self.lm).__name__} does not say what tokens may come next",
+                where=self.name,
+                hint="use a CausalLM (posteriori.load)",
+            )
+        read = on_device_of(self.lm, completions)
+        spend(lm_tokens=lm_tokens(read))
+        return vocabulary_log_prob(lm, read).to(completions.tokens_NL.device)
 
     def bind(self, target: Target) -> None:
         """Refuses a target whose tokens the teacher does not know."""

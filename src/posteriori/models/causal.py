@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
@@ -17,42 +17,30 @@ from posteriori.core.journal.files import writing
 from posteriori.core.occurrence import Prompt
 from posteriori.core.settings.training import LoraSettings
 from posteriori.data.given_arguments import named_arguments
-from posteriori.distributed.exchange import by_rows
-from posteriori.distributed.world import refuse_several
 from posteriori.errors import ModelError
 from posteriori.models.cpu.precision import lost_in_padding, runs
-from posteriori.models.execution.generate import Rows, generate
 from posteriori.models.execution.running_model import RunningModel
-from posteriori.models.execution.stepping import CausalRows, output_head
-from posteriori.models.execution.suffix import distinct_prefixes, splice
-from posteriori.models.execution.uniforms import uniform_rows
-from posteriori.models.passes.rotary import check_positions
 from posteriori.models.weights.accumulators import keep_accumulators
 from posteriori.models.weights.facts import share_facts
 
-from .causal_scoring import CausalScoring
-from .generating import texts_of
+from .causal_drawing import CausalDrawing
 from .passes import memory
-from .prompt_tokens import (
+from .text.prompt_tokens import (
     build_completions,
-    check_length,
     check_tokenizer,
-    encode_prompt,
     end_tokens,
     start_token,
 )
-from .texts import decode_behind, token_before
+from .text.texts import token_before
 from .warp import Warp
 from .weights import adapters
 from .weights import state as state_module
 from .weights.active_adapter import ACTIVE, Adapter
 from .weights.injected import has_adapters_inside
-
-_FEW_TOKENS = 2048
-"""Prompts of so many tokens together cost nothing to run, beside what is drawn for them."""
+from .weights.whole_model import save
 
 
-class CausalLM(CausalScoring):
+class CausalLM(CausalDrawing):
     """A causal language model of transformers, as a distribution over outcomes.
 
         pi(y|c) = prod_t softmax(f(c, y_<t))[y_t]
@@ -135,100 +123,6 @@ class CausalLM(CausalScoring):
     def vocab_size(self) -> int:
         return memory.num_tokens(self._run.base)
 
-    def encode(self, prompt: Prompt) -> tuple[int, ...]:
-        """Token ids of a prompt; an empty one starts from BOS.
-
-        Raises `PromptError` for a conversation that the chat template refuses, and `ModelError` for
-        a token that the model has no row for.
-        """
-        rows = memory.embedding_weight(self._run.base).shape[0]
-        return encode_prompt(self.tokenizer, prompt, self._start, self.eos_token_ids, rows)
-
-    def decode(self, ids: list[list[int]]) -> list[str]:
-        """Texts without special tokens, each as it reads behind other text."""
-        return decode_behind(self.tokenizer, ids, self._before)
-
-    def sample(
-        self,
-        prompts: Sequence[Prompt],
-        num_samples: int,
-        max_new_tokens: int,
-        generator: torch.Generator | None = None,
-    ) -> Completions:
-        """y ~ pi(.|c): `num_samples` completions per prompt, prompt by prompt, with log pi(y|c).
-
-        Raises `PromptError` where a prompt does not fit. With the same generator state the draws
-        are the same, whatever else is in the batch, up to rounding.
-        """
-        prompt_ids = tuple(self.encode(prompt) for prompt in prompts)
-        self._check_length(prompts, prompt_ids, max_new_tokens)
-        rows = [p for p in range(len(prompt_ids)) for _ in range(num_samples)]
-        out = self._generate(prompt_ids, rows, max_new_tokens, generator)
-        width = int(out.lengths_R.max())
-        return Completions(
-            prompt_set=tuple(prompts),
-            prompt_ids=prompt_ids,
-            prompt_index_N=torch.tensor(rows, device=self.device),
-            tokens_NL=out.tokens_RT[:, :width],
-            lengths_N=out.lengths_R,
-            ended_N=out.ended_R,
-            max_new_tokens=max_new_tokens,
-            decode=self.decode,
-            token_log_prob_NL=out.log_prob_RT[:, :width],
-        )
-
-    def generate(
-        self,
-        prompts: Prompt | Sequence[Prompt],
-        num_samples: int = 1,
-        max_new_tokens: int = 64,
-        seed: int = 0,
-    ) -> list[str] | list[list[str]]:
-        """A text per prompt; a list of them where `num_samples` is above 1."""
-        return texts_of(self, prompts, num_samples, max_new_tokens, seed)
-
-    def resample_suffix(
-        self, completions: Completions, start_N: Tensor, generator: torch.Generator | None = None
-    ) -> Completions:
-        """Equal prefixes are run once."""
-        prefixes, rows = distinct_prefixes(completions, start_N)
-        budget = completions.max_new_tokens
-        self._check_length(completions.prompt_set, completions.prompt_ids, budget)
-        out = self._generate(prefixes, rows, budget, generator, start_N)
-        return splice(completions, start_N, out)
-
-    @contextlib.contextmanager
-    def stepping(
-        self,
-        prompts: Sequence[Prompt],
-        parent_R: Tensor,
-        max_new_tokens: int,
-        hidden: bool = False,
-    ) -> Iterator[CausalRows]:
-        """Raises `PromptError` where a prompt does not fit, and `DistributedError` where several
-        processes are to do it together: all would do the same."""
-        refuse_several("drawing token by token", "a sampler that draws whole completions")
-        prompt_ids = [self.encode(prompt) for prompt in prompts]
-        self._check_length(prompts, prompt_ids, max_new_tokens)
-        if hidden:
-            output_head(self._run.base)
-        with self._run.sampling(len(parent_R), max_new_tokens) as (forward, computing):
-            yield CausalRows(
-                forward,
-                computing,
-                prompt_ids,
-                parent_R.to(self.device),
-                max_new_tokens,
-                torch.tensor(self.eos_token_ids, device=self.device),
-                self.warp,
-                hidden,
-            )
-
-    def rows_at_once(self, prompts: Sequence[Prompt], max_new_tokens: int) -> int:
-        """How many rows fit in `memory_gib`, each with its cache."""
-        longest = max(len(self.encode(prompt)) for prompt in prompts) + max_new_tokens
-        return memory.rows_for_sampling(self._run.base, longest, self.memory_gib)
-
     def completions(
         self,
         prompts: Sequence[Prompt],
@@ -273,7 +167,8 @@ class CausalLM(CausalScoring):
                 "a warped model cannot be trained: its log-prob is not that of its weights",
                 hint="load the prior without temperature, top_k, top_p and min_new_tokens",
             )
-        state_module.check_trainable(self.model)
+        state_module.check_not_sharded(self.model)
+        state_module.check_trainable(self.model, kind)
         if kind == "full":
             return self._like(state_module.full_copy(self.model, self.adapter), None)
         if self.adapter is not None or has_adapters_inside(self.model):
@@ -298,14 +193,11 @@ class CausalLM(CausalScoring):
         state_module.load_trained_state(self.model, self.adapter, state)
 
     def save_pretrained(self, directory: Path | str) -> None:
-        """Model (or adapter) and tokenizer, as plain transformers and PEFT load them. Raises
-        `CheckpointError` where they cannot be written."""
-        place = Path(directory)
-        with writing("the model", place):
-            # transformers says in its log that this is a file, and saves nothing.
-            place.mkdir(parents=True, exist_ok=True)
-            state_module.save(self.model, self.adapter, place)
-            self.tokenizer.save_pretrained(place)
+        """Model (or adapter) and tokenizer, as plain transformers and PEFT load them; where weights
+        are cut over processes all call it, and the first writes. Raises `CheckpointError` where
+        they cannot be written."""
+        with writing("the model", Path(directory)):
+            save(self.model, self.adapter, Path(directory), self.tokenizer)
 
     def token_power(self, alpha: float) -> CausalLM:
         """Raises `ModelError` under top-p."""
@@ -322,66 +214,6 @@ class CausalLM(CausalScoring):
         other = self._like(self.model, self.adapter)
         other.warp = Warp(**{**asdict(self.warp), **settings})
         return other
-
-    def _generate(
-        self,
-        prompt_ids: Sequence[tuple[int, ...]],
-        rows: list[int],
-        max_new_tokens: int,
-        generator: torch.Generator | None,
-        offset_R: Tensor | None = None,
-    ) -> Rows:
-        """Row i goes on from `prompt_ids[rows[i]]`, which end with `offset_R[i]` of its tokens."""
-        # All processes draw the numbers of all rows: the process that runs a row does not change
-        # its tokens.
-        uniform_RT = uniform_rows(len(rows), max_new_tokens, generator)
-        parts = by_rows(
-            len(rows),
-            lambda share: self._generate_rows(
-                prompt_ids,
-                rows[share],
-                uniform_RT[share].to(self.device),
-                None if offset_R is None else offset_R[share],
-                share.stop - share.start < len(rows),
-            ),
-        )
-        return Rows.joined(parts, self.device)
-
-    def _generate_rows(
-        self,
-        prompt_ids: Sequence[tuple[int, ...]],
-        rows: list[int],
-        uniform_RT: Tensor,
-        offset_R: Tensor | None,
-        is_share: bool,
-    ) -> tuple[Tensor, ...]:
-        max_new_tokens = uniform_RT.shape[1]
-        longest = max(len(ids) for ids in prompt_ids) + max_new_tokens
-        at_once = memory.rows_for_sampling(self._run.base, longest, self.memory_gib)
-        steps = max_new_tokens * -(-len(rows) // at_once)
-        with (
-            torch.no_grad(),
-            self._run.sampling(min(len(rows), at_once), steps) as (forward, computing),
-            computing(),
-        ):
-            return generate(
-                forward,
-                prompt_ids,
-                rows,
-                uniform_RT,
-                eos_token_ids=self.eos_token_ids,
-                warp=self.warp,
-                rows_at_once=at_once,
-                offset_R=offset_R,
-                every_prompt=is_share and sum(map(len, prompt_ids)) <= _FEW_TOKENS,
-            ).tensors()
-
-    def _check_length(
-        self, prompts: Sequence[Prompt], prompt_ids: Sequence[tuple[int, ...]], max_new_tokens: int
-    ) -> None:
-        for prompt, ids in zip(prompts, prompt_ids, strict=True):
-            check_length(prompt, ids, max_new_tokens, self.context_length)
-        check_positions(self._run.base.config, prompt_ids, max_new_tokens)
 
     def _like(
         self, model: state_module.Model, adapter: str | None, dtype: torch.dtype | None = None

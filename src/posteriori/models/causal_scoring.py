@@ -7,21 +7,24 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from posteriori.core.completions import Completions
-from posteriori.core.progress import advance
+from posteriori.core.completions import Completions, check_completions
 from posteriori.core.protocols import NextTokens
+from posteriori.core.run.progress import advance
 from posteriori.distributed.exchange import by_rows, is_shared_out
 from posteriori.distributed.executor import SentOnce
+from posteriori.distributed.sharding import whole
 from posteriori.models.execution.hidden_states import prefix_features
 from posteriori.models.execution.next_tokens import choice_log_prob, next_tokens
 from posteriori.models.execution.running_model import RunningModel
 from posteriori.models.execution.score import token_log_prob
 from posteriori.models.execution.stepping import output_head
 from posteriori.models.passes.batches import batches_of_units, in_order
+from posteriori.models.passes.recompute import check_recomputes
 from posteriori.models.passes.rotary import check_positions
+from posteriori.models.weights.state import Model
 
 from .passes import memory
-from .prompt_tokens import check_length
+from .text.prompt_tokens import check_length
 from .warp import Warp
 
 _TOO_FEW = 512
@@ -37,6 +40,16 @@ class CausalScoring(SentOnce):
     _run: RunningModel
     _eos_token_ids: tuple[int, ...]
     _footprint: memory.Footprint
+
+    def stand_on(self, model: Model) -> None:
+        """Be the bare weights under the adapters of `model`: these, cut over processes."""
+        self._run = RunningModel(model, None, self.compute_dtype)
+
+    def checkpoint_gradients(self) -> None:
+        """From now on layers keep their inputs alone, and are run again on the way back. Raises
+        `ModelError` for a model that does not say what its layers are."""
+        check_recomputes(self._run.base)
+        self._run.recomputes = True
 
     @property
     def compute_dtype(self) -> torch.dtype:
@@ -66,6 +79,7 @@ class CausalScoring(SentOnce):
 
     def token_log_prob(self, completions: Completions) -> Tensor:
         """log pi(y_t|c, y_<t), float64 [N, L], zero beyond a completion's end; as `log_prob`."""
+        check_completions(completions)
         longest_P = torch.zeros(len(completions.prompt_ids), dtype=torch.long, device=self.device)
         longest_P.scatter_reduce_(0, completions.prompt_index_N, completions.lengths_N, "amax")
         for at, longest in enumerate(longest_P.tolist()):
@@ -140,18 +154,20 @@ class CausalScoring(SentOnce):
         """The output head's weights, float32 [V, E]. Raises `ModelError` where there is no head."""
         weight = output_head(self._run.base).weight
         assert isinstance(weight, Tensor)
-        return weight.detach().float()
+        return whole(weight.detach()).float()
 
     def micro_batches(
         self, completions: Completions, together: int = 1, keeps_logits: bool = False
     ) -> list[Tensor]:
         """Groups are of similar length."""
+        self._run.keep_pace()
         cells = memory.cells_for_scoring(
             self._run.base,
             self.memory_gib,
             torch.is_grad_enabled(),
             keeps_logits=keeps_logits or self._separable_head() is None,
             compute_bytes=self.compute_dtype.itemsize,
+            recomputes=self._run.recomputes,
         )
         return batches_of_units(completions, cells, together)
 
@@ -161,6 +177,7 @@ class CausalScoring(SentOnce):
         """`work` on all rows, with several processes a share in each, of about as many tokens.
         Where there is a gradient it is all done here: a caller that wants one shares rows out
         itself."""
+        self._run.keep_pace()
         if torch.is_grad_enabled() or not is_shared_out():
             return work(completions)
         lengths_N = completions.lengths_N.tolist()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 import transformers
@@ -19,9 +19,10 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from posteriori.data.formats.json_object import read_object
 from posteriori.data.given_arguments import named_arguments
-from posteriori.data.json_object import read_object
 from posteriori.errors import ConfigError, ModelError, did_you_mean
 from posteriori.models.cpu.precision import gains_from_bfloat16, mixed_precision, with_output_head
 from posteriori.models.passes.memory import check_memory, embedding_weight
@@ -31,6 +32,7 @@ from posteriori.models.weights.state import quantisation
 from .causal import CausalLM
 from .device import usable_device
 from .hub import check_model_name
+from .quantised_loading import Bits, of_adapter, quantisation_config, quantised_dtype
 from .transformers_loading import UNREADABLE, first_line, loading, trusting
 from .warp import Warp
 from .weights import base_fingerprint
@@ -48,6 +50,8 @@ def load(
     base: str | Path | None = None,
     device: str | torch.device | None = None,
     dtype: DTypeName = "auto",
+    quantization: Bits | QuantizationConfigMixin | None = None,
+    device_map: str | dict[str, Any] | None = None,
     merge_adapter: bool = False,
     temperature: float = 1.0,
     top_k: int = 0,
@@ -70,6 +74,10 @@ def load(
         base: where an adapter's base model is now, if it has been moved.
         device: "cpu", "cuda", ..; default: the fastest there is.
         dtype: "auto", "mixed", "float32", "bfloat16", "float16" or "float64".
+        quantization: "4bit" (bitsandbytes' NF4), "8bit" (bitsandbytes, or torchao's int8 without
+            it), or a config of transformers: weights are quantised as they are loaded, and stay so
+            below a LoRA policy. An adapter knows how its base was.
+        device_map: where the parts of a model go, as transformers takes it; "auto": over all GPUs.
         merge_adapter: fold the adapter into the weights.
         temperature: changes the distribution itself, draws and log-probs alike; so do the next
             three.
@@ -107,6 +115,10 @@ def load(
         check_memory(memory_gib)
     trust = trusting(trust_remote_code, revision)
     warp = Warp(temperature, top_k, top_p, min_new_tokens)
+    if dtype not in _DTYPES:
+        raise ConfigError(f"unknown dtype '{dtype}'", hint=did_you_mean(dtype, _DTYPES))
+    quantised = quantisation_config(quantization, dtype)
+    place = _Place(target, device_map, device is not None)
     adapter_config = where / "adapter_config.json"
     if adapter_config.is_file():
         found = base_of_adapter(where) if base is None else str(BUNDLED.get(str(base), base))
@@ -115,17 +127,22 @@ def load(
                 f"the base model of the adapter '{where}' is not at '{found}' any more",
                 hint="say where it is now: posteriori.load(adapter, base=...)",
             )
-        plain, tokenizer = _load_plain(found, _tokenizer_place(where), trust)
+        quantised = quantised or of_adapter(where)
+        options = place.options(quantised, dtype if quantised else "float32")
+        options |= {} if quantised else {"dtype": torch.float32}
+        plain, tokenizer = _load_plain(found, _tokenizer_place(where), trust | options)
         base_fingerprint.check(plain, where, found)
-        placed, compute = _placed(plain, dtype, target)
+        placed, compute = _placed(plain, dtype, place, quantised is not None)
         model: PreTrainedModel | PeftModel = _with_adapter(placed, where)
         if merge_adapter:
             model = model.merge_and_unload()
     elif base is not None:
         raise ConfigError(f"'{path}' is no adapter, and has no base model", hint="leave base out")
     else:
-        plain, tokenizer = _load_plain(str(where) if where.exists() else str(path), None, trust)
-        model, compute = _placed(plain, dtype, target)
+        name = str(where) if where.exists() else str(path)
+        options = place.options(quantised, dtype)
+        plain, tokenizer = _load_plain(name, None, trust | options)
+        model, compute = _placed(plain, dtype, place, quantised is not None)
     model.requires_grad_(False)
     adapter = "default" if isinstance(model, PeftModel) else None
     return CausalLM(
@@ -138,12 +155,45 @@ def load(
     )
 
 
+class _Place(NamedTuple):
+    """Where a model is to be: a device, or a map of transformers."""
+
+    device: torch.device
+    device_map: str | dict[str, Any] | None
+    is_asked: bool
+
+    def options(
+        self, quantised: QuantizationConfigMixin | None, dtype: DTypeName
+    ) -> dict[str, Any]:
+        """Of `from_pretrained`: weights go straight to their device, in the dtype that they will
+        have there. On the CPU, where they are read as float32, nothing is in between."""
+        if self.device_map is not None and self.is_asked:
+            raise ConfigError(
+                "both device and device_map are given", where="load", hint="leave out one of them"
+            )
+        mapped = self.device_map
+        if mapped is None and (quantised is not None or self.device.type != "cpu"):
+            mapped = {"": self.device}
+        given: dict[str, Any] = {} if mapped is None else {"device_map": mapped}
+        if quantised is not None:
+            return {
+                **given,
+                "quantization_config": quantised,
+                "dtype": quantised_dtype(quantised, dtype),
+            }
+        if dtype in ("bfloat16", "float16"):
+            return {**given, "dtype": getattr(torch, dtype)}
+        # As the checkpoint has them, where they are widened on the device.
+        return {**given, "dtype": "auto"} if mapped is not None else given
+
+
 def _placed(
-    model: PreTrainedModel, dtype: DTypeName, device: torch.device
+    model: PreTrainedModel, dtype: DTypeName, place: _Place, is_quantised: bool
 ) -> tuple[PreTrainedModel, torch.dtype]:
     """The model on its device in the precision asked for, and the dtype that it computes in."""
-    if dtype not in _DTYPES:
-        raise ConfigError(f"unknown dtype '{dtype}'", hint=did_you_mean(dtype, _DTYPES))
+    device = model.device if place.device_map is not None else place.device
+    if is_quantised:
+        return model, embedding_weight(model).dtype
     method = quantisation(model)
     if method is not None:
         if dtype != "auto":
@@ -158,7 +208,8 @@ def _placed(
     if dtype == "auto":
         dtype = "mixed" if gains_from_bfloat16(model.num_parameters(), device) else "float32"
     with_output_head(model)
-    model.to(device)  # pyright: ignore[reportArgumentType] - transformers decorates `to`
+    if place.device_map is None:
+        model.to(device)  # pyright: ignore[reportArgumentType] - transformers decorates `to`
     if dtype == "mixed":
         return mixed_precision(model, torch.bfloat16), torch.bfloat16
     chosen = getattr(torch, dtype)
@@ -168,9 +219,11 @@ def _placed(
 
 _DTYPES: tuple[str, ...] = get_args(DTypeName)
 
+_OF_CODE = ("trust_remote_code", "revision", "code_revision")
+
 
 def _load_plain(
-    path: str, tokenizer_path: str | None, trust: dict[str, Any]
+    path: str, tokenizer_path: str | None, settings: dict[str, Any]
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     place, gguf = path, {}
     if path.endswith(".gguf"):
@@ -181,10 +234,12 @@ def _load_plain(
     _check_generation_config(Path(place) / "generation_config.json")
     try:
         with loading() as options:
-            options |= gguf | trust
-            tokenizer = AutoTokenizer.from_pretrained(tokenizer_path or place, **options)
-            loaded: Any = class_at(place, options).from_pretrained(
-                place, dtype=torch.float32, output_loading_info=True, **options
+            own = {key: given for key, given in settings.items() if key in _OF_CODE}
+            tokenizer_options = options | gguf | own
+            tokenizer = AutoTokenizer.from_pretrained(tokenizer_path or place, **tokenizer_options)
+            options |= gguf | settings
+            loaded: Any = class_at(place, tokenizer_options).from_pretrained(
+                place, **{"dtype": torch.float32, "output_loading_info": True, **options}
             )
         model, info = loaded
     except UNREADABLE as error:

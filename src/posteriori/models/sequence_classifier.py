@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from posteriori.core.occurrence import Prompt
-from posteriori.core.progress import advance
+from posteriori.core.run.progress import advance
 from posteriori.errors import EvidenceError, ModelError
 
-from .classifier_text import Text, for_reading, padded, padding_id, text_of, token_ids
 from .hub import check_model_name
+from .text.classifier_text import Text, for_reading, padded, padding_id, text_of, token_ids
 from .transformers_loading import UNREADABLE, first_line, loading
 
 

@@ -20,21 +20,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from posteriori.core.completions import Completions
+from posteriori.core.completions import Completions, check_completions
 from posteriori.core.journal.files import writing
 from posteriori.core.occurrence import Prompt
 from posteriori.core.protocols import NextTokens
 from posteriori.core.settings.training import LoraSettings
+from posteriori.data.formats.json_object import read_object
 from posteriori.data.given_arguments import named_arguments
-from posteriori.data.json_object import read_object
 from posteriori.errors import ModelError, OutcomeError, PromptError, did_you_mean
 from posteriori.models.execution.inverse_cdf import draw_tokens
 from posteriori.models.execution.next_tokens import choices, log_prob_of
 from posteriori.models.execution.suffix import carried_over, widened
 from posteriori.models.execution.uniforms import uniform_rows
 
-from .prompt_tokens import build_completions
 from .table_rows import TableRows
+from .text.prompt_tokens import build_completions, check_draws
 
 
 class TabularLM(torch.nn.Module):
@@ -159,6 +159,7 @@ class TabularLM(torch.nn.Module):
         generator: torch.Generator | None = None,
     ) -> Completions:
         """y ~ pi(.|c), prompt by prompt, with log pi(y|c)."""
+        check_draws(prompts, num_samples)
         num_rows = len(prompts) * num_samples
         start_N = torch.zeros(num_rows, dtype=torch.long, device=self.device)
         nothing_yet = Completions(
@@ -228,6 +229,7 @@ class TabularLM(torch.nn.Module):
         return self.token_log_prob(completions).sum(-1)
 
     def token_log_prob(self, completions: Completions) -> Tensor:
+        check_completions(completions)
         table_N1, prefix_NL = self._rows(completions)
         log_prob_NLV = self.logits[table_N1, prefix_NL].log_softmax(-1)
         chosen_NL = log_prob_NLV.gather(-1, completions.tokens_NL[..., None])[..., 0]

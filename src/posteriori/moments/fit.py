@@ -13,9 +13,9 @@ from posteriori.core.completions import Completions
 from posteriori.core.cost import counted
 from posteriori.core.draw import draw
 from posteriori.core.estimates import combine
-from posteriori.core.progress import Progress
 from posteriori.core.protocols import LanguageModel, SteppingLM
 from posteriori.core.registry import find
+from posteriori.core.run.progress import Progress
 from posteriori.core.seeds import derive, generator
 from posteriori.core.target import Target
 from posteriori.core.types import Cost, Draws, Estimate, Kind

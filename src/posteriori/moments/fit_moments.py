@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from posteriori.core.progress import Progress
 from posteriori.core.protocols import LanguageModel
 from posteriori.core.run.out_of_memory import explained
+from posteriori.core.run.progress import Progress
 from posteriori.core.target import Target
 from posteriori.data.given_arguments import named_arguments
 from posteriori.errors import ConfigError

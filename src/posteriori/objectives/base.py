@@ -23,6 +23,7 @@ from posteriori.core.settings.site import Site
 from posteriori.core.settings.strict import Strict
 from posteriori.core.target import Target
 from posteriori.core.types import Cost, Draws
+from posteriori.models.execution.vocabulary import every_token
 
 SettingsT = TypeVar("SettingsT", bound=Strict, default=Any)
 
@@ -82,9 +83,10 @@ class Objective(torch.nn.Module, Configured, Generic[SettingsT]):
     """Whether draws of earlier steps may join a step (their ratios to the policy are known)."""
     needs_log_prob: ClassVar[bool] = True
     """Whether `weigh` reads log pi of draws that the policy of this very step did not make."""
-    reads_choices: ClassVar[bool] = False
+    reads_choices: bool = False
     """Whether `loss` gets log pi of constants["choice_NLK"], [n, L, K], in place of the drawn
-    tokens' log-probs. The drawn token is the first choice."""
+    tokens' log-probs: of the drawn token and the whole vocabulary where there are no such
+    constants. The drawn token is the first choice."""
     rows_together: ClassVar[int] = 1
     """So many neighbouring draws (a pair: 2) have one loss, and stay in one micro-batch."""
     first_change: ClassVar[float] = 1e-2
@@ -212,7 +214,10 @@ def policy_log_prob(
         token_log_prob_nL = policy.token_log_prob(completions)
         return token_log_prob_nL, token_log_prob_nL.detach()
     assert isinstance(policy, NextTokenLM), "`prepare` has checked it"
-    log_prob_nLK = policy.choice_log_prob(completions, constants["choice_NLK"])
+    choice_nLK = constants.get("choice_NLK")
+    if choice_nLK is None:
+        choice_nLK = every_token(completions, policy.vocab_size)
+    log_prob_nLK = policy.choice_log_prob(completions, choice_nLK)
     return log_prob_nLK, log_prob_nLK.detach()[..., 0] * completions.mask_NL
 
 

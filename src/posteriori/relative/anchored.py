@@ -40,7 +40,7 @@ class Anchored(ShownEvidence):
     each answer above the threshold has the anchor's probability, however rare it was, and what is
     below stays as it is (mode anchored reward augmentation, MARA: GX-Chen et al. 2025,
     arXiv 2510.20817). A completion of the smallest prior probability counts as much: `fn` has to
-    tell good ones from such as only look good.
+    distinguish good ones from such as only look good.
 
     The anchor is found among all outcomes where there are few, and otherwise among draws of the
     prior: those say what the plateau's height is, and given it the evidence is exact. The reward

@@ -117,7 +117,7 @@ class BestOf(ShownEvidence):
         few = Finding(
             "warn",
             "few_draws_for_best_of_n",
-            f"the best of {self.n} are told by {self.pool.num_samples:,} draws of the prior per "
+            f"the best of {self.n} are judged by {self.pool.num_samples:,} draws of the prior per "
             f"prompt, so that about {self.pool.num_samples / self.n:.1f} of them are as good.",
             f"Set num_samples to {10 * self.n:,} or more.",
         )

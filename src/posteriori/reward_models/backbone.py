@@ -14,7 +14,9 @@ from posteriori.core.occurrence import Prompt
 from posteriori.core.seeds import derive, drawing
 from posteriori.distributed.exchange import by_rows
 from posteriori.errors import ModelError, PromptError
-from posteriori.models.classifier_text import (
+from posteriori.models.device import usable_device
+from posteriori.models.hub import check_model_name
+from posteriori.models.text.classifier_text import (
     Text,
     in_float32,
     padded,
@@ -22,8 +24,6 @@ from posteriori.models.classifier_text import (
     text_of,
     token_ids,
 )
-from posteriori.models.device import usable_device
-from posteriori.models.hub import check_model_name
 from posteriori.models.transformers_loading import UNREADABLE, first_line, loading
 
 Token = list[int]

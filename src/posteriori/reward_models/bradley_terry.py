@@ -60,4 +60,4 @@ def _moments(z_N: Tensor, noise: float) -> tuple[Tensor, Tensor]:
 
 
 _FLAT = 30.0
-"""Nats of log-odds past which float64 cannot tell 1 - sigmoid(z) from rounding."""
+"""Nats of log-odds past which float64 cannot distinguish 1 - sigmoid(z) from rounding."""

@@ -39,7 +39,7 @@ def widened(
 
     d_n being the pairs' feature differences and S the covariance of the Laplace approximation about
     the members' mean. Heads of resamples of few pairs agree where nothing is known, for the prior
-    holds all of them in one place (c); and K members tell their own spread, and its middle, as K
+    holds all of them in one place (c); and K members show their own spread, and its middle, as K
     draws do (Student's t). From twenty pairs per dimension on c is 1. One member stays as it is.
     """
     members = len(member_KD)

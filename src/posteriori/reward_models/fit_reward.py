@@ -14,12 +14,12 @@ from torch import Tensor
 from posteriori.core.display.shown import counted
 from posteriori.core.journal.journal import Journal, once
 from posteriori.core.occurrence import prompt_key
+from posteriori.core.processes.together import on_one_process
 from posteriori.core.run.out_of_memory import explained
 from posteriori.core.seeds import derive
 from posteriori.core.settings.combined import combined
 from posteriori.core.settings.keywords import FitRewardKeywords
 from posteriori.core.settings.training import FitRewardConfig
-from posteriori.core.together import on_one_process
 from posteriori.core.types import Finding
 from posteriori.data.given_arguments import named_arguments
 from posteriori.errors import ConfigError, ModelError
@@ -71,10 +71,10 @@ class RewardFit:
     output_dir: Path | None = None
 
     def __repr__(self) -> str:
-        told = [f"held-out accuracy {self.held_out.accuracy}, log loss {self.held_out.log_loss}"]
-        told += [counted(len(self.findings), "finding")] if self.findings else []
-        told += [f"in '{self.output_dir}'"] if self.output_dir else []
-        return f"RewardFit({', '.join(told)})"
+        parts = [f"held-out accuracy {self.held_out.accuracy}, log loss {self.held_out.log_loss}"]
+        parts += [counted(len(self.findings), "finding")] if self.findings else []
+        parts += [f"in '{self.output_dir}'"] if self.output_dir else []
+        return f"RewardFit({', '.join(parts)})"
 
     def about(self) -> dict[str, Any]:
         """All figures and settings, ready for JSON."""
@@ -151,7 +151,7 @@ def fit_reward(
         18
     """
     checked = combined(FitRewardConfig, config, settings, "config", "fit_reward")
-    _refuse_idle(checked)
+    refuse_idle(checked)
     train, held_out = _pairs(pairs, held_out_pairs, checked)
     if resume and output_dir is None:
         raise ConfigError("resume=True needs the run's output_dir", where="fit_reward")
@@ -261,7 +261,8 @@ _AT_BOUND = Finding(
 )
 
 
-def _refuse_idle(settings: FitRewardConfig) -> None:
+def refuse_idle(settings: FitRewardConfig) -> None:
+    """Raises `ConfigError` for a setting that was given and does nothing beside the others."""
     given = settings.model_fields_set
     solves = settings.uncertainty == "laplace" or settings.tuning == "head"
     idle = {

@@ -67,7 +67,7 @@ def laplace(pairs: PairFeatures, precision: float | None = None) -> Laplace:
         raise NonFiniteError(
             f"the mean square of the pairs' feature differences is {unit}",
             where="Laplace",
-            hint="the backbone does not tell chosen from rejected; train it, or take another one",
+            hint="the backbone gives chosen and rejected the same; train it, or take another one",
         )
     start = _zero(pairs)
 

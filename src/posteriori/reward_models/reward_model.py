@@ -20,7 +20,7 @@ from torch import Tensor
 
 from posteriori.core.journal.files import writing
 from posteriori.core.occurrence import Prompt
-from posteriori.data.json_object import read_object
+from posteriori.data.formats.json_object import read_object
 from posteriori.errors import ModelError
 
 from .backbone import Backbone, load_backbone, with_device

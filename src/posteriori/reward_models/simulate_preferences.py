@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from posteriori.core.draw import draw
-from posteriori.core.progress import Progress, portions
 from posteriori.core.protocols import LanguageModel
 from posteriori.core.run.out_of_memory import explained
+from posteriori.core.run.progress import Progress, portions
 from posteriori.core.seeds import generator
 from posteriori.core.target import Target
 from posteriori.core.types import Draws

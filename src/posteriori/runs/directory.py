@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from posteriori.core.journal.files import append_line, flush, writing
 from posteriori.core.journal.files import write_whole as write_whole
 from posteriori.core.journal.lock import Lock
-from posteriori.data.json_object import read_object
+from posteriori.data.formats.json_object import read_object
 from posteriori.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -83,9 +83,8 @@ class RunDirectory:
         except BaseException:
             self.close()
             raise
-        self.name = hashlib.sha256(
-            json.dumps([config, target], sort_keys=True).encode()
-        ).hexdigest()
+        what = {key: value for key, value in config.items() if key not in _HOW_ALONE}
+        self.name = hashlib.sha256(json.dumps([what, target], sort_keys=True).encode()).hexdigest()
 
     def _places(self, path: Path) -> None:
         self.path = path
@@ -153,7 +152,7 @@ class RunDirectory:
     def _check_same(self, config: Mapping[str, Any], target: Mapping[str, str]) -> None:
         before, now = _object(self.config_file), json.loads(json.dumps(config))
         for key in sorted({*before, *now}):
-            if before.get(key) != now.get(key):
+            if key not in _HOW_ALONE and before.get(key) != now.get(key):
                 raise CheckpointError(
                     f"'{self.path}' was made with {key} = {before.get(key)!r}, "
                     f"and this run has {now.get(key)!r}",
@@ -169,6 +168,10 @@ class RunDirectory:
                 f"{'has' if len(changed) == 1 else 'have'} changed",
                 hint="resume with what the run began with, or choose another output_dir",
             )
+
+
+_HOW_ALONE = frozenset(("sharding", "gradient_checkpointing"))
+"""Settings that say where numbers are kept while they are computed, and change none."""
 
 
 def _object(path: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from torch import Tensor
 from posteriori.core.prompted import Prompted
 from posteriori.core.protocols import LanguageModel
 from posteriori.core.target import Target
+from posteriori.distributed.sharding import whole
 from posteriori.models.causal import CausalLM
 from posteriori.models.tabular import TabularLM
 from posteriori.models.weights.adapters import adapter_parameters
@@ -131,7 +132,7 @@ class _Hasher:
             self._object(value, depth)
 
     def _tensor(self, tensor: Tensor) -> None:
-        own = tensor.detach()
+        own = whole(tensor.detach())
         own = own.dequantize() if own.is_quantized else own
         data = own.cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
         self.say("tensor", own.dtype, tuple(own.shape), data.tobytes())

@@ -10,8 +10,8 @@ from typing import Any, ClassVar, Generic, Self
 import torch
 from typing_extensions import TypeVar
 
-from posteriori.core.progress import Progress
 from posteriori.core.protocols import LanguageModel
+from posteriori.core.run.progress import Progress
 from posteriori.core.seeds import generator
 from posteriori.core.settings.combined import combined
 from posteriori.core.settings.configured import Configured

@@ -10,16 +10,16 @@ from typing import Any, get_args
 
 import torch
 
-from posteriori.core.default_progress import with_progress
 from posteriori.core.elsewhere import served
+from posteriori.core.processes.ray_actors import Ray, spread
+from posteriori.core.processes.together import on_every_process
 from posteriori.core.protocols import LanguageModel
-from posteriori.core.ray_actors import Ray, spread
 from posteriori.core.registry import language_model, make
+from posteriori.core.run.default_progress import with_progress
 from posteriori.core.run.out_of_memory import explained
 from posteriori.core.same_outcomes import check_same_outcomes
 from posteriori.core.settings.strict import Strict
 from posteriori.core.target import Target
-from posteriori.core.together import on_every_process
 from posteriori.core.types import Draws, Guarantee
 from posteriori.data.given_arguments import named_arguments
 from posteriori.data.given_numbers import count

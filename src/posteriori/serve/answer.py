@@ -79,7 +79,7 @@ class Answer:
     def about(self) -> dict[str, Any]:
         """What the library says of the draws."""
         drawn = self.drawn
-        told = {
+        report = {
             "sampler": self.sampler,
             "guarantee": drawn.guarantee,
             "sampler_guarantee": self.sampler_guarantee,
@@ -92,7 +92,7 @@ class Answer:
             "findings": [asdict(each) for each in drawn.findings],
             "cost": asdict(drawn.pool.cost),
         }
-        return {"posteriori": jsonable(told)}
+        return {"posteriori": jsonable(report)}
 
     def _head(self, name: str) -> dict[str, Any]:
         prefix = "chatcmpl-" if self.kind == "chat" else "cmpl-"
@@ -143,13 +143,13 @@ def _part(at: int, name: str, what: Any) -> dict[str, Any]:
 
 
 def _of_choice(choice: Choice) -> dict[str, Any]:
-    told = {
+    report = {
         "prompt_index": choice.prompt_index,
         "log_prior": choice.log_prior,
         "log_evidence": choice.log_evidence,
         "reward": choice.reward,
     }
-    return {"posteriori": jsonable(told)}
+    return {"posteriori": jsonable(report)}
 
 
 def _estimate(found: Estimate | None) -> dict[str, Any] | None:

@@ -87,8 +87,8 @@ class Server:
         @app.exception_handler(HTTPException)
         async def _(_: Request, error: HTTPException) -> Response:
             what = {404: "there is nothing at this path", 405: "this path takes another method"}
-            told = what.get(error.status_code, str(error.detail))
-            return _refused(Refusal(error.status_code, f"{told}; see docs/serving.md"))
+            message = what.get(error.status_code, str(error.detail))
+            return _refused(Refusal(error.status_code, f"{message}; see docs/serving.md"))
 
         @app.exception_handler(Refusal)
         async def _(_: Request, error: Refusal) -> Response:

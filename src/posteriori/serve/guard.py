@@ -76,8 +76,8 @@ class Guard:
                     raise
                 # The client gets no word of what is inside; the log gets all of it.
                 traceback.print_exception(error)
-                told = "something failed inside the server; its log says what"
-                await _refuse(Refusal(500, told, code="internal_error"), sending)
+                words = "something failed inside the server; its log says what"
+                await _refuse(Refusal(500, words, code="internal_error"), sending)
         finally:
             path = scope["path"] if scope["path"] in self._paths else "other"
             self._metrics.requests.labels(path, str(status or 499)).inc()

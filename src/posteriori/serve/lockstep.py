@@ -87,7 +87,7 @@ class Lockstep:
     @contextmanager
     def turn(self, cancelled: Callable[[], None], *, shares: bool = True) -> Generator[None]:
         """Inside it this thread is one of those that take turns. One that `shares` nothing has its
-        passes to itself: not even rounding tells then what else was asked for."""
+        passes to itself: not even rounding depends then on what else was asked for."""
         turn = Turn(cancelled, shares)
         self._take(turn)
         self._own.turn = turn

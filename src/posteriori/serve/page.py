@@ -53,7 +53,7 @@ def beside_the_prior(
     drawn = posterior.draw(wanted, cancelled)
     prior = posterior.prior_draws(wanted, cancelled)
     log_z = drawn.log_z[0]
-    told = {
+    facts = {
         "sampler": posterior.sampler.name,
         "guarantee": drawn.pool.guarantee or posterior.sampler.guarantee,
         "seed": wanted.seed,
@@ -66,7 +66,7 @@ def beside_the_prior(
         "draws": _rows(drawn.pool, wanted.n),
         "prior": _rows(prior, wanted.n),
     }
-    return jsonable(told)
+    return jsonable(facts)
 
 
 def _rows(draws: Draws, most: int) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from posteriori.core.target import Target
 from posteriori.core.tensors import ints
 from posteriori.core.types import Draws, Estimate, Finding, Guarantee
 from posteriori.models.causal import CausalLM
-from posteriori.models.prompt_tokens import check_length
+from posteriori.models.text.prompt_tokens import check_length
 from posteriori.moments.moments import Moments
 from posteriori.samplers.base import Sampler
 from posteriori.samplers.sample import sample

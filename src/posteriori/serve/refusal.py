@@ -64,8 +64,8 @@ class Refusal(Exception):  # noqa: N818 - it is an answer
 
     def body(self) -> dict[str, Any]:
         kind = _KINDS.get(self.status, "invalid_request_error")
-        told = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
-        return {"error": told}
+        content = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
+        return {"error": content}
 
 
 def bad_request(message: str, param: str | None = None, code: str | None = None) -> Refusal:

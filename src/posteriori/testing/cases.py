@@ -50,8 +50,18 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
 
 @dataclass(frozen=True)
 class Case:
-    """A target, its exact answers (log Z, p*, KL and all that `posteriori.exact` gives), and a
-    language model over the same tokens that is not its prior."""
+    """A target with its exact answers, and a second language model over the same tokens.
+
+    Attributes:
+        target: p* = prior x evidence / Z.
+        exact: log Z, p*, KL and all that `posteriori.exact` gives.
+        proposal: a language model that is not the target's prior.
+
+    Example:
+        >>> from posteriori import testing
+        >>> testing.table_case().target.max_new_tokens
+        2
+    """
 
     target: Target
     exact: Exact
@@ -71,15 +81,21 @@ def begins_with_b(completion_ids: list[list[int]], **_: Any) -> list[bool]:
 
 
 def table_case(depth: int = 2, *, hard: bool = False, beta: float = 0.7, seed: int = 3) -> Case:
-    """A table over two words and the end of sequence, two prompts, at most `depth` tokens.
+    """A case of random tables over two words and the end of sequence, with two prompts.
 
-    p*(y|c) ~ prior(y|c) exp(r(y) / beta), and with `hard` only where y begins with "b".
+        p*(y|c) ~ prior(y|c) exp(r(y) / beta),   with `hard` only where y begins with "b"
 
     Args:
         depth: max_new_tokens; there are 2^(depth + 1) - 1 outcomes per prompt.
         hard: whether evidence rules outcomes out.
         beta: of the reward, which lies in [-1, 1].
         seed: of the tables, a seed apart for the proposal.
+
+    Returns:
+        The case.
+
+    Raises:
+        ConfigError: for a depth below 1.
 
     Example:
         >>> from posteriori import testing
@@ -98,8 +114,9 @@ def table_case(depth: int = 2, *, hard: bool = False, beta: float = 0.7, seed: i
 def model_case(
     architecture: str = "gpt2", *, depth: int = 3, beta: float = 0.7, seed: int = 0
 ) -> Case:
-    """As `table_case`, with random transformers models in the places of the tables, and prompts of
-    different lengths.
+    """A case of random transformers models, with prompts of different lengths.
+
+        p*(y|c) ~ prior(y|c) exp(r(y) / beta)
 
     Args:
         architecture: one of `ARCHITECTURES`.
@@ -107,8 +124,16 @@ def model_case(
         beta: of the reward.
         seed: of the weights, a seed apart for the proposal.
 
+    Returns:
+        The case.
+
     Raises:
         UnknownNameError: for another architecture.
+
+    Example:
+        >>> from posteriori import testing
+        >>> len(testing.model_case("llama").exact.log_z)
+        2
     """
     prior, proposal = (random_model(architecture, each) for each in (seed, seed + 1))
     target = Target(prior, Reward(uneven_reward, beta=beta), ["a", "b a b"], depth)
@@ -150,7 +175,26 @@ def _word_tokenizer() -> Any:
 
 
 def outcomes_of(lm: LanguageModel, prompt: str, depth: int, words: int) -> Completions:
-    """Every outcome of at most `depth` tokens out of `words`; token 0 ends one."""
+    """Every outcome of a prompt: each ends with token 0, or has `depth` tokens without it.
+
+    Args:
+        lm: the language model that makes the batch.
+        prompt: the prompt.
+        depth: the longest outcome, in tokens.
+        words: how many of the tokens outcomes are made of, 0 included.
+
+    Returns:
+        The completions, one per outcome.
+
+    Raises:
+        PromptError: for a prompt that the language model does not take.
+
+    Example:
+        >>> from posteriori import testing
+        >>> case = testing.table_case()
+        >>> len(testing.outcomes_of(case.target.prior, "x", depth=2, words=3))
+        7
+    """
     ids: list[list[int]] = []
 
     def after(prefix: list[int]) -> None:

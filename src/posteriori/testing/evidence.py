@@ -29,12 +29,13 @@ def check_evidence(
     lm: LanguageModel | None = None,
     tolerance: float = 1e-6,
 ) -> Scores:
-    """log e(c, y) is float64 [N] in nats; -inf is legal, NaN and +inf are not; a completion's
-    evidence depends on nothing else in its batch, nor on how often it was asked for; and what it is
-    given stays as it was. Returns the scores.
+    """Evidence keeps its contract: what its numbers may be, and what they depend on.
 
-    Where evidence can rule out a prefix, every completion that begins so has to be ruled out: that
-    is checked on all prefixes of the default completions.
+        log e(c, y): float64 [N], nats; -inf is legal, NaN and +inf are not
+
+    A completion's evidence depends on nothing else in its batch, nor on how often it was asked for;
+    and what the evidence is given stays as it was. Where it can rule out a prefix, every completion
+    that begins so has to be ruled out: that is checked on all prefixes of the default completions.
 
     Args:
         evidence: the evidence.
@@ -44,6 +45,9 @@ def check_evidence(
         lm: the prior of the target that it is made part of; default: a random table, which has the
             default completions.
         tolerance: in nats, for rounding that depends on the batch.
+
+    Returns:
+        The scores of the completions.
 
     Raises:
         CheckFailedError: the contract is broken, and how.

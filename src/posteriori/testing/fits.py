@@ -22,8 +22,9 @@ def check_fit(
     seed: int = 0,
     **settings: Any,
 ) -> float:
-    """A run of `posteriori.fit` ends within so many nats of the target, exactly measured; returns
-    the largest KL(pi, p*) of a prompt.
+    """A run of `posteriori.fit` ends near its target, exactly measured.
+
+        KL(pi, p*) <= within, for every prompt
 
     The run is made twice, and a seed has to give the same weights, bit for bit.
 
@@ -33,6 +34,9 @@ def check_fit(
         case: the target; default `table_case()`.
         seed: of the run, which decides all of it.
         settings: of `posteriori.fit`; default 200 steps of 16 draws at learning_rate 0.05.
+
+    Returns:
+        The largest KL(pi, p*) of a prompt, nats.
 
     Raises:
         CheckFailedError: it ends farther away, or elsewhere the second time.

@@ -10,7 +10,9 @@ from .failures import CheckFailedError
 def check_kernel(
     matrix_SS: Tensor, law_S: Tensor, *, reversible: bool = False, tolerance: float = 1e-12
 ) -> float:
-    """pi K = pi, by matrix; returns max |pi K - pi|.
+    """A kernel leaves a law as it is, by matrix.
+
+        pi K = pi
 
     Args:
         matrix_SS: K(y, y') over every outcome of one prompt, float64 [S, S]: written down by the
@@ -19,6 +21,9 @@ def check_kernel(
         reversible: whether pi(y) K(y, y') = pi(y') K(y', y) as well, which annealing backwards
             needs.
         tolerance: of every entry.
+
+    Returns:
+        max |pi K - pi|.
 
     Raises:
         CheckFailedError: for negative entries, rows that do not sum to 1, another law, or a flow

@@ -24,8 +24,11 @@ def check_language_model(
     num_samples: int = 32,
     tolerance: float = 1e-4,
 ) -> None:
-    """sum_y pi(y|c) = 1 over every outcome, draws come with their own log-probs, and a log-prob
-    depends on no other row of its batch.
+    """A language model is a distribution over outcomes, and scores what it draws.
+
+        sum_y pi(y|c) = 1
+
+    Draws come with their own log-probs, and a log-prob depends on no other row of its batch.
 
     Args:
         lm: a language model with few tokens: all V^max_new_tokens outcomes are scored.
@@ -33,6 +36,9 @@ def check_language_model(
         max_new_tokens: the longest completion.
         num_samples: draws per prompt that are scored again.
         tolerance: in nats per completion, for rounding.
+
+    Returns:
+        None.
 
     Raises:
         CheckFailedError: one of these does not hold.

@@ -11,12 +11,17 @@ from .failures import CheckFailedError
 def check_mutants(
     check: Callable[[Any], object], mutants: Iterable[Any] | Mapping[str, Any]
 ) -> list[str]:
-    """Every wrong variant is caught: `check` of it raises `CheckFailedError`; returns their names.
+    """Every wrong variant is caught by a check.
+
+    `check` of each has to raise `CheckFailedError`: a check that passes them would say little.
 
     Args:
         check: one of this package's, or a function that calls several of them.
         mutants: wrong variants of what is checked (a ratio left out, half of beta): classes,
             functions, instances; by name, or named after themselves.
+
+    Returns:
+        Their names.
 
     Raises:
         CheckFailedError: a mutant passes.

@@ -27,8 +27,9 @@ def check_twist(
     threshold: float = 1.0,
     sizes: tuple[int, ...] = (2,),
 ) -> float:
-    """E[mean over the draws of w 1(y)] = p~(y) for every outcome y, by SMC's whole probability
-    tree; returns the largest difference.
+    """A twist leaves SMC's weights proper, by the whole probability tree.
+
+        E[mean over the draws of w 1(y)] = p~(y) for every outcome y
 
     A twist is a guess of the evidence to come. It moves particles, and the weights take out again
     what it put in: so no twist, however wrong, may change what is estimated.
@@ -39,6 +40,9 @@ def check_twist(
         resampling: "systematic", "stratified" or "multinomial".
         threshold: resample below this share of effective particles; 1.0: always.
         sizes: particles of each population that runs side by side.
+
+    Returns:
+        The largest difference.
 
     Raises:
         CheckFailedError: the weights are not proper.

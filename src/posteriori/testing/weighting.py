@@ -41,11 +41,12 @@ def check_sampler(
     seed: int = 0,
     **settings: Any,
 ) -> Weighting:
-    """E[mean over the draws of w 1(y)] = p~(y) for every outcome y (or p*(y), for a sampler that
-    says "exact"), and E[Z-hat] = Z, by z-tests over independent runs.
+    """A sampler's weights are proper, by z-tests over independent runs.
 
-    A right sampler fails once in a million calls. Draws within a run may depend on each other as
-    they like: only runs are compared.
+        E[mean over the draws of w 1(y)] = p~(y) for every outcome y,   E[Z-hat] = Z
+
+    For a sampler that says "exact" the first is p*(y). A right sampler fails once in a million
+    calls. Draws within a run may depend on each other as they like: only runs are compared.
 
     Args:
         sampler: a `Sampler`, or a name with its `settings`.
@@ -56,6 +57,9 @@ def check_sampler(
             caught; a check that sees less is refused.
         seed: of the first run.
         settings: of the sampler.
+
+    Returns:
+        The largest t-statistic, its limit, and the least shift that would be caught.
 
     Raises:
         CheckFailedError: the weights are not proper, or the run is not a function of its seed.

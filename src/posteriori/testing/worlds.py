@@ -15,7 +15,7 @@ from posteriori.core.types import Draws
 from posteriori.diagnostics.exact.exact import exact
 from posteriori.evidence.reward import Reward
 from posteriori.models.tabular import TabularLM
-from posteriori.objectives.base import Objective
+from posteriori.objectives.base import Objective, policy_log_prob
 
 from .cases import WORDS
 from .divergences import Divergence
@@ -33,16 +33,25 @@ class World:
     """Every outcome of a policy that differs from the prior, and the target's view of it.
 
     The outcomes of all prompts stand one after another; draws are rows of them. They come from the
-    policy itself, or, `elsewhere`, from a third distribution.
+    policy itself, or, `elsewhere`, from a third distribution, or from the `proposal` given.
+    `evidence` is a reward unless it is given.
     """
 
-    def __init__(self, prompts: tuple[str, ...], num_samples: int, elsewhere: bool = False) -> None:
+    def __init__(
+        self,
+        prompts: tuple[str, ...],
+        num_samples: int,
+        elsewhere: bool = False,
+        evidence: Any = None,
+        proposal: TabularLM | None = None,
+    ) -> None:
         prior = TabularLM.random(WORDS, DEPTH, prompts, seed=3)
         self.policy = TabularLM.random(WORDS, DEPTH, prompts, seed=4).requires_grad_(True)
-        self.proposal = (
-            TabularLM.random(WORDS, DEPTH, prompts, seed=5) if elsewhere else self.policy
-        )
-        self.target = Target(prior, Reward(reward, beta=0.7), prompts, DEPTH)
+        if elsewhere:
+            proposal = TabularLM.random(WORDS, DEPTH, prompts, seed=5)
+        self.proposal = self.policy if proposal is None else proposal
+        given = Reward(reward, beta=0.7) if evidence is None else evidence
+        self.target = Target(prior, given, prompts, DEPTH)
         self.exact = exact(self.target)
         self.num_samples = num_samples
         self.sizes = [len(outcomes) for outcomes in self.exact.outcomes]
@@ -83,15 +92,21 @@ class World:
 
         `token_log_prob_NL`: what the loss is given as log pi, if not the truth.
         """
-        truth_NL = self.policy.token_log_prob(self.outcomes.completions)
-        given_NL = truth_NL if token_log_prob_NL is None else token_log_prob_NL
-        log_pi_N = truth_NL.detach().sum(-1)
+        objective.proposal(self.target, self.policy)
+        outcomes = objective.complete(self.target, self.outcomes)
+        log_pi_N = self.policy.log_prob(outcomes.completions).detach()
+        if token_log_prob_NL is None:
+            known = outcomes.attached
+            token_log_prob_NL, _ = policy_log_prob(
+                objective, self.policy, outcomes.completions, known
+            )
         total = torch.zeros((), dtype=torch.float64)
         for rows in self.tuples():
-            draws = self.outcomes.select(rows)
+            draws = outcomes.select(rows)
             constants = objective.weigh(draws, log_pi_N[rows])
             probability = draws.log_proposal_N.sum().exp()
-            total = total + probability * objective.loss(given_NL[rows], constants).mean()
+            loss = objective.loss(token_log_prob_NL[rows], constants).mean()
+            total = total + probability * loss
         (gradient,) = torch.autograd.grad(total, [self.policy.logits])
         return gradient
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from posteriori.core.draw import draw
 from posteriori.core.hooks import ScalableEvidence, those
-from posteriori.core.progress import Progress
+from posteriori.core.run.progress import Progress
 from posteriori.core.seeds import generator
 from posteriori.core.settings.training import FitConfig, budget_of
 from posteriori.core.target import Target
-from posteriori.data.json_object import read_object
+from posteriori.data.formats.json_object import read_object
 from posteriori.diagnostics.frontier.curve import Frontier
 from posteriori.diagnostics.frontier.frontier import frontier
 from posteriori.diagnostics.prompt_sample import sampled_prompts

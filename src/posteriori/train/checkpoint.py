@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,13 +24,18 @@ from posteriori.core.journal.random_streams import Streams, put_streams
 from posteriori.core.protocols import TrainableLM
 from posteriori.core.types import Finding
 from posteriori.distributed.exchange import by_first
+from posteriori.distributed.sharding import alike, is_cut
 from posteriori.errors import CheckpointError
+
+from . import sharded_state
 
 _PREFIX = "step-"
 _NAME = re.compile(rf"{_PREFIX}\d{{8,}}")
 _INCOMING = ".incoming-"
 _ASIDE = ".damaged-"
 _SUMS = "checksums.json"
+_PARTS = "parts.pt"
+_SHARDED_FILES = (_PARTS, "random.pt", "history.json", "state.json")
 _FILES = (
     *("policy.safetensors", "optimizer.pt", "others.pt", "random.pt"),
     *("history.json", "state.json"),
@@ -63,15 +68,51 @@ def save_checkpoint(folder: Path, step: int, running: Running, keep: int) -> Pat
     The folder is written under another name, flushed to disk and then renamed, so a folder that
     has its name is complete. Raises `CheckpointError` where it cannot be written.
     """
+    return _saved(folder, step, keep, lambda incoming: _write(incoming, step, running))
+
+
+def save_sharded(folder: Path, step: int, running: Running, keep: int) -> Path:
+    """The same of weights that are cut over processes, by all of them together."""
+    final, incoming = folder / f"{_PREFIX}{step:08d}", folder / f"{_INCOMING}{step:08d}"
+    if by_first(final.exists):
+        return final
+    cut: dict[str, Tensor] = {}
+    parts = {
+        "policy": running.policy.trained_state(),
+        "optimizer": running.optimizer.state_dict(),
+        "others": running.others,
+    }
+    kept = {name: sharded_state.taken_out(each, cut, name) for name, each in parts.items()}
+
+    def begin() -> None:
+        with writing("the checkpoint", final, _HINT):
+            remove_unfinished(folder)
+            incoming.mkdir(parents=True)
+
+    def finish() -> None:
+        _saved(folder, step, keep, lambda place: _write_parts(place, step, running, kept))
+
+    try:
+        by_first(begin)
+        sharded_state.write(incoming / sharded_state.FOLDER, cut)
+        by_first(finish)
+    except BaseException:
+        shutil.rmtree(incoming, ignore_errors=True)
+        raise
+    return final
+
+
+_HINT = "make room; the checkpoint before it is whole, and the run resumes from there"
+
+
+def _saved(folder: Path, step: int, keep: int, write: Callable[[Path], None]) -> Path:
     final = folder / f"{_PREFIX}{step:08d}"
     if final.exists():
         return final
     incoming = folder / f"{_INCOMING}{step:08d}"
-    hint = "make room; the checkpoint before it is whole, and the run resumes from there"
     try:
-        with writing("the checkpoint", final, hint):
-            remove_unfinished(folder)
-            _write(incoming, step, running)
+        with writing("the checkpoint", final, _HINT):
+            write(incoming)
             os.replace(incoming, final)
             flush(folder)
     except BaseException:
@@ -84,20 +125,30 @@ def save_checkpoint(folder: Path, step: int, running: Running, keep: int) -> Pat
 
 
 def _write(incoming: Path, step: int, running: Running) -> None:
+    remove_unfinished(incoming.parent)
     incoming.mkdir(parents=True)
     state = {name: tensor.contiguous() for name, tensor in running.policy.trained_state().items()}
     save_file(state, incoming / "policy.safetensors")
     torch.save(running.optimizer.state_dict(), incoming / "optimizer.pt")
     torch.save(_interned(running.others), incoming / "others.pt")
+    _write_rest(incoming, step, running)
+
+
+def _write_parts(incoming: Path, step: int, running: Running, parts: dict[str, Any]) -> None:
+    torch.save(_interned(parts), incoming / _PARTS)
+    _write_rest(incoming, step, running)
+
+
+def _write_rest(incoming: Path, step: int, running: Running) -> None:
     torch.save(running.streams, incoming / "random.pt")
     (incoming / "history.json").write_text(json.dumps(running.history), encoding="utf-8")
     about = json.dumps({"step": step, "run": running.run}) + "\n"
     (incoming / "state.json").write_text(about, encoding="utf-8")
-    sums = {name: _sha256(incoming / name) for name in _FILES}
+    written = sorted(path for path in incoming.rglob("*") if path.is_file())
+    sums = {path.relative_to(incoming).as_posix(): _sha256(path) for path in written}
     (incoming / _SUMS).write_text(json.dumps(sums, indent=2) + "\n", encoding="utf-8")
-    for file in incoming.iterdir():
-        flush(file)
-    flush(incoming)
+    for place in (*written, incoming / _SUMS, *(each.parent for each in written), incoming):
+        flush(place)
 
 
 def _interned(value: Any) -> Any:
@@ -133,13 +184,17 @@ def load_newest(
     Of several processes the first one reads, and all have what it has read, however many there
     were when it was written.
     """
-    newest, found = by_first(lambda: _newest(folder, policy.device, run, most_steps))
+    cut = any(map(is_cut, policy.trained_state().values()))
+    newest, found = by_first(lambda: _newest(folder, policy.device, run, most_steps, cut))
     if newest is None:
         return None, found
     step, history, parts, path = newest
     device = policy.device
+    sharded: Mapping[str, Tensor] = {}
+    if cut and (path / _PARTS).exists():
+        sharded = sharded_state.read(path / sharded_state.FOLDER, cut=True)
     for name in ("policy", "optimizer", "others"):
-        parts[name] = _on(parts[name], device)
+        parts[name] = sharded_state.put_in(_on(parts[name], device), sharded)
     _put_back(path, parts, policy, optimizer)
     return Restored(step, parts["others"], history), found
 
@@ -159,13 +214,13 @@ _Newest = tuple[int, dict[str, Any], dict[str, Any], Path]
 
 
 def _newest(
-    folder: Path, device: torch.device, run: str, most_steps: int
+    folder: Path, device: torch.device, run: str, most_steps: int, cut: bool
 ) -> tuple[_Newest | None, list[Finding]]:
     found: list[Finding] = []
     for path in sorted(folder.glob(f"{_PREFIX}*"), reverse=True):
         try:
             step, history = _check(path, run, most_steps)
-            parts = _read(path, device)
+            parts = _read(path, device, cut)
         except _DamagedError as damage:
             aside = path.with_name(f"{_ASIDE}{path.name}")
             _remove(aside)
@@ -195,7 +250,8 @@ def _check(path: Path, run: str, most_steps: int) -> tuple[int, dict[str, Any]]:
         raise _DamagedError("it is a file")
     try:
         sums = json.loads((path / _SUMS).read_bytes())
-        for name in _FILES:
+        files = _SHARDED_FILES if (path / _PARTS).exists() else _FILES
+        for name in {*files, *sums}:
             if sums[name] != _sha256(path / name):
                 raise _DamagedError(f"'{name}' is not as it was written")
         state = json.loads((path / "state.json").read_bytes())
@@ -212,15 +268,22 @@ def _check(path: Path, run: str, most_steps: int) -> tuple[int, dict[str, Any]]:
     return step, history
 
 
-def _read(path: Path, device: torch.device) -> dict[str, Any]:
+def _read(path: Path, device: torch.device, cut: bool) -> dict[str, Any]:
+    random = path / "random.pt"
     try:
+        if (path / _PARTS).exists():
+            parts = torch.load(path / _PARTS, weights_only=True, map_location=device)
+            if not cut:
+                found = sharded_state.read(path / sharded_state.FOLDER, cut=False)
+                parts = sharded_state.put_in(parts, found)
+            return {**parts, "random": torch.load(random, weights_only=True)}
         return {
             "policy": load_file(path / "policy.safetensors", device=str(device)),
             **{
                 name: torch.load(path / f"{name}.pt", weights_only=True, map_location=device)
                 for name in ("optimizer", "others")
             },
-            "random": torch.load(path / "random.pt", weights_only=True),
+            "random": torch.load(random, weights_only=True),
         }
     except torch.OutOfMemoryError:
         raise
@@ -233,7 +296,7 @@ def _put_back(
 ) -> None:
     _check_fits(path, policy.trained_state(), parts["policy"])
     try:
-        optimizer.load_state_dict(parts["optimizer"])
+        optimizer.load_state_dict(_as_parameters(parts["optimizer"], optimizer))
     except (ValueError, KeyError) as error:
         raise CheckpointError(
             f"the optimiser's state does not fit this policy: {error}",
@@ -242,6 +305,19 @@ def _put_back(
         ) from error
     policy.load_trained_state(parts["policy"])
     put_streams(parts["random"])
+
+
+def _as_parameters(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The state, whole or cut as its parameters are: it may come from a run on more processes."""
+    own = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    found = {
+        at: {
+            name: alike(own[at], value) if getattr(value, "ndim", 0) and at < len(own) else value
+            for name, value in each.items()
+        }
+        for at, each in state["state"].items()
+    }
+    return {**state, "state": found}
 
 
 def _check_fits(path: Path, own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:

@@ -26,7 +26,7 @@ EVERY = 10
 class EffectiveDraws:
     """n / (1 + chi^2(p*, pi)) for n draws of the policy a prompt: `ess` of `posteriori.evaluate`.
 
-    A policy's own draws cannot tell it. All draws of a collapsed policy weigh the same, and look
+    A policy's own draws cannot show it. All draws of a collapsed policy weigh the same, and look
     perfect; what it misses shows in draws of the prior, and the first step's are such. (A policy
     that started as another model has as many drawn of the prior, once.) They are
     scored by the policy every tenth step and in the last one, and a prompt's draws of both make a

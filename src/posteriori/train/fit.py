@@ -10,18 +10,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Unpack
 
-from posteriori.core.default_progress import shown
 from posteriori.core.hooks import DrawsElsewhere
 from posteriori.core.occurrence import Prompt
-from posteriori.core.progress import Progress
+from posteriori.core.processes.together import on_every_process
 from posteriori.core.protocols import TrainableLM
 from posteriori.core.registry import make
+from posteriori.core.run.default_progress import shown
+from posteriori.core.run.progress import Progress
 from posteriori.core.settings.combined import combined
 from posteriori.core.settings.keywords import FitKeywords
 from posteriori.core.settings.strict import Strict
 from posteriori.core.settings.training import FitConfig, budget_of
 from posteriori.core.target import Target
-from posteriori.core.together import on_every_process
 from posteriori.data.given_arguments import named_arguments
 from posteriori.diagnostics.prompt_sample import sampled_prompts
 from posteriori.distributed.exchange import agree, by_first
@@ -43,13 +43,13 @@ from posteriori.train.monitor.periodic_evaluation import (
 from posteriori.train.monitor.trackers import Trackers
 
 from .budget import check_betas, find_budget, recorded_budget, within
-from .default_objective import AUTO, default_objective, recorded_objective
-from .overwrite import remove_run
-from .peft_config import with_lora_config
+from .preparation.default_objective import AUTO, default_objective, recorded_objective
+from .preparation.overwrite import remove_run
+from .preparation.peft_config import with_lora_config
+from .preparation.sampler_checks import check_sampler, recorded_sampler
+from .preparation.settings_checks import check_idle, check_trackers
+from .preparation.starting import in_words, starting_model, without_start
 from .reported import written_report
-from .sampler_checks import check_sampler, recorded_sampler
-from .settings_checks import check_idle, check_trackers
-from .starting import in_words, starting_model, without_start
 from .trainer import Fit as Fit
 from .trainer import StepCallback, Trainer
 

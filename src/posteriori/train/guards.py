@@ -7,6 +7,8 @@ from torch import Tensor
 
 from posteriori.core.protocols import TrainableLM
 from posteriori.core.types import Draws
+from posteriori.distributed.exchange import gathered
+from posteriori.distributed.sharding import is_cut, part
 from posteriori.errors import NonFiniteError
 from posteriori.objectives.base import Constants, Objective, policy_log_prob
 
@@ -44,11 +46,13 @@ def check_gradient(
 ) -> None:
     """Raise `NonFiniteError` where the gradient is not finite, and find the draws that made it so.
 
-    Only then is every draw's own gradient computed, one by one.
+    Only then is every draw's own gradient computed, one by one; of sharded weights it is not.
     """
     if bool(torch.isfinite(grad_norm)):
         return
     parameters = [p for p in policy.module.parameters() if p.requires_grad]
+    if any(map(is_cut, parameters)):
+        raise _error(f"the gradient norm is {float(grad_norm)}", draws, None, step)
     bad = []
     for rows in torch.arange(len(draws)).split(objective.rows_together):
         its_own = {name: values[rows] for name, values in constants.items()}
@@ -63,8 +67,12 @@ def check_gradient(
 
 def check_weights(policy: TrainableLM, step: int) -> None:
     """Raise `NonFiniteError` where a weight of the policy is not finite, before it is saved."""
-    for name, tensor in policy.trained_state().items():
-        if not bool(torch.isfinite(tensor).all()):
+    finite = {name: _finite(tensor) for name, tensor in policy.trained_state().items()}
+    if any(is_cut(tensor) for tensor in policy.trained_state().values()):
+        everywhere = gathered(lambda: finite)
+        finite = {name: all(each[name] for each in everywhere) for name in finite}
+    for name, is_finite in finite.items():
+        if not is_finite:
             raise NonFiniteError(
                 f"the weight '{name}' is not finite after the update",
                 where=f"step {step}",
@@ -72,8 +80,14 @@ def check_weights(policy: TrainableLM, step: int) -> None:
             )
 
 
-def _error(what: str, draws: Draws, rows: list[int], step: int) -> NonFiniteError:
-    if rows:
+def _finite(tensor: Tensor) -> bool:
+    return bool(torch.isfinite(part(tensor)).all())
+
+
+def _error(what: str, draws: Draws, rows: list[int] | None, step: int) -> NonFiniteError:
+    if rows is None:
+        blame = "by which completions is not looked for where weights are cut over processes"
+    elif rows:
         shown = "; ".join(
             f"{draws.texts[row][:60]!r} after {str(draws.prompts[row])[:40]!r}"
             for row in rows[:_SHOWN]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -28,6 +28,8 @@ from .monitor.periodic_evaluation import Note
 
 FEWEST_ROWS = 20
 """From so many prompts (or rows of one prompt) on some are held out: fewer would judge nothing."""
+
+_OF_DRAWS = frozenset({"num_samples", "prompts_per_step", "evaluate_every", "replay"})
 
 
 @named_arguments
@@ -54,7 +56,7 @@ def sft(
 
     Supervised fine-tuning as inference: the target is the data's distribution, and what is reported
     is by how many nats per completion KL(data, pi) has fallen, on rows that were held out (the
-    entropy of the data, which nobody knows, cancels in that). The loop is that of `fit`: adapters,
+    entropy of the data, which is unknown, cancels in that). The loop is that of `fit`: adapters,
     checkpoints, resuming, several processes, trackers. Rows of about the same length go together in
     a micro-batch, so nothing is lost to padding and none sees another (what packing is for).
 
@@ -90,21 +92,13 @@ def sft(
         >>> bool(fit.likelihood.after.value < fit.likelihood.before.value)
         True
     """
-    idle = sorted({"num_samples", "prompts_per_step", "evaluate_every", "replay"} & settings.keys())
-    if idle:
-        raise ConfigError(
-            f"{idle[0]} is for draws, and demonstrations are rows",
-            where="sft",
-            hint="set rows_per_step, steps or epochs",
-        )
+    check_settings(settings, epochs)
     lm = language_model(model, "model")
     rows = read_demonstrations(data, completion_only=completion_only)
     seed = int(settings.get("seed", 0))
-    kept, judging = _held_out(rows, held_out, seed)
+    kept, judging = split_rows(rows, held_out, seed)
     target = demonstrated_target(lm, rows, max_new_tokens)
-    if epochs is not None and "steps" in settings:
-        raise ConfigError("both epochs and steps are given", where="sft", hint="remove one of them")
-    steps = settings.get("steps") or math.ceil((epochs or 1) * len(kept) / rows_per_step)
+    steps = settings.get("steps") or steps_of(epochs, len(kept), rows_per_step)
     own = {"epochs": epochs, "held_out": held_out, "completion_only": completion_only}
     fitted = fit(
         target,
@@ -125,7 +119,25 @@ def sft(
     return fitted
 
 
-def _held_out(
+def check_settings(given: Collection[str], epochs: float | None) -> None:
+    """Raises `ConfigError` for settings of `fit` that mean nothing for demonstrations."""
+    idle = sorted(_OF_DRAWS.intersection(given))
+    if idle:
+        raise ConfigError(
+            f"{idle[0]} is for draws, and demonstrations are rows",
+            where="sft",
+            hint="set rows_per_step, steps or epochs",
+        )
+    if epochs is not None and "steps" in given:
+        raise ConfigError("both epochs and steps are given", where="sft", hint="remove one of them")
+
+
+def steps_of(epochs: float | None, num_rows: int, rows_per_step: int) -> int:
+    """Steps of so many passes over the rows; of one where nothing is said."""
+    return math.ceil((epochs or 1) * num_rows / rows_per_step)
+
+
+def split_rows(
     rows: list[Demonstration], share: float, seed: int
 ) -> tuple[list[Demonstration], list[Demonstration]]:
     """Those to train on and those that judge: the rows of a share of the prompts, or of one

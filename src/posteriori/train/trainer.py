@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from posteriori.core.seeds import derive, generator
 from posteriori.core.settings.training import FitConfig, prompts_per_step
 from posteriori.core.target import Target
 from posteriori.core.types import Draws, Finding
-from posteriori.distributed.exchange import by_first
+from posteriori.distributed.exchange import all_are_here, by_first
 from posteriori.distributed.world import alone
 from posteriori.errors import PosterioriError
 from posteriori.objectives.base import Objective
@@ -32,18 +33,18 @@ from posteriori.runs.directory import RunDirectory, jsonable
 from posteriori.train.monitor.learnable import Learnable
 from posteriori.train.monitor.periodic_evaluation import Note, PeriodicEvaluation
 from posteriori.train.step_size.schedule import prompts_of_step, share_of_rate
-from posteriori.train.step_size.step_signal import signal_of
 
 from . import guards
-from .checkpoint import Running, load_newest, remove_unfinished, save_checkpoint
+from .checkpoint import Running, load_newest, remove_unfinished, save_checkpoint, save_sharded
 from .effective_draws import EffectiveDraws
 from .fit_result import OF_THE_RUN, stopped_by
 from .fit_result import Fit as Fit
+from .fresh_draws import FreshDraws
 from .mismatch import mismatch, mismatch_finding, own_log_prob
+from .preparation.policies import Policies
 from .ptx import mix_of
 from .replay import Replay
-from .selection import Selection, State
-from .starting import new_policy
+from .selection import Selection
 from .update import Updater
 
 StepCallback = Callable[[dict[str, Any]], None]
@@ -70,8 +71,10 @@ class Trainer:
         objective.engine = sampler
         self.run_directory, self.periodic_evaluation = run, periodic_evaluation
         self.observers: list[StepCallback] = [] if on_step is None else [on_step]
-        self.policy = self._new_policy()
-        objective.prepare(target, self._new_policy, derive(settings.seed, "objective"))
+        policies = Policies(target, start, settings)
+        self.policy, self.sharded = policies.new(), policies.sharded
+        objective.prepare(target, policies.new, derive(settings.seed, "objective"))
+        policies.shard(objective)
         self.mix = mix_of(settings.ptx, target.prior, derive(settings.seed, "ptx"))
         self.updater = Updater(self.policy, objective, settings, self.mix)
         self.replay = Replay(self._replayed())
@@ -80,8 +83,13 @@ class Trainer:
         )
         self.history: list[dict[str, Any]] = []
         self.finished = 0
-        self.forward: bool | None = None
-        self.selection = Selection(settings.steps, elsewhere=elsewhere)
+        self.fresh_draws = FreshDraws(
+            self.policy,
+            start,
+            self.updater,
+            Selection(settings.steps, elsewhere=elsewhere),
+            on_policy=objective.on_policy,
+        )
         self.findings: list[Finding] = []
         self.on_note = on_note
         self.updater.on_finding = self._found
@@ -98,10 +106,6 @@ class Trainer:
     def _aims(self) -> bool:
         """Whether the run is to end at the target: a pretraining mix leads it elsewhere."""
         return self.objective.aims_at_target and self.mix is None
-
-    def _new_policy(self) -> TrainableLM:
-        settings, seed = self.settings, derive(self.settings.seed, "adapter")
-        return new_policy(self.target.prior, self.start, settings.policy, settings.lora, seed)
 
     def _replayed(self) -> int:
         """Earlier steps whose draws join each step: the user's number, or the objective's own."""
@@ -138,10 +142,12 @@ class Trainer:
                     last = stopped is not None or self.finished == self.settings.steps
                     if last or self.finished % every == 0:
                         self._checkpoint()
-        except BaseException:
+        except BaseException as error:
             self.signals.hold()
-            # Half an update, or weights that are not finite, are no good state.
-            if not self.updater.under_way:
+            # Half an update, or weights that are not finite, are no good state; and what is cut
+            # over processes is written by all of them, or not at all.
+            alone = self.sharded and not (isinstance(error, Exception) and all_are_here(str(error)))
+            if not (self.updater.under_way or alone):
                 with contextlib.suppress(PosterioriError):
                     self._checkpoint()
             raise
@@ -167,16 +173,19 @@ class Trainer:
 
     def _hand_back(self) -> None:
         """Save the policy; where an earlier one was nearer, that one, and the last beside it."""
-        chosen = self.selection.chosen() if self._aims else None
+        chosen = self.fresh_draws.chosen() if self._aims else None
         if chosen is not None:
             if self.run_directory:
-                save_folder(self.run_directory.last_policy, self.policy.save_pretrained)
+                self._save_policy(self.run_directory.last_policy)
             self.policy.load_trained_state(chosen.state)
             self._found(chosen.finding)
         if self.run_directory:
-            save_folder(self.run_directory.policy, self.policy.save_pretrained)
+            self._save_policy(self.run_directory.policy)
         # The others may read what the first process has saved, from here on.
         by_first(lambda: None)
+
+    def _save_policy(self, place: Path) -> None:
+        save_folder(place, self.policy.save_pretrained, by_all=self.sharded)
 
     def _count(self, record: dict[str, Any]) -> None:
         """The step is finished: a signal that came within its update is obeyed after this."""
@@ -240,7 +249,7 @@ class Trainer:
         guards.check_constants(draws, constants, step)
         drawn = time.perf_counter()
         share = share_of_rate(settings, step)
-        state = self._state_before(step)
+        state = self.fresh_draws.state_before(step) if self._aims else None
         updates = self.updater(draws, constants, share, step)
         self.replay.keep(fresh)
         if self.mix is not None:
@@ -257,7 +266,8 @@ class Trainer:
             **updates[0].of_mix,
             "grad_norm": max(update.grad_norm for update in updates),
             "learning_rate": share * self.updater.full_rate,
-            **self._learn_from(step, state, fresh, log_prob_N),
+            # After the rate of this step is recorded: they change it.
+            **(self.fresh_draws.learn(step, state, fresh, log_prob_N) if self._aims else {}),
             "draws": len(fresh),
             "lm_tokens": fresh.cost.lm_tokens
             + tokens
@@ -285,41 +295,9 @@ class Trainer:
         if finding is not None and finding.name not in {each.name for each in self.findings}:
             self._found(finding)
 
-    def _state_before(self, step: int) -> State | None:
-        """A copy of the weights, where they may be handed back."""
-        if not (self._aims and self.selection.begins(step)):
-            return None
-        state = self.policy.trained_state()
-        return {name: tensor.detach().clone() for name, tensor in state.items()}
-
-    def _learn_from(
-        self, step: int, state: State | None, fresh: Draws, log_prob_N: Tensor
-    ) -> dict[str, float]:
-        """What draws that no update had used say of the rate, and of the policy that met them."""
-        if not self._aims or bool(fresh.log_proposal_N.isnan().any()):
-            return {}
-        if self.forward is None:
-            ruled_out = bool(fresh.log_evidence_N.isneginf().any())
-            self.forward = ruled_out or not self.objective.on_policy
-        signal = signal_of(
-            fresh, log_prob_N, forward=self.forward, log_start_N=self._log_start(fresh)
-        )
-        if signal is None:
-            return {}
-        self.selection.add(step, state, signal)
-        return {"shrink": self.updater.learn_from(signal)} if self.updater.auto else {}
-
-    def _log_start(self, fresh: Draws) -> Tensor | None:
-        """log-prob of the draws under the model that the policy started as, where that is not the
-        prior: what its displacement is measured from."""
-        if self.start is None:
-            return None
-        with torch.no_grad():
-            return self.start.log_prob(fresh.completions).to(fresh.log_prior_N)
-
     def _log_prob_now(self, draws: Draws, fresh: Draws) -> Tensor:
         """log pi of every draw, of which the first are `fresh`; NaN for those it is not known of,
-        where nobody asks for it."""
+        where it is not asked for."""
         known = len(fresh) if self.objective.on_policy else 0
         log_prob_N = torch.full_like(draws.log_prior_N, torch.nan)
         log_prob_N[:known] = self._log_prob_drawn(fresh)[:known]
@@ -352,8 +330,7 @@ class Trainer:
             self.learnable.load_state_dict(restored.others["learnable"])
             if self.updater.auto is not None:
                 self.updater.auto.load_state_dict(restored.others["rate"])
-            self.selection.load_state_dict(restored.others["selection"])
-            self.forward = restored.others["forward"]
+            self.fresh_draws.load_state_dict(restored.others)
             self.updater.rows_that_fit = restored.others["rows_that_fit"]
         run.restore(restored.history if restored else {"metrics": [], "evaluations": []})
         self.history = run.metrics()
@@ -362,7 +339,7 @@ class Trainer:
 
     def _checkpoint(self) -> None:
         run = self.run_directory
-        if run is None or not run.writes:
+        if run is None or not (run.writes or self.sharded):
             return
         guards.check_weights(self.policy, self.finished)
         run.flush()
@@ -378,7 +355,8 @@ class Trainer:
             },
             run.name,
         )
-        save_checkpoint(run.checkpoints, self.finished, running, self.settings.keep_checkpoints)
+        save = save_sharded if self.sharded else save_checkpoint
+        save(run.checkpoints, self.finished, running, self.settings.keep_checkpoints)
 
     def _others(self) -> dict[str, Any]:
         auto = self.updater.auto
@@ -389,7 +367,6 @@ class Trainer:
             "effective": self.effective.state_dict(),
             "learnable": self.learnable.state_dict(),
             "rate": None if auto is None else auto.state_dict(),
-            "selection": self.selection.state_dict(),
-            "forward": self.forward,
+            **self.fresh_draws.state_dict(),
             "rows_that_fit": self.updater.rows_that_fit,
         }

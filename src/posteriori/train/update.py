@@ -16,7 +16,9 @@ from posteriori.core.protocols import TrainableLM
 from posteriori.core.run.out_of_memory import is_out_of_memory
 from posteriori.core.settings.training import FitConfig
 from posteriori.core.types import Draws, Finding
+from posteriori.distributed import pace
 from posteriori.distributed.exchange import gathered, sum_gradients
+from posteriori.distributed.sharding import is_cut, whole
 from posteriori.distributed.shares import shares
 from posteriori.distributed.world import current
 from posteriori.errors import ConfigError
@@ -66,6 +68,18 @@ class Updater:
         groups = [{"params": self.parameters, "lr": self._fixed_rate}]
         groups += [{"weight_decay": 0.0, **group} for group in objective.parameter_groups()]
         self._own_rates = [group["lr"] for group in groups[1:]]
+        optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay, fused=True)
+        self.under_way = False
+        self.tokens_of_mix = 0
+        """Of the last update's pretraining mix."""
+        self.rows_that_fit: int | None = None
+        """The largest micro-batch, where memory has run out with a larger one."""
+        self.on_finding: Callable[[Finding], None] = lambda _: None
+        self.accelerator: Accelerator | None = None
+        self.optimizer: torch.optim.Optimizer = optimizer
+        if any(map(is_cut, self.parameters)):
+            # accelerate prepares a sharded model and its optimiser together, or neither.
+            return
         # Said here, for accelerate takes both from the environment otherwise.
         try:
             self.accelerator = Accelerator(
@@ -80,15 +94,7 @@ class Updater:
                 hint="unset what a launcher has left in the environment (ACCELERATE_*), or install "
                 "what it asks for",
             ) from error
-        self.optimizer = self.accelerator.prepare(
-            torch.optim.AdamW(groups, weight_decay=settings.weight_decay, fused=True)
-        )
-        self.under_way = False
-        self.tokens_of_mix = 0
-        """Of the last update's pretraining mix."""
-        self.rows_that_fit: int | None = None
-        """The largest micro-batch, where memory has run out with a larger one."""
-        self.on_finding: Callable[[Finding], None] = lambda _: None
+        self.optimizer = self.accelerator.prepare(optimizer)
 
     @property
     def full_rate(self) -> float:
@@ -149,9 +155,15 @@ class Updater:
 
     def _clip(self, limit: float | None) -> Tensor:
         """The norm of all gradients, which are scaled down to `limit` where there is one."""
-        if limit is not None:
-            return torch.as_tensor(self.accelerator.clip_grad_norm_(self.parameters, limit))
-        return nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        if limit is None:
+            grads = [p.grad for p in self.parameters if p.grad is not None]
+            return whole(nn.utils.get_total_norm(grads))
+        if self.accelerator is None:
+            return whole(nn.utils.clip_grad_norm_(self.parameters, limit))
+        return torch.as_tensor(self.accelerator.clip_grad_norm_(self.parameters, limit))
+
+    def _back(self, loss: Tensor) -> None:
+        pace.backward(loss, self.accelerator.backward if self.accelerator else Tensor.backward)
 
     def backward(self, draws: Draws, constants: Constants) -> tuple[float, Tensor]:
         """Gradients of the mean loss over all draws, micro-batch by micro-batch; and log pi [N].
@@ -200,7 +212,7 @@ class Updater:
                 self.objective, self.policy, completions, its_own
             )
             loss = self.objective.loss(read, its_own).sum() / num_losses
-            self.accelerator.backward(loss)
+            self._back(loss)
             total += float(loss.detach())
             found.append(token_log_prob_nL.sum(-1).to(draws.log_prior_N.dtype))
         if not groups:
@@ -227,7 +239,7 @@ class Updater:
             for rows in self._limited(self.policy.micro_batches(own, 1), 1):
                 log_prob_n = self.policy.token_log_prob(own.select(rows)).sum(-1)
                 loss = -log_prob_n.sum() / len(completions)
-                self.accelerator.backward(mix.weight * loss)
+                self._back(mix.weight * loss)
                 total += float(loss.detach())
             return total, lm_tokens(own)
 

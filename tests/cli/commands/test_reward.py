@@ -63,6 +63,16 @@ def test_a_config_names_everything_relative_to_its_own_folder(job, pairs, tmp_pa
     assert result.json["output"] == str(job.folder / "rm")
 
 
+def test_a_dry_run_trains_and_writes_nothing(job, options):
+    result = job.run("reward", *options, "--dry-run")
+    assert result.code == 0
+    assert "reward.epochs = 3" in result.out
+    assert "a reward model from 12 pairs" in result.out
+    assert not (job.folder / "rm").exists()
+    refused = job.run("reward", *options, "--dry-run", "--set", "reward.members=3")
+    assert "'members' has no effect" in refused.error
+
+
 def test_progress_goes_to_standard_error(job, options):
     result = job.run("reward", *options, "--json")
     assert result.json["finished"]

@@ -99,7 +99,7 @@ REFUSED = {
     ),
     "a likelihood with a price": (
         ('kind = "reward"', 'kind = "likelihood"'),
-        "evidence.0: a likelihood has no 'beta'; remove it; only a reward has a price",
+        "evidence.0: a likelihood has no 'beta'; remove it; only a reward has a beta",
     ),
     "a constraint that is a model": (
         (

@@ -27,6 +27,7 @@ NAMES = {
 }
 FOREIGN = {
     ("trl.py", "tokenizer"),  # a processor of transformers may have its tokenizer inside
+    ("models/weights/state.py", "weight"),  # of a layer
 }
 """Attributes of other packages' objects that have the name of a hook."""
 

@@ -147,7 +147,7 @@ class TestRule:
         assert 1.96 * found == pytest.approx(3 * 2 / 100, rel=1e-4)
         assert reliability.left_out(others, own + 1, log_ratio) == 0.0
 
-    def test_islands_of_copies_are_worth_as_many_draws_as_there_are_islands(self):
+    def test_populations_of_copies_are_worth_one_draw_each(self):
         random = torch.Generator().manual_seed(0)
         group = torch.arange(16).repeat_interleave(16)
         own = torch.randn(256, generator=random, dtype=torch.float64)

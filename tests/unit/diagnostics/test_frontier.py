@@ -127,7 +127,7 @@ def test_annealed_draws_carry_it_on(sharp):
     assert point.source == "annealed"
     target = po.Target(sharp.prior, po.Reward(reward, point.beta), sharp.prompts, 4)
     exact = po.exact(target).evaluate_target()
-    # Three figures of 32 islands, each with a chance of 1e-6.
+    # Three figures of 32 populations, each with a chance of 1e-6.
     sure = float(stats.t.isf(1e-6 / 6, 31))
     for name, key in (("log_z", "log_z"), ("reward", "mean_reward"), ("kl", "kl_to_prior")):
         estimate = getattr(point, name)

@@ -120,7 +120,7 @@ BY_WEIGHTS_OR_LOG_Z = {
     "importance": ({}, None),
     "rejection": ({}, None),
     "smc": ({"twist": "evidence", "replicates": 40}, 40),
-    "annealed": ({"islands": 100, "ladder": (0.0, 0.5, 1.0)}, 100),
+    "annealed": ({"replicates": 100, "ladder": (0.0, 0.5, 1.0)}, 100),
     "imh": ({"chains": 100}, 100),
 }
 

@@ -84,7 +84,7 @@ SAMPLERS = {
     "importance": {},
     "imh": {"chains": 2},
     "mh": {"chains": 2},
-    "annealed": {"islands": 2, "ladder": (0.0, 0.5, 1.0)},
+    "annealed": {"replicates": 2, "ladder": (0.0, 0.5, 1.0)},
     "rejection": {},
     "smc": {"twist": "evidence"},
     "smc, rollouts": {"twist": {"name": "rollouts", "num": 2}},

@@ -343,5 +343,5 @@ def test_the_verdict_tells_what_was_wasted():
     )
     nothing = policy_of("a", wasted_nats=estimate(0.1, 0.1))
     assert verdict([nothing]).endswith(
-        "and wasted none of the 1.5 it spent, as far as can be told."
+        "and wasted none of the 1.5 it spent, as far as can be estimated."
     )

@@ -16,7 +16,9 @@ import pytest
 from pydantic import BaseModel
 
 import posteriori as po
+from posteriori import testing, trl
 from posteriori.core import registry
+from posteriori.core.settings.described import sections_of
 from posteriori.errors import PosterioriError
 
 SECTIONS = ("Args", "Attributes", "Returns", "Raises", "Example")
@@ -25,6 +27,19 @@ PUBLIC = {
     for name in po.__all__
     if not isinstance(getattr(po, name), str | ModuleType)
 }
+READY_MADE = {
+    f"{module.__name__.split('.')[-1]}.{name}": each
+    for module in (po.constraints, po.likelihoods)
+    for name, each in vars(module).items()
+    if inspect.isfunction(each) and each.__module__ == module.__name__ and name[0] != "_"
+}
+OF_CHECKS = {
+    f"testing.{name}": getattr(testing, name)
+    for name in testing.__all__
+    if inspect.getmodule(getattr(testing, name)).__name__.startswith("posteriori.")
+}
+BESIDE = {**READY_MADE, **OF_CHECKS, "trl.PosterioriCallback": trl.PosterioriCallback}
+"""Public names of public modules. The examples of `testing` run in a test of their own."""
 FUNCTIONS = [name for name, each in PUBLIC.items() if inspect.isfunction(each)]
 SETTINGS = [
     name for name, each in PUBLIC.items() if inspect.isclass(each) and issubclass(each, BaseModel)
@@ -40,20 +55,6 @@ ALGORITHMS = [
 ]
 NEEDS_A_FILE = {"load_target", "report"}
 """Their examples need files, which tests of their own write."""
-
-
-def sections_of(docstring: str) -> dict[str, str]:
-    """The text under each heading, in order; what comes before the first is under ""."""
-    found = {"": ""}
-    now = ""
-    for line in docstring.splitlines():
-        heading = re.fullmatch(r"(\w+):", line)
-        if heading:
-            now = heading[1]
-            found[now] = ""
-        else:
-            found[now] += line + "\n"
-    return found
 
 
 def parameters_of(public: Any) -> list[str]:
@@ -83,9 +84,9 @@ def check_form(name: str, public: Any) -> None:
     assert named == parameters_of(public), f"{name}: Args are its parameters, in order"
 
 
-@pytest.mark.parametrize("name", PUBLIC)
+@pytest.mark.parametrize("name", [*PUBLIC, *BESIDE])
 def test_a_public_name_is_described_in_the_form(name):
-    check_form(name, PUBLIC[name])
+    check_form(name, {**PUBLIC, **BESIDE}[name])
 
 
 @pytest.mark.parametrize(("kind", "name"), ALGORITHMS)
@@ -96,11 +97,10 @@ def test_the_settings_of_an_algorithm_are_described(kind, name):
     assert named == list(model.model_fields)
 
 
-@pytest.mark.parametrize("name", PUBLIC)
+@pytest.mark.parametrize("name", [*PUBLIC, *BESIDE])
 def test_what_it_raises_are_errors_that_there_are(name):
-    raised = re.findall(
-        r"^    (\w+): ", sections_of(inspect.cleandoc(PUBLIC[name].__doc__)).get("Raises", ""), re.M
-    )
+    docstring = inspect.cleandoc({**PUBLIC, **BESIDE}[name].__doc__)
+    raised = re.findall(r"^    (\w+): ", sections_of(docstring).get("Raises", ""), re.M)
     known = {each.__name__ for each in all_errors(PosterioriError)} | {"ValueError"}
     assert set(raised) <= known
 
@@ -161,11 +161,15 @@ def example_names() -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("name", [name for name in PUBLIC if name not in NEEDS_A_FILE])
+@pytest.mark.moves_rng
+@pytest.mark.parametrize(
+    "name",
+    [name for name in (*PUBLIC, *READY_MADE, "trl.PosterioriCallback") if name not in NEEDS_A_FILE],
+)
 def test_its_example_runs(name, example_names):
     parser, runner = doctest.DocTestParser(), doctest.DocTestRunner()
-    example = sections_of(inspect.cleandoc(PUBLIC[name].__doc__))["Example"]
+    example = sections_of(inspect.cleandoc({**PUBLIC, **BESIDE}[name].__doc__))["Example"]
     test = parser.get_doctest(example, dict(example_names), name, None, 0)
-    told: list[str] = []
-    runner.run(test, out=told.append)
-    assert not runner.failures, "".join(told)
+    said: list[str] = []
+    runner.run(test, out=said.append)
+    assert not runner.failures, "".join(said)

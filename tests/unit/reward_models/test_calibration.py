@@ -39,7 +39,7 @@ class TestCalibrationError:
         assert [(round(b.low, 12), round(b.high, 12)) for b in bins] == [(0.7, 0.75), (0.9, 0.95)]
         assert expected_calibration_error(bins) == pytest.approx(0.5 * 0.12 + 0.5 * 0.06)
         signed = sum(b.count * (b.accuracy - b.confidence) for b in bins) / 20
-        assert signed == pytest.approx(-0.03)  # the mutant without | | is told apart
+        assert signed == pytest.approx(-0.03)  # the mutant without | | is caught
 
     def test_is_zero_where_shares_are_as_promised(self):
         delta = f64(*[logit(0.75)] * 8, *[-logit(0.75)] * 8)

@@ -157,8 +157,8 @@ def target(table) -> po.Target:
     return po.Target(table, po.Reward(reward, beta=0.3), table.prompts, 3)
 
 
-def test_num_samples_draws_whatever_the_islands(target):
-    """50 draws from 16 islands of four: 14 are left out, and every draw belongs to an island."""
+def test_num_samples_draws_whatever_the_replicates(target):
+    """50 draws from 16 populations of four: 14 are left out, and each draw is of one population."""
     drawn = po.sample(target, "annealed", 50, seed=1)
     assert drawn.prompts == [p for p in target.prompts for _ in range(50)]
     assert drawn.guarantee == "properly_weighted"
@@ -167,8 +167,8 @@ def test_num_samples_draws_whatever_the_islands(target):
     assert bool((drawn.group_N // 16 == drawn.completions.prompt_index_N).all())
 
 
-def test_log_z_is_over_all_islands_in_one_round_or_several(target, monkeypatch):
-    settings = {"islands": 6, "ladder": [0, 0.2, 1]}
+def test_log_z_is_over_all_populations_in_one_round_or_several(target, monkeypatch):
+    settings = {"replicates": 6, "ladder": [0, 0.2, 1]}
     exact = po.exact(target).log_z
     for together in (4, 1024):
         monkeypatch.setattr(annealed, "_ROUND", together)
@@ -177,7 +177,7 @@ def test_log_z_is_over_all_islands_in_one_round_or_several(target, monkeypatch):
         drawn = po.sample(
             target, "annealed", 24, on_progress=lambda *now, hear=hear: hear(now), **settings
         )
-        # An island goes up two rungs: one by one, or all together.
+        # A population goes up two rungs: one by one, or all together.
         assert told == [(k, 12) for k in (range(1, 13) if together == 4 else (6, 12))]
         for at, estimate in enumerate(drawn.log_z.per_prompt):
             mine = drawn.completions.prompt_index_N == at
@@ -239,7 +239,7 @@ def test_the_way_back_wants_exact_draws_of_every_prompt(target):
 
 
 def test_nothing_but_ruled_out_texts(table):
-    """No island ends with any weight: log Z-hat is -inf, with an infinite error and a finding."""
+    """No population ends with a weight: log Z-hat is -inf, its error infinite, with a finding."""
     target = po.Target(
         table, po.Constraint(lambda completions, **kw: [False] * len(completions)), table.prompts, 3
     )

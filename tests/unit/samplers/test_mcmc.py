@@ -235,7 +235,7 @@ def test_figures_where_arviz_has_traps():
         ("imh", {"thin": 0}, "thin"),
         ("mh", {"start_budget": 0}, "start_budget"),
         ("power", {"alpha": 0.0}, "alpha"),
-        ("annealed", {"islands": 0}, "islands"),
+        ("annealed", {"replicates": 0}, "replicates"),
         ("annealed", {"rung_ess": 1.0}, "rung_ess"),
     ],
 )

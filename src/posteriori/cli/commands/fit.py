@@ -12,7 +12,7 @@ from posteriori.cli.console.output import print_json, stdout, visible
 from posteriori.cli.engine import running_engine
 from posteriori.cli.expected_cost import ask_if_long, in_words, of_fit
 from posteriori.cli.files.unfinished import Unfinished, say
-from posteriori.cli.options import AsJson, ConfigFile, Overrides, Overwrite, Quiet, Yes
+from posteriori.cli.options import AsJson, ConfigFile, DryRun, Overrides, Overwrite, Quiet, Yes
 from posteriori.cli.several import Processes, shared
 from posteriori.config.check import Plan, check_fit, make_plan
 from posteriori.config.read_config import as_settings
@@ -24,9 +24,7 @@ from posteriori.core.settings.training import prompts_per_step
 def fit(
     config: ConfigFile,
     overrides: Overrides = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything, load and run nothing.")
-    ] = False,
+    dry_run: DryRun = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the run's newest checkpoint.")
     ] = False,

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from posteriori.cli.complete import models
 from posteriori.cli.console.interrupted import Interrupted
 from posteriori.cli.console.output import print_json, stderr, visible
+from posteriori.cli.console.would_run import show_plan
+from posteriori.cli.files.one_table import read_table
 from posteriori.cli.files.unfinished import offer_resume
-from posteriori.cli.options import AsJson, Overrides, Quiet, Resume
+from posteriori.cli.options import AsJson, DryRun, Overrides, Quiet, Resume
 from posteriori.cli.several import single
 from posteriori.config.find_model import find_model
-from posteriori.config.read_config import put, read_toml
 from posteriori.config.run_config import RunRewardSettings
-from posteriori.core.settings.parse import parse
-from posteriori.data.home import expanded
-from posteriori.errors import ConfigError
 
 if TYPE_CHECKING:
     from posteriori.reward_models.fit_reward import RewardFit
@@ -42,6 +40,7 @@ def reward(
     output: Annotated[
         str | None, typer.Option("--output", "-o", help="A new directory for the reward model.")
     ] = None,
+    dry_run: DryRun = False,
     resume: Resume = False,
     overrides: Overrides = None,
     as_json: AsJson = False,
@@ -52,18 +51,26 @@ def reward(
     --resume goes on with a run that was stopped, and ends with the very model of one that was not.
     """
     given = {"pairs": pairs, "model": model, "output": output}
-    settings, place = _settings(config, given, overrides or [])
-    from posteriori.reward_models.fit_reward import fit_reward
+    needs = {"pairs": "pairs.jsonl", "output": "runs/reward"}
+    settings, folder = read_table(
+        RunRewardSettings, "reward", config, given, overrides or [], needs=needs
+    )
+    from posteriori.reward_models.fit_reward import fit_reward, refuse_idle
     from posteriori.reward_models.labelled_pairs import read_labelled_pairs
     from posteriori.reward_models.writer import new_directory
 
-    folder = place.parent if place else Path.cwd()
-    where = f"{place}: reward" if place else "reward"
+    where = f"{config}: reward" if config else "reward"
     path = find_model(settings.model, folder, f"{where}.model")
     target = new_directory(folder / settings.output, resume=resume)
     rows = folder / settings.pairs
     held_out = None if settings.held_out_pairs is None else folder / settings.held_out_pairs
     count = len(read_labelled_pairs(rows))
+    if held_out is not None:
+        read_labelled_pairs(held_out)
+    refuse_idle(settings)
+    if dry_run:
+        would = f"a reward model from {count} pairs, on '{path}'; all into '{target}'"
+        return show_plan("reward", settings, would, as_json=as_json)
 
     from posteriori.cli.console.progress_bar import hush_transformers
     from posteriori.cli.console.reward_table import print_reward, reward_json, reward_progress
@@ -107,31 +114,3 @@ def _draw(result: RewardFit, folder: Path) -> None:
 
     drawn = svg(partial(reliability_diagram, result.held_out), EITHER)
     (folder / "reliability.svg").write_text(drawn, encoding="utf-8")
-
-
-def _settings(
-    config: Path | None, given: dict[str, str | None], overrides: list[str]
-) -> tuple[RunRewardSettings, Path | None]:
-    """The table [reward] of the config, with options and `--set reward.key=value` put in."""
-    values: dict[str, Any] = {} if config is None else read_toml(config)
-    if config is not None and not isinstance(values.get("reward"), dict):
-        raise ConfigError(
-            "'reward' is missing",
-            where=str(config),
-            hint='write a table [reward] with pairs = "pairs.jsonl" and output = "runs/reward"',
-        )
-    for override in overrides:
-        put(values, override)
-    table = dict(values.get("reward", {}))
-    for name, value in given.items():
-        if value is not None:
-            # What the shell has completed counts from the current directory.
-            table[name] = value if name == "model" else str(expanded(value).absolute())
-    if given["model"] is not None and expanded(given["model"]).exists():
-        table["model"] = str(expanded(given["model"]).absolute())
-    if config is None:
-        for name in ("pairs", "output"):
-            if name not in table:
-                raise ConfigError(f"--{name} is missing", hint=f"write --{name} PATH")
-    where = f"{config}: reward" if config else "reward"
-    return parse(RunRewardSettings, table, where=where), config

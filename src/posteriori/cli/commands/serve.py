@@ -43,7 +43,8 @@ def serve(
         typer.Option(help="A file of API keys, one per line; or set POSTERIORI_SERVE_KEYS."),
     ] = None,
     without_keys: Annotated[
-        bool, typer.Option("--without-keys", help="Let anybody in who reaches another --host.")
+        bool,
+        typer.Option("--without-keys", help="Accept every client that reaches another --host."),
     ] = False,
     running: Annotated[int, typer.Option(min=1, max=256, help="Requests drawn for at once.")] = 16,
     waiting: Annotated[int, typer.Option(min=0, help="Requests that may wait; then 429.")] = 256,
@@ -79,7 +80,7 @@ def serve(
         raise ConfigError(
             f"other machines reach {host}, and no API key is asked for",
             where="--host",
-            hint=f"give --keys FILE or set {VARIABLE}, or let anybody in by --without-keys",
+            hint=f"give --keys FILE or set {VARIABLE}, or accept every client by --without-keys",
         )
     settings = ServeConfig(
         name=name or plan.file.stem,
@@ -109,10 +110,12 @@ def serve(
 
         def ready() -> None:
             if not allowed and not is_loopback(host):
-                stderr().print("warning: anybody who reaches this address is let in, without a key")
+                stderr().print(
+                    "warning: every client that reaches this address is accepted, without a key"
+                )
             if not quiet:
-                told = f"serving '{settings.name}' by {made.name} ({made.guarantee}) at {where}"
-                stderr().print(visible(told), soft_wrap=True)
+                words = f"serving '{settings.name}' by {made.name} ({made.guarantee}) at {where}"
+                stderr().print(visible(words), soft_wrap=True)
 
         run_server(served, at, ready)
     finally:

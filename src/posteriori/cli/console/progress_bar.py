@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from posteriori.core.progress import Progress
+from posteriori.core.run.progress import Progress
 
 from .output import stderr, visible
 from .pace import Pace, Parts, RateColumn

@@ -43,7 +43,7 @@ def judge(
     """A report per model, in their order; with `posterior` exact draws per prompt, bounds as
     well; with `until` each has as many draws as that takes. All of it by the same actors,
     where there is `ray`."""
-    from posteriori.core.ray_actors import spread
+    from posteriori.core.processes.ray_actors import spread
 
     with spread(ray, seed):
         return _reports(

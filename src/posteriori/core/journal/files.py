@@ -105,11 +105,14 @@ def append_line(path: Path, line: str) -> None:
             file.write(line + "\n")
 
 
-def save_folder(place: Path, save: Callable[[Path], None]) -> None:
-    """`save` a folder's files beside `place`, and then move each into it under its name."""
-    if not is_first():
-        return
+def save_folder(place: Path, save: Callable[[Path], None], *, by_all: bool = False) -> None:
+    """`save` a folder's files beside `place`, and then move each into it under its name: in the
+    first process. `by_all`: the others take part in `save`, which writes nothing there."""
     incoming = place.with_name(f".incoming-{place.name}")
+    if not is_first():
+        if by_all:
+            save(incoming)
+        return
     shutil.rmtree(incoming, ignore_errors=True)
     with writing("the files", place):
         try:

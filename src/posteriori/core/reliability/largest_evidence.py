@@ -28,7 +28,7 @@ small reward of another kind beside it."""
 
 
 def most_evidence(evidence: Sequence[Tensor], stated: float | None) -> list[float]:
-    """The most log e that an outcome of each prompt may have, nats, as far as anybody knows; -inf
+    """The most log e that an outcome of each prompt may have, nats, as far as is known; -inf
     where nothing was seen of it. `evidence` are log e of each prompt's draws [n].
 
     That is what the target states (`Target.max_log_evidence`) where it states anything. Elsewhere

@@ -29,7 +29,7 @@ NO_WEIGHT = (
 )
 
 _FEWEST_GROUPS, _FEWEST_EFFECTIVE = 8, 50.0
-"""Populations that can tell how many draws theirs are worth, and how many these have to be: 16 that
+"""Populations that can show how many draws theirs are worth, and how many these have to be: 16 that
 are each a copy of one are worth 16, and by chance (15 degrees of freedom) seem 50 once in 100."""
 
 _TIED = 10
@@ -129,7 +129,7 @@ def share_the_largest(log_w_n: Tensor) -> bool:
 
 
 def fault_of_groups(log_w_n: Tensor, value_n: Tensor, group_n: Tensor) -> str:
-    """What is wrong with populations of particles (islands) that are each copies of a few.
+    """What is wrong with populations of particles that are each copies of a few.
 
     The error of E_p*[f] over the groups against what it were for independent draws says how many
     draws they are worth. Of fewer than eight groups that is no more than noise; f is `value_n`.

@@ -31,6 +31,8 @@ class FitKeywords(TypedDict, total=False):
     checkpoint_every: int | None
     keep_checkpoints: int
     replay: int | None
+    gradient_checkpointing: bool
+    sharding: Literal["fsdp"] | None
     ptx: PtxSettings | Mapping[str, Any] | None
     kl_budget: float | None
     reward_target: float | None

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, ValidationError
+from pydantic_core import CoreSchema
 
 from posteriori.data.plain_values import is_list
 
+from .described import described
 from .plain_numbers import plain_numbers
 
 
@@ -28,6 +30,14 @@ class Strict(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler, /
+    ) -> dict[str, Any]:
+        """With the words of the docstring for each key: editors show them."""
+        schema = handler.resolve_ref_schema(handler(core_schema))
+        return described(cls, schema)
 
     if not TYPE_CHECKING:  # type checkers know the arguments by the fields
 

@@ -127,6 +127,10 @@ class FitConfig(Strict):
             prior.
         micro_batch_size: completions per backward pass; bounds memory, and leaves the gradient as
             it is; left out, as many as fit.
+        sharding: "fsdp" cuts weights, gradients and the optimiser's state over the processes
+            (FSDP2), the prior's weights too, which stay so; left out, as `accelerate launch` says.
+        gradient_checkpointing: keep each layer's input alone for the backward pass, which runs the
+            layer again: the same gradient, less memory, a third more time.
         checkpoint_every: steps between checkpoints; left out, a tenth of the run.
         keep_checkpoints: how many stay on disk.
         replay: earlier steps whose draws join each step; left out, the objective's own number.
@@ -164,6 +168,8 @@ class FitConfig(Strict):
     lora: LoraSettings = LoraSettings()
     start: str | None = Field(default=None, min_length=1)
     micro_batch_size: int | None = Field(default=None, ge=1)
+    sharding: Literal["fsdp"] | None = None
+    gradient_checkpointing: bool = False
     checkpoint_every: int | None = Field(default=None, ge=1)
     keep_checkpoints: int = Field(default=2, ge=1)
     replay: int | None = Field(default=None, ge=0)

@@ -9,13 +9,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from posteriori.core.default_progress import with_progress
 from posteriori.core.draw import lm_tokens
 from posteriori.core.elsewhere import served, serving
 from posteriori.core.estimates import combine
-from posteriori.core.progress import Progress, portions
+from posteriori.core.processes.ray_actors import Ray, spread
+from posteriori.core.processes.together import on_every_process
 from posteriori.core.protocols import LanguageModel
-from posteriori.core.ray_actors import Ray, spread
 from posteriori.core.registry import language_model
 from posteriori.core.reliability import (
     is_known,
@@ -24,12 +23,13 @@ from posteriori.core.reliability import (
     never_varies,
     rests_on,
 )
+from posteriori.core.run.default_progress import with_progress
 from posteriori.core.run.out_of_memory import explained
+from posteriori.core.run.progress import Progress, portions
 from posteriori.core.same_outcomes import check_outcomes_of, check_same_outcomes
 from posteriori.core.settings.training import MAX_PROMPTS
 from posteriori.core.settings.until import MAX_SAMPLES, Until, checked_until
 from posteriori.core.target import Target
-from posteriori.core.together import on_every_process
 from posteriori.core.types import Cost, Draws, Estimate
 from posteriori.data.given_arguments import named_arguments
 from posteriori.data.given_numbers import count, finite, in_short

@@ -16,7 +16,7 @@ NEAR = 0.02
 than a tenth of the draws would have to be others. A policy that near to a posterior is there."""
 
 MUCH = 0.5
-"""Of a distance or a price: a part is called large where it is more than all the rest."""
+"""Of a distance or a cost: a part is called large where it is more than all the rest."""
 
 
 @dataclass(frozen=True)

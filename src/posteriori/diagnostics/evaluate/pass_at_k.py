@@ -12,16 +12,16 @@ import torch
 from scipy.stats import beta as beta_law
 from torch import Tensor
 
-from posteriori.core.default_progress import with_progress
 from posteriori.core.display.shown import html_table
 from posteriori.core.draw import draw
 from posteriori.core.estimates import combine
 from posteriori.core.hooks import rewards_among
-from posteriori.core.progress import Progress
 from posteriori.core.registry import language_model
 from posteriori.core.reliability import NORMAL
 from posteriori.core.rows_of_prompts import rows_of_prompts
+from posteriori.core.run.default_progress import with_progress
 from posteriori.core.run.out_of_memory import explained
+from posteriori.core.run.progress import Progress
 from posteriori.core.seeds import generator
 from posteriori.core.settings.training import MAX_PROMPTS
 from posteriori.core.target import Target
@@ -223,7 +223,7 @@ def _of_draws(
 def _mean(correct_P: Tensor, num: int, k: int) -> Estimate:
     """The mean over prompts. The error of one: 1.96 of it reach the farther end of what pass@1 may
     be with 95% (Clopper and Pearson), seen by p -> 1 - (1 - p)^k; so where all draws agree, p is
-    still not known exactly, and few correct draws tell little of many."""
+    still not known exactly, and few correct draws say little of many."""
     c_P = correct_P.double()
     n = torch.tensor(float(num), dtype=torch.float64)
     log_none_P = (

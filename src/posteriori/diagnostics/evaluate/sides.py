@@ -9,8 +9,8 @@ from torch import Tensor
 
 from posteriori.core.draw import draw, lm_tokens
 from posteriori.core.journal.journal import once
-from posteriori.core.progress import Progress, one_pass, portions
 from posteriori.core.protocols import LanguageModel
+from posteriori.core.run.progress import Progress, one_pass, portions
 from posteriori.core.seeds import generator
 from posteriori.core.target import Target
 from posteriori.core.types import Cost, Draws

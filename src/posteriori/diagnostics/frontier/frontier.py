@@ -8,19 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from posteriori.core.default_progress import with_progress
 from posteriori.core.draw import draw
 from posteriori.core.elsewhere import served, standing_for
 from posteriori.core.hooks import DrawsElsewhere
-from posteriori.core.progress import Progress
-from posteriori.core.ray_actors import Ray, spread
+from posteriori.core.processes.ray_actors import Ray, spread
+from posteriori.core.processes.together import on_every_process
 from posteriori.core.reliability import most_evidence
 from posteriori.core.rows_of_prompts import rows_of_prompts
+from posteriori.core.run.default_progress import with_progress
 from posteriori.core.run.out_of_memory import explained
+from posteriori.core.run.progress import Progress
 from posteriori.core.seeds import derive, generator
 from posteriori.core.settings.training import MAX_PROMPTS
 from posteriori.core.target import Target
-from posteriori.core.together import on_every_process
 from posteriori.core.types import Draws
 from posteriori.data.given_arguments import named_arguments
 from posteriori.data.given_numbers import count, positive
@@ -41,7 +41,7 @@ _FIRST_STRIDE, _STRIDE = 2.5, 2.0
 by draws of the prior and by annealed ones: the draws on both sides have to reach the middle. Where
 they cannot be trusted there, the next ones go half as far, on the scale of its logarithm."""
 
-_ISLANDS = 32
+_REPLICATES = 32
 
 
 @named_arguments
@@ -158,7 +158,12 @@ def _frontier(
         t0 = min(stride * end, strongest)
         there, seeded = target.tempered(t0), derive(seed, "frontier", number)
         drawn = sample(
-            there, "annealed", num_samples, seed=seeded, islands=_ISLANDS, on_progress=on_progress
+            there,
+            "annealed",
+            num_samples,
+            seed=seeded,
+            replicates=_REPLICATES,
+            on_progress=on_progress,
         )
         cost += drawn.cost
         # Weighted for the tempered target; the evidence itself is what tilts them further.
@@ -181,7 +186,7 @@ def frontier_of(target: Target, pool: Draws, *, strongest: float = 10.0) -> Fron
 
 
 def _check_number(num_samples: int) -> None:
-    hint = "fewer cannot tell whether their weights can be trusted"
+    hint = "of fewer it is not known whether their weights can be trusted"
     count(num_samples, "num_samples", FEWEST, hint=hint)
 
 

@@ -178,7 +178,7 @@ _CATEGORIES: dict[Any, CharacterSet] = {
 
 
 def classes_of(positions: Positions, characters: Sequence[str]) -> tuple[list[int], list[int]]:
-    """Characters that no position tells apart are of one class: the class of each of `characters`,
+    """Characters that every position treats alike form a class: the class of each of `characters`,
     and of each class the positions where it may stand, as bits."""
     number: dict[int, int] = {}
     class_of: list[int] = []

@@ -11,9 +11,9 @@ from typing import Any
 
 from posteriori.core.completions import Completions
 from posteriori.core.cost import counted, spend
-from posteriori.core.progress import advance
 from posteriori.core.protocols import Columns
 from posteriori.core.run.call_context import CallContext, calling_within, current_calls
+from posteriori.core.run.progress import advance
 from posteriori.core.types import Cost, Finding
 from posteriori.distributed.exchange import by_rows, is_shared_out
 from posteriori.distributed.executor import SentOnce

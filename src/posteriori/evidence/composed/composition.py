@@ -62,8 +62,8 @@ class Composition:
         self.findings = tuple(findings)
 
     def __repr__(self) -> str:
-        told = [f"{name} {each.value:+.3g}" for name, each in self.weights.items()]
-        return f"Composition({', '.join(told)}; held-out accuracy {self.held_out.accuracy})"
+        parts = [f"{name} {each.value:+.3g}" for name, each in self.weights.items()]
+        return f"Composition({', '.join(parts)}; held-out accuracy {self.held_out.accuracy})"
 
     @property
     def weights(self) -> dict[str, Estimate]:

@@ -160,7 +160,7 @@ def _labels(pairs: Sequence[LabelledPair]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _check(names: list[str], scale_K: torch.Tensor, diff_NK: torch.Tensor) -> None:
-    """Raises `ConfigError` for a feature that tells nothing apart, or that others already tell."""
+    """Raises `ConfigError` for a feature that is constant, or that follows from others."""
     for name, scale, size in zip(
         names, scale_K.tolist(), diff_NK.abs().amax(0).tolist(), strict=True
     ):
@@ -168,7 +168,7 @@ def _check(names: list[str], scale_K: torch.Tensor, diff_NK: torch.Tensor) -> No
             raise ConfigError(
                 f"the feature '{name}' is the same for both texts of every pair",
                 where="fit_composition",
-                hint="leave it out, or give pairs that it tells apart",
+                hint="leave it out, or give pairs that differ in it",
             )
     singular_K = torch.linalg.svdvals(diff_NK)
     if len(diff_NK) >= len(names) and float(singular_K[-1]) < 1e-8 * float(singular_K[0]):

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from posteriori.core.http.post import Caller, Post
-from posteriori.core.progress import advance
+from posteriori.core.run.progress import advance
 from posteriori.core.settings.combined import combined
 from posteriori.core.types import Finding
 from posteriori.errors import EvidenceCallError, EvidenceError

@@ -10,7 +10,7 @@ from posteriori.core.cost import spend
 from posteriori.core.draw import lm_tokens
 from posteriori.core.hooks import tokenizer_of
 from posteriori.core.occurrence import Message
-from posteriori.core.progress import counted_by
+from posteriori.core.run.progress import counted_by
 from posteriori.core.types import Finding
 from posteriori.errors import ConfigError
 
@@ -38,7 +38,7 @@ class LocalAnswers:
                 f"the judge's tokenizer begins {yes} and {no} with the same token, or does not "
                 "know them",
                 where="Judge",
-                hint="choose answers that it can tell apart by their first token",
+                hint="choose answers that differ in their first token",
             )
 
     def log_yes(self, texts: list[str]) -> list[float]:

@@ -17,7 +17,19 @@ _EXAMPLE = '[evidence.features.name] with function = "my_features.py:phi", or mo
 
 
 class ComposedFeature(Strict):
-    """A function's name; or a judge: a language model and what it is asked."""
+    """A readable feature: the user's function, or a judge: a language model and a question.
+
+    Args:
+        function: the user's function, as "my_features.py:phi".
+        model: in its place a judge, a path or a hub id.
+        question: what the judge is asked about the completion.
+        yes: the answer that counts, in one spelling or several.
+        no: the other answer.
+        template: the judge's prompt, as of `posteriori.Judge`.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+    """
 
     function: str | None = None
     model: str | None = None
@@ -28,7 +40,35 @@ class ComposedFeature(Strict):
 
 
 class CompositionSettings(Strict):
-    """See `posteriori.fit_composition` and `posteriori.Preferences`."""
+    """Settings of evidence of the kind "composition": readable features, weighed by pairs.
+
+        log P(chosen over rejected) = log sigmoid(sum_k w_k (phi_k(chosen) - phi_k(rejected)))
+
+    See `posteriori.fit_composition` for how the weights are found, and `posteriori.Preferences` for
+    what they say of a completion.
+
+    Args:
+        pairs: the file of the preference pairs.
+        features: phi_k by name.
+        held_out_pairs: a file of pairs that judge the weights; left out, a share of `pairs` does.
+        held_out: that share, by whole prompts.
+        label_noise: share of labels that are known to be swapped, below 0.5.
+        seed: of the split.
+        beta: units of the reward per nat; left out only beside a budget of `fit`.
+        uncertainty: "mean", "marginal" or "lower", as of `posteriori.Preferences`.
+        kappa: standard deviations that "lower" takes off.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+
+    Example:
+        [[evidence]]
+        kind = "composition"
+        pairs = "pairs.jsonl"
+        beta = 0.5
+        [evidence.features.polite]
+        function = "my_features.py:polite"
+    """
 
     pairs: str
     features: dict[str, ComposedFeature]

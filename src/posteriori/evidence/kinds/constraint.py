@@ -13,7 +13,13 @@ from .function import Called, FunctionKind, FunctionWay
 
 
 class ConstraintFunction(FunctionWay):
-    """A function that returns true or false."""
+    """A constraint by the user's function; see `posteriori.Constraint`.
+
+    Example:
+        [[evidence]]
+        kind = "constraint"
+        function = "my_rules.py:holds"
+    """
 
     def build(self, site: Site) -> Any:
         from posteriori.evidence.constraint import Constraint
@@ -29,7 +35,21 @@ class TextConstraint(Called):
 
 
 class RegexConstraint(TextConstraint):
-    """See `posteriori.constraints.regex`."""
+    """A constraint by a regular expression; see `posteriori.constraints.regex`.
+
+    Args:
+        regex: the pattern, in the syntax of the package `regex`.
+        match: whether all of the text matches ("full"), or a part of it ("search").
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+
+    Example:
+        [[evidence]]
+        kind = "constraint"
+        regex = "[0-9]+"
+        match = "search"
+    """
 
     own: ClassVar[str] = "regex"
     says: ClassVar[str] = "the text, or a part of it, matches a pattern"
@@ -45,7 +65,17 @@ class RegexConstraint(TextConstraint):
 
 
 class WordsSettings(Strict):
-    """See `posteriori.constraints.words`."""
+    """The words of a constraint; see `posteriori.constraints.words`.
+
+    Args:
+        any_of: words of which one at least is there.
+        none_of: words of which none is there.
+        all_of: words that are all there.
+        case_sensitive: whether capitals count.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+    """
 
     any_of: list[str] = Field(default_factory=list)
     none_of: list[str] = Field(default_factory=list)
@@ -54,7 +84,19 @@ class WordsSettings(Strict):
 
 
 class WordsConstraint(TextConstraint):
-    """See `posteriori.constraints.words`."""
+    """A constraint by words that the text has or has not; see `posteriori.constraints.words`.
+
+    Args:
+        words: which words, and how many of them.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+
+    Example:
+        [[evidence]]
+        kind = "constraint"
+        words = { none_of = ["awful", "bad"] }
+    """
 
     own: ClassVar[str] = "words"
     says: ClassVar[str] = "it has some words, all of some, or none of some"
@@ -69,7 +111,17 @@ class WordsConstraint(TextConstraint):
 
 
 class LengthSettings(Strict):
-    """See `posteriori.constraints.length`."""
+    """The bounds of a constraint on the length; see `posteriori.constraints.length`.
+
+    Args:
+        min_tokens: fewest tokens, the end of sequence counted.
+        max_tokens: most tokens, counted alike.
+        min_words: fewest words, as white space separates them.
+        max_words: most words.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+    """
 
     min_tokens: int | None = Field(default=None, ge=0)
     max_tokens: int | None = Field(default=None, ge=0)
@@ -78,7 +130,19 @@ class LengthSettings(Strict):
 
 
 class LengthConstraint(TextConstraint):
-    """See `posteriori.constraints.length`."""
+    """A constraint on the length; see `posteriori.constraints.length`.
+
+    Args:
+        length: its bounds.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+
+    Example:
+        [[evidence]]
+        kind = "constraint"
+        length = { max_words = 12 }
+    """
 
     own: ClassVar[str] = "length"
     says: ClassVar[str] = "it is so many tokens or words long"
@@ -93,7 +157,19 @@ class LengthConstraint(TextConstraint):
 
 
 class JsonConstraint(TextConstraint):
-    """See `posteriori.constraints.json_schema`."""
+    """A constraint by a JSON Schema; see `posteriori.constraints.json_schema`.
+
+    Args:
+        json_schema: the schema as a table, or the file that holds it.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+
+    Example:
+        [[evidence]]
+        kind = "constraint"
+        json_schema = { type = "array", items = { type = "integer" } }
+    """
 
     own: ClassVar[str] = "json_schema"
     says: ClassVar[str] = "it is JSON that a schema allows"

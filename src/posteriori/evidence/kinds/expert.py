@@ -11,7 +11,29 @@ from .distribution import DistributionKind
 
 
 class ExpertSettings(Strict):
-    """See `posteriori.Expert`; the model computes the way that the config says of the prior."""
+    """Settings of evidence of the kind "expert": another language model's log-prob.
+
+        log e(c, y) = weight x log pi_expert(y | prompt_prefix + c)
+
+    See `posteriori.Expert`.
+
+    Args:
+        model: the expert, a path or a hub id; it computes the way that the config says of the
+            prior.
+        weight: the power of the expert, not zero.
+        prompt_prefix: text, or messages, before every prompt that it reads.
+        over_text: whether it reads the text in tokens of its own.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+
+    Example:
+        [[evidence]]
+        kind = "expert"
+        model = "tiny"
+        weight = -0.5
+        prompt_prefix = "Rudely: "
+    """
 
     model: str
     weight: float = 1.0

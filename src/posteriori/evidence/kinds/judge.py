@@ -27,7 +27,19 @@ def _server(value: Any) -> Any:
 
 
 class JudgeWay(Way):
-    """Model, question, how it is put, and what counts as yes and no; see `posteriori.Judge`."""
+    """What every judge is asked; see `posteriori.Judge`.
+
+    Args:
+        model: who is asked: a path or a hub id; beside `url`, the server's name for it.
+        question: what is asked about the completion.
+        yes: the answer that is wanted, in one spelling or several.
+        no: the other answer.
+        template: the judge's prompt, with {completion} and whatever else of {prompt}, {question},
+            {yes}, {no}.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+    """
 
     model: str
     question: str
@@ -37,7 +49,19 @@ class JudgeWay(Way):
 
 
 class JudgeByModel(JudgeWay):
-    """A language model on this machine."""
+    """A judge on this machine; see `posteriori.Judge`.
+
+        log e(c, y) = log p(yes | q(c, y)) - log (p(yes | q(c, y)) + p(no | q(c, y)))
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+
+    Example:
+        [[evidence]]
+        kind = "judge"
+        model = "tiny"
+        question = "Is it polite?"
+    """
 
     own: ClassVar[str] = "model"
     says: ClassVar[str] = "a language model answers yes to a question"
@@ -53,7 +77,22 @@ class JudgeByModel(JudgeWay):
 
 
 class JudgeByServer(JudgeWay):
-    """A model behind an OpenAI-compatible server; `model` is the server's name for it."""
+    """A judge behind an OpenAI-compatible server; see `posteriori.Judge.endpoint`.
+
+    Args:
+        url: the server's address.
+        server: its route, key, time-outs and tries.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+
+    Example:
+        [[evidence]]
+        kind = "judge"
+        url = "http://localhost:8000/v1"
+        model = "judge"
+        question = "Is it polite?"
+    """
 
     own: ClassVar[str] = "url"
     says: ClassVar[str] = "a model behind an OpenAI-compatible server answers yes to a question"

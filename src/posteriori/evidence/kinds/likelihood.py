@@ -14,7 +14,13 @@ Read = Literal["both", "completion"]
 
 
 class LikelihoodFunction(FunctionWay):
-    """A function that returns a probability."""
+    """A likelihood by the user's function; see `posteriori.Likelihood`.
+
+    Example:
+        [[evidence]]
+        kind = "likelihood"
+        function = "my_classifier.py:harmless"
+    """
 
     def build(self, site: Site) -> Any:
         from posteriori.evidence.likelihood import Likelihood
@@ -23,7 +29,24 @@ class LikelihoodFunction(FunctionWay):
 
 
 class ClassifierLikelihood(Called):
-    """See `posteriori.likelihoods.classifier`."""
+    """A likelihood by a transformers classifier; see `posteriori.likelihoods.classifier`.
+
+        log e(c, y) = log P(label | c, y)
+
+    Args:
+        classifier: a path or a hub id.
+        label: the label whose probability counts, by its name or number.
+        read: what the text is: the completion ("completion"), or the prompt and it ("both").
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+
+    Example:
+        [[evidence]]
+        kind = "likelihood"
+        classifier = "classifiers/sentiment"
+        label = "POSITIVE"
+    """
 
     own: ClassVar[str] = "classifier"
     says: ClassVar[str] = "a transformers classifier's probability of a label"
@@ -43,7 +66,24 @@ class ClassifierLikelihood(Called):
 
 
 class SklearnLikelihood(Called):
-    """See `posteriori.likelihoods.sklearn`."""
+    """A likelihood by a scikit-learn pipeline; see `posteriori.likelihoods.sklearn`.
+
+        log e(c, y) = log P(label | c, y)
+
+    Args:
+        sklearn: the file that `joblib.dump` wrote; a pickle, which runs what it holds.
+        label: the label whose probability counts, by its name or number.
+        read: what the text is: the completion ("completion"), or the prompt and it ("both").
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+
+    Example:
+        [[evidence]]
+        kind = "likelihood"
+        sklearn = "sentiment.joblib"
+        label = 1
+    """
 
     own: ClassVar[str] = "sklearn"
     says: ClassVar[str] = "a scikit-learn pipeline's probability of a label"
@@ -70,7 +110,23 @@ class SklearnLikelihood(Called):
 
 
 class WordLikelihood(Called):
-    """See `posteriori.likelihoods.words`."""
+    """A likelihood by words that a reader may notice; see `posteriori.likelihoods.words`.
+
+        P(none noticed | y) = product of (1 - p_w) over occurrences of each word w in y
+
+    Args:
+        word_probability: p_w by word: the probability that a reader notices it.
+        observed: what was observed: "none" noticed, or "some".
+        read: what the text is: the completion ("completion"), or the prompt and it ("both").
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+
+    Example:
+        [[evidence]]
+        kind = "likelihood"
+        word_probability = { awful = 0.9, bad = 0.5 }
+    """
 
     own: ClassVar[str] = "word_probability"
     says: ClassVar[str] = "a reader notices none, or some, of the words in a list"
@@ -95,7 +151,26 @@ class WordLikelihood(Called):
 
 
 class SimilarityLikelihood(Called):
-    """See `posteriori.likelihoods.similarity`."""
+    """A likelihood by likeness of meaning; see `posteriori.likelihoods.similarity`.
+
+        P(same meaning | y) = sigmoid((cosine - threshold) / temperature)
+
+    Args:
+        similarity: the text, or several of which the nearest counts.
+        model: an encoder whose mean hidden states are compared, a path or a hub id.
+        threshold: the cosine at which the probability is 1/2.
+        temperature: how fast it rises there.
+        read: what the text is: the completion ("completion"), or the prompt and it ("both").
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+
+    Example:
+        [[evidence]]
+        kind = "likelihood"
+        similarity = "The food was good."
+        model = "encoders/minilm"
+    """
 
     own: ClassVar[str] = "similarity"
     says: ClassVar[str] = "a reader finds that it means the same as a text"

@@ -13,7 +13,23 @@ from .distribution import DistributionKind
 
 
 class PowerSettings(Strict):
-    """See `posteriori.Power`."""
+    """Settings of evidence of the kind "power": the prior to a power.
+
+        log e(c, y) = (alpha - 1) log prior(y|c)
+
+    See `posteriori.Power`.
+
+    Args:
+        alpha: the power, above 0.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+
+    Example:
+        [[evidence]]
+        kind = "power"
+        alpha = 4.0
+    """
 
     alpha: float = Field(gt=0)
 

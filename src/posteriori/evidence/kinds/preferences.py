@@ -18,7 +18,25 @@ _MODEL = 'preferences speak through model = "a directory that posteriori reward 
 
 
 class PreferencesSettings(Strict):
-    """See `posteriori.Preferences`."""
+    """Settings of evidence of the kind "preferences": a reward model from pairs.
+
+    See `posteriori.Preferences`.
+
+    Args:
+        model: the directory that `posteriori reward` wrote.
+        beta: units of the reward per nat; left out only beside a budget of `fit`.
+        uncertainty: which of the reward's posterior counts: "mean", "marginal" or "lower".
+        kappa: standard deviations that "lower" takes off.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+
+    Example:
+        [[evidence]]
+        kind = "preferences"
+        model = "runs/reward"
+        beta = 0.5
+    """
 
     model: str
     beta: float | None = Field(default=None, gt=0)

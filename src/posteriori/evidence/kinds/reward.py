@@ -18,7 +18,14 @@ from .function import Called, FunctionWay
 
 
 class WithBeta(Way):
-    """A way that is in units of its own, with a beta that turns them into nats."""
+    """A way that is in units of its own, with a beta that turns them into nats.
+
+    Args:
+        beta: units per nat, above 0; left out only beside a budget of `fit`.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+    """
 
     beta: float | None = Field(default=None, gt=0)
 
@@ -39,7 +46,16 @@ def check_given_beta(beta: float | None, what: str, site: Site) -> None:
 
 
 class RewardWay(WithBeta, Called):
-    """What every reward has: a beta, the largest value that there can be, settings of calls."""
+    """What every reward has; see `posteriori.Reward`.
+
+        log e(c, y) = r(c, y) / beta
+
+    Args:
+        max_reward: the largest reward that there can be: rejection then knows its bound.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+    """
 
     max_reward: float | None = None
 
@@ -50,14 +66,34 @@ class RewardWay(WithBeta, Called):
 
 
 class RewardOfFunction(RewardWay, FunctionWay):
-    """One function."""
+    """A reward by the user's function.
+
+    Example:
+        [[evidence]]
+        kind = "reward"
+        function = "my_reward.py:score"
+        beta = 0.1
+    """
 
     def build(self, site: Site) -> Any:
         return self.made(site.function("function", self.function))
 
 
 class RewardOfModel(RewardWay):
-    """A sequence-classification model with a single logit."""
+    """A reward by a sequence-classification model with a single logit.
+
+    Args:
+        model: a path or a hub id.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+
+    Example:
+        [[evidence]]
+        kind = "reward"
+        model = "reward-model"
+        beta = 0.5
+    """
 
     own: ClassVar[str] = "model"
     example: ClassVar[str] = '"a sequence-classification model"'
@@ -73,7 +109,22 @@ class RewardOfModel(RewardWay):
 
 
 class RewardOfPlugin(RewardWay):
-    """A plugin's reward model, by its name, with settings of its own."""
+    """A reward by a plugin's reward model.
+
+    Args:
+        reward_model: its name, as `posteriori ls reward_models` lists it.
+        settings: the table of its own settings.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+
+    Example:
+        [[evidence]]
+        kind = "reward"
+        reward_model = "name"
+        settings = {}
+        beta = 0.1
+    """
 
     own: ClassVar[str] = "reward_model"
     says: ClassVar[str] = "a plugin's reward model, by its name"
@@ -101,7 +152,22 @@ class RewardOfPlugin(RewardWay):
 
 
 class RewardOfFunctions(RewardWay):
-    """Several functions, added up."""
+    """A reward that is a weighted sum of the user's functions.
+
+    Args:
+        functions: each as "my_reward.py:score".
+        weights: one per function; left out, 1 each.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+
+    Example:
+        [[evidence]]
+        kind = "reward"
+        functions = ["my_reward.py:score", "my_reward.py:brevity"]
+        weights = [1.0, 0.2]
+        beta = 0.1
+    """
 
     own: ClassVar[str] = "functions"
     says: ClassVar[str] = "several reward functions, added up by weights"

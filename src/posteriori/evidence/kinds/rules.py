@@ -13,7 +13,26 @@ from .distribution import DistributionKind
 
 
 class RulesSettings(Strict):
-    """See `posteriori.Rules`."""
+    """Settings of evidence of the kind "rules": a rule model per rule.
+
+        log e(c, y) = sum_k weight_k log P(rule k kept | c, y)
+
+    See `posteriori.Rules`.
+
+    Args:
+        model: the directory that `posteriori.fit_rules` wrote.
+        weights: of rules by name, above 0; 1 where none is given.
+        only: the rules that count, by name; left out, all.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+
+    Example:
+        [[evidence]]
+        kind = "rules"
+        model = "runs/rules"
+        weights = { polite = 2.0 }
+    """
 
     model: str
     weights: dict[str, float] = Field(default_factory=dict)

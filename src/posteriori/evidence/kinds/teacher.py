@@ -11,7 +11,26 @@ from .distribution import DistributionKind
 
 
 class TeacherSettings(Strict):
-    """See `posteriori.Teacher`; the model computes the way that the config says of the prior."""
+    """Settings of evidence of the kind "teacher": distillation as inference.
+
+        log e(c, y) = weight (log pi_teacher(y|c) - log prior(y|c))
+
+    See `posteriori.Teacher`.
+
+    Args:
+        model: the teacher, a path or a hub id; it computes the way that the config says of the
+            prior.
+        weight: 1: the target is the teacher; below 1, between it and the prior; not zero.
+        prompt_prefix: text, or messages, before every prompt that it reads.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+
+    Example:
+        [[evidence]]
+        kind = "teacher"
+        model = "teachers/large"
+    """
 
     model: str
     weight: float = 1.0

@@ -10,7 +10,15 @@ from .function import FunctionKind, FunctionWay
 
 
 class VerifierFunction(FunctionWay):
-    """A function that says whether a completion is correct."""
+    """A verifier by the user's function, which says whether a completion is correct.
+
+    See `posteriori.Verifier`.
+
+    Example:
+        [[evidence]]
+        kind = "verifier"
+        function = "my_task.py:correct"
+    """
 
     def build(self, site: Site) -> Any:
         from posteriori.evidence.verifier import Verifier

@@ -81,16 +81,33 @@ def _has_words(
 def regex(
     pattern: str, match: Literal["full", "search"] = "full", flags: int = 0, **calling: Any
 ) -> Constraint:
-    """e(c, y) = 1 where the text matches `pattern`: all of it ("full"), or a part ("search").
+    """A constraint by a regular expression, whole or in part.
 
-    Patterns are those of the package `regex`, which contain those of `re`. A prefix is ruled out
-    when no continuation of it can match, by partial matching; assertions about what comes next or
-    came before (\\b, $, lookarounds) count as true of a prefix, and are judged of the whole text.
-    Patterns in verbose mode, with conditionals, verbs or fuzzy parts have no prefix check, nor have
-    those with both assertions and references to groups.
+        e(c, y) = 1 where the text matches `pattern`: all of it ("full"), or a part ("search")
 
-    Raises `ConfigError` for a pattern that cannot be compiled, and `EvidenceError` for a text on
-    which it takes seconds.
+    A prefix is ruled out when no continuation of it can match, by partial matching; assertions
+    about what comes next or came before (\\b, $, lookarounds) count as true of a prefix, and are
+    judged of the whole text. Patterns in verbose mode, with conditionals, verbs or fuzzy parts have
+    no prefix check, nor have those with both assertions and references to groups.
+
+    Args:
+        pattern: in the syntax of the package `regex`, which contains that of `re`.
+        match: "full" or "search".
+        flags: of the package `regex`.
+        calling: a cache, workers, time-outs, what becomes of failures
+            (`posteriori.evidence.calls.settings.CallSettings`).
+
+    Returns:
+        The constraint.
+
+    Raises:
+        ConfigError: for a pattern that cannot be compiled.
+        EvidenceError: when scoring, for a text on which the pattern takes seconds.
+
+    Example:
+        >>> letters = po.constraints.regex("[ab]+")
+        >>> bool(po.exact(po.Target(prior, letters, ["x"], 3)).log_z[0] < 0)
+        True
     """
     if not isinstance(pattern, str):
         raise ConfigError(
@@ -140,12 +157,30 @@ def words(
     case_sensitive: bool = False,
     **calling: Any,
 ) -> Constraint:
-    """e(c, y) = 1 where one of `any_of`, all of `all_of` and none of `none_of` stand in the text.
+    """A constraint by words that stand in the text, or do not.
+
+        e(c, y) = 1 where one of `any_of`, all of `all_of` and none of `none_of` stand in the text
 
     Words (or phrases) stand there whole: no letter, digit or underscore next to them. A prefix is
     ruled out when a word of `none_of` stands in it and the next character has been seen.
 
-    Raises `ConfigError` where no words are given, or strings for lists.
+    Args:
+        any_of: words of which one at least is there.
+        none_of: words of which none is there.
+        all_of: words that are all there.
+        case_sensitive: whether capitals count.
+        calling: a cache, workers, time-outs, what becomes of failures
+            (`posteriori.evidence.calls.settings.CallSettings`).
+
+    Returns:
+        The constraint.
+
+    Raises:
+        ConfigError: for no words at all, or a string in place of a list.
+
+    Example:
+        >>> po.Target("tiny", po.constraints.words(none_of=["bad"]), ["The food is"], 4)
+        Target(CausalLM x [constraint 'words'], 1 prompts, max_new_tokens=4)
     """
     if not (any_of or none_of or all_of):
         raise ConfigError("there are no words", where="words", hint="give any_of, all_of, none_of")
@@ -176,12 +211,31 @@ def length(
     max_words: int | None = None,
     **calling: Any,
 ) -> Constraint:
-    """e(c, y) = 1 where min <= |y| <= max, in tokens, in words, or both.
+    """A constraint on the length, in tokens, in words, or both.
+
+        e(c, y) = 1 where min <= |y| <= max
 
     Tokens are counted as `max_new_tokens` counts them: the end of sequence is one. Words are what
     white space separates. A prefix is ruled out when it is too long already.
 
-    Raises `ConfigError` for no bound, a negative one, or a smallest above the largest.
+    Args:
+        min_tokens: fewest tokens.
+        max_tokens: most tokens.
+        min_words: fewest words.
+        max_words: most words.
+        calling: a cache, workers, time-outs, what becomes of failures
+            (`posteriori.evidence.calls.settings.CallSettings`).
+
+    Returns:
+        The constraint.
+
+    Raises:
+        ConfigError: for no bound, a negative one, or a smallest above the largest.
+
+    Example:
+        >>> exact = po.exact(po.Target(prior, po.constraints.length(max_tokens=2), ["x"], 3))
+        >>> bool(exact.log_z[0] < 0)
+        True
     """
     bounds = {
         "tokens": (min_tokens, max_tokens),
@@ -217,16 +271,30 @@ def length(
 def json_schema(
     schema: Mapping[str, Any] | bool | str | Path | type[BaseModel], **calling: Any
 ) -> Constraint:
-    """e(c, y) = 1 where the text is JSON (RFC 8259) that `schema` allows: a mapping, a file, or a
-    pydantic model.
+    """A constraint by a JSON Schema.
+
+        e(c, y) = 1 where the text is JSON (RFC 8259) that `schema` allows
 
     White space around it is allowed, NaN and Infinity are not. What is nested deeper than Python's
     parser or jsonschema goes does not count as JSON, nor do integers of more than 4,300 digits. A
     prefix is ruled out when no JSON text begins so, or none of the `type` that the schema's top
-    level wants.
+    level wants. Needs the package `jsonschema`.
 
-    Needs the package `jsonschema`. Raises `ConfigError` without it, or where the schema is none,
-    refers to what is not in it, or back to itself for the same value.
+    Args:
+        schema: a mapping, a file, or a pydantic model.
+        calling: a cache, workers, time-outs, what becomes of failures
+            (`posteriori.evidence.calls.settings.CallSettings`).
+
+    Returns:
+        The constraint.
+
+    Raises:
+        ConfigError: without `jsonschema`, or for a schema that is none, refers to what is not in
+            it, or back to itself for the same value.
+
+    Example:
+        >>> po.Target("tiny", po.constraints.json_schema({"type": "integer"}), ["1 + 1 ="], 4)
+        Target(CausalLM x [constraint 'JSON Schema'], 1 prompts, max_new_tokens=4)
     """
     if isinstance(schema, type) and issubclass(schema, BaseModel):
         schema = schema.model_json_schema()

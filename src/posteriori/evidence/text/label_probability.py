@@ -7,8 +7,8 @@ from typing import Any
 from posteriori.core.occurrence import Prompt
 from posteriori.data.completion_text import own_text
 from posteriori.errors import ModelError, unknown_name
-from posteriori.models.classifier_text import Text, text_of
 from posteriori.models.sequence_classifier import SequenceClassifier
+from posteriori.models.text.classifier_text import Text, text_of
 
 
 class LabelProbability(SequenceClassifier):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from posteriori.core.occurrence import Prompt
-from posteriori.data.json_object import read_object
+from posteriori.data.formats.json_object import read_object
 from posteriori.errors import ConfigError, EvidenceError, ModelError
 from posteriori.models.hub import check_model_name
 from posteriori.models.transformers_loading import UNREADABLE, first_line, loading

@@ -44,16 +44,22 @@ def with_output_head(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def mixed_precision(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
-    """Store the layers' matrices of a float32 model in `dtype`, and all else in float32.
+    """Store the layers' matrices of a model in `dtype`, and all else in float32.
 
     The model then has to run under autocast to `dtype`, as `CausalLM(compute_dtype=...)` does it.
     """
     head = model.get_output_embeddings()
+    inside: set[int] = set()
     for module in model.modules():
         if module is not head and isinstance(module, nn.Linear | Conv1D):
-            module.weight.data = module.weight.data.to(dtype)
-            if module.bias is not None:
-                module.bias.data = module.bias.data.to(dtype)
+            for each in (module.weight, module.bias):
+                if each is not None:
+                    each.data = each.data.to(dtype)
+                    inside.add(id(each))
+    # A checkpoint may have been read in less.
+    for each in (*model.parameters(), *model.buffers()):
+        if id(each) not in inside and each.dtype in (torch.bfloat16, torch.float16):
+            each.data = each.data.float()
     return model
 
 

@@ -16,7 +16,7 @@ from .precision import OutputHead
 def separable_head(model: nn.Module, facts: dict[Any, Any]) -> nn.Linear | None:
     """The output head of `model` if its logits are exactly what the head returns; else None.
 
-    Found out by watching one token pass, because models also cap, scale or mask their logits, and
+    Found out by observing one token pass, because models also cap, scale or mask their logits, and
     kept among the `facts` about it. Only a float32 linear head on the CPU, without bias, is taken;
     not one with an adapter.
     """

@@ -17,6 +17,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from posteriori.models.passes.recompute import Again, recomputed
+
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """(layer, queries [M, H, E], keys [M, G, E], values [M, G, E]) -> what they attend to [M, H E]."""
 
@@ -44,10 +46,19 @@ class Decoder:
     head: nn.Module
     dtype: torch.dtype
     """That of the residual stream, and of attention."""
+    again: Again | None = None
+    """Layers keep their inputs alone, and are run again within this on the way back."""
 
     def hidden(self, ids_M: Tensor, position_M: Tensor, attend: Attend) -> Tensor:
         """What enters the head, [M, D]."""
         x_MD, place = self.embed(ids_M, position_M)
         for at, layer in enumerate(self.layers):
-            x_MD = layer.after(x_MD, attend(at, *layer.before(x_MD, place)))
+            if self.again is None:
+                x_MD = _through(x_MD, at, layer, place, attend)
+            else:
+                x_MD = recomputed(_through, x_MD, at, layer, place, attend, again=self.again)
         return self.norm(x_MD)
+
+
+def _through(x_MD: Tensor, at: int, layer: Layer, place: Any, attend: Attend) -> Tensor:
+    return layer.after(x_MD, attend(at, *layer.before(x_MD, place)))

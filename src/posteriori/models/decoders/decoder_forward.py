@@ -14,7 +14,7 @@ from transformers.cache_utils import DynamicLayer
 from posteriori.models.cpu.linear_groups import each_alone
 from posteriori.models.passes.forward import Prefilled
 from posteriori.models.passes.kv_cache import cache_with_room
-from posteriori.models.prompt_tokens import left_padded, positions
+from posteriori.models.text.prompt_tokens import left_padded, positions
 
 from .attention import attend, bias_of
 from .decoder import Decoder

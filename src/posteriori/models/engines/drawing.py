@@ -12,10 +12,12 @@ from posteriori.core.completions import Completions
 from posteriori.core.hooks import OnDevice, context_of, tokenizer_of
 from posteriori.core.occurrence import Prompt
 from posteriori.core.protocols import LanguageModel
+from posteriori.core.wrapped import Wrapped
 from posteriori.distributed.world import refuse_several
 from posteriori.errors import EngineError
 from posteriori.models.execution.generate import Rows as Suffixes
 from posteriori.models.execution.suffix import distinct_prefixes, splice
+from posteriori.models.text.prompt_tokens import check_draws
 
 from .rows import completions_of, encoded, requests_for, rows_of
 
@@ -23,20 +25,11 @@ TOP = 5
 """Most probable next tokens that are asked for, to check that draws follow their log-probs."""
 
 
-class DrawnByEngine:
+class DrawnByEngine(Wrapped):
     """A language model with the tokens of `lm`, whose draws come from a running engine."""
 
-    lm: LanguageModel
     _session: Any
     """A `Session`, which gives the engine its weights, or a `Foreign`, which does not."""
-
-    @property
-    def eos_token_ids(self) -> tuple[int, ...]:
-        return self.lm.eos_token_ids
-
-    @property
-    def vocab_size(self) -> int:
-        return self.lm.vocab_size
 
     @property
     def tokenizer(self) -> Any:
@@ -54,9 +47,6 @@ class DrawnByEngine:
         """Where its completions are: with the model's."""
         return self.lm.device if isinstance(self.lm, OnDevice) else torch.device("cpu")
 
-    def decode(self, ids: list[list[int]]) -> list[str]:
-        return self.lm.decode(ids)
-
     def sample(
         self,
         prompts: Sequence[Prompt],
@@ -67,6 +57,7 @@ class DrawnByEngine:
         """y ~ q, prompt by prompt, with log q. Raises `EngineError` where the engine does not have
         the model's weights, or does not draw what it says."""
         refuse_several("drawing through an engine", "the model itself")
+        check_draws(prompts, num_samples)
         session, lm = self._session, self.lm
         ids = encoded(lm, prompts, max_new_tokens)
         index = [p for p in range(len(ids)) for _ in range(num_samples)]
@@ -131,20 +122,3 @@ class DrawnByEngine:
             where="Engine",
             hint="use the model itself",
         )
-
-    def features(self, completions: Completions) -> Tensor:
-        """What the model knows of each prefix; see `LanguageModel.features`."""
-        return self.lm.features(completions)
-
-    def completions(
-        self,
-        prompts: Sequence[Prompt],
-        completion_ids: Sequence[Sequence[int]],
-        max_new_tokens: int | None = None,
-    ) -> Completions:
-        return self.lm.completions(prompts, completion_ids, max_new_tokens)
-
-    def micro_batches(
-        self, completions: Completions, together: int = 1, keeps_logits: bool = False
-    ) -> list[Tensor]:
-        return self.lm.micro_batches(completions, together, keeps_logits)

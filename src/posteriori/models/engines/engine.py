@@ -24,7 +24,7 @@ from .start import Starting
 
 
 class Engine(DrawnByEngine):
-    """A language model whose draws another program makes: vLLM, in this process or behind a url.
+    """A language model whose draws another program makes: vLLM or llama.cpp, here or behind a url.
 
         y ~ q, with log q(y|c) by the engine;  log pi(y|c) by the model `lm` itself
 
@@ -41,7 +41,7 @@ class Engine(DrawnByEngine):
 
     Args:
         lm: the model whose weights the engine gets.
-        backend: "vllm" or "http", or an object of your own with the methods of
+        backend: "vllm", "llama.cpp" or "http", or an object of your own with the methods of
             `posteriori.models.engines.backend.Backend`.
         config: the settings, as one `EngineConfig`.
         settings: or its fields, as keywords.
@@ -118,7 +118,7 @@ class Engine(DrawnByEngine):
         return Served.of(self.lm, self._session)
 
     def scored(self, drawn: Completions, known_NL: Tensor | None = None) -> Tensor:
-        """log pi of each token of fresh draws (`known_NL` where somebody has it); the next change
+        """log pi of each token of fresh draws (`known_NL` where it is known); the next change
         of weights is verified by them."""
         if known_NL is None:
             with torch.no_grad():

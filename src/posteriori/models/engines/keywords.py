@@ -27,3 +27,5 @@ class EngineKeywords(ServerKeywords, total=False):
     memory_gib: float
     gpu_share: float
     eager: bool
+    gguf: str | None
+    slots: int

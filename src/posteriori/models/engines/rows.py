@@ -16,7 +16,7 @@ from posteriori.core.prompted import prompt_ids
 from posteriori.core.protocols import LanguageModel
 from posteriori.core.same_outcomes import check_outcomes_of
 from posteriori.errors import EngineError, OutcomeError
-from posteriori.models.prompt_tokens import check_length
+from posteriori.models.text.prompt_tokens import check_length
 
 from .backend import Drawn, Request
 

@@ -176,8 +176,8 @@ class Session:
     def keep(self, completions: Completions, pi_NL: Tensor) -> None:
         """The next update is judged by some of these, drawn by the engine and scored by the model
         with the weights that both have now."""
-        told = self.comparison is None or self._anchor is None or self.comparison.decisive
-        if told:
+        is_known = self.comparison is None or self._anchor is None or self.comparison.decisive
+        if is_known:
             rows = spread(len(completions), self.num_compared)
             some = completions.select(rows)
             self._anchor = Anchor(some, pi_NL[rows][some.mask_NL].double().cpu())

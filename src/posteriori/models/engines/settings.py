@@ -14,7 +14,10 @@ class EngineConfig(Strict):
     """Settings of `posteriori.Engine`.
 
     Args:
-        backend: "vllm", in this process, or "http", an OpenAI-compatible server at `url`.
+        backend: "vllm" or "llama.cpp", in this process, or "http", an OpenAI-compatible server at
+            `url`.
+        gguf: llama.cpp's file with the prior's weights.
+        slots: completions that llama.cpp decodes beside each other.
         url: of the server, such as "http://localhost:8000/v1".
         model: the name under which the server has the model; left out, the only one it has.
         adapter_dir: a folder that the server can read too, where LoRA adapters are left for it;
@@ -39,7 +42,9 @@ class EngineConfig(Strict):
         'vllm'
     """
 
-    backend: Literal["vllm", "http"] = "vllm"
+    backend: Literal["vllm", "llama.cpp", "http"] = "vllm"
+    gguf: str | None = None
+    slots: int = Field(default=16, ge=1)
     url: str | None = None
     model: str | None = None
     adapter_dir: str | None = None
@@ -55,24 +60,32 @@ class EngineConfig(Strict):
     workers: int = Field(default=8, ge=1)
 
 
-_OF_SERVERS = {"url", "model", "adapter_dir", "api_key_env", "timeout", "retries", "workers"}
-_OF_VLLM = {"dtype", "memory_gib", "gpu_share", "eager"}
+_OF = {
+    "http": {"url", "model", "adapter_dir", "api_key_env", "timeout", "retries", "workers"},
+    "vllm": {"dtype", "memory_gib", "gpu_share", "eager"},
+    "llama.cpp": {"gguf", "slots", "timeout"},
+}
 
 
 def check_settings(config: EngineConfig, where: str) -> None:
     """Raise `ConfigError` for settings that do nothing beside each other."""
-    idle = _OF_VLLM if config.backend == "http" else _OF_SERVERS
-    given = sorted(name for name in config.model_fields_set & idle if getattr(config, name))
-    other = "vllm" if config.backend == "http" else "http"
-    if given:
-        raise ConfigError(
-            f"'{given[0]}' does nothing with the backend '{config.backend}'",
-            where=where,
-            hint=f"remove it, or use the backend '{other}'",
-        )
+    for other in _OF.keys() - {config.backend}:
+        given = sorted(n for n in config.model_fields_set & _OF[other] if getattr(config, n))
+        if given:
+            raise ConfigError(
+                f"'{given[0]}' does nothing with the backend '{config.backend}'",
+                where=where,
+                hint=f"remove it, or use the backend '{other}'",
+            )
     if config.backend == "http" and config.url is None:
         raise ConfigError(
             "the backend 'http' needs the server's url",
             where=where,
             hint='write url="http://localhost:8000/v1"',
+        )
+    if config.backend == "llama.cpp" and config.gguf is None:
+        raise ConfigError(
+            "the backend 'llama.cpp' needs the file with the prior's weights",
+            where=where,
+            hint='write gguf="model.gguf", the file that the prior was loaded from',
         )

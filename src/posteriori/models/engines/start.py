@@ -17,9 +17,13 @@ class Starting(NamedTuple):
 
     def __call__(self, lm: LanguageModel) -> Backend:
         if self.config.backend == "http":
-            from .http_backend import HttpBackend
+            from .backends.http_backend import HttpBackend
 
             return HttpBackend(self.config, lm)
-        from .vllm_backend import VllmBackend
+        if self.config.backend == "llama.cpp":
+            from .backends.llama_cpp_backend import LlamaCppBackend
+
+            return LlamaCppBackend(self.config, lm)
+        from .backends.vllm_backend import VllmBackend
 
         return VllmBackend(self.config, lm)

@@ -1,10 +1,10 @@
 """Has an engine the weights that it was given? Its log-probs of some completions say so.
 
 An engine rounds otherwise than the model does, and in 16 bits by more than a training step changes.
-So sizes alone do not tell old weights from new ones. But rounding knows nothing of the step: of the
-change delta that an update has made to log-probs, an engine with the new weights misses nothing
-on average, one with the old weights all, one with some of them a part. The slope of its error on
-delta says which, with a standard error.
+So sizes alone do not distinguish old weights from new ones. But rounding does not depend on the
+step: of the change delta that an update has made to log-probs, an engine with the new weights
+misses nothing on average, one with the old weights all, one with some of them a part. The slope of
+its error on delta says which, with a standard error.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What an environment is told, and what it may say."""
+"""What an environment receives, and what it may return."""
 
 from __future__ import annotations
 

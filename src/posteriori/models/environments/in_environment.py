@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -12,7 +11,8 @@ from torch import Tensor
 
 from posteriori.core.completions import Completions
 from posteriori.core.occurrence import Prompt
-from posteriori.core.protocols import LanguageModel, TrainableLM
+from posteriori.core.protocols import LanguageModel
+from posteriori.core.wrapped import WrappedTrainable
 from posteriori.data.given_arguments import named_arguments
 from posteriori.data.given_numbers import count
 from posteriori.errors import ConfigError, ModelError
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from posteriori.core.settings.training import LoraSettings
 
 
-class InEnvironment:
+class InEnvironment(WrappedTrainable):
     """A language model and an environment that answers its turns: a distribution over episodes.
 
         pi(tau|c) = prod_k pi(turn_k | c, turns and replies before) P(reply_k | the same, turn_k)
@@ -99,17 +99,6 @@ class InEnvironment:
         name = getattr(self.environment, "__name__", type(self.environment).__name__)
         return f"InEnvironment({self.lm!r}, {name}, max_turns={self.rules.max_turns})"
 
-    @property
-    def eos_token_ids(self) -> tuple[int, ...]:
-        return self.lm.eos_token_ids
-
-    @property
-    def vocab_size(self) -> int:
-        return self.lm.vocab_size
-
-    def decode(self, ids: list[list[int]]) -> list[str]:
-        return self.lm.decode(ids)
-
     def sample(
         self,
         prompts: Sequence[Prompt],
@@ -173,9 +162,6 @@ class InEnvironment:
         """As `log_prob`; zero on what the environment said."""
         return self.lm.token_log_prob(self._played(completions))
 
-    def features(self, completions: Completions) -> Tensor:
-        return self.lm.features(completions)
-
     def completions(
         self,
         prompts: Sequence[Prompt],
@@ -186,43 +172,14 @@ class InEnvironment:
         made = self.lm.completions(prompts, completion_ids, max_new_tokens)
         return replace(made, own_NL=made.mask_NL, replies=((),) * len(made))
 
-    def micro_batches(
-        self, completions: Completions, together: int = 1, keeps_logits: bool = False
-    ) -> list[Tensor]:
-        return self.lm.micro_batches(completions, together, keeps_logits)
-
     def in_float64(self) -> InEnvironment:
         return self._around(self.lm.in_float64())
-
-    @property
-    def module(self) -> torch.nn.Module:
-        return self._trainable.module
-
-    @property
-    def device(self) -> torch.device:
-        return self._trainable.device
 
     def as_policy(
         self, kind: Literal["full", "lora"], lora: LoraSettings, seed: int
     ) -> InEnvironment:
         """The policy of the model, in the same environment."""
         return self._around(self._trainable.as_policy(kind, lora, seed))
-
-    def trained_state(self) -> dict[str, Tensor]:
-        return self._trainable.trained_state()
-
-    def load_trained_state(self, state: Mapping[str, Tensor]) -> None:
-        self._trainable.load_trained_state(state)
-
-    def save_pretrained(self, directory: Path) -> None:
-        """The model, without the environment."""
-        self._trainable.save_pretrained(directory)
-
-    @property
-    def _trainable(self) -> TrainableLM:
-        if not isinstance(self.lm, TrainableLM):
-            raise ModelError(f"{type(self.lm).__name__} cannot be trained", where="InEnvironment")
-        return self.lm
 
     def _around(self, lm: LanguageModel) -> InEnvironment:
         rules = self.rules

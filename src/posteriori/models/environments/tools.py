@@ -110,7 +110,7 @@ def _run(tools: dict[str, Callable[..., Any]], call: ToolCall) -> str:
         return f"error: there is no tool '{call.name}'; there are {', '.join(sorted(tools))}"
     try:
         return str(tools[call.name](**call.arguments))
-    except Exception as error:  # the model is told, as by any program that it calls
+    except Exception as error:  # the model gets the message, as from any program that it calls
         return f"error: {type(error).__name__}: {error}"
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from posteriori.core.journal.journal import apart, once
-from posteriori.core.progress import advance
+from posteriori.core.run.progress import advance
 from posteriori.models.warp import Warp
 
 from .inverse_cdf import draw_tokens, nothing_to_draw

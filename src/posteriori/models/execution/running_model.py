@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cached_property, partial
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from posteriori.distributed import pace
+from posteriori.distributed.sharding import is_sharded
+from posteriori.distributed.world import current
 from posteriori.errors import ModelError
 from posteriori.models.cpu.float32_attention import Float32Attention
 from posteriori.models.cpu.fused_lora import fused_adapters, fused_products
@@ -24,6 +28,7 @@ from posteriori.models.decoders.known import known_decoder
 from posteriori.models.passes import memory
 from posteriori.models.passes.forward import Forward
 from posteriori.models.passes.model_call import ModelCall
+from posteriori.models.passes.recompute import recomputed_layers
 from posteriori.models.passes.self_check import can_be_continued, keeps_gradients
 from posteriori.models.passes.uncached import BareForward
 from posteriori.models.weights import state
@@ -55,6 +60,9 @@ class RunningModel:
         self.adapter = chosen_adapter(self.model, adapter)
         self.weight_cache = WeightCache()
         self._views = Views(self.model, self.adapter)
+        self._number: int | None = None
+        self.recomputes = False
+        """Whether layers are run again on the way back: gradient checkpointing."""
         if compute_dtype is not None and not isinstance(compute_dtype, torch.dtype):
             raise ModelError(
                 f"compute_dtype={compute_dtype!r} is no torch.dtype",
@@ -82,23 +90,50 @@ class RunningModel:
         return next(self.model.parameters()).device
 
     def _forward(
-        self, view: ModelView, hidden: bool = False, products_of: MakeProducts | None = None
+        self,
+        view: ModelView,
+        hidden: bool = False,
+        products_of: MakeProducts | None = None,
+        recomputes: bool = False,
     ) -> AnyForward:
         """To be made and called within `computing`. `hidden` leaves out the head; a known decoder
         multiplies by `products_of`. A model that cannot be continued from a cache, or loses its
         gradient there, is run over whole sequences."""
         decoder = known_decoder(view.model, view.facts, products_of or self._products_of)
         if decoder is not None:
+            if recomputes:
+                decoder = replace(decoder, again=contextlib.nullcontext)
             return DecoderForward(decoder, view.base.config, self.device, hidden)
         head = getattr(view.base, "get_output_embeddings", lambda: None)()
         name, dtype = type(view.base).__name__, memory.embedding_weight(view.base).dtype
-        call = ModelCall(view.model, name, self._arguments, head, hidden)
+        call = ModelCall(view.model, name, self._arguments, head, hidden, self._turn)
         cached = Forward(call, view.base.config, self.device, dtype)
         bare = BareForward(call, self.device)
         rounded = dtype.itemsize < 4 or torch.is_autocast_enabled(self.device.type)
-        if not can_be_continued(view.base, view.facts, cached, rounded):
+        if not can_be_continued(view.base, view.facts, cached, rounded) or recomputes:
             return bare
         return bare if torch.is_grad_enabled() and not self._keeps_gradients else cached
+
+    def keep_pace(self) -> None:
+        """To be called by all processes before a piece of work that they share out: a sharded model
+        makes as many passes in all of them."""
+        if self._number is not None or current() is None or not is_sharded(self.model):
+            return
+        # What is found out by passes is found out by all together.
+        for with_gradient in (False, True):
+            with torch.set_grad_enabled(with_gradient), self.scoring(hidden=False):
+                pass
+        self._number = pace.join(self)
+
+    def _turn(self) -> contextlib.AbstractContextManager[None]:
+        return pace.turn(self._number)
+
+    def idle_pass(self) -> torch.Tensor:
+        """The logits of one token, for nobody."""
+        ids_11 = torch.zeros(1, 1, dtype=torch.long, device=self.device)
+        with self._views.one() as view, self.computing(view):
+            ones_11 = torch.ones_like(ids_11)
+            return view.model(input_ids=ids_11, attention_mask=ones_11, use_cache=False).logits
 
     @cached_property
     def _keeps_gradients(self) -> bool:
@@ -125,7 +160,13 @@ class RunningModel:
         with contextlib.ExitStack() as ways:
             view = ways.enter_context(self._views.one())
             ways.enter_context(self.computing(view))
-            forward = self._forward(view, hidden and view.is_own)
+            recomputes = self.recomputes and torch.is_grad_enabled()
+            forward = self._forward(view, hidden and view.is_own, recomputes=recomputes)
+            if recomputes and not isinstance(forward, DecoderForward):
+                again = partial(self._views.running, view)
+                ways.enter_context(recomputed_layers(view.base, again))
+                yield forward
+                return
             differentiated = torch.is_grad_enabled() and self.device.type == "cpu"
             if differentiated and not isinstance(forward, DecoderForward):
                 if self.adapter is not None and view.is_own:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
 
-from posteriori.models.prompt_tokens import left_padded, positions
+from posteriori.models.text.prompt_tokens import left_padded, positions
 
 from .kv_cache import RoomyLayer, cache_with_room
 from .model_call import ModelCall

@@ -86,7 +86,7 @@ def check_memory(memory_gib: float) -> None:
 
 
 def memory_for(device: torch.device) -> float:
-    """`memory_gib` where nobody has set it: a share of what the device has free now, once the model
+    """`memory_gib` where it is not set: a share of what the device has free now, once the model
     is on it. The rest is for a policy's weights, gradients and optimiser. The CPU's memory is that
     of other programs as well, and a fixed amount of it is taken."""
     if device.type == "cpu":
@@ -111,18 +111,22 @@ def cells_for_scoring(
     with_gradient: bool,
     keeps_logits: bool,
     compute_bytes: int,
+    recomputes: bool = False,
 ) -> int:
     """Tokens that are run at once: their logits (if kept) and activations fit in `memory_gib`.
 
-    `compute_bytes` is the size of a number in the dtype of the matrix products.
+    `compute_bytes` is the size of a number in the dtype of the matrix products. With `recomputes`
+    one layer's activations are kept at a time, and every layer's input.
     """
     weight = embedding_weight(model)
     logits = 3 * weight.shape[0] * _LOGIT_BYTES if keeps_logits else 0
     # A layer keeps about 18 tensors of hidden size for the backward pass, half of them in the dtype
     # of the products; a third more for what the backward pass needs and the allocator cannot give
     # back. Without gradient there is one layer's at a time, and the cache.
-    layers = _num_layers(model) if with_gradient else 1
+    layers = _num_layers(model) if with_gradient and not recomputes else 1
     activations = layers * weight.shape[1] * 12 * (weight.element_size() + compute_bytes)
+    if with_gradient and recomputes:
+        activations += _num_layers(model) * weight.shape[1] * weight.element_size()
     return max(1, int(memory_gib * _GIB / (logits + activations + _cache_bytes(model))))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import cast
 
@@ -32,6 +33,8 @@ class ModelCall:
     """The output head, where the model names one."""
     hidden: bool = False
     """Whether it is left out: hidden states then come in place of logits."""
+    turn: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
+    """Around each pass: of a sharded model all processes make it together."""
 
     def __call__(
         self,
@@ -59,7 +62,8 @@ class ModelCall:
         left = left_out(cast(nn.Linear, self.head)) if self.hidden else contextlib.nullcontext()
         with left as seen:
             try:
-                out = self.model(input_ids=ids_RT, **given)
+                with self.turn():
+                    out = self.model(input_ids=ids_RT, **given)
             except _OF_ITS_OWN_CODE as error:
                 raise ModelError(
                     f"{self.name} cannot be run in this way: {type(error).__name__}: "

@@ -8,6 +8,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from posteriori.distributed.sharding import is_sharded
+
 _KEPT: WeakKeyDictionary[nn.Module, list[Tensor]] = WeakKeyDictionary()
 _LOCK = threading.Lock()
 
@@ -20,7 +22,15 @@ def keep_accumulators(model: nn.Module) -> None:
     order: two threads that score one policy would wait for each other for ever. A view of the
     weight keeps it; a Python object of the accumulator itself would bring Python's lock back in.
     """
+    if is_sharded(model):
+        return
     with torch.enable_grad():
         views = [each.expand_as(each) for each in model.parameters() if each.requires_grad]
     with _LOCK:
         _KEPT[model] = views
+
+
+def drop_accumulators(model: nn.Module) -> None:
+    """Of weights that are about to be cut over processes: the views would keep the whole ones."""
+    with _LOCK:
+        _KEPT.pop(model, None)

@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -17,7 +18,8 @@ from peft.utils import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from posteriori.data.json_object import read_object
+from posteriori.data.formats.json_object import read_object
+from posteriori.distributed.sharding import whole
 from posteriori.errors import ModelError
 from posteriori.models.transformers_loading import loading
 
@@ -70,7 +72,7 @@ def is_what_its_path_holds(base: PreTrainedModel) -> bool:
     mine, theirs = plain_parameters(base), plain_parameters(held)
     return mine.keys() == theirs.keys() and all(
         mine[name].shape == other.shape
-        and torch.equal(mine[name].cpu(), other.to(mine[name].dtype))
+        and torch.equal(whole(mine[name]).cpu(), other.to(mine[name].dtype))
         for name, other in theirs.items()
     )
 
@@ -82,8 +84,12 @@ def _widest(base: nn.Module) -> torch.dtype:
     return dtypes.pop() if dtypes in ({torch.bfloat16}, {torch.float16}) else torch.float32
 
 
-def write(base: nn.Module, directory: Path) -> None:
-    text = json.dumps({"tensors": fingerprint(base)}, indent=1)
+def write(base: PreTrainedModel, directory: Path) -> None:
+    told: dict[str, Any] = {"tensors": fingerprint(base)}
+    quantised = getattr(base.config, "quantization_config", None)
+    if quantised is not None:
+        told["quantization"] = quantised if isinstance(quantised, dict) else quantised.to_dict()
+    text = json.dumps(told, indent=1, default=str)
     (directory / FILE).write_text(text + "\n", encoding="utf-8")
 
 
@@ -122,7 +128,10 @@ def check(base: nn.Module, adapter: Path, path: str) -> None:
 
 
 def _digest(tensor: Tensor) -> str:
-    flat = tensor.detach().cpu().contiguous().flatten()
+    own: Any = whole(tensor.detach())
+    if type(own).__module__.startswith("torchao"):
+        own = own.dequantize()
+    flat = own.cpu().contiguous().flatten()
     return hashlib.sha256(flat.view(torch.uint8).numpy().data).hexdigest()
 
 

@@ -83,6 +83,9 @@ class _Copying:
         return copied
 
     def parameter(self, parameter: nn.Parameter) -> nn.Parameter:
+        if type(parameter) is not nn.Parameter or not parameter.is_floating_point():
+            # Quantised: what says how is part of it, and it needs no gradient.
+            return parameter
         if parameter not in self.parameters:
             alias = nn.Parameter(parameter.detach(), requires_grad=False)
             self.parameters[parameter] = alias

@@ -13,6 +13,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from posteriori.distributed.sharding import is_sharded, put
 from posteriori.errors import ModelError
 
 from . import adapters, base_fingerprint
@@ -31,7 +32,12 @@ def base_model(model: Model) -> PreTrainedModel:
 
 def bare_weights(model: Model) -> dict[str, Tensor]:
     """The tensors under the adapters, by the names that they have without any."""
-    found = base_model(model).state_dict()
+    return {name: tensor.detach() for name, tensor in plain_names(model).items()}
+
+
+def plain_names(model: Model) -> dict[str, Tensor]:
+    """The same, as the model's own parameters and buffers."""
+    found = base_model(model).state_dict(keep_vars=True)
     if not isinstance(model, PeftModel):
         return found
     names = tuple(f".{name}." for name in model.peft_config)
@@ -46,7 +52,8 @@ def same_base(one: Model, other: Model) -> bool:
     """Whether two models have the same weights under their adapters."""
     mine, theirs = bare_weights(one), bare_weights(other)
     return mine.keys() == theirs.keys() and all(
-        each.data_ptr() == theirs[name].data_ptr()
+        each is theirs[name]
+        or each.data_ptr() == theirs[name].data_ptr()
         or (each.shape == theirs[name].shape and torch.equal(each, theirs[name].to(each)))
         for name, each in mine.items()
     )
@@ -79,16 +86,35 @@ def quantisation(model: Model) -> str | None:
     return None
 
 
-def check_trainable(model: Model) -> None:
-    """Raise `ModelError` for quantised weights: an adapter would be put on other weights when it is
-    loaded, and a copy in float32 would be another distribution."""
+def check_not_sharded(model: Model) -> None:
+    """Raise `ModelError` for weights that are cut over processes: a policy is made of whole ones,
+    and then cut."""
+    if is_sharded(model):
+        raise ModelError(
+            "the model's weights are cut over processes, and a policy is made of whole ones",
+            hint='load the model again, and write sharding="fsdp"; or go on with policy="full" and '
+            "start= the run's directory",
+        )
+
+
+def check_trainable(model: Model, kind: str) -> None:
+    """Raise `ModelError` for quantised weights that are to be trained themselves (a copy in float32
+    would be another distribution), or below an adapter that PEFT cannot put on them."""
     method = quantisation(model)
+    quantizer = getattr(base_model(model), "hf_quantizer", None)
+    if kind == "lora" and quantizer is not None and quantizer.is_trainable:
+        if model.device.type == "cpu" and getattr(base_model(model), "is_loaded_in_4bit", False):
+            raise ModelError(
+                "the 4-bit product of bitsandbytes has no gradient on the CPU",
+                hint='train on a GPU, or load the model with quantization="8bit"',
+            )
+        return
     if method is not None:
         raise ModelError(
             f"the model's weights are quantised ({method}): a policy trained on them could not be "
             "saved as what it is",
-            hint="train on plain weights: model.dequantize(), or load the model without a "
-            "quantization_config; a quantised model can be a prior for samplers and evaluate",
+            hint='use policy="lora" on a model that posteriori.load(path, quantization=...) has '
+            "loaded, or train on plain weights: model.dequantize()",
         )
 
 
@@ -136,6 +162,7 @@ def adapter_parameters(model: Model, adapter: str) -> dict[str, nn.Parameter]:
     return adapters.adapter_parameters(model, adapter)
 
 
+@torch.no_grad()
 def load_trained_state(model: Model, adapter: str | None, state: Mapping[str, Tensor]) -> None:
     """Put back what `trained_state` gave, bit for bit. Raises `ModelError` if it does not fit."""
     own = trained_state(model, adapter)
@@ -144,7 +171,7 @@ def load_trained_state(model: Model, adapter: str | None, state: Mapping[str, Te
     if odd:
         raise ModelError(f"the saved weights do not fit this model: '{odd[0]}' differs")
     for name, tensor in own.items():
-        tensor.copy_(state[name])
+        put(tensor, state[name])
 
 
 def save(model: Model, adapter: str | None, directory: Path) -> None:
@@ -161,7 +188,10 @@ def save(model: Model, adapter: str | None, directory: Path) -> None:
     if adapter is None:
         raise ModelError("these are the bare weights under an adapter: nothing of theirs is new")
     base = base_model(model)
-    if not base_fingerprint.is_what_its_path_holds(base):
+    if quantisation(model) is not None:
+        # Folded in, the adapter would be rounded to the steps of the quantised weights.
+        _check_has_path(base)
+    elif not base_fingerprint.is_what_its_path_holds(base):
         _save_whole(full_copy(model, adapter), directory)
         return
     directory.mkdir(parents=True, exist_ok=True)
@@ -174,6 +204,15 @@ def save(model: Model, adapter: str | None, directory: Path) -> None:
         for file in saved.iterdir():
             if file.name != "README.md":
                 file.replace(directory / file.name)
+
+
+def _check_has_path(base: PreTrainedModel) -> None:
+    if not str(base.config.name_or_path or ""):
+        raise ModelError(
+            "an adapter on quantised weights is saved beside the path of its base, and the base "
+            "has none",
+            hint="load the base with posteriori.load(path, quantization=...)",
+        )
 
 
 def _save_whole(model: PreTrainedModel, directory: Path) -> None:

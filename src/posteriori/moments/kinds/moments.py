@@ -14,14 +14,44 @@ _EXAMPLE = '[evidence.features.name] with function = "my_features.py:phi" and me
 
 
 class FeatureSettings(Strict):
-    """A moment: a function's name, and the mean that it is to have under the target."""
+    """A moment: a feature and its mean under the target.
+
+    Args:
+        function: the user's function, as "my_features.py:phi".
+        mean: the mean that it is to have.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+    """
 
     function: str
     mean: float
 
 
 class MomentsSettings(Strict):
-    """See `posteriori.Moments`."""
+    """Settings of evidence of the kind "moments": features with given means.
+
+        log e(c, y) = lambda . phi(c, y),   lambda such that E_p*[phi_k] = mean_k
+
+    See `posteriori.Moments`.
+
+    Args:
+        features: phi_k with its mean, by name.
+        per_prompt: whether the means hold for each prompt, or over all of them.
+        num_samples: draws of the prior per prompt that lambda is found from.
+        seed: of these draws.
+        method: "enumerate" (all outcomes), "draws", or "auto": enumerate where there are few.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+
+    Example:
+        [[evidence]]
+        kind = "moments"
+        [evidence.features.she]
+        function = "my_features.py:she"
+        mean = 0.5
+    """
 
     features: dict[str, FeatureSettings]
     per_prompt: bool = False

@@ -57,7 +57,7 @@ class SubTB(AnyProposal[SubTBConfig]):
 
     name = "subtb"
     needs_log_prob: ClassVar[bool] = False
-    reads_choices: ClassVar[bool] = True
+    reads_choices = True
 
     Settings = SubTBConfig
 

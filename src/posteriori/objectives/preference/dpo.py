@@ -39,7 +39,7 @@ class DPO(Pairs[DPOConfig]):
     from any proposal that reaches every completion, it is minimal at log pi/prior = log e - log Z:
     at the target. Unbiased at any number of draws; in nats, h in nats as well.
 
-    `beta` is b, the price of a nat of log-ratio in units of the reward that the labels follow:
+    `beta` is b, the units of the reward that the labels follow per nat of log-ratio:
 
     * preference data: b = 0.1 unless given, as in TRL. It plays the part of this library's beta:
       preferences by a reward r lead to prior x exp(r / b) / Z.

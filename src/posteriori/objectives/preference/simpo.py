@@ -44,7 +44,7 @@ class SimPO(ByToken[SimPOConfig]):
 
         pi(y|c) = exp(|y| (log e(c, y) - kappa(c))),   kappa: sum_y pi(y|c) = 1
 
-    for pairs from any proposal that reaches every completion. That is not the target: a price per
+    for pairs from any proposal that reaches every completion. That is not the target: a cost per
     token, kappa, takes the prior's place, and evidence counts once per token. A margin
     gamma > 0 asks for more than the labels do, of every pair; the differences it asks for do not
     add up over three completions, so that there is a minimum but no formula. Unbiased at any number

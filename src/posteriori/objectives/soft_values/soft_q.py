@@ -78,7 +78,7 @@ class SoftQ(Objective[SoftQConfig]):
     fixed_point = "the target, as far as the learned soft values are exact"
     replays: ClassVar[bool] = True
     needs_log_prob: ClassVar[bool] = False
-    reads_choices: ClassVar[bool] = True
+    reads_choices = True
     first_change: ClassVar[float] = 2e-2
 
     Settings = SoftQConfig

@@ -13,7 +13,21 @@ from .best_of import FromPrior
 
 
 class AnchoredFunction(WithBeta, FromPrior, FunctionWay):
-    """A reward function's."""
+    """A target that is flat over good answers, by the user's function; see `posteriori.Anchored`.
+
+    Args:
+        threshold: the reward from which on an answer is good; good answers are equally probable.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+
+    Example:
+        [[evidence]]
+        kind = "anchored"
+        function = "my_reward.py:score"
+        beta = 0.1
+        threshold = 1.0
+    """
 
     threshold: float
 
@@ -25,7 +39,22 @@ class AnchoredFunction(WithBeta, FromPrior, FunctionWay):
 
 
 class AnchoredModel(WithBeta, FromPrior):
-    """A sequence-classification model's with a single logit."""
+    """A target that is flat over good answers, by a reward model; see `posteriori.Anchored`.
+
+    Args:
+        model: a path or a hub id of a sequence-classification model with a single logit.
+        threshold: the reward from which on an answer is good; good answers are equally probable.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+
+    Example:
+        [[evidence]]
+        kind = "anchored"
+        model = "reward-model"
+        beta = 0.1
+        threshold = 1.0
+    """
 
     own: ClassVar[str] = "model"
     example: ClassVar[str] = '"a sequence-classification model"'

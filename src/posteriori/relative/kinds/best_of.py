@@ -12,7 +12,16 @@ from posteriori.evidence.kinds.function import Called, FunctionWay
 
 
 class FromPrior(Called):
-    """How what is known of the prior is found."""
+    """How what is known of the prior is found.
+
+    Args:
+        num_samples: draws of the prior per prompt that it is found from.
+        seed: of these draws.
+        method: "enumerate" (all outcomes), "draws", or "auto": enumerate where there are few.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+    """
 
     num_samples: int = Field(default=1000, ge=2)
     seed: int = Field(default=0, ge=0)
@@ -29,7 +38,20 @@ class FromPrior(Called):
 
 
 class BestOfFunction(FromPrior, FunctionWay):
-    """The best of n by a reward function."""
+    """The law of the best of n by the user's function; see `posteriori.BestOf`.
+
+    Args:
+        n: of how many draws the best is taken.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+
+    Example:
+        [[evidence]]
+        kind = "best_of"
+        function = "my_reward.py:score"
+        n = 8
+    """
 
     n: int = Field(ge=1)
 
@@ -40,7 +62,21 @@ class BestOfFunction(FromPrior, FunctionWay):
 
 
 class BestOfModel(FromPrior):
-    """The best of n by a sequence-classification model with a single logit."""
+    """The law of the best of n by a sequence-classification model; see `posteriori.BestOf`.
+
+    Args:
+        model: a path or a hub id of a model with a single logit.
+        n: of how many draws the best is taken.
+
+    Raises:
+        ConfigError: for an unknown setting, or a value that is out of its range.
+
+    Example:
+        [[evidence]]
+        kind = "best_of"
+        model = "reward-model"
+        n = 8
+    """
 
     own: ClassVar[str] = "model"
     example: ClassVar[str] = '"a sequence-classification model"'

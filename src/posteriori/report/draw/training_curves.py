@@ -126,7 +126,7 @@ def _draw_evaluations(
 
 def _levels(axes: Axes, levels: Sequence[tuple[Estimate, Style]], theme: Theme) -> None:
     """A horizontal line for each log Z. Policies that share a target estimate the same one, each
-    from its own draws: what cannot be told apart is drawn once, in ink."""
+    from its own draws: what cannot be distinguished is drawn once, in ink."""
     groups: list[list[tuple[Estimate, Style]]] = []
     for log_z, style in levels:
         for group in groups:

@@ -32,7 +32,7 @@ def gather(paths: Sequence[Path | str]) -> Subject:
     """What a report on the runs, and files of draws, at `paths` says; no model is loaded.
 
     The prior and the frontier are those of the run that knows the frontier furthest: they do not
-    depend on beta. Policies of several runs are told apart by their folders' names. A file that
+    depend on beta. Policies of several runs are distinguished by their folders' names. A file that
     `posteriori sample` wrote is a sampler beside them, or alone. Raises `CheckpointError` where a
     folder is not a run or a file is broken, and `ConfigError` where they have other priors,
     prompts, lengths or evidence.
@@ -90,7 +90,7 @@ def _joined(run_name: str, policy: str, run: RunFiles) -> str:
 
 
 def _among_others(policy: PolicyResult, name: str) -> PolicyResult:
-    """Runs have betas of their own, so it is told which one judges what."""
+    """Runs have betas of their own, so it is stated which one judges what."""
     judged = f"; judged at {policy.target}" if policy.target else ""
     return replace(policy, name=name, description=f"{policy.description}{judged}")
 

@@ -33,7 +33,7 @@ _DRAWS = {
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:
-    """Their own names, with as much of the path before them as tells them apart. Raises
+    """Their own names, with as much of the path before them as distinguishes them. Raises
     `ConfigError` for one that is there twice."""
     full = [path.resolve() for path in paths]
     if len(set(full)) < len(full):

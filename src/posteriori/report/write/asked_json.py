@@ -16,8 +16,8 @@ def moments_json(had: Mapping[str, Sequence[WantedMean]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for who, means in had.items():
         for mean in means:
-            told = {"wanted": mean.wanted, "lambda": estimate_json(mean.lambda_), "attained": {}}
-            found.setdefault(mean.name, told)["attained"][who] = estimate_json(mean.attained)
+            entry = {"wanted": mean.wanted, "lambda": estimate_json(mean.lambda_), "attained": {}}
+            found.setdefault(mean.name, entry)["attained"][who] = estimate_json(mean.attained)
     return found
 
 
@@ -42,13 +42,13 @@ def pairs_json(pairs: Mapping[str, PairFigures]) -> dict[str, Any]:
 
 def asked_json(reports: Mapping[str, Report]) -> dict[str, Any]:
     """`moments` and `pairs` where there are any, and that the target is the prior where it is."""
-    told: dict[str, Any] = {}
+    entry: dict[str, Any] = {}
     moments = moments_json({name: report.means for name, report in reports.items()})
     if moments:
-        told["moments"] = moments
+        entry["moments"] = moments
     pairs = {name: each.pairs for name, each in reports.items() if each.pairs is not None}
     if pairs:
-        told["pairs"] = pairs_json(pairs)
+        entry["pairs"] = pairs_json(pairs)
     if not all(report.against_target for report in reports.values()):
-        told["against_target"] = False
-    return told
+        entry["against_target"] = False
+    return entry

@@ -73,12 +73,12 @@ def _distance(result: PolicyResult) -> str:
 
 
 def _wasted(result: PolicyResult) -> str:
-    """Of what it spent, the part that bought nothing, or that there is no telling it from none."""
+    """Of what it spent, the part that bought nothing, or that it is none as far as is known."""
     paid, wasted = result.figures.get("kl_to_prior"), result.figures.get("wasted_nats")
     if paid is None or wasted is None or not math.isfinite(paid.value + wasted.value):
         return ""
     if wasted.value <= 2 * wasted.standard_error:
-        return f" and wasted none of the {number(paid.value)} it spent, as far as can be told"
+        return f" and wasted none of the {number(paid.value)} it spent, as far as can be estimated"
     return f" and wasted {with_error(wasted)} of the {number(paid.value)} it spent"
 
 

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
 
-from posteriori.core.journal.files import writing
+from posteriori.core.settings.combined import combined
 from posteriori.core.settings.keywords import FitRewardKeywords
 from posteriori.core.settings.training import FitRewardConfig
 from posteriori.core.types import Estimate, Finding
+from posteriori.data.formats.json_object import read_object
 from posteriori.data.given_arguments import named_arguments
-from posteriori.data.json_object import read_object
-from posteriori.errors import DataError, ModelError
-from posteriori.reward_models.fit_reward import RewardFit, fit_reward
+from posteriori.errors import ConfigError, DataError, ModelError
+from posteriori.reward_models.fit_reward import RewardFit, fit_reward, refuse_idle
 from posteriori.reward_models.reward_model import RewardModel
+from posteriori.reward_models.reward_trainer import Record
 
+from .finished import ABOUT, begin, end, finished
 from .labels import RuleLabel, read_rule_labels
 from .rule_model import REFERENCE, RuleModel
-
-ABOUT = "rules.json"
 
 
 @dataclass(frozen=True, repr=False)
@@ -44,8 +43,8 @@ class RulesFit:
     output_dir: Path | None = None
 
     def __repr__(self) -> str:
-        told = [f"{rule}: held-out accuracy {each}" for rule, each in self.accuracy.items()]
-        return f"RulesFit({', '.join(told)})"
+        parts = [f"{rule}: held-out accuracy {each}" for rule, each in self.accuracy.items()]
+        return f"RulesFit({', '.join(parts)})"
 
     @property
     def accuracy(self) -> dict[str, Estimate]:
@@ -67,6 +66,7 @@ def fit_rules(
     device: str | None = None,
     output_dir: str | Path | None = None,
     resume: bool = False,
+    on_step: Callable[[Record], None] | None = None,
     config: FitRewardConfig | None = None,
     **settings: Unpack[FitRewardKeywords],
 ) -> RulesFit:
@@ -87,7 +87,8 @@ def fit_rules(
         tokenizer: of a model that was given as an object.
         device: where they are trained.
         output_dir: new or empty; keeps a folder per rule, and `posteriori.Rules(path)` loads it.
-        resume: go on from what a stopped run left in `output_dir`.
+        resume: go on from what a stopped run left in `output_dir`: rules that are trained stay.
+        on_step: sees each step's record, with the rule that it is of.
         config: the settings, as one `FitRewardConfig`.
         settings: or its fields, as keywords.
 
@@ -97,6 +98,7 @@ def fit_rules(
     Raises:
         DataError: with the row, for what is no label, or a rule that none of its labels breaks.
         ModelError: for a model that cannot be loaded.
+        CheckpointError: for an output_dir in use, or begun with other labels or settings.
 
     Example:
         >>> rows = [
@@ -107,28 +109,39 @@ def fit_rules(
         >>> sorted(po.fit_rules("tiny", rows, tuning="head", epochs=1, seed=0).models)
         ['polite']
     """
+    checked = combined(FitRewardConfig, config, settings, "config", "fit_rules")
+    refuse_idle(checked)
     by_rule = read_rule_labels(labels)
+    pairs = {rule: [_pair(label) for label in its] for rule, its in by_rule.items()}
     place = None if output_dir is None else Path(output_dir)
+    if resume and place is None:
+        raise ConfigError("resume=True needs the run's output_dir", where="fit_rules")
     folders = _folders(by_rule)
-    fits = {
-        rule: fit_reward(
+    if place is not None:
+        named = str(model) if isinstance(model, str | Path) else type(model).__name__
+        begin(place, [named, pairs, checked.own()], resume=resume)
+    fits: dict[str, RewardFit] = {}
+    for rule, its in pairs.items():
+        folder = None if place is None else place / folders[rule]
+        done = None if folder is None else finished(folder)
+        fits[rule] = done or fit_reward(
             model,
-            [_pair(label) for label in its],
+            its,
             tokenizer=tokenizer,
             device=device,
-            output_dir=None if place is None else place / folders[rule],
-            resume=resume and place is not None and (place / folders[rule]).is_dir(),
-            config=config,
-            **settings,
+            output_dir=folder,
+            resume=folder is not None and folder.is_dir(),
+            on_step=None if on_step is None else _named(on_step, rule),
+            config=checked,
         )
-        for rule, its in by_rule.items()
-    }
     if place is not None:
-        with writing("the rules", place):
-            about = json.dumps({"rules": folders, "reference": REFERENCE}, indent=2)
-            (place / ABOUT).write_text(about + "\n", encoding="utf-8")
+        end(place, {"rules": folders, "reference": REFERENCE})
     models = {rule: RuleModel(fit.model) for rule, fit in fits.items()}
     return RulesFit(models, fits, place)
+
+
+def _named(on_step: Callable[[Record], None], rule: str) -> Callable[[Record], None]:
+    return lambda record: on_step({**record, "rule": rule})
 
 
 def load_rules(directory: str | Path) -> dict[str, RuleModel]:

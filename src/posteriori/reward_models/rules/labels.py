@@ -43,7 +43,7 @@ def read_rule_labels(source: Any) -> dict[str, list[RuleLabel]]:
                 raise DataError(
                     f"of {len(labels)} labels of the rule '{rule}' none {word} it",
                     where=labels[0].where,
-                    hint="label some of both, so that there is something to tell apart",
+                    hint="label some of both, so that there is something to distinguish",
                 )
     return found
 

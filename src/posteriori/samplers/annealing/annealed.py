@@ -1,4 +1,4 @@
-"""Annealed sampling: a tempered path from the proposal to the target, in independent islands."""
+"""Annealed sampling: populations on a tempered path from the proposal to the target."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ _ROUND = 1024
 """Particles per prompt that are moved together."""
 
 _State = tuple[Draws, Tensor, list[Tensor]]
-"""The particles, their log-weights by island, and acceptance rates, one per move."""
+"""The particles, their log-weights by population, and acceptance rates, one per move."""
 
 
 class AnnealedConfig(Strict):
     """Settings of the sampler "annealed": its path and its particles.
 
     Args:
-        islands: independent populations per prompt; the standard error of log Z is over them.
+        replicates: independent populations per prompt; the standard error of log Z is over them.
         moves: suffix moves of each particle at each rung.
-        resample_below: an island is resampled where fewer than this share of its particles is
+        ess_threshold: a population is resampled where fewer than this share of its particles is
             effective, between 0 and 1.
         ladder: the powers of the evidence, from 0 to 1; left out, a pilot run finds them.
         pilot_particles: particles per prompt of that run.
@@ -46,13 +46,13 @@ class AnnealedConfig(Strict):
         ConfigError: for an unknown setting, or a value that is out of its range.
 
     Example:
-        >>> po.AnnealedConfig(islands=8).moves
+        >>> po.AnnealedConfig(replicates=8).moves
         2
     """
 
-    islands: int = Field(default=16, ge=1)
+    replicates: int = Field(default=16, ge=1)
     moves: int = Field(default=2, ge=1)
-    resample_below: float = Field(default=0.5, ge=0, le=1)
+    ess_threshold: float = Field(default=0.5, ge=0, le=1)
     ladder: Annotated[tuple[float, ...] | None, BeforeValidator(as_tuple)] = None
     pilot_particles: int = Field(default=256, ge=2)
     rung_ess: float = Field(default=0.5, gt=0, lt=1)
@@ -68,12 +68,12 @@ class Annealed(Sampler[AnnealedConfig]):
     Properly weighted, and Z-hat = mean exp(lw) unbiased, because the ladder t is fixed before the
     first draw: a pilot run finds it, and its own draws are thrown away. So log Z-hat is below log Z
     in expectation; `reverse_annealed_log_z` gives the bound from above. Particles are resampled
-    (systematically) inside islands alone, when fewer than `resample_below` of them are effective;
-    an island goes on with its Z-hat as the weight of each of its particles. Islands are
-    independent: `group_N` is the island, and the standard error of `log_z` is over islands.
-    `islands` that do not divide `num_samples` run up to one particle more each, and draws left out
-    at random make it up: they count in `log_z`. Tempering smooths rewards; what hard evidence rules
-    out it rules out at once.
+    (systematically) within their population alone, when fewer than `ess_threshold` of them are
+    effective; a population goes on with its Z-hat as the weight of each of its particles.
+    Populations are independent: `group_N` is the population, and the standard error of `log_z` is
+    over populations. `replicates` that do not divide `num_samples` run up to one particle more
+    each, and draws left out at random make it up: they count in `log_z`. Tempering smooths rewards;
+    what hard evidence rules out it rules out at once.
 
     Neal 2001 (annealed importance sampling); Del Moral, Doucet and Jasra 2006, section 3.3.2.3.
     """
@@ -99,14 +99,14 @@ class Annealed(Sampler[AnnealedConfig]):
                 )
             )
         check_ladder(ladder)
-        num_prompts, islands = len(job.target.prompts), settings.islands
-        each = -(-job.num_samples // islands)
+        num_prompts, replicates = len(job.target.prompts), settings.replicates
+        each = -(-job.num_samples // replicates)
         at_once = max(1, _ROUND // each)
         rungs = len(ladder) - 1
         log_z_parts: list[Tensor] = []
         rates: list[Tensor] = []
-        for first in range(0, islands, at_once):
-            size = min(at_once, islands - first)
+        for first in range(0, replicates, at_once):
+            size = min(at_once, replicates - first)
 
             def climb(
                 first: int = first, size: int = size, ladder: Sequence[float] = ladder
@@ -117,14 +117,14 @@ class Annealed(Sampler[AnnealedConfig]):
                     moves.start(size * each, job.generator("annealed", first)),
                     each,
                     settings.moves,
-                    settings.resample_below,
+                    settings.ess_threshold,
                     job.generator("annealed moves", first),
-                    lambda rung: job.progress(rungs * first + size * rung, rungs * islands),
+                    lambda rung: job.progress(rungs * first + size * rung, rungs * replicates),
                 )
 
             draws, rate_P = once(climb)
-            island_PG = torch.arange(size) + first + islands * torch.arange(num_prompts)[:, None]
-            group_N = island_PG.flatten().repeat_interleave(each).to(draws.log_prior_N.device)
+            group_PG = torch.arange(size) + first + replicates * torch.arange(num_prompts)[:, None]
+            group_N = group_PG.flatten().repeat_interleave(each).to(draws.log_prior_N.device)
             job.keep(replace(draws, group_N=group_N, cost=draws.cost + cost))
             cost = Cost()
             log_z_parts.append(log_mean_exp(draws.log_weight.view(num_prompts, size, each)))
@@ -135,7 +135,9 @@ class Annealed(Sampler[AnnealedConfig]):
         return replace(
             draws,
             log_z=log_z,
-            figures=_figures(torch.stack(rates).sum(0) / islands, len(ladder) - 1, each * islands),
+            figures=_figures(
+                torch.stack(rates).sum(0) / replicates, len(ladder) - 1, each * replicates
+            ),
         )
 
 
@@ -145,19 +147,19 @@ def anneal(
     states: Draws,
     each: int,
     moves_per_rung: int,
-    resample_below: float,
+    ess_threshold: float,
     generator: torch.Generator,
     on_rung: Callable[[int], None] | None = None,
 ) -> tuple[Draws, Tensor]:
-    """Islands of `each` neighbouring draws of q, taken up the ladder; and the acceptance rate a
-    prompt. Their log-weights are such that the mean over an island is its Z-hat."""
+    """Populations of `each` neighbouring draws of q, taken up the ladder; and the acceptance rate a
+    prompt. Their log-weights are such that the mean over a population is its Z-hat."""
     num_prompts = len(moves.target.prompts)
 
     def climb(state: _State, rung: int) -> _State:
         states, log_w_GK, accepted = state
         before, t = ladder[rung - 1], ladder[rung]
         log_w_GK = log_w_GK + (t - before) * moves.log_weight(states).view(-1, each)
-        log_w_GK, ancestor_N = resampled(log_w_GK, resample_below, generator)
+        log_w_GK, ancestor_N = resampled(log_w_GK, ess_threshold, generator)
         states = states.select(ancestor_N)
         for _ in range(moves_per_rung):
             states, accept_N = moves.step(states, t, generator)
@@ -173,28 +175,32 @@ def anneal(
     return replace(states, log_weight_N=log_w_GK.flatten()), torch.stack(accepted).mean(0).cpu()
 
 
-def resampled(log_w_GK: Tensor, below: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Resampling inside the islands with fewer than `below` of their particles effective: the new
-    log-weights, all log Z-hat, and each particle's ancestor. An island without any weight stays."""
-    islands, each = log_w_GK.shape
-    uniform_G1 = torch.rand(islands, 1, dtype=torch.float64, generator=generator)
-    due_G1 = (ess(log_w_GK) < below * each)[:, None] & ~log_w_GK.isneginf().all(1, keepdim=True)
+def resampled(
+    log_w_GK: Tensor, ess_threshold: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Resampling inside the populations of which fewer than `ess_threshold` is effective: the new
+    log-weights, all log Z-hat, and each particle's ancestor. One without any weight stays."""
+    replicates, each = log_w_GK.shape
+    uniform_G1 = torch.rand(replicates, 1, dtype=torch.float64, generator=generator)
+    due_G1 = (ess(log_w_GK) < ess_threshold * each)[:, None] & ~log_w_GK.isneginf().all(
+        1, keepdim=True
+    )
     place_K = torch.arange(each, device=log_w_GK.device)
-    size_G = torch.full((islands,), each, device=log_w_GK.device)
+    size_G = torch.full((replicates,), each, device=log_w_GK.device)
     chosen_GK = ancestors(
         "systematic",
         log_w_GK.where(due_G1, 0.0),
         size_G,
         uniform_G1.to(log_w_GK.device),
     ).where(due_G1, place_K)
-    first_G1 = each * torch.arange(islands, device=log_w_GK.device)[:, None]
+    first_G1 = each * torch.arange(replicates, device=log_w_GK.device)[:, None]
     log_z_G1 = log_mean_exp(log_w_GK)[:, None]
     return log_z_G1.where(due_G1, log_w_GK), (first_G1 + chosen_GK).flatten()
 
 
 def _thinned(draws: Draws, job: Job) -> Draws:
     """`num_samples` per prompt, chosen at random: each particle is then as likely as any other of
-    its island to stay, whatever its place among the resampled."""
+    its population to stay, whatever its place among the resampled."""
     num = len(draws) // len(job.target.prompts)
     if num == job.num_samples:
         return draws

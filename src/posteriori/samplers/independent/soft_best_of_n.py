@@ -51,6 +51,6 @@ class SoftBestOfN(BestOfN):
                 "info",
                 "kl_of_soft_best_of_n",
                 f"KL(p*, law) is at most about {max(bounds):.3g} nats with n = {n} (the worst "
-                f"prompt, as far as {len(pool)} draws can tell).",
+                f"prompt, as far as {len(pool)} draws can show).",
             ),
         )

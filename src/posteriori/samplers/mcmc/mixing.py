@@ -116,7 +116,7 @@ def findings(figures: dict[str, Estimate], chains: int, num_samples: int) -> lis
                 "warn",
                 "convergence_unknown",
                 f"For {len(unknown)} prompts the chains are too short, or show one and the same "
-                "reward, log-prob and length throughout: none can tell if they converged.",
+                "reward, log-prob and length throughout: none can show whether they converged.",
                 "Raise num_samples or thin.",
             )
         )

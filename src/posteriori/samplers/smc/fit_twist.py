@@ -13,6 +13,7 @@ from torch import Tensor
 from posteriori.core.display.shown import counted
 from posteriori.core.journal.journal import fold
 from posteriori.core.numerics import ess
+from posteriori.core.processes.together import on_one_process
 from posteriori.core.protocols import LanguageModel
 from posteriori.core.run.out_of_memory import explained
 from posteriori.core.seeds import derive, generator
@@ -20,7 +21,6 @@ from posteriori.core.settings.combined import combined
 from posteriori.core.settings.keywords import FitTwistKeywords
 from posteriori.core.settings.training import FitTwistConfig
 from posteriori.core.target import Target
-from posteriori.core.together import on_one_process
 from posteriori.core.types import Cost
 from posteriori.data.given_arguments import named_arguments
 from posteriori.runs.target_fingerprint import digest

@@ -158,8 +158,8 @@ class EvidenceTwist(Twist[EvidenceTwistConfig]):
 class PrefixTwist(NoTwist):
     """psi_t = what the evidence says of a prefix: 0 where it cannot come right any more.
 
-    For constraints that can tell: `Constraint(fn, prefix=may_still_hold)`. Raises `ConfigError`
-    where no evidence of the target can.
+    For constraints that can judge a prefix: `Constraint(fn, prefix=may_still_hold)`. Raises
+    `ConfigError` where no evidence of the target can.
     """
 
     name = "prefix"

@@ -33,11 +33,11 @@ class Learnable:
     """What the draws of a run so far say of its evidence; findings once each.
 
     Draws of one prompt that all have the same evidence teach nothing: no advantage, no weight and
-    no preference tells one from another, whatever the objective. That is so for a reward that is a
-    constant (0 for all, None for all), for one that only differs between prompts, and for hard
-    evidence that no draw meets. The first step's draws are the prior's, and what they show is said
-    before any update (`warn`: rare evidence may look the same); what stays so for ten steps is said
-    again as `stop`.
+    no preference distinguishes one from another, whatever the objective. That is so for a reward
+    that is a constant (0 for all, None for all), for one that only differs between prompts, and for
+    hard evidence that no draw meets. The first step's draws are the prior's, and what they show is
+    said before any update (`warn`: rare evidence may look the same); what stays so for ten steps is
+    said again as `stop`.
     """
 
     def __init__(self, target: Target, steps: int) -> None:

@@ -1,4 +1,4 @@
-"""Which of several reward functions never tells two completions of a prompt apart."""
+"""Which of several reward functions never distinguishes two completions of a prompt."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class RewardRanges:
             seen.low, seen.high = min(seen.low, low), max(seen.high, high)
 
     def findings(self) -> list[Finding]:
-        """A finding for each function that has not told any two completions of a prompt apart."""
+        """A finding for each function whose values never differ within a prompt."""
         return [
             _same(name, each)
             for name, each in self._ranges.items()

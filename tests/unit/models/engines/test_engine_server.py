@@ -1,4 +1,4 @@
-"""An engine, and anybody's policy, behind an OpenAI-compatible server."""
+"""An engine, and any served policy, behind an OpenAI-compatible server."""
 
 from __future__ import annotations
 

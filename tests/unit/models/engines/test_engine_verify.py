@@ -1,4 +1,4 @@
-"""Old, new and half-loaded weights are told apart, also where rounding is larger than a step.
+"""Old, new and half-loaded weights are distinguished, also where rounding is larger than a step.
 
 No alarm in 5,000 honest updates (6 standard errors: expected 1e-5), and every sabotage found.
 """

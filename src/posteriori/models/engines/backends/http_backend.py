@@ -14,12 +14,12 @@ from posteriori.core.http.post import Caller, Post
 from posteriori.core.protocols import LanguageModel
 from posteriori.errors import EngineError
 from posteriori.models.causal import CausalLM
+from posteriori.models.engines.backend import Drawn, Request
+from posteriori.models.engines.settings import EngineConfig
+from posteriori.models.engines.signature import Signature, signature_of
 
 from .adapter_files import save_adapter
 from .answers import Answers
-from .backend import Drawn, Request
-from .settings import EngineConfig
-from .signature import Signature, signature_of
 
 _CALLER = Caller("Engine", "the engine's server", EngineError, EngineError, 2**30)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import posteriori as po
-from posteriori.core import default_progress
+from posteriori.core.run import default_progress
 from posteriori.errors import ConfigError
 from posteriori.models.tabular import TabularLM
 

@@ -9,8 +9,7 @@ from typing import Any, NoReturn, TypeGuard
 
 from posteriori.core.protocols import LanguageModel
 from posteriori.errors import EngineError
-
-from .backend import Drawn
+from posteriori.models.engines.backend import Drawn
 
 _ID = "token_id:"
 """How vLLM writes a token where it is asked for ids."""
@@ -105,7 +104,8 @@ class Answers:
     def _tops(
         self, tokens: list[Any], tops: list[dict[Any, float]], top: int
     ) -> list[dict[int, float]]:
-        """Of each token the most probable next ones. What cannot be told by its text is left out:
+        """Of each token the most probable next ones. One that its text does not identify is left
+            out:
         it counts as one of the others then, whether it was drawn or not."""
         if top == 0 or len(tops) != len(tokens):
             return []

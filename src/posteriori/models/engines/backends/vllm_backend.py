@@ -20,10 +20,10 @@ from posteriori.core.protocols import LanguageModel
 from posteriori.core.seeds import undisturbed
 from posteriori.errors import EngineError
 from posteriori.models.causal import CausalLM
+from posteriori.models.engines.backend import Drawn, Request
+from posteriori.models.engines.settings import EngineConfig
 from posteriori.models.weights.state import base_model, full_copy, quantisation
 
-from .backend import Drawn, Request
-from .settings import EngineConfig
 from .vllm_weights import load_whole
 
 _TOLERANCE = {"float32": 0.005, "bfloat16": 0.25, "float16": 0.25}
@@ -33,7 +33,7 @@ _ENVIRONMENT = {
     # In this process, so that weights are handed over as they are.
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_NO_USAGE_STATS": "1",
-    # A text and one token more, which nobody reads, are scored as a prompt.
+    # A text and one token more, which is ignored, are scored as a prompt.
     "VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1",
     # Threads stay where the trainer has them.
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",

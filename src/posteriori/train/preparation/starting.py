@@ -105,12 +105,12 @@ def new_policy(
             "new adapter on it",
         )
     config = own.model.peft_config[own.adapter]
-    told = {"rank": int(config.r), "alpha": float(config.lora_alpha)}
-    if told != {"rank": lora.rank, "alpha": lora.alpha}:
+    stated = {"rank": int(config.r), "alpha": float(config.lora_alpha)}
+    if stated != {"rank": lora.rank, "alpha": lora.alpha}:
         raise ConfigError(
-            f"the adapter that the policy is to start as has {told}, and lora is another",
+            f"the adapter that the policy is to start as has {stated}, and lora is another",
             where="fit",
-            hint=f"write lora={told}",
+            hint=f"write lora={stated}",
         )
     assert isinstance(prior, TrainableLM), "it is a CausalLM, or one with a prefix"
     policy = prior.as_policy(kind, lora, seed)

@@ -10,7 +10,7 @@ from posteriori.core.draw import draw
 from posteriori.core.protocols import NextTokenLM
 from posteriori.core.seeds import generator
 from posteriori.core.target import Target
-from posteriori.data.json_object import read_object
+from posteriori.data.formats.json_object import read_object
 from posteriori.distributed.exchange import by_first
 from posteriori.errors import CheckpointError
 

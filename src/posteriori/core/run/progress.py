@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from posteriori.distributed.world import sharing
 
-from .run.context import current, within
+from .context import current, within
 
 Progress = Callable[[int, int], None]
 """Called with the units of work that are done and their total. Work with an unknown number of

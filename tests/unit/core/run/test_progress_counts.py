@@ -8,7 +8,7 @@ from helpers import tiny_lm
 
 import posteriori as po
 from posteriori.core.draw import draw
-from posteriori.core.progress import advance, counted_by, one_pass, portions
+from posteriori.core.run.progress import advance, counted_by, one_pass, portions
 from posteriori.evidence.judge.judge import Judge
 from posteriori.reward_models.simulate_preferences import simulate_preferences
 

@@ -21,8 +21,8 @@ from typing import Any, Literal, TypeVar, get_args
 from posteriori.distributed.world import is_first
 from posteriori.errors import ConfigError, did_you_mean
 
+from .context import current, within
 from .progress import Progress
-from .run.context import current, within
 
 Mode = Literal["auto", "on", "off"]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -21,6 +22,23 @@ def check_tokenizer(tokenizer: Any) -> None:
         raise ModelError(
             f"a {kind} is no tokenizer",
             hint="give the model's own: AutoTokenizer.from_pretrained(path)",
+        )
+
+
+def check_draws(prompts: object, num_samples: int) -> None:
+    """Raise `PromptError` for one prompt where several are wanted, and for less than one draw."""
+    check_several(prompts)
+    if not isinstance(num_samples, Integral) or num_samples < 1:
+        raise PromptError(f"num_samples={num_samples!r} must be a whole number of at least 1")
+
+
+def check_several(prompts: object) -> None:
+    """Raise `PromptError` for one prompt where a list of them is wanted: each character of a string
+    would be a prompt of its own."""
+    if isinstance(prompts, str | bytes | Mapping) or not isinstance(prompts, Iterable):
+        raise PromptError(
+            f"prompts is {str(prompts)[:40]!r}, of type {type(prompts).__name__}",
+            hint='give a list of prompts, such as ["My boss is"]',
         )
 
 
@@ -61,6 +79,11 @@ def encode_prompt(
     return (start_token_id,)
 
 
+def _is_conversation(prompt: Any) -> bool:
+    is_list = isinstance(prompt, list | tuple) and len(prompt) > 0
+    return is_list and all(isinstance(message, Mapping) for message in prompt)
+
+
 def _check_text(text: str, prompt: Prompt) -> None:
     try:
         text.encode("utf-8")
@@ -81,6 +104,12 @@ def _ids(tokenizer: Any, prompt: Prompt, eos: set[int]) -> list[int]:
             if not text_alone or text_alone[-1] != ids[-1]:
                 ids = ids[:-1]
         return ids
+    if not _is_conversation(prompt):
+        raise PromptError(
+            f"{str(prompt)[:40]!r}, of type {type(prompt).__name__}, is no prompt",
+            hint="write a string (token ids: tokenizer.decode(ids)), or messages such as "
+            '[{"role": "user", "content": "..."}]',
+        )
     if getattr(tokenizer, "chat_template", None) is None:
         raise PromptError(
             "the prompt is a conversation, and this tokenizer has no chat template",
@@ -144,6 +173,7 @@ def build_completions(
     `prompts` holds one prompt a completion, or a single one for all. Raises `OutcomeError` for an
     empty sequence, an id outside the vocabulary, or an end of sequence before the last token.
     """
+    check_several(prompts)
     if len(prompts) == 1:
         prompts = list(prompts) * len(completion_ids)
     if len(prompts) != len(completion_ids):
@@ -152,6 +182,7 @@ def build_completions(
             hint="give one prompt a completion, or a single prompt for all",
         )
     eos = set(eos_token_ids)
+    completion_ids = [_as_list(row, ids) for row, ids in enumerate(completion_ids)]
     for row, ids in enumerate(completion_ids):
         _check_ids(row, ids, eos, vocab_size)
     lengths = [len(ids) for ids in completion_ids]
@@ -178,6 +209,17 @@ def build_completions(
         max_new_tokens=max_new_tokens or width,
         decode=decode,
     )
+
+
+def _as_list(row: int, ids: Any) -> list[int]:
+    """A list, whether it came as one, as an array or as a tensor."""
+    found = ids.tolist() if hasattr(ids, "tolist") else ids
+    if not isinstance(found, list | tuple) or not all(isinstance(i, Integral) for i in found):
+        raise OutcomeError(
+            f"completion {row} is {str(ids)[:40]!r}, of type {type(ids).__name__}",
+            hint="give its token ids, a list of whole numbers (of a text: tokenizer(text))",
+        )
+    return [int(i) for i in found]
 
 
 def _check_ids(row: int, ids: Sequence[int], eos: set[int], vocab_size: int) -> None:

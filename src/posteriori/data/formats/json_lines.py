@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from posteriori.data.given_numbers import finite
 from posteriori.errors import DataError
-
-from .given_numbers import finite
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:

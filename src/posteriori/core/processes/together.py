@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 
 import torch
 
+from posteriori.core.hooks import HasModule
+from posteriori.core.target import Target
 from posteriori.data.plain_values import is_mapping, is_sequence
 from posteriori.distributed.environment import require_one
+from posteriori.distributed.sharding import is_cut
 from posteriori.distributed.world import together
-
-from .hooks import HasModule
-from .target import Target
 
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 
@@ -78,6 +78,6 @@ def _weights(value: Any) -> str:
         return ""
     total = 0.0
     for parameter in module.parameters():
-        if parameter.is_floating_point():
+        if parameter.is_floating_point() and not is_cut(parameter):
             total += float(parameter.detach().reshape(-1)[:_PER_TENSOR].double().sum())
     return f" of weights {total!r}"

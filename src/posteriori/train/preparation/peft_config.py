@@ -39,8 +39,8 @@ def with_lora_config(settings: dict[str, Any], prior: Any) -> dict[str, Any]:
         raise ConfigError(
             "both policy=LoraConfig(...) and lora are given", where="fit", hint="remove lora"
         )
-    told, default = given.to_dict(), type(given)().to_dict()
-    for key, value in told.items():
+    stated, default = given.to_dict(), type(given)().to_dict()
+    for key, value in stated.items():
         if key not in _KNOWN and key not in _SAYS_NOTHING and value != default.get(key):
             raise ConfigError(
                 f"the LoraConfig has {key}={value!r}, which is not for a policy here",

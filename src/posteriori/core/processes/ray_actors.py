@@ -6,16 +6,15 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any, Self, TypeAlias, TypeVar
 
+from posteriori.core.run.progress import advance
+from posteriori.core.seeds import derive
+from posteriori.core.settings.combined import combined
+from posteriori.core.settings.ray import RayConfig
 from posteriori.distributed.environment import require_one
 from posteriori.distributed.executor import spread_over
 from posteriori.distributed.ray_pool import RayPool
 from posteriori.distributed.sending import Sender
 from posteriori.errors import ConfigError
-
-from .progress import advance
-from .seeds import derive
-from .settings.combined import combined
-from .settings.ray import RayConfig
 
 T = TypeVar("T")
 
