@@ -86,7 +86,8 @@ class Completions:
     def completion_ids(self) -> list[list[int]]:
         """Each completion's token ids, end-of-sequence included and no padding."""
         rows = zip(rows_of_ints(self.tokens_NL), ints(self.lengths_N), strict=True)
-        return [row[:length] for row, length in rows]
+        width = self.tokens_NL.shape[1]
+        return [row if length == width else row[:length] for row, length in rows]
 
     @cached_property
     def texts(self) -> list[str]:

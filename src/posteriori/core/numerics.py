@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.special import stdtrit  # pyright: ignore[reportMissingTypeStubs]
 from torch import Tensor
 
-from .tensors import distinct, distinct_counts
+from .tensors import as_array, distinct, distinct_counts
 
 
 def log_mean_exp(log_w_N: Tensor) -> Tensor:
@@ -89,9 +91,20 @@ class Spread(NamedTuple):
         - 1. `beside`: an error of another kind, which needs no t and adds its own square.
         """
         plain, degrees = zip(*map(spread_of, parts), strict=True)
-        nominal = cls.joined(plain, [values_n.shape[0] - 1.0 for values_n in parts])
-        error = max(nominal.error, cls.joined(plain, degrees).error)
-        return cls(math.hypot(error, beside), nominal.degrees_of_freedom)
+        return cls.of_spreads(plain, degrees, [part.shape[0] - 1.0 for part in parts], beside)
+
+    @classmethod
+    def of_spreads(
+        cls,
+        plain: Sequence[float],
+        degrees: Sequence[float],
+        nominal: Sequence[float],
+        beside: float = 0.0,
+    ) -> Spread:
+        """The same, where `spread_of` each is known; `nominal`: n_i - 1."""
+        normal = cls.joined(plain, nominal)
+        error = max(normal.error, cls.joined(plain, degrees).error)
+        return cls(math.hypot(error, beside), normal.degrees_of_freedom)
 
     @classmethod
     def of_groups(cls, means_G: Tensor, beside: float = 0.0) -> Spread:
@@ -126,19 +139,29 @@ def spread_of(values_n: Tensor) -> tuple[float, float]:
 
     n - 1 for normal values, and fewer where few of them make most of s (excess kurtosis: Box 1953).
     """
-    num = values_n.shape[0]
+    value_n = as_array(values_n)
+    return _spread(value_n - float(value_n.sum()) / len(value_n) if len(value_n) else value_n)
+
+
+def spread_and_reach(value_n: NDArray[np.float64]) -> tuple[float, float, float]:
+    """`spread_of` the values, and how far from their mean the farthest is."""
+    off_n = value_n - float(value_n.sum()) / len(value_n)
+    reach = max(float(off_n.max()), -float(off_n.min()))
+    return (*_spread(off_n), reach)
+
+
+def _spread(off_n: NDArray[np.float64]) -> tuple[float, float]:
+    """Of values less their mean, which are squared in place."""
+    num = len(off_n)
     if num < 2:
         return math.nan, num - 1.0
-    # By numpy, whose calls cost a tenth of torch's: there are a hundred of these in an evaluation.
-    value_n = values_n.detach().cpu().double().numpy()
-    off_n = value_n - value_n.sum() / num
-    square_n = off_n * off_n
-    second = float(square_n.sum()) / num
+    second = float(off_n @ off_n) / num
     plain = math.sqrt(second / (num - 1)) if second >= 0 else math.nan
     if not (math.isfinite(second) and second > 0):
         return plain, num - 1.0
-    square_n /= second
-    kurtosis = float(square_n @ square_n) / num - 3.0
+    off_n *= off_n
+    off_n /= second
+    kurtosis = float(off_n @ off_n) / num - 3.0
     return plain, 2.0 / (2.0 / (num - 1) + max(0.0, kurtosis) / num)
 
 

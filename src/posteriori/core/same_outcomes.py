@@ -63,10 +63,18 @@ def difference_in_outcomes(
     prior: LanguageModel, other: LanguageModel, prompts: Sequence[Prompt]
 ) -> str | None:
     """Why the two are no distributions over the same outcomes; None where they are."""
-    mine, theirs = _bare(prior), _bare(other)
+    if prior is other:
+        return None
     difference = _difference_in_environments(prior, other)
-    if difference is not None or mine is theirs:
-        return difference
+    return difference or _difference_without_environments(_bare(prior), _bare(other), prompts)
+
+
+def _difference_without_environments(
+    mine: LanguageModel, theirs: LanguageModel, prompts: Sequence[Prompt]
+) -> str | None:
+    if mine is theirs:
+        return None
+    difference = None
     if isinstance(mine, HasTokenizer) == isinstance(theirs, HasTokenizer):
         # The names of a table's tokens are for people: against a tokenizer, their number counts.
         difference = difference_in_tokens(mine, theirs)
@@ -79,8 +87,8 @@ def difference_in_outcomes(
 
 def check_outcomes_of(lm: LanguageModel, completions: Completions, role: str) -> None:
     """Raise `OutcomeError` unless completions from outside (draws, a data set: their
-    `role`) can be this model's: ids that it has, and its ends of sequence at the end and nowhere
-    else."""
+    `role`) can be this model's: ids that it has, its ends of sequence at the end and nowhere else,
+    and, where it is known which model drew them, the same tokens, ends and prompts."""
     tokens_NL, mask_NL = completions.tokens_NL, completions.mask_NL
     eos = torch.tensor(sorted(lm.eos_token_ids), device=tokens_NL.device)
     place_L = torch.arange(tokens_NL.shape[1], device=tokens_NL.device)
@@ -108,6 +116,17 @@ def check_outcomes_of(lm: LanguageModel, completions: Completions, role: str) ->
                 where=role,
                 hint="draw with a model that has the prior's tokens and end-of-sequence ids",
             )
+    # Ids that both have may still be other words.
+    drew = getattr(completions.decode, "__self__", None)
+    if drew is lm or not isinstance(drew, LanguageModel):
+        return
+    difference = _difference_without_environments(_bare(lm), _bare(drew), completions.prompt_set)
+    if difference is not None:
+        raise OutcomeError(
+            f"the model that drew these completions has other outcomes: {difference}",
+            where=role,
+            hint="draw with a model that has the prior's tokens and end-of-sequence ids",
+        )
 
 
 def _difference_in_prompts(

@@ -20,12 +20,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from posteriori.core.numerics import Spread, pareto_k
-from posteriori.core.reliability import beyond, missed, missed_of_mean
+from posteriori.core.numerics import Spread, pareto_k, spread_and_reach
+from posteriori.core.reliability import beyond, missed, missed_at
+from posteriori.core.tensors import as_array
 from posteriori.core.types import Estimate, Kind
 
 from .control_variates import control_variate, log_shares
@@ -81,10 +84,9 @@ class Mixture:
         self._part = [
             self.share / len(log_count_n) * log_count_n.exp() for log_count_n in self.log_count
         ]
-        self._part_c = [p_n * c_n for p_n, c_n in zip(self._part, self.control, strict=True)]
-        self._square = sum(
-            float(p_n @ c_n) for p_n, c_n in zip(self._part_c, self.control, strict=True)
-        )
+        self._control_N = as_array(torch.cat(self.control))
+        self._part_c_N = as_array(torch.cat(self._part)) * self._control_N
+        self._square = float(self._part_c_N @ self._control_N)
         self._weigh()
 
     def _weigh(self) -> None:
@@ -252,21 +254,23 @@ class Mixture:
         Of an influence what the control variate foretells is taken out. `minus_n`: a plain mean
         over the policy's draws that is subtracted from the figure.
         """
+        # By numpy, and for all strata at once: there are dozens of figures to each prompt.
+        value_N = np.concatenate([as_array(f_n) for f_n in influence])
         if self._square > 0:
             # Under the shares c has a mean of 0, so that a constant in f changes nothing.
-            along = sum(
-                float((p_n * f_n).sum()) for p_n, f_n in zip(self._part_c, influence, strict=True)
-            )
-            slope = along / self._square
-            influence = [
-                f_n - slope * c_n for f_n, c_n in zip(influence, self.control, strict=True)
-            ]
+            value_N -= float(self._part_c_N @ value_N) / self._square * self._control_N
         if minus_n is not None:
-            influence = [influence[0] - minus_n, *influence[1:]]
+            value_N[: len(minus_n)] -= as_array(minus_n)
+        sizes = [len(f_n) for f_n in influence]
+        ends = list(accumulate(sizes))
+        parts = [value_N[end - num : end] for num, end in zip(sizes, ends, strict=True)]
+        plain, degrees, reach = zip(*map(spread_and_reach, parts), strict=True)
         # What has not been seen may be as far from the mean as the farthest of the draws.
-        seen = max(missed_of_mean(f_n, math.nan) for f_n in influence)
-        error, degrees = Spread.of_means(influence, max(seen, missed))
-        return Estimate(value, error, kind, self.num_draws, degrees_of_freedom=degrees)
+        seen = max(missed_at(far, num) for far, num in zip(reach, sizes, strict=True))
+        error, degrees_of_freedom = Spread.of_spreads(
+            plain, degrees, [num - 1.0 for num in sizes], max(seen, missed)
+        )
+        return Estimate(value, error, kind, self.num_draws, degrees_of_freedom=degrees_of_freedom)
 
     def log_policy_ratio(self) -> list[Tensor]:
         """log pi/m of each stratum's draws."""

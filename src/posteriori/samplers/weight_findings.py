@@ -44,9 +44,8 @@ def log_z_of_populations(target: Target, draws: Draws, log_z_PC: Tensor) -> Esti
     """log Z by the Z-hat of independent populations of particles, [prompts, populations].
 
     The error is that over populations, and no less than that of the particles' own weights were
-    they independent: a few populations agree by chance. Where the evidence has a gap
-    (`core.reliability.jumps`) particles find what lies beyond by chance alone, and may have missed
-    it as independent draws may.
+    they independent: a few populations agree by chance. It contains what particles find by chance
+    alone (`core.reliability.largest_missed`).
     """
     rows = rows_of_prompts(draws.completions)
     evidence = [draws.log_evidence_N[mine].cpu() for mine in rows]
@@ -54,10 +53,16 @@ def log_z_of_populations(target: Target, draws: Draws, log_z_PC: Tensor) -> Esti
     each = [
         log_mean_weight(
             log_z_C,
-            log_max_weight=bound if reliability.jumps(log_e_n, bound) else -math.inf,
-            num_draws=len(log_e_n),
+            log_max_weight=reliability.largest_missed(
+                draws.log_weight[mine].cpu(),
+                draws.log_prior_N[mine].cpu(),
+                log_e_n,
+                bound,
+                from_prior=_from_prior(draws, mine),
+            ),
+            num_draws=len(mine),
         )
-        for log_z_C, log_e_n, bound in zip(log_z_PC, evidence, most, strict=True)
+        for log_z_C, mine, log_e_n, bound in zip(log_z_PC, rows, evidence, most, strict=True)
     ]
     floors = [_error_of_weights(draws.log_weight[mine].cpu()) for mine in rows]
     each = [
@@ -105,13 +110,16 @@ def largest_weights(target: Target, pool: Draws) -> list[float]:
     most = reliability.most_evidence(evidence, target.max_log_evidence)
     found: list[float] = []
     for mine, log_e_n, bound in zip(rows, evidence, most, strict=True):
-        log_ratio_n = (pool.log_prior_N - pool.log_proposal_N)[mine].cpu()
-        from_prior = bool((log_ratio_n == 0).all())
-        if from_prior or reliability.beyond(log_e_n, bound):
+        if _from_prior(pool, mine) or reliability.beyond(log_e_n, bound):
+            log_ratio_n = (pool.log_prior_N - pool.log_proposal_N)[mine].cpu()
             found.append(bound + (float(log_ratio_n.max()) if len(log_ratio_n) else 0.0))
         else:
             found.append(-math.inf)
     return found
+
+
+def _from_prior(draws: Draws, mine: Tensor) -> bool:
+    return bool((draws.log_prior_N == draws.log_proposal_N)[mine].all())
 
 
 def findings_of_draws(draws: Draws, target: Target) -> list[Finding]:
@@ -156,13 +164,14 @@ def findings_of_weights(
         each = [_log_z_of(draws, mine) for mine in rows] if log_z is None else log_z
         most = largest_weights(target, draws)
         evidence = [draws.log_evidence_N[mine].cpu() for mine in rows]
+        priors = [draws.log_prior_N[mine].cpu() for mine in rows]
         groups = [None if draws.group_N is None else draws.group_N[mine].cpu() for mine in rows]
         faults = [
-            _fault(log_w_n, z, log_e_n, bound, group_n, target.max_log_evidence)
+            _fault(log_w_n, z, prior_n, log_e_n, bound, group_n, target.max_log_evidence)
             if lives or not weighted
             else ""
-            for log_w_n, z, log_e_n, bound, lives, group_n in zip(
-                weights, each, evidence, most, alive, groups, strict=True
+            for log_w_n, z, prior_n, log_e_n, bound, lives, group_n in zip(
+                weights, each, priors, evidence, most, alive, groups, strict=True
             )
         ]
         name = reliability.NOT_TRUSTED if weighted else reliability.LOG_Z_NOT_TRUSTED
@@ -177,6 +186,7 @@ def findings_of_weights(
 def _fault(
     log_w_n: Tensor,
     log_z: Estimate,
+    log_prior_n: Tensor,
     log_e_n: Tensor,
     log_max_weight: float,
     group_n: Tensor | None,
@@ -187,10 +197,13 @@ def _fault(
     groups = 0 if group_n is None else len(distinct(group_n))
     known = group_n is None and log_max_weight > -math.inf
     known = known and reliability.is_known(log_e_n, stated)
-    if group_n is not None and not reliability.jumps(log_e_n, log_max_weight):
-        largest = log_z.value
-    else:
+    if group_n is None or reliability.jumps(log_e_n, log_max_weight):
         largest = max(float(log_w_n.max()), log_max_weight)
+    else:
+        beyond = reliability.largest_missed(
+            log_w_n, log_prior_n, log_e_n, log_max_weight, from_prior=log_max_weight > -math.inf
+        )
+        largest = max(log_z.value, beyond)
     missed = reliability.missed(log_z.value, largest, len(log_w_n))
     if not math.isfinite(log_z.standard_error):
         missed = 0.0

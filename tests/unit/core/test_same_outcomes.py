@@ -126,6 +126,32 @@ def test_draws_of_another_model_are_refused(name, kind):
         DRAWS[name](target, drawn)
 
 
+@pytest.mark.moves_rng
+@pytest.mark.parametrize("kind", ["tokens", "order", "rows", "bos"])
+@pytest.mark.parametrize("name", DRAWS)
+def test_draws_of_a_model_with_other_words_are_refused(name, kind):
+    """Ids that the prior has, and that mean something else to it."""
+    make, message = OTHERS[kind]
+    other = make()
+    drawn = draw(po.Target(other, po.Reward(length, beta=1.0), ["a b"], 3), other, 40)
+    drawn.completions.tokens_NL.clamp_(max=5)
+    target = po.Target(lm(), po.Reward(length, beta=1.0), ["a b"], 3)
+    with pytest.raises(OutcomeError, match=message):
+        DRAWS[name](target, drawn)
+
+
+def test_a_table_whose_words_are_renamed_is_refused():
+    names = ("<eos>", "a", "b"), ("<eos>", "b", "a")
+    prior, other = (po.TabularLM.random(words, 2, ("x",), seed=0) for words in names)
+    target = po.Target(prior, po.Reward(length, beta=1.0), ["x"], 2)
+    drawn = other.sample(["x"], 8, 2, generator())
+    with pytest.raises(OutcomeError, match="token 'a' is 1 for one and 2 for the other"):
+        target.log_density(drawn)
+    by_hand = other.completions(["x"], [[1, 0]], 2)
+    with pytest.raises(OutcomeError, match="token 'a' is 1"):
+        target.log_density(by_hand)
+
+
 def test_expert_of_other_ends_is_refused():
     with pytest.raises(ModelError, match="end-of-sequence ids"):
         po.Target(lm(), po.Expert(lm(eos=[0, 3])), ["a b"], 2)

@@ -26,8 +26,9 @@ from .largest_evidence import (
     never_varies,
     rests_on,
 )
+from .particles import largest_missed
 from .sizes import LARGE_ERROR, NORMAL, RULE_OF_THREE
-from .unseen import SURPRISE, left_out, missed, missed_of_mean, rarest
+from .unseen import SURPRISE, left_out, missed, missed_at, missed_of_mean, rarest
 from .weights import (
     NEARLY_EQUAL,
     NO_WEIGHT,
@@ -65,9 +66,11 @@ __all__ = [
     "judged",
     "jumps",
     "large",
+    "largest_missed",
     "left_out",
     "levels",
     "missed",
+    "missed_at",
     "missed_of_mean",
     "most_evidence",
     "never_varies",

@@ -14,7 +14,7 @@ from posteriori.core.types import Finding
 from .findings import NEVER_VARIES
 from .sizes import LARGE_ERROR, RULE_OF_THREE, SAME
 
-_JUMP, _NEAR = 2.0, 1.0
+_JUMP, NEAR = 2.0, 1.0
 """Nats. Levels of evidence further apart than a factor of 7 are not found by steps; and who is
 within a factor of 2.7 of the most evidence has been near it."""
 
@@ -81,7 +81,7 @@ def beyond(log_evidence_n: Tensor, most: float) -> bool:
     draws of the prior that have not been there say nothing against them.
     """
     seen = float(log_evidence_n.max()) if len(log_evidence_n) else -math.inf
-    return most - seen > _NEAR
+    return most - seen > NEAR
 
 
 def jumps(log_evidence_n: Tensor, most: float) -> bool:

@@ -6,6 +6,8 @@ import math
 
 from torch import Tensor
 
+from posteriori.core.tensors import as_array
+
 from .sizes import NORMAL, RULE_OF_THREE, SAME
 
 
@@ -29,14 +31,19 @@ def missed_of_mean(values_n: Tensor, farthest: float, least: float = 0.0) -> flo
     """The same for the mean of n values: 3/n of the probability at `farthest`, or as far from the
     mean as the farthest value that was seen, and no nearer than `least`. 0 for infinite means: what
     was seen is certain."""
-    value_n = values_n.cpu().double().numpy()
+    value_n = as_array(values_n)
     mean = float(value_n.sum()) / len(value_n)
     away = max(least, float(value_n.max()) - mean, mean - float(value_n.min()))
     if math.isfinite(farthest):
         away = max(away, abs(farthest - mean))
+    return missed_at(away, len(values_n))
+
+
+def missed_at(away: float, num_draws: int) -> float:
+    """The same, where it is known how far away what was missed may be."""
     if not math.isfinite(away):
         return 0.0
-    return RULE_OF_THREE * away / len(values_n) / NORMAL
+    return RULE_OF_THREE * away / num_draws / NORMAL
 
 
 def left_out(values_n: Tensor, others_m: Tensor, log_ratio_m: Tensor) -> float:

@@ -136,6 +136,10 @@ def numbers(answers: list[Any], completions: Completions, *, name: str, unit: st
 
     Raises `EvidenceError` for anything that is not a finite number, and names the completion.
     """
+    if all(type(answer) is float for answer in answers):
+        plain_N = torch.tensor(answers, dtype=torch.float64)
+        if not bool((plain_N.isnan() | plain_N.isposinf()).any()):
+            return plain_N
     values = []
     for row, answer in enumerate(answers):
         if answer is None:
