@@ -55,7 +55,12 @@ def world(beta: float = 0.5, seed: int = 0) -> po.Target:
 
 
 def trajectory(
-    target: po.Target, objective: str, *, every: int, **settings: Any
+    target: po.Target,
+    objective: str,
+    *,
+    every: int,
+    objective_settings: dict[str, Any] | None = None,
+    **settings: Any,
 ) -> tuple[list[int], dict[str, np.ndarray], Any]:
     """Train, and every so many steps enumerate: steps, exact figures [times, prompts], policy."""
     exact = po.exact(target)
@@ -69,7 +74,13 @@ def trajectory(
 
     steps.append(0)
     rows.append(exact.evaluate(target.prior))
-    trainer = Trainer(target, find("objective", objective)(), FitConfig(**settings), None, look)
+    trainer = Trainer(
+        target,
+        find("objective", objective)(**objective_settings or {}),
+        FitConfig(**settings),
+        None,
+        look,
+    )
     policy = trainer.run().policy
     return steps, {name: np.stack([row[name] for row in rows]) for name in rows[0]}, policy
 

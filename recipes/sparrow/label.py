@@ -15,7 +15,7 @@ import posteriori as po
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("output", type=Path, help="a .jsonl file")
-    parser.add_argument("--num-samples", type=int, default=300, help="completions per prompt")
+    parser.add_argument("--num-samples", type=int, default=200, help="completions per prompt")
     given = parser.parse_args(arguments)
     target = po.load_target(Path(__file__).with_name("people.toml"))
     stream = torch.Generator().manual_seed(1)

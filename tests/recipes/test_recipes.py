@@ -17,7 +17,12 @@ pytestmark = pytest.mark.long
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 CONFIGS = sorted(str(path.relative_to(RECIPES)) for path in RECIPES.glob("*/*.toml"))
-AFTER_OTHERS = {"dpo/run.toml"}
+AFTER_OTHERS = {
+    "dpo/run.toml",
+    "sparrow/run.toml",
+    "instructgpt/run.toml",
+    "helpful_harmless/run.toml",
+}
 """They read what an earlier command of their recipe writes: their own tests run both."""
 
 
@@ -178,6 +183,121 @@ def test_reasoning_says_pass_at_k_of_prior_policy_and_target(tmp_path, capsys):
     assert all("pass@16" in line for line in lines)
     prior, policy_, target = [float(line.split("pass@1 ")[1].split()[0]) for line in lines]
     assert 0 < prior < policy_ < target == 1
+
+
+def test_sparrow_keeps_rules_that_it_has_learned_from_labels(tmp_path, capsys):
+    """Pairs, labels, a preference model, two rules, their product with the prior, and the count:
+    the rule models are better than always saying what most labels say, and training moves up the
+    target's own evidence."""
+    folder, made = RECIPES / "sparrow", _made(tmp_path)
+    people, config = str(folder / "people.toml"), str(folder / "run.toml")
+    pairs = ["--num-pairs", "160", "--scale", "0.2", "--quiet"]
+    assert run(["simulate-preferences", people, "-o", made("pairs.jsonl"), *pairs]) == 0
+    assert _script("sparrow", "label").main([made("labels.jsonl"), "--num-samples", "60"]) == 0
+    labels = [json.loads(line) for line in Path(made("labels.jsonl")).read_text().splitlines()]
+    broken = [row["violated"] for row in labels if row["rule"] == "no insults"]
+    assert 0 < sum(broken) < len(broken) / 2
+    reward = ["--pairs", made("pairs.jsonl"), "-o", made("reward"), "--quiet"]
+    assert run(["reward", config, *reward, "--set", "reward.epochs=1"]) in (0, 1)
+    rules = ["--labels", made("labels.jsonl"), "-o", made("rules"), "--quiet"]
+    assert run(["rules", config, *rules]) in (0, 1)
+    capsys.readouterr()
+    places = [
+        f"evidence.0.model={json.dumps(made('rules'))}",
+        f"evidence.1.model={json.dumps(made('reward'))}",
+    ]
+    sizes = ["fit.steps=3", "fit.num_samples=8", "evaluate.num_samples=40"]
+    _fit(folder / "run.toml", tmp_path, *places, *sizes)
+    policy = str(tmp_path / "run" / "policy")
+    capsys.readouterr()
+    assert _script("sparrow", "judge").main([policy, "--num-samples", "40"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines[1:]] == [
+        "no insults",
+        "not of itself",
+        "any rule",
+        "taste",
+    ]
+
+
+def test_instructgpt_goes_through_its_stages(tmp_path, capsys):
+    """Demonstrations are the best of four; sft nears them; PPO starts as it; each stage's nats are
+    accounted for."""
+    folder, made = RECIPES / "instructgpt", _made(tmp_path)
+    people, config = str(folder / "people.toml"), str(folder / "run.toml")
+    few = ["--num-samples", "40", "--quiet"]
+    assert run(["sample", people, "-o", made("demonstrations.jsonl"), *few]) in (0, 1)
+    free = ["--set", "evidence=[]", "--set", "sample.settings={}", "--sampler", "importance"]
+    assert run(["sample", people, "-o", made("pretraining.jsonl"), *few, *free]) in (0, 1)
+    pairs = ["--num-pairs", "120", "--scale", "0.2", "--quiet"]
+    assert run(["simulate-preferences", people, "-o", made("pairs.jsonl"), *pairs]) == 0
+    given = ["--data", made("demonstrations.jsonl"), "-o", made("sft"), "--quiet"]
+    assert run(["sft", config, *given]) == 0
+    likelihood = json.loads((tmp_path / "sft" / "likelihood.json").read_text())
+    assert likelihood["after"]["value"] < likelihood["before"]["value"]
+    base = made("sft/policy")
+    reward = ["--pairs", made("pairs.jsonl"), "-o", made("reward"), "--model", base, "--quiet"]
+    assert run(["reward", config, *reward, "--set", "reward.epochs=1"]) in (0, 1)
+    settings = {
+        "prior.path": base,
+        "evidence.0.model": made("reward"),
+        "fit.ptx.data": made("pretraining.jsonl"),
+    }
+    places = [f"{name}={json.dumps(value)}" for name, value in settings.items()]
+    sizes = ["fit.steps=2", "fit.num_samples=8", "evaluate.num_samples=40"]
+    _fit(folder / "run.toml", tmp_path, *places, *sizes)
+    metrics = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert all(json.loads(line)["ptx_loss"] > 0 for line in metrics)
+    capsys.readouterr()
+    stages = _script("instructgpt", "stages")
+    assert stages.main([base, str(tmp_path / "run" / "policy"), "--num-samples", "40"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == ["base", "sft", "rl"]
+
+
+def test_helpful_harmless_trades_one_for_the_other(tmp_path, capsys):
+    """At one KL, from all weight on harmlessness to all weight on help, by the models themselves;
+    every point of the trade has the KL that was asked for."""
+    folder, made = RECIPES / "helpful_harmless", _made(tmp_path)
+    people, config = str(folder / "people.toml"), str(folder / "run.toml")
+    for name in ("helpful", "harmless"):
+        asked = ["--set", f'evidence.0.function="people.py:{name}"', "--num-pairs", "160"]
+        pairs = ["-o", made(f"{name}.jsonl"), "--scale", "0.2", "--quiet"]
+        assert run(["simulate-preferences", people, *pairs, *asked]) == 0
+        given = ["--pairs", made(f"{name}.jsonl"), "-o", made(f"{name}-model"), "--quiet"]
+        assert run(["reward", config, *given, "--set", "reward.epochs=1"]) in (0, 1)
+    places = [
+        f"evidence.{at}.model={json.dumps(made(f'{name}-model'))}"
+        for at, name in enumerate(("helpful", "harmless"))
+    ]
+    sizes = ["fit.steps=2", "fit.num_samples=8", "evaluate.num_samples=40"]
+    _fit(folder / "run.toml", tmp_path, *places, *sizes)
+    capsys.readouterr()
+    given = [part for each in places for part in ("--set", each)]
+    policy = ["--policy", str(tmp_path / "run" / "policy"), "--num-samples", "100", "--kl", "0.3"]
+    assert _script("helpful_harmless", "trade").main([config, *policy, *given]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    trade = [line for line in lines if line[0].isdigit()]
+    assert len(trade) == 5
+    assert all(line.split()[-1] == "0.300" for line in trade)
+
+
+def _made(folder: Path):
+    return lambda name: str(folder / name)
+
+
+def _script(folder: str, name: str):
+    """A recipe's script, which imports what lies beside it."""
+    beside = [path.stem for path in (RECIPES / folder).glob("*.py")]
+    for each in beside:
+        sys.modules.pop(each, None)
+    sys.path.insert(0, str(RECIPES / folder))
+    try:
+        return _module(folder, name)
+    finally:
+        sys.path.remove(str(RECIPES / folder))
+        for each in beside:
+            sys.modules.pop(each, None)
 
 
 def _fit(config: Path, folder: Path, *settings: str) -> None:

@@ -24,6 +24,13 @@ QUICK = {
     "social_bias": 40,
     "the_frontier_is_where_training_ends": 8,
     "kl_budget_is_kept": 0,
+    "gain_is_beta_jeffreys": 60,
+    "the_order_of_f_divergences": 2,
+    "alpha_from_precision_to_coverage": 4,
+    "over_optimisation_is_foretold": 3,
+    "power_beats_low_temperature": 1500,
+    "forgetting_follows_kl": 12,
+    "matching_beats_maximising": 300,
 }
 
 SLOW = {"social_bias"}
