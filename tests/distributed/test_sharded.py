@@ -65,6 +65,7 @@ def test_what_was_sharded_is_saved_as_plain_transformers_loads_it(run, one, seve
 
 
 @pytest.mark.long
+@pytest.mark.moves_rng
 def test_an_adapter_that_was_sharded_is_saved_as_peft_loads_it(one, several):
     folder, results = several
     assert all(furthest(one["adapter"], each["adapter"]) < WEIGHTS for each in results)

@@ -182,16 +182,16 @@ class WithoutTheExactBaseline(Distil):
         return {**found, "slope_NL": found["slope_NL"] + after_NL.cumsum(-1).exp() * kl_NL}
 
 
-def test_each_exact_sum_takes_noise_out_of_the_same_gradient():
-    """Without a baseline, with the exact one, with the exact sum over the vocabulary; and at the
-    teacher nothing is left."""
+def test_the_sum_over_the_vocabulary_takes_noise_out_of_the_same_gradient():
+    """Far from the teacher the exact baseline alone may not (a baseline of the least noise is not
+    the mean); and at the teacher nothing is left of it either way."""
     world = World(("x",), 2, evidence=TEACHER)
     drawn = made(world, WithoutTheExactBaseline, gradient="token")
     assert off_by(world, drawn, kl_to_target) < EXACT
     bare = noise(world, drawn)
     baseline = noise(world, made(world, gradient="token"))
     vocabulary = noise(world, made(world))
-    assert vocabulary < baseline < bare
+    assert vocabulary < min(baseline, bare)
     assert vocabulary < 0.8 * noise(world, RLOO())
     for gradient in ("vocabulary", "token"):
         same = World(("x",), 2, evidence=TEACHER)
