@@ -79,7 +79,7 @@ def gaps_alone(log_w_n, log_prior_n, log_e_n, most, **_):
 
 @pytest.mark.parametrize("make", [stairs, slow_tail])
 def test_gaps_alone_leave_them_silent(make, monkeypatch):
-    """The mutant, at fixed seeds: silent in 7 of 100 runs or more, where the rule is in 2 at most."""
+    """The mutant, at fixed seeds: silent in over 6 of 100 runs, where the rule is in 2 at most."""
     assert silent_runs(make(), 256)[0] <= 2
     monkeypatch.setattr(reliability, "largest_missed", gaps_alone)
     assert silent_runs(make(), 256)[0] > 6
