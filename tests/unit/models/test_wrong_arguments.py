@@ -79,7 +79,7 @@ def test_fewer_than_one_draw_is_not_resampled(number):
         draws.resample(number)
 
 
-@pytest.mark.parametrize("given", [3, None, object(), po.SMCConfig], ids=str)
+@pytest.mark.parametrize("given", [3, None, ("smc",), po.SMCConfig], ids=str)
 def test_what_is_no_sampler_or_objective_is_refused(given):
     reward = po.Reward(lambda completions, **_: [0.0] * len(completions), beta=1.0)
     target = po.Target(TABLE, reward, ["a"], 3)
