@@ -300,6 +300,8 @@ def _with_adapter(model: PreTrainedModel, directory: Path) -> PeftModel:
             # What is missing is an error below.
             warnings.filterwarnings("ignore", "Found missing adapter keys", UserWarning)
             warnings.filterwarnings("ignore", MISSED_PATTERN, RuntimeWarning)
+            # PEFT asks transformers by a name that transformers is about to drop.
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
             adapted = PeftModel.from_pretrained(model, str(directory), adapter_name="default")
             saved = load_peft_weights(str(directory), device="cpu")
     except UNREADABLE as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 
 import peft
 import pytest
@@ -318,3 +319,12 @@ def test_a_copy_is_read_rightly_while_its_original_is_being_trained():
     lm.model.gradient_checkpointing_enable()
     lm.model.train()
     torch.testing.assert_close(lm.in_float64().log_prob(drawn), expected, rtol=0, atol=1e-4)
+
+
+def test_adding_saving_and_loading_an_adapter_warns_of_nothing(tmp_path):
+    """A user reads every warning as a mistake of theirs."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        policy = po.load("tiny").as_policy("lora", LoraSettings(), 0)
+        policy.save_pretrained(tmp_path / "adapter")
+        po.load(tmp_path / "adapter")
