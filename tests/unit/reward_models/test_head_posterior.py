@@ -107,7 +107,7 @@ class TestLaplace:
         pairs = toy_pairs(50, 3, seed=2)
         ties = PairFeatures(pairs.diff_ND, 0 * pairs.margin_N, torch.full_like(pairs.label_N, 0.5))
         assert laplace(ties).at_bound
-        with pytest.raises(NonFiniteError, match="does not tell chosen from rejected"):
+        with pytest.raises(NonFiniteError, match="gives chosen and rejected the same"):
             laplace(PairFeatures(0 * pairs.diff_ND, pairs.margin_N, pairs.label_N))
 
     def test_marginal_is_the_integral_over_the_gaussian(self):

@@ -28,11 +28,11 @@ class FitKeywords(TypedDict, total=False):
     lora: Lora
     start: Any
     micro_batch_size: int | None
+    sharding: Literal["fsdp"] | None
+    gradient_checkpointing: bool
     checkpoint_every: int | None
     keep_checkpoints: int
     replay: int | None
-    gradient_checkpointing: bool
-    sharding: Literal["fsdp"] | None
     ptx: PtxSettings | Mapping[str, Any] | None
     kl_budget: float | None
     reward_target: float | None
