@@ -77,6 +77,7 @@ def gaps_alone(log_w_n, log_prior_n, log_e_n, most, **_):
     return most if reliability.jumps(log_e_n, most) else -math.inf
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("make", [stairs, slow_tail])
 def test_gaps_alone_leave_them_silent(make, monkeypatch):
     """The mutant, at fixed seeds: silent in over 6 of 100 runs, where the rule is in 2 at most."""
