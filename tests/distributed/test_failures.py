@@ -57,10 +57,12 @@ def test_a_process_that_is_killed_ends_the_others(victim, tmp_path):
     assert [json.loads(line)["step"] for line in lines] == list(range(len(lines)))
     (tmp_path / "step-0").unlink()
     again = start(1, tmp_path, "long_run")
-    _wait_for(tmp_path / "step-0", again)
-    assert int((tmp_path / "step-0").read_text()) > 0
-    again[0].kill()
-    again[0].communicate()
+    try:
+        _wait_for(tmp_path / "step-0", again)
+        assert int((tmp_path / "step-0").read_text()) > 0
+    finally:
+        again[0].kill()
+        again[0].communicate()
 
 
 def _wait_for(path, running, seconds=120.0):
