@@ -58,16 +58,16 @@ def test_a_process_that_is_killed_ends_the_others(victim, tmp_path):
     (tmp_path / "step-0").unlink()
     again = start(1, tmp_path, "long_run")
     try:
-        _wait_for(tmp_path / "step-0", again)
+        _wait_for(tmp_path / "step-0", again, written=True)
         assert int((tmp_path / "step-0").read_text()) > 0
     finally:
         again[0].kill()
         again[0].communicate()
 
 
-def _wait_for(path, running, seconds=120.0):
+def _wait_for(path, running, seconds=120.0, written=False):
     end = time.monotonic() + seconds
-    while not path.exists():
+    while not path.exists() or (written and not path.read_text()):
         assert time.monotonic() < end
         for each in running:
             assert each.poll() is None, each.communicate()[1]

@@ -45,7 +45,7 @@ def check(drawn: po.Draws, exact: np.ndarray) -> None:
 def test_z_is_right_at_beta_one_half(case, settings):
     exact = case.figures("posterior", "0.5")["log_z"]
     drawn = po.sample(
-        case.target(0.5), "smc", 20_000, seed=1, replicates=400, twist="evidence", **settings
+        case.target(0.5), "smc", 30_000, seed=1, replicates=600, twist="evidence", **settings
     )
     check(drawn, exact)
 
