@@ -58,7 +58,7 @@ def error_of(engine: po.Engine, lm: po.CausalLM) -> float:
 
 
 def test_its_log_probs_are_the_model_s(engine, target):
-    assert error_of(engine, target.prior) < engine._session._backend.tolerance / 5
+    assert error_of(engine, target.prior) < engine._session._backend.tolerance / 3
 
 
 def test_draws_and_scores_agree(engine):
@@ -67,7 +67,7 @@ def test_draws_and_scores_agree(engine):
     drawn = engine.sample(PROMPTS, 6, LENGTH, seeded())
     again_NL = engine._session.score(engine.lm, drawn)
     apart_M = (again_NL - drawn.token_log_prob_NL)[drawn.mask_NL]
-    assert float(apart_M.square().mean().sqrt()) < engine._session._backend.tolerance / 5
+    assert float(apart_M.square().mean().sqrt()) < engine._session._backend.tolerance / 3
 
 
 def test_more_samples_than_slots_are_all_different_draws(engine):
@@ -83,7 +83,7 @@ def test_an_adapter_reaches_it(engine, target):
         for name, tensor in policy.model.named_parameters():
             if "lora_B" in name:
                 tensor.normal_(0.0, 0.1, generator=seeded(1))
-    assert error_of(engine, policy) < engine._session._backend.tolerance / 5
+    assert error_of(engine, policy) < engine._session._backend.tolerance / 3
     drawn = target.prior.sample(PROMPTS, 20, LENGTH, seeded())
     moved_N = policy.log_prob(drawn).detach() - drawn.log_prob_N
     assert float(moved_N.abs().mean()) > 0.3
