@@ -71,7 +71,7 @@ def _plugin(model: nn.Module) -> tuple[Any, Callable[[nn.Module], bool]]:
     try:
         plugin = FullyShardedDataParallelPlugin(**given)
         if plugin.fsdp_version != 2:
-            raise ValueError("it is told to use FSDP1")
+            raise ValueError("they ask for FSDP1")
         plugin.set_auto_wrap_policy(model)
         is_unit = fsdp2_prepare_auto_wrap_policy(plugin, model)
     except (ValueError, TypeError, ImportError) as error:

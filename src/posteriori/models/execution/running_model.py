@@ -129,7 +129,7 @@ class RunningModel:
         return pace.turn(self._number)
 
     def idle_pass(self) -> torch.Tensor:
-        """The logits of one token, for nobody."""
+        """The logits of one token, which are not read."""
         ids_11 = torch.zeros(1, 1, dtype=torch.long, device=self.device)
         with self._views.one() as view, self.computing(view):
             ones_11 = torch.ones_like(ids_11)

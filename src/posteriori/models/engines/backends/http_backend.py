@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from posteriori.core.http.post import Caller, Post
 from posteriori.core.protocols import LanguageModel
@@ -20,6 +19,7 @@ from posteriori.models.engines.signature import Signature, signature_of
 
 from .adapter_files import save_adapter
 from .answers import Answers
+from .concurrent import beside
 
 _CALLER = Caller("Engine", "the engine's server", EngineError, EngineError, 2**30)
 
@@ -30,9 +30,6 @@ _ADAPTER = "posteriori"
 """What the server calls the policy's adapter."""
 
 _TOLERANCE = 0.25
-
-AskedT = TypeVar("AskedT")
-FoundT = TypeVar("FoundT")
 
 
 class HttpBackend:
@@ -79,7 +76,9 @@ class HttpBackend:
         self._base, self.name = found, self.base_name
 
     def draw(self, requests: Sequence[Request]) -> list[Drawn]:
-        found = [each for some in self._beside(self._drawn, requests) for each in some]
+        found = [
+            each for some in beside(self._drawn, requests, self.config.workers) for each in some
+        ]
         return self._with_ends(requests, found)
 
     def score(
@@ -89,7 +88,7 @@ class HttpBackend:
         if self._echoes is None and pairs:
             self._echoes = self._finds_out(pairs[0])
         parts = [pairs[at : at + _SCORED_AT_ONCE] for at in range(0, len(pairs), _SCORED_AT_ONCE)]
-        return [each for some in self._beside(self._scored, parts) for each in some]
+        return [each for some in beside(self._scored, parts, self.config.workers) for each in some]
 
     def close(self) -> None:
         if self._folder is not None:
@@ -190,12 +189,6 @@ class HttpBackend:
             **how,
             "return_tokens_as_token_ids": True,
         }
-
-    def _beside(self, ask: Callable[[AskedT], FoundT], asked: Sequence[AskedT]) -> list[FoundT]:
-        if not asked:
-            return []
-        with ThreadPoolExecutor(min(self.config.workers, len(asked))) as pool:
-            return list(pool.map(ask, asked))
 
 
 _BARE = {

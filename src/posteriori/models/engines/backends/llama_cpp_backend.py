@@ -8,11 +8,10 @@ from __future__ import annotations
 import gc
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import torch
 
@@ -24,6 +23,7 @@ from posteriori.models.engines.backend import Drawn, Request
 from posteriori.models.engines.settings import EngineConfig
 from posteriori.models.engines.signature import Signature, signature_of
 
+from .concurrent import beside
 from .gguf_adapter import save_gguf_adapter
 
 _TOLERANCE = {True: 0.35, False: 0.01}
@@ -36,9 +36,6 @@ _FORCED = 1000.0
 _INSTALL = "pip install 'xllamacpp>=2026.10' gguf, and see the page on engines"
 
 _CALLER = Caller("Engine", "llama.cpp's server", EngineError, EngineError, 2**30)
-
-AskedT = TypeVar("AskedT")
-FoundT = TypeVar("FoundT")
 
 
 class LlamaCppBackend:
@@ -106,14 +103,14 @@ class LlamaCppBackend:
             }
             return [self._completion(ask, found, request) for found in _answers(ask, body, number)]
 
-        return [each for some in self._beside(drawn, parts) for each in some]
+        return [each for some in beside(drawn, parts, self.slots) for each in some]
 
     def score(
         self, prompt_ids: Sequence[tuple[int, ...]], completion_ids: Sequence[Sequence[int]]
     ) -> list[list[float]]:
         pairs = list(zip(prompt_ids, completion_ids, strict=True))
         ask = self._running(max((len(c) + len(y) for c, y in pairs), default=0))
-        found = self._beside(lambda pair: self._forced(ask, *pair, 1), pairs)
+        found = beside(lambda pair: self._forced(ask, *pair, 1), pairs, self.slots)
         return [[_log_prob(row) for row in rows] for rows in found]
 
     def close(self) -> None:
@@ -183,10 +180,6 @@ class LlamaCppBackend:
             where="Engine",
             hint='use the backend "vllm"',
         )
-
-    def _beside(self, ask: Callable[[AskedT], FoundT], asked: Sequence[AskedT]) -> list[FoundT]:
-        with ThreadPoolExecutor(self.slots) as pool:
-            return list(pool.map(ask, asked))
 
     def _running(self, tokens: int) -> Post:
         """What asks the server, which has room for so many tokens per slot."""
